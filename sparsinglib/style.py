@@ -1,0 +1,85 @@
+"""One registry for how a scale, an activation and a kind of evidence look, and the one way a figure is saved."""
+
+from pathlib import Path
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .paths import FIGURES
+
+# Okabe and Ito's colours: told apart with every common colour vision deficiency. A ladder scale, a thousandth of a
+# paper scale, has its colour, so that the same rung is recognised across the panels.
+_RUNGS = ("0.1", "0.2", "0.4", "0.8", "1.2", "2.4")
+_COLOURS = ("#56B4E9", "#0072B2", "#009E73", "#E69F00", "#D55E00", "#CC79A7")
+_MARKERS = ("o", "s", "^", "D", "v", "P")
+
+SCALES = tuple(f"{rung}{unit}" for unit in "BM" for rung in _RUNGS)
+COLOURS = dict(zip(SCALES, _COLOURS * 2, strict=True))
+MARKERS = dict(zip(SCALES, _MARKERS * 2, strict=True))
+
+ACTIVATIONS = ("relu", "silu")
+ACTIVATION_LABELS = {"relu": "ReLU", "silu": "SiLU"}
+ACTIVATION_LINES = {"relu": "-", "silu": "--"}
+ACTIVATION_COLOURS = {"relu": "#0072B2", "silu": "#D55E00"}
+
+EVIDENCE = ("paper", "ladder", "released")
+EVIDENCE_LABELS = {
+    "paper": "paper (authors' points)",
+    "ladder": "ladder (ours, 1:1000)",
+    "released": "released (measured by us)",
+}
+EVIDENCE_MARKERS = {"paper": "o", "ladder": "s", "released": "D"}
+TOKEN_UNITS = {"paper": 1e9, "ladder": 1e6, "released": 1e9}
+TOKEN_LABELS = {1e9: "tokens (billions)", 1e6: "tokens (millions)"}
+FIT_COLOUR = "#7F4F24"  # the paper draws its fits in brown
+
+_RC = {
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "svg.hashsalt": "sparsinglib",
+    "figure.constrained_layout.use": True,
+}
+
+
+def context() -> mpl.RcParams:
+    """The settings every figure is drawn and saved with: ``with style.context(): …``."""
+    return mpl.rc_context(_RC)
+
+
+def axes(rows: int, columns: int, width: float = 4.4, height: float = 3.3) -> tuple[Figure, list[Axes]]:
+    """A figure of ``rows`` × ``columns`` panels that no interactive backend keeps alive, and its panels row by row.
+
+    ``width`` and ``height`` are one panel's size in inches.
+    """
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
+
+
+def say(ax: Axes, text: str) -> None:
+    """Write a sentence into an empty panel instead of leaving it blank."""
+    ax.set_axis_off()
+    ax.text(0.5, 0.5, text, ha="center", va="center", wrap=True, transform=ax.transAxes, color="0.35")
+
+
+def save(fig: Figure, name: str, data: pd.DataFrame, folder: Path = FIGURES) -> Figure:
+    """Write ``name``.png (150 dpi), ``name``.svg and the tidy data behind them as ``name``.csv; return the figure.
+
+    Nothing that changes from run to run (dates, versions, random ids) is written, so the same data give the same
+    bytes. ``fig`` is a matplotlib Figure, ``data`` the rows it was drawn from.
+    """
+    if data.empty:
+        raise ValueError(f"figure {name!r} has no data to save beside it; pass the DataFrame it was drawn from")
+    folder.mkdir(parents=True, exist_ok=True)
+    with context():
+        fig.savefig(folder / f"{name}.png", dpi=150, metadata={"Software": None})
+        fig.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
+    data.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
+    return fig
