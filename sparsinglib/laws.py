@@ -2,8 +2,7 @@
 
 ReLU (Eq. 4): ``A(D) = exp(-c D^alpha + b) + A0``; SiLU (Eq. 5): ``A(D) = A0 - c / D^alpha``. ``A`` is the activation
 ratio as a fraction, ``A0`` its limit, ``D`` the tokens passed in any one unit: 1e9 for the coefficients the paper
-prints, 1e6 for the ladder. ``alpha`` and ``A0`` do not depend on the unit's meaning, ``b`` not at all, ``c`` does.
-Pure functions of arrays; nothing here reads or writes a file.
+prints, 1e6 for the ladder. Only ``c`` changes with the unit. Pure functions of arrays; nothing here reads a file.
 """
 
 from collections.abc import Sequence
@@ -15,12 +14,10 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, stats
 
+from .law_grid import Grid, natural
+
 Array = NDArray[np.float64]
 COEFFICIENTS = {"relu": ("alpha", "b", "c", "a0"), "silu": ("alpha", "c", "a0")}
-ALPHA_BOUNDS = (0.01, 8.0)
-_ALPHAS = np.geomspace(0.02, 5.0, 24)
-_SLOPES = np.geomspace(0.005, 8.0, 32)
-_MAX_EVALUATIONS = 400
 
 
 @dataclass(frozen=True)
@@ -104,14 +101,17 @@ class Fit:
 
     @property
     def autocorrelation(self) -> float:
-        """Correlation of neighbouring residuals, zero if negative: how little a further checkpoint adds."""
+        """Correlation of neighbouring errors, zero if negative: how little a further checkpoint adds.
+
+        Residuals of a fit are less correlated than the errors, by about one in n for each coefficient: put back.
+        """
         r = self.residuals - self.residuals.mean()
-        size = float(r @ r)
-        return float(np.clip((r[1:] @ r[:-1]) / size, 0, 0.9)) if size > 0 else 0.0
+        size, spent = float(r @ r), len(r) - self.freedom
+        return float(np.clip((r[1:] @ r[:-1]) / size + spent / len(r), 0, 0.9)) if size > 0 else 0.0
 
 
 def fit(kind: str, tokens: ArrayLike, activation_ratio: ArrayLike, drop: int = 0) -> Fit:
-    """Fit Eq. 4 (``"relu"``) or Eq. 5 (``"silu"``) by Levenberg-Marquardt from many starts; the lowest residual is kept.
+    """Fit Eq. 4 (``"relu"``) or Eq. 5 (``"silu"``) by Levenberg-Marquardt from many starts; the best fit is kept.
 
     ``tokens`` (n,) increasing, in 1e9 to compare with Table 2; ``activation_ratio`` (n,) fractions. ``drop`` leading
     points are left out, as the paper does with warm-up points (Appendix E). Every start is a node of a grid over the
@@ -120,9 +120,9 @@ def fit(kind: str, tokens: ArrayLike, activation_ratio: ArrayLike, drop: int = 0
     """
     d, y = _checked(kind, tokens, activation_ratio, drop)
     middle = float(np.exp(np.log(d).mean()))
-    grid = _Grid(kind, d / middle)
+    grid = Grid(kind, d / middle)
     theta, flags = grid.solve(y, starts=5)
-    found = _natural(kind, theta, middle)
+    found = natural(kind, theta, middle)
     result = Fit(kind, *found, d, y, drop, tuple(flags))
     open_limit = 2 * 1.645 * result.standard_errors["a0"] > float(np.ptp(y))
     return Fit(kind, *found, d, y, drop, (*flags, "a0 not identified") if open_limit else tuple(flags))
@@ -152,7 +152,7 @@ def limit_interval(result: Fit, level: float = 0.9) -> tuple[float, float]:
     means that the points put no bound on the limit on that side.
     """
     d, y = result.tokens, result.activation_ratio
-    grid = _Grid(result.kind, d / np.exp(np.log(d).mean()))
+    grid = Grid(result.kind, d / np.exp(np.log(d).mean()))
     rho = result.autocorrelation
     best = float((result.residuals**2).sum())
     bar = float(stats.f.ppf(level, 1, result.freedom)) / result.freedom * (1 + rho) / (1 - rho)
@@ -168,7 +168,7 @@ def limit_interval(result: Fit, level: float = 0.9) -> tuple[float, float]:
 def identified(result: Fit, level: float = 0.9) -> bool:
     """Whether the points fix the limit: its interval ends inside (0, 1) and is narrower than what the run moved."""
     low, high = limit_interval(result, level)
-    return 0 < low and high < 1 and high - low < float(np.ptp(result.activation_ratio))
+    return low > 0 and high < 1 and high - low < float(np.ptp(result.activation_ratio))
 
 
 def bootstrap(result: Fit, draws: int = 1000, seed: int = 0, block: int | None = None) -> pd.DataFrame:
@@ -180,12 +180,12 @@ def bootstrap(result: Fit, draws: int = 1000, seed: int = 0, block: int | None =
     d, law = result.tokens, result.predict(result.tokens)
     n, length = len(d), block or max(3, round(len(d) ** (1 / 3)))
     middle = float(np.exp(np.log(d).mean()))
-    grid, generator = _Grid(result.kind, d / middle), np.random.default_rng(seed)
+    grid, generator = Grid(result.kind, d / middle), np.random.default_rng(seed)
     # A residual is smaller than the error it stands for, by the coefficients spent on it.
     errors = (result.residuals - result.residuals.mean()) * np.sqrt(n / result.freedom)
     first = generator.integers(0, n, size=(draws, -(-n // length)))
     picked = ((first[:, :, None] + np.arange(length)) % n).reshape(draws, -1)[:, :n]
-    rows = [_natural(result.kind, grid.solve(law + errors[p], starts=1)[0], middle) for p in picked]
+    rows = [natural(result.kind, grid.solve(law + errors[p], starts=1)[0], middle) for p in picked]
     return pd.DataFrame(rows, columns=["alpha", "b", "c", "a0"])
 
 
@@ -215,7 +215,9 @@ def tokens_for(
     does not pass through on its way to its limit.
     """
     if not 0 <= activation_ratio <= 1:
-        raise ValueError(f"activation_ratio is {activation_ratio}; give a fraction in [0, 1] (a percent divided by 100)")
+        raise ValueError(
+            f"activation_ratio is {activation_ratio}; give a fraction in [0, 1] (a percent divided by 100)"
+        )
     tokens = _inverse(result, activation_ratio)
     if not 0 < tokens < np.inf:
         side = "below its limit" if result.kind == "relu" else "above its limit"
@@ -271,9 +273,11 @@ def _checked(kind: str, tokens: ArrayLike, activation_ratio: ArrayLike, drop: in
     if not (np.isfinite(d).all() and np.isfinite(y).all()):
         raise ValueError("tokens and activation_ratio must be finite; remove the rows with NaN or infinity")
     if (d <= 0).any() or (np.diff(d) <= 0).any():
-        raise ValueError("tokens must be positive and increase strictly; sort the rows and keep one for each checkpoint")
+        raise ValueError(
+            "tokens must be positive and increase strictly; sort the rows and keep one for each checkpoint"
+        )
     if (y < 0).any() or (y > 1).any():
-        percent = " These look like percent: divide by 100." if y.min() >= 0 and 1 < y.max() <= 100 else ""  # noqa: PLR2004
+        percent = " These look like percent: divide by 100." if y.min() >= 0 and 1 < y.max() <= 100 else ""
         raise ValueError(f"activation_ratio must be fractions in [0, 1], found {y.min():g} to {y.max():g}.{percent}")
     least = len(COEFFICIENTS[kind]) + 2
     if len(d) - drop < least:
@@ -281,103 +285,3 @@ def _checked(kind: str, tokens: ArrayLike, activation_ratio: ArrayLike, drop: in
     if np.ptp(y[drop:]) == 0:
         raise ValueError("activation_ratio is the same at every point; there is no trend to fit")
     return d[drop:], y[drop:]
-
-
-def _natural(kind: str, theta: Array, middle: float) -> tuple[float, float, float, float]:
-    """(alpha, b, c, a0) as the paper writes them from the fit's own coordinates; ``middle`` is the token scale."""
-    alpha, a0 = float(np.exp(theta[0])), float(theta[-1])
-    if kind == "relu":
-        slope = float(np.exp(theta[1]))
-        return alpha, float(theta[2] + slope / alpha), slope / alpha / middle**alpha, a0
-    return alpha, float("nan"), float(np.exp(theta[1])) * middle**alpha, a0
-
-
-class _Grid:
-    """Least squares for one set of token counts, in coordinates that stay well behaved when alpha is near 0.
-
-    ReLU: ``h exp(-s (x^alpha - 1) / alpha) + A0``, which is Eq. 4 with c = s / alpha and, as alpha goes to 0, the
-    plain power law h x^-s + A0: no runaway coefficients on the way. SiLU: ``A0 - g x^-alpha``. ``x`` is tokens over
-    their geometric mean; theta holds ln alpha, ln s, ln h (or ln alpha, ln g) and A0.
-    """
-
-    def __init__(self, kind: str, x: Array) -> None:
-        self.kind, self.log_x = kind, np.log(x)
-        slopes = _SLOPES if kind == "relu" else np.ones(1)
-        self.nodes = np.stack(np.meshgrid(_ALPHAS, slopes, indexing="ij"), axis=-1).reshape(-1, 2)
-        self.shapes = np.stack([self._shape(*node) for node in self.nodes])
-
-    def _shape(self, alpha: float, slope: float) -> Array:
-        """The column that multiplies h (or g): what the law looks like without scale and limit."""
-        if self.kind == "silu":
-            return -np.exp(-alpha * self.log_x)
-        return np.exp(np.clip(-slope * np.expm1(alpha * self.log_x) / alpha, -700, 700))
-
-    def value(self, theta: Array) -> Array:
-        """The law at the grid's tokens."""
-        alpha = np.exp(np.clip(theta[0], -12, 3))
-        slope = np.exp(np.clip(theta[1], -30, 30)) if self.kind == "relu" else 1.0
-        return np.exp(np.clip(theta[-2], -700, 50)) * self._shape(alpha, slope) + theta[-1]
-
-    def jacobian(self, theta: Array) -> Array:
-        """Derivative of ``value`` by theta, n × coefficients."""
-        alpha, one = np.exp(np.clip(theta[0], -12, 3)), np.ones_like(self.log_x)
-        part = self.value(theta) - theta[-1]
-        if self.kind == "silu":
-            return np.stack([-part * alpha * self.log_x, part, one], axis=1)
-        slope, power = np.exp(np.clip(theta[1], -30, 30)), np.exp(alpha * self.log_x)
-        bend = (power - 1) / alpha
-        by_alpha = -part * slope * (power * self.log_x - bend)
-        return np.stack([by_alpha, -part * slope * bend, part, one], axis=1)
-
-    def starts(self, y: Array, count: int, a0: float | None) -> list[Array]:
-        """The best node for each alpha with its linear coefficients, those of lowest residual first."""
-        mean = self.shapes.mean(1, keepdims=True) if a0 is None else np.zeros((len(self.shapes), 1))
-        centred, level = self.shapes - mean, y.mean() if a0 is None else a0
-        height = np.maximum(centred @ (y - level), 1e-12) / (centred**2).sum(1)
-        limit = np.clip(level - height * mean[:, 0], 0, 1)
-        error = ((height[:, None] * self.shapes + limit[:, None] - y) ** 2).sum(1).reshape(len(_ALPHAS), -1)
-        best = error.argmin(1) + np.arange(len(_ALPHAS)) * error.shape[1]
-        order = best[np.argsort(error.min(1))][:count]
-        middle = [0, 1] if self.kind == "relu" else [0]
-        return [np.array([*np.log(self.nodes[i][middle]), np.log(height[i]), limit[i]]) for i in order]
-
-    def solve(self, y: Array, starts: int, a0: float | None = None) -> tuple[Array, list[str]]:
-        """The lowest residual over ``starts`` starts, inside the bounds; with ``a0`` given the limit is held there."""
-        fixed = {} if a0 is None else {-1: a0}
-        found = [self._bounded(y, start, dict(fixed)) for start in self.starts(y, starts, a0)]
-        theta, flags, _ = min(found, key=lambda item: item[2])
-        return theta, flags
-
-    def _bounded(self, y: Array, theta: Array, fixed: dict[int, float]) -> tuple[Array, list[str], float]:
-        """Levenberg-Marquardt; a coefficient that leaves its range is set to the bound and the rest solved again."""
-        flags: list[str] = []
-        while True:
-            theta, done = self._polish(y, theta, fixed)
-            bounds = {0: np.log(ALPHA_BOUNDS), -1: (0.0, 1.0)}
-            out = [i for i, (low, high) in bounds.items() if i not in fixed and not low <= theta[i] <= high]
-            if not out:
-                break
-            fixed |= {out[0]: float(np.clip(theta[out[0]], *bounds[out[0]]))}
-            flags.append(("alpha" if out[0] == 0 else "a0") + " at bound")
-        return theta, flags + ([] if done else ["not converged"]), float(((self.value(theta) - y) ** 2).sum())
-
-    def _polish(self, y: Array, theta: Array, fixed: dict[int, float]) -> tuple[Array, bool]:
-        """One Levenberg-Marquardt run over the coefficients that are not fixed."""
-        full = theta.copy()
-        for i, bound in fixed.items():
-            full[i] = bound
-        free = np.setdiff1d(np.arange(len(theta)), [i % len(theta) for i in fixed])
-
-        def place(p: Array) -> Array:
-            full[free] = p
-            return full
-
-        out = optimize.least_squares(
-            lambda p: self.value(place(p)) - y,
-            full[free],
-            jac=lambda p: self.jacobian(place(p))[:, free],
-            method="lm",
-            x_scale="jac",
-            max_nfev=_MAX_EVALUATIONS,
-        )
-        return place(out.x).copy(), bool(out.success)

@@ -1,0 +1,114 @@
+"""Rivals of the paper's laws, and the test that tells them apart: fit the first part of a run, predict the rest.
+
+The logarithm and the inverse exponential are the two that the authors' published notes compare with; a plain power
+law and "no law" (the last value stays) are ours. Pure functions of arrays.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy import optimize
+
+from . import laws
+
+Array = NDArray[np.float64]
+
+
+def _logarithm(d: Array, height: float, slope: float, shift: float) -> Array:
+    return height + slope * np.log(d + np.exp(shift))
+
+
+def _inverse_exponential(d: Array, height: float, rate: float, shift: float) -> Array:
+    return height - 1 / (1 + np.exp(np.clip(rate * d + shift, -500, 500)))
+
+
+def _power(d: Array, log_height: float, slope: float) -> Array:
+    return np.exp(log_height + slope * np.log(d))
+
+
+def _nearest(curve: Callable[..., Array], d: Array, y: Array, starts: list[list[float]]) -> Array | None:
+    """Coefficients of the lowest residual over ``starts``; None if no start converges."""
+    found = []
+    for start in starts:
+        out = optimize.least_squares(lambda p: curve(d, *p) - y, start, method="lm", x_scale="jac", max_nfev=4000)
+        if out.success and np.isfinite(out.cost):
+            found.append((out.cost, out.x))
+    return min(found, key=lambda item: item[0])[1] if found else None
+
+
+def _curves(d: Array, y: Array) -> dict[str, Callable[[Array], Array]]:
+    """Each rival fitted to the points, as a function of tokens."""
+    ends, scale = [float(y.max()), float(y.min())], float(d.mean())
+    slope = (y[-1] - y[0]) / np.log(d[-1] / d[0])
+    rising = np.log(max(1e-3, np.ptp(y)))
+    starts = {
+        _logarithm: [[float(y.mean()), float(slope), shift] for shift in np.log(scale) + np.array([-4.0, -1.0, 1.0])],
+        # The limit is height - 1 for a falling run and height for a rising one, since the exponential goes to 0 or inf.
+        _inverse_exponential: [
+            [e + (slope < 0), np.sign(y[-1] - y[0]) / scale, -np.sign(slope) * rising] for e in ends
+        ],
+        _power: [[float(np.log(y.mean())), float(slope / y.mean())]],
+    }
+    names = {_logarithm: "logarithm", _inverse_exponential: "inverse exponential", _power: "plain power law"}
+    curves: dict[str, Callable[[Array], Array]] = {}
+    for curve, tries in starts.items():
+        found = _nearest(curve, d, y, tries)
+        if found is not None:
+            curves[names[curve]] = lambda x, curve=curve, found=found: curve(x, *found)
+    last = float(y[-3:].mean())
+    return curves | {"last value": lambda x: np.full_like(x, last)}
+
+
+def hold_out(
+    kind: str, tokens: ArrayLike, activation_ratio: ArrayLike, share: float = 2 / 3, drop: int = 0
+) -> pd.DataFrame:
+    """Fit the first ``share`` of the points with the law and its rivals, and measure each on the points after them.
+
+    Columns: law, mae_seen, mae_ahead (mean absolute error in activation ratio on the fitted and on the held-out
+    points), bias_ahead (mean of prediction less point). A rival that does not converge has no row. "last value" is
+    the mean of the last three fitted points. Raises ValueError on bad input, as ``laws.fit`` does, and if the share
+    leaves nothing to predict.
+    """
+    d, y = np.asarray(tokens, dtype=float), np.asarray(activation_ratio, dtype=float)
+    seen = int(round(len(d) * share))
+    if not 0 < share < 1 or seen >= len(d):
+        raise ValueError(f"share is {share}; give a fraction of the run below 1 that leaves points to predict")
+    law = laws.fit(kind, d[:seen], y[:seen], drop)
+    curves = {"the paper's law": law.predict} | _curves(law.tokens, law.activation_ratio)
+    rows = []
+    for name, curve in curves.items():
+        ahead = curve(d[seen:]) - y[seen:]
+        known = np.abs(curve(law.tokens) - law.activation_ratio).mean()
+        rows.append((name, float(known), float(np.abs(ahead).mean()), float(ahead.mean())))
+    return pd.DataFrame(rows, columns=["law", "mae_seen", "mae_ahead", "bias_ahead"])
+
+
+def forecast(
+    kind: str, tokens: ArrayLike, activation_ratio: ArrayLike, share: float = 0.5, drop: int = 0
+) -> pd.DataFrame:
+    """Say where a run ends from its first ``share``: one row with prediction, 90 % interval and what came.
+
+    Columns: seen, tokens, predicted, low, high, measured (mean of the last three points, against the law at their
+    mean token count), error, inside, flags. The interval is ``laws.predict``'s for one checkpoint.
+    """
+    d, y = np.asarray(tokens, dtype=float), np.asarray(activation_ratio, dtype=float)
+    seen = int(round(len(d) * share))
+    if not 0 < share < 1 or seen >= len(d) - 2:
+        raise ValueError(f"share is {share}; it must leave at least three points of the {len(d)} to predict")
+    law = laws.fit(kind, d[:seen], y[:seen], drop)
+    end = laws.predict(law, d[-3:].mean(), laws.bootstrap(law, 400)).iloc[0]
+    measured = float(y[-3:].mean())
+    row = {
+        "seen": seen,
+        "tokens": end.tokens,
+        "predicted": end.activation_ratio,
+        "low": end.low,
+        "high": end.high,
+        "measured": measured,
+        "error": end.activation_ratio - measured,
+        "inside": bool(end.low <= measured <= end.high),
+        "flags": "; ".join(law.flags),
+    }
+    return pd.DataFrame([row])

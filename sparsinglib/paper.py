@@ -1,0 +1,103 @@
+"""The authors' numbers and claims, as shipped in ``data/paper`` (arXiv 2411.02335 v4), and the table of checks.
+
+The only module that reads ``data/paper``; each file's source is in ``data/paper/README.md``.
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from .paths import PAPER, ROOT
+
+VERDICTS = ("holds", "fails", "not testable here")
+TABLES = {
+    1: "table1_average_performance.csv",
+    2: "table2_law_coefficients.csv",
+    3: "table3_training.csv",
+    4: "table4_commonsense_reasoning.csv",
+    5: "table5_reading_comprehension.csv",
+    6: "table6_complex_benchmarks.csv",
+}
+RESULTS = ROOT / "build" / "results"
+
+
+class Check(NamedTuple):
+    """One claim held against one kind of evidence. ``verdict`` is True, False, or None for "not testable here"."""
+
+    id: str
+    evidence: str
+    our_value: str
+    verdict: bool | None
+    why: str
+
+
+def read(name: str) -> pd.DataFrame:
+    """The shipped file ``name`` (``"width_depth"`` or ``"width_depth.csv"``). Raises FileNotFoundError with the names."""
+    path = PAPER / (name if name.endswith(".csv") else f"{name}.csv")
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in PAPER.glob("*.csv")))
+        raise FileNotFoundError(f"no paper data called {name!r}; there are: {known}")
+    return pd.read_csv(path)
+
+
+def table(number: int) -> pd.DataFrame:
+    """Table ``number`` (1 to 6) as printed; units are in the column names."""
+    if number not in TABLES:
+        raise ValueError(f"the paper has tables {min(TABLES)} to {max(TABLES)}, not {number}")
+    return read(TABLES[number])
+
+
+def trend() -> pd.DataFrame:
+    """The authors' trend points behind Figures 4 and 11: scale, activation, tokens (a count), activation_ratio."""
+    return read("figure4_figure11_activation_trend").rename(columns={"tokens_passed": "tokens"})
+
+
+def claims() -> pd.DataFrame:
+    """All claims under test: id, where, claim, paper_value ("" where the claim is in words), unit."""
+    names = {"section_or_figure": "where", "value": "paper_value"}
+    return pd.read_csv(PAPER / "claims.csv", dtype=str, keep_default_na=False).rename(columns=names)
+
+
+def check(notebook: str, rows: Iterable[Check | tuple], folder: Path = RESULTS) -> pd.DataFrame:
+    """The Checks table of one notebook: id, where, claim, paper_value, evidence, our_value, verdict, why.
+
+    ``rows`` holds ``Check`` tuples; the claim's own columns come from ``claims()``. The rows also go to
+    ``<folder>/<notebook>.json``, from which the scoreboard over all notebooks is built. Raises ValueError for an
+    unknown claim id or a verdict that is not True, False or None.
+    """
+    known = claims().set_index("id")
+    out = []
+    for row in map(lambda r: Check(*r), rows):
+        if row.id not in known.index:
+            raise ValueError(
+                f"unknown claim {row.id!r}; data/paper/claims.csv has {known.index[0]} to {known.index[-1]}"
+            )
+        if row.verdict is not None and bool(row.verdict) != row.verdict:
+            raise ValueError(f"{row.id}: verdict is {row.verdict!r}; give the outcome of a rule: True, False or None")
+        claim = known.loc[row.id]
+        verdict = VERDICTS[2] if row.verdict is None else VERDICTS[0 if row.verdict else 1]
+        value = f"{claim.paper_value} {claim.unit}".strip()
+        out.append((row.id, claim["where"], claim.claim, value, row.evidence, str(row.our_value), verdict, row.why))
+    columns = ["id", "where", "claim", "paper_value", "evidence", "our_value", "verdict", "why"]
+    result = pd.DataFrame(out, columns=columns)
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"notebook": notebook, "checks": result.to_dict("records")}, indent=1, ensure_ascii=False)
+    (folder / f"{notebook}.json").write_text(text + "\n", encoding="utf-8")
+    return result
+
+
+def show(checks: pd.DataFrame, width: int = 60) -> str:
+    """The Checks table as plain text, one claim after another, the same on every screen; for ``print``."""
+    lines = []
+    for row in checks.itertuples():
+        lines.append(f"{row.id} [{row.evidence}] {row.verdict.upper()}: {row.claim}")
+        if row.paper_value:
+            lines.append(f"    paper: {row.paper_value}")
+        lines.append(f"    ours:  {row.our_value}")
+        lines.append(f"    why:   {row.why}")
+    counts = checks.verdict.value_counts()
+    lines.append("; ".join(f"{counts.get(v, 0)} {v}" for v in VERDICTS))
+    return "\n".join(lines)

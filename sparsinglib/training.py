@@ -1,0 +1,358 @@
+"""Train the ladder again: muP scalings, WSD schedule, one data order, by transformers' Trainer.
+
+``python -m sparsinglib.training 0.4m-relu`` trains one run from nothing, or continues it; ``--list`` shows all runs.
+Running state (Trainer checkpoints, the checkpoints along the run) is kept under ``build/ladder``, results go to
+``data/ladder``. A run that was killed or stopped continues from its last complete checkpoint, with the same result as an
+unbroken one; a target raised later continues it too, since the stable stage has no horizon.
+"""
+
+import argparse
+import copy
+import hashlib
+import json
+import math
+import shutil
+import sys
+import time
+from dataclasses import asdict
+from datetime import timedelta
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+from transformers import (
+    GraniteConfig,
+    GraniteForCausalLM,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    get_wsd_schedule,
+)
+from transformers.utils import logging
+
+from . import corpora, ladder
+from .ladder import RUNS, Run
+from .paths import LADDER, ROOT
+from .windows import TOKENIZER, Windows, training_texts
+
+WORK = ROOT / "build" / "ladder"
+LOG_TOKENS = 65_536  # the training loss is averaged over about this many tokens
+FIRST_POINT = 250_000  # tokens at the first checkpoint along a run; three more in each doubling
+SPACING = 0.03  # share of the run between the other kept checkpoints; the last five of them are Appendix E's
+
+
+def build(run: Run) -> GraniteForCausalLM:
+    """New model of a run: native Granite classes with the paper's muP scalings and initial deviations (Appendix I)."""
+    ratio = run.width / ladder.BASE_WIDTH
+    config = GraniteConfig(
+        vocab_size=ladder.VOCABULARY,
+        hidden_size=run.width,
+        intermediate_size=run.neurons,
+        num_hidden_layers=run.layers,
+        num_attention_heads=run.heads,
+        num_key_value_heads=run.heads,
+        hidden_act=run.activation,
+        max_position_embeddings=ladder.CONTEXT,
+        initializer_range=ladder.INITIAL_DEVIATION,
+        rms_norm_eps=1e-5,
+        tie_word_embeddings=True,
+        embedding_multiplier=ladder.EMBEDDING_SCALE,
+        residual_multiplier=ladder.DEPTH_SCALE / math.sqrt(run.layers),
+        attention_multiplier=1 / math.sqrt(run.width // run.heads),
+        logits_scaling=ratio,
+        bos_token_id=0,
+        eos_token_id=0,
+        use_cache=False,
+    )
+    torch.manual_seed(run.seed)
+    model = GraniteForCausalLM(config)
+    # Granite gives every matrix the same deviation; under muP that of the hidden matrices falls with width.
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 2:
+            hidden = "embed_tokens" not in name
+            nn.init.normal_(parameter, std=ladder.INITIAL_DEVIATION / math.sqrt(ratio if hidden else 1))
+    return model
+
+
+def make_optimizer(model: nn.Module, run: Run) -> torch.optim.AdamW:
+    """AdamW with muP's rates: hidden matrices at rate / (d / d_base), embeddings and norms at the base rate."""
+    named = list(model.named_parameters())
+    embedding = [p for name, p in named if "embed_tokens" in name]
+    norms = [p for _, p in named if p.ndim == 1]
+    matrices = [p for name, p in named if p.ndim > 1 and "embed_tokens" not in name]
+    rate, decay = run.learning_rate, run.weight_decay
+    groups = [
+        {"params": matrices, "lr": rate / (run.width / ladder.BASE_WIDTH), "weight_decay": decay},
+        {"params": embedding, "lr": rate, "weight_decay": decay},
+        {"params": norms, "lr": rate, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, betas=ladder.BETAS, fused=True)
+
+
+def points(run: Run) -> list[int]:
+    """Steps whose checkpoints are kept: log-spaced ones, which do not depend on the target, and evenly spaced ones."""
+    spaced = (FIRST_POINT * 2 ** (i / 3) for i in range(100))
+    log_spaced = {round(t / run.batch_tokens) for t in spaced if t < run.tokens}
+    # Even spacing from the end backwards: a run cut off early still has five checkpoints near its end.
+    even = {round(run.steps * (1 - SPACING * i)) for i in range(int(1 / SPACING))}
+    return sorted({max(1, step) for step in log_spaced | even if step <= run.steps})
+
+
+class Recorder(TrainerCallback):
+    """Keeps the checkpoints along the run, stops in time, and says how far the run is."""
+
+    def __init__(self, run: Run, work: Path, keep: list[int], minutes: float | None) -> None:
+        """``keep``: steps to keep; ``minutes``: stop cleanly after this long."""
+        self.run, self.work, self.keep, self.minutes = run, work, set(keep), minutes
+        self.began, self.logged, self.first = time.monotonic(), time.monotonic(), 0
+
+    def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
+        """Note where this piece of the run starts."""
+        self.began = self.logged = time.monotonic()
+        self.first = state.global_step
+
+    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, model: nn.Module, **_: Any) -> None:
+        """Save the model, as it will be measured, at the chosen steps."""
+        if state.global_step in self.keep:
+            save(model, self.work / f"step_{state.global_step:07d}")
+
+    def on_log(self, args: TrainingArguments, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+        """Print progress; stop only where the loss was just logged, so that no logged average is cut in two."""
+        elapsed, done = time.monotonic() - self.began, state.global_step - self.first
+        if "loss" not in logs or not done:
+            return
+        state.log_history[-1]["seconds"] = time.monotonic() - self.logged
+        self.logged = time.monotonic()
+        left = timedelta(seconds=round(elapsed / done * (state.max_steps - state.global_step)))
+        print(
+            f"{self.run.name} step {state.global_step}/{state.max_steps} loss {logs['loss']:.3f} "
+            f"{done * self.run.batch_tokens / elapsed:,.0f} tokens/s, {left} left",
+            flush=True,
+        )
+        if self.minutes is not None and elapsed > 60 * self.minutes:
+            control.should_save = control.should_training_stop = True
+
+
+def save(model: nn.Module, directory: Path) -> None:
+    """Write a checkpoint in bf16, all or nothing."""
+    half = copy.deepcopy(model).to(torch.bfloat16)
+    half.config.dtype = "bfloat16"
+    partial = directory.with_name(directory.name + ".partial")
+    half.save_pretrained(partial)
+    shutil.rmtree(directory, ignore_errors=True)
+    partial.rename(directory)
+
+
+def last_checkpoint(work: Path) -> Path | None:
+    """Newest complete Trainer checkpoint; the Trainer writes ``trainer_state.json`` last, so one without is broken."""
+    complete = [path.parent for path in work.glob("checkpoint-*/trainer_state.json") if _readable(path)]
+    for path in set(work.glob("checkpoint-*")) - set(complete):
+        print(f"{path.name} is incomplete and is left out", file=sys.stderr)
+        shutil.rmtree(path)
+    return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def _readable(path: Path) -> bool:
+    try:
+        return bool(json.loads(path.read_text()))
+    except ValueError:
+        return False
+
+
+RESUME_FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
+
+
+def train(
+    run: Run,
+    texts: dict[str, np.ndarray],
+    work: Path,
+    *,
+    minutes: float | None = None,
+    decay: bool = False,
+    compiled: bool = True,
+) -> int:
+    """Train a run to its target or for so many minutes, from its last complete checkpoint under ``work`` if any.
+
+    With ``decay`` the learning rate falls to zero over the last ``DECAY_SHARE`` more tokens, and ``work`` has to hold
+    the last checkpoint of the stable stage. Returns the step reached; the checkpoint of that step is in ``work``.
+    """
+    steps = run.steps + round(ladder.DECAY_SHARE * run.steps) * decay
+    found = last_checkpoint(work)
+    if found and _step(found) >= steps:
+        return _step(found)
+    model = build(run)
+    optimizer = make_optimizer(model, run)
+    warmup = round(run.warmup_tokens / run.batch_tokens)
+    schedule = get_wsd_schedule(
+        optimizer,
+        num_warmup_steps=warmup,
+        num_stable_steps=run.steps - warmup if decay else 10**9,
+        num_decay_steps=steps - run.steps,
+        decay_type="1-sqrt",
+    )
+    recorder = Recorder(run, work, [] if decay else points(run), minutes)
+    trainer = Trainer(
+        model,
+        _arguments(run, work, steps),
+        train_dataset=Windows(texts, run.seed),
+        optimizers=(optimizer, schedule),
+        callbacks=[recorder],
+    )
+    trainer.remove_callback(PrinterCallback)
+    if compiled:
+        model.compile()
+    trainer.train(resume_from_checkpoint=str(found) if found else None)
+    return trainer.state.global_step
+
+
+def _arguments(run: Run, work: Path, steps: int) -> TrainingArguments:
+    log_steps = max(1, round(LOG_TOKENS / run.batch_tokens))
+    return TrainingArguments(
+        output_dir=str(work),
+        max_steps=steps,
+        per_device_train_batch_size=run.batch,
+        max_grad_norm=ladder.GRADIENT_CLIP,
+        train_sampling_strategy="sequential",
+        logging_steps=log_steps,
+        save_steps=16 * log_steps,
+        save_total_limit=2,
+        seed=run.seed,
+        use_cpu=True,
+        report_to="none",
+        disable_tqdm=True,
+    )
+
+
+def loss_log(run: Run, checkpoint: Path) -> pd.DataFrame:
+    """Training loss: run, step, tokens, loss (mean over about 65k tokens), loss_smoothed (half-life 0.5M tokens)."""
+    history = json.loads((checkpoint / "trainer_state.json").read_text())["log_history"]
+    rows = [{"run": run.name, "step": row["step"], "loss": row["loss"]} for row in history if "loss" in row]
+    log = pd.DataFrame(rows, columns=["run", "step", "loss"])
+    log.insert(2, "tokens", log["step"] * run.batch_tokens)
+    log["loss_smoothed"] = log["loss"].ewm(halflife=8).mean().round(4)
+    return log.round({"loss": 4})
+
+
+def describe(run: Run, model: nn.Module, checkpoint: Path, finished: bool) -> dict[str, Any]:
+    """What a reader needs to judge or repeat a run: recipe, size, speed, seed, versions, hashes of its data."""
+    history = json.loads((checkpoint / "trainer_state.json").read_text())["log_history"]
+    timed = [(row["seconds"], row["step"]) for row in history if "seconds" in row]
+    between = sum(b[1] - a[1] for a, b in zip(timed, timed[1:], strict=False) if b[1] > a[1])
+    total, embedding = sum(p.numel() for p in model.parameters()), model.get_input_embeddings().weight.numel()
+    step = _step(checkpoint)
+    return {
+        **asdict(run),
+        "finished": finished,
+        "steps": step,
+        "tokens": step * run.batch_tokens,
+        "tokens_per_step": run.batch_tokens,
+        "parameters": total - embedding,
+        "embedding_parameters": embedding,
+        "neurons": run.neurons,
+        "width_depth_ratio": round(run.width / run.layers, 2),
+        "tokens_per_parameter": round(step * run.batch_tokens / (total - embedding), 1),
+        "rate_times_decay_times_steps": round(
+            run.learning_rate * ladder.BASE_WIDTH / run.width * run.weight_decay * step, 2
+        ),
+        "tokens_per_second": round(between * run.batch_tokens / sum(s for s, _ in timed[1:])) if between else None,
+        "threads": torch.get_num_threads(),
+        "shares": corpora.SHARES,
+        "corpora_sha256": corpora.SHA256,
+        "tokenizer_sha256": hashlib.sha256((TOKENIZER / "tokenizer.json").read_bytes()).hexdigest(),
+        "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy")},
+    }
+
+
+def publish(run: Run, work: Path, target: Path, finished: bool) -> None:
+    """Write what is shipped of a run's stable stage: bf16 weights, ``run.json``, ``training.csv``.
+
+    An unfinished run's state is put beside them in ``resume``, so that another machine can continue it.
+    """
+    checkpoint = last_checkpoint(work)
+    if checkpoint is None:
+        return
+    model = GraniteForCausalLM.from_pretrained(checkpoint)
+    target.mkdir(parents=True, exist_ok=True)
+    half = work / "published"
+    save(model, half)
+    for name in ("config.json", "model.safetensors"):
+        shutil.move(half / name, target / name)
+    shutil.rmtree(half)
+    loss_log(run, checkpoint).to_csv(target / "training.csv", index=False)
+    (target / "run.json").write_text(json.dumps(describe(run, model, checkpoint, finished), indent=1) + "\n")
+    resume = target / "resume"
+    shutil.rmtree(resume, ignore_errors=True)
+    if not finished:
+        resume.mkdir()
+        for name in RESUME_FILES:
+            shutil.copy(checkpoint / name, resume / name)
+
+
+def restore(work: Path, target: Path) -> None:
+    """Bring back the state of an unfinished run from where ``publish`` put it, if this machine has none of its own."""
+    state = target / "resume" / "trainer_state.json"
+    if last_checkpoint(work) is None and state.is_file():
+        step = json.loads(state.read_text())["global_step"]
+        shutil.copytree(state.parent, work / f"checkpoint-{step}")
+        shutil.copy(target / "config.json", work / f"checkpoint-{step}")
+
+
+def decay_branch(run: Run, texts: dict[str, np.ndarray], work: Path, target: Path) -> None:
+    """Train the WSD decay from the end of the stable stage and save it as ``decayed`` beside the stable checkpoint."""
+    end, branch = last_checkpoint(work), work / "decay"
+    if end is None or _step(end) < run.steps:
+        raise ValueError(f"{run.name}: the stable stage is not finished; train it first")
+    if last_checkpoint(branch) is None:
+        shutil.copytree(end, branch / end.name)
+    train(run, texts, branch, decay=True)
+    save(GraniteForCausalLM.from_pretrained(last_checkpoint(branch)), target / "decayed")
+    log = loss_log(run, last_checkpoint(branch))
+    log[log["step"] > run.steps].to_csv(target / "decayed" / "training.csv", index=False)
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def _chosen(names: list[str], everything: bool) -> list[Run]:
+    unknown = [name for name in names if name not in RUNS]
+    if unknown:
+        raise ValueError(f"no run is called {', '.join(unknown)}; the runs: {', '.join(RUNS)}")
+    return list(RUNS.values()) if everything else [RUNS[name] for name in names]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line: train, continue or decay runs by name."""
+    parser = argparse.ArgumentParser(prog="python -m sparsinglib.training", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="runs to train or to continue")
+    parser.add_argument("--all", action="store_true", help="every run, one after another, with its decay branch")
+    parser.add_argument("--list", action="store_true", help="show the runs")
+    parser.add_argument("--decay", action="store_true", help="then the decay branch")
+    parser.add_argument("--minutes", type=float, help="stop each run cleanly after so long; the same command continues")
+    options = parser.parse_args(arguments)
+    try:
+        runs = _chosen(options.names, options.all)
+        if options.list or not runs:
+            print(pd.DataFrame([asdict(run) for run in RUNS.values()]).to_string(index=False))
+            return
+        torch.set_num_threads(1)
+        logging.disable_progress_bar()
+        texts = training_texts()
+        for run in runs:
+            work, target = WORK / run.name, LADDER / run.name
+            restore(work, target)
+            done = train(run, texts, work, minutes=options.minutes) >= run.steps
+            publish(run, work, target, finished=done)
+            if done and (options.decay or options.all):
+                decay_branch(run, texts, work, target)
+    except (ValueError, ModuleNotFoundError, OSError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+
+
+if __name__ == "__main__":
+    main()

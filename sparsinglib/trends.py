@@ -1,0 +1,87 @@
+"""The trends of activation ratio and loss along training, of whatever runs there are, for one kind of evidence.
+
+``paper`` runs come from ``data/paper``, ``ladder`` runs from ``data/ladder/<run>/``. A ladder run that was not
+measured yet is not an error: it is left out, and ``missing`` names it, so that a figure can say so.
+"""
+
+import pandas as pd
+
+from . import paper
+from .paths import LADDER
+from .style import ACTIVATIONS, TOKEN_UNITS
+
+LADDER_RUNS = tuple(
+    f"{scale}-{activation}" for scale in ("0.1m", "0.2m", "0.4m", "0.8m", "1.2m") for activation in ACTIVATIONS
+)
+COLUMNS = ["evidence", "run", "scale", "activation", "seed", "tokens", "d"]
+
+
+def split_run(run: str) -> tuple[str, str, int]:
+    """Scale label, activation and seed of a run name: ``"0.1m-relu-seed2"`` gives ``("0.1M", "relu", 2)``."""
+    scale, activation, *rest = run.split("-")
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"run {run!r} is not named <scale>-<relu|silu>[-seed<n>]")
+    return scale.upper(), activation, int(rest[0].removeprefix("seed")) if rest and rest[0].startswith("seed") else 1
+
+
+def runs(name: str) -> list[str]:
+    """The ladder runs that have the file ``name`` and are of the scale study (seeds included), sorted."""
+    found = sorted(path.parent.name for path in LADDER.glob(f"*/{name}"))
+    return [run for run in found if any(run == known or run.startswith(f"{known}-seed") for known in LADDER_RUNS)]
+
+
+def _ladder(file: str) -> pd.DataFrame:
+    """That file of every run that has one, in one frame, with the run's scale, activation and seed."""
+    frames = []
+    for run in runs(file):
+        scale, activation, seed = split_run(run)
+        rows = pd.read_csv(LADDER / run / file)
+        labels = {"evidence": "ladder", "run": run, "scale": scale, "activation": activation, "seed": seed}
+        frames.append(rows.assign(**labels, d=rows.tokens / TOKEN_UNITS["ladder"]))
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=COLUMNS)
+
+
+def trajectory(metric: str, p_pct: float | None = None) -> pd.DataFrame:
+    """A ladder metric along training (``"dead_neuron_share"``, …): COLUMNS and ``value``; empty if nothing is measured.
+
+    ``p_pct`` keeps the rows of one perplexity tolerance (percent).
+    """
+    rows = _ladder("trajectory.csv")
+    if rows.empty:
+        return pd.DataFrame(columns=[*COLUMNS, "value"])
+    keep = rows.metric == metric
+    if p_pct is not None:
+        keep &= rows.p_pct == p_pct
+    return rows.loc[keep, [*COLUMNS, "value"]].sort_values(["run", "tokens"], ignore_index=True)
+
+
+def activation(evidence: str = "paper", p_pct: float = 1.0) -> pd.DataFrame:
+    """Activation ratio along training: evidence, run, scale, activation, seed, tokens, d, activation_ratio.
+
+    ``tokens`` is a count, ``d`` the same in 1e9 (paper) or 1e6 (ladder), the unit laws are fitted in. Ladder rows are
+    measured with the CETT shared by the run's checkpoints (Appendix E) at the tolerance ``p_pct``.
+    """
+    if evidence == "ladder":
+        rows = trajectory("activation_ratio_shared_cett", p_pct)
+        return rows[rows.tokens > 0].rename(columns={"value": "activation_ratio"})
+    if evidence != "paper":
+        raise ValueError(f"evidence {evidence!r} has no trends; choose 'paper' or 'ladder'")
+    rows = paper.trend()
+    run = rows.scale.str.lower() + "-" + rows.activation
+    rows = rows.assign(evidence="paper", run=run, seed=1, d=rows.tokens / TOKEN_UNITS["paper"])
+    return rows[[*COLUMNS, "activation_ratio"]]
+
+
+def loss() -> pd.DataFrame:
+    """Training loss along the ladder's runs: COLUMNS, step, loss, loss_smoothed (the paper publishes no loss values)."""
+    return _ladder("training.csv")
+
+
+def missing(frame: pd.DataFrame) -> str:
+    """A sentence naming the ladder's runs that ``frame`` has no rows of; "" when all are there."""
+    absent = [run for run in LADDER_RUNS if run not in set(frame.get("run", []))]
+    if not absent:
+        return ""
+    if len(absent) == len(LADDER_RUNS):
+        return "ladder: no run measured yet"
+    return f"ladder: {', '.join(absent)} not measured yet"
