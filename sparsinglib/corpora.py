@@ -145,15 +145,15 @@ def documents(name: str, split: Split = "train") -> tuple[str, ...]:
     found = hashlib.sha256("\0".join(texts).encode()).hexdigest()
     if found != SHA256[name]:
         raise ValueError(
-            f"the text of {name!r} is not the recorded one (SHA-256 {found[:12]}, not {SHA256[name][:12]}): install the "
-            f"pinned packages with pip install 'sparsinglib[corpora]' (found: {', '.join(versions) or 'none needed'}) "
+            f"the text of {name!r} is not the recorded one (SHA-256 {found[:12]}, not {SHA256[name][:12]}): install "
+            f"the pinned packages with pip install 'sparsinglib[corpora]' (found: {', '.join(versions) or 'none needed'}) "
             f"and delete {cache_dir()}"
         )
     wanted, seen = VALIDATION_SHARE * sum(map(len, texts)), 0
-    for cut, text in enumerate(texts):
-        if seen >= wanted:
-            break
-        seen += len(text)
+    cut = 0
+    while seen < wanted:
+        seen += len(texts[cut])
+        cut += 1
     return tuple(texts[:cut] if split == "validation" else texts[cut:])
 
 
@@ -169,8 +169,8 @@ def load(source: str | Path | Iterable[str], split: Split = "train") -> str:
     """Text of a named corpus, or a text of your own.
 
     Args:
-        source: ``"wikipedia"``, ``"chinese"``, ``"code"``, ``"math"``, ``"mixture"`` (pieces of the four in turn); a path
-            to a ``.txt``, ``.jsonl`` or ``.parquet`` file (the last two with a column ``text``); or an iterable of
+        source: ``"wikipedia"``, ``"chinese"``, ``"code"``, ``"math"``, ``"mixture"`` (pieces of the four in turn); a
+            path to a ``.txt``, ``.jsonl`` or ``.parquet`` file (the last two with a column ``text``); or an iterable of
             documents, such as a column of a Hugging Face dataset.
         split: ``"train"`` or ``"validation"``, disjoint by document. Your own text is not split: all of it is returned.
 
@@ -185,10 +185,7 @@ def load(source: str | Path | Iterable[str], split: Split = "train") -> str:
         return "\n\n".join(documents(source, split))
     if source == "mixture":
         return "\n\n".join(_interleave(split))
-    if isinstance(source, (str, Path)):
-        texts = _read(Path(source))
-    else:
-        texts = list(source)
+    texts = _read(Path(source)) if isinstance(source, (str, Path)) else list(source)
     text = "\n\n".join(texts).strip()
     if not text:
         raise ValueError(f"{source!r} holds no text")

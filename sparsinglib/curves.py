@@ -114,7 +114,9 @@ def _spread_thresholds(magnitude: Tensor, full: Tensor) -> np.ndarray:
     below = torch.searchsorted(ordered, candidates.expand(len(ordered), -1).contiguous())
     ratio = (energy.gather(1, below) / full.double().square()[:, None].clamp_min(1e-300)).sqrt().mean(dim=0)
     goals = np.geomspace(1e-3, 0.9, SAMPLE_POINTS - 1)
-    found = np.exp(np.interp(np.log(goals), np.log(ratio.clamp_min(1e-12).cpu().numpy()), candidates.log().cpu().numpy()))
+    found = np.exp(
+        np.interp(np.log(goals), np.log(ratio.clamp_min(1e-12).cpu().numpy()), candidates.log().cpu().numpy())
+    )
     return np.unique(np.append(found, largest * 1.001))
 
 

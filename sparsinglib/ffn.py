@@ -101,9 +101,16 @@ def _decoder_layers(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
     config = model.config.get_text_config(decoder=True)
     depth = config.num_hidden_layers
     for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) == depth and any(True for _ in _linears(module)):
+        # Attention counts here: in a mixture of experts it can hold the only linear modules there are.
+        if isinstance(module, nn.ModuleList) and len(module) == depth and _has_linear(module):
             return [(f"{name}.{i}", layer) for i, layer in enumerate(module)]
-    raise UnsupportedModel(f"{type(model).__name__}: no list of {depth} decoder layers found (config.num_hidden_layers).")
+    raise UnsupportedModel(
+        f"{type(model).__name__}: no list of {depth} decoder layers found (config.num_hidden_layers)."
+    )
+
+
+def _has_linear(module: nn.Module) -> bool:
+    return any(isinstance(child, (nn.Linear, Conv1D)) for child in module.modules())
 
 
 def _experts_in(layer: nn.Module) -> str | None:

@@ -8,7 +8,7 @@ Array = NDArray[np.float64]
 ALPHA_BOUNDS = (0.01, 8.0)
 _ALPHAS = np.geomspace(0.02, 5.0, 24)
 _SLOPES = np.geomspace(0.005, 8.0, 32)
-_MAX_EVALUATIONS = 400
+_MAX_EVALUATIONS = 150
 
 
 def natural(kind: str, theta: Array, middle: float) -> tuple[float, float, float, float]:

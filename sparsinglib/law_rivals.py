@@ -72,7 +72,7 @@ def hold_out(
     leaves nothing to predict.
     """
     d, y = np.asarray(tokens, dtype=float), np.asarray(activation_ratio, dtype=float)
-    seen = int(round(len(d) * share))
+    seen = round(len(d) * share)
     if not 0 < share < 1 or seen >= len(d):
         raise ValueError(f"share is {share}; give a fraction of the run below 1 that leaves points to predict")
     law = laws.fit(kind, d[:seen], y[:seen], drop)
@@ -86,29 +86,40 @@ def hold_out(
 
 
 def forecast(
-    kind: str, tokens: ArrayLike, activation_ratio: ArrayLike, share: float = 0.5, drop: int = 0
+    kind: str, tokens: ArrayLike, activation_ratio: ArrayLike, share: float = 0.5, draws: int = 200
 ) -> pd.DataFrame:
-    """Say where a run ends from its first ``share``: one row with prediction, 90 % interval and what came.
+    """Say where a run ends from its first ``share``: one row with prediction, 90 % intervals and what came.
 
-    Columns: seen, tokens, predicted, low, high, measured (mean of the last three points, against the law at their
-    mean token count), error, inside, flags. The interval is ``laws.predict``'s for one checkpoint.
+    The prediction is the law's with the number of dropped points that ``laws.steady`` chooses from the part seen.
+    ``low`` and ``high`` hold the bootstrap draws of every drop up to a third, because how many points are warm-up is
+    not known either; ``low_chosen`` and ``high_chosen`` only those of the chosen drop. Columns: seen, drop, tokens,
+    predicted, low, high, low_chosen, high_chosen, measured (mean of the last three points), error, inside,
+    inside_chosen, flags.
     """
     d, y = np.asarray(tokens, dtype=float), np.asarray(activation_ratio, dtype=float)
-    seen = int(round(len(d) * share))
+    seen = round(len(d) * share)
     if not 0 < share < 1 or seen >= len(d) - 2:
         raise ValueError(f"share is {share}; it must leave at least three points of the {len(d)} to predict")
-    law = laws.fit(kind, d[:seen], y[:seen], drop)
-    end = laws.predict(law, d[-3:].mean(), laws.bootstrap(law, 400)).iloc[0]
-    measured = float(y[-3:].mean())
+    fits = laws.fit_drops(kind, d[:seen], y[:seen])
+    law, end = laws.steady(fits), float(d[-3:].mean())
+    each = -(-draws // len(fits))
+    ends = [laws.sample(f, end, laws.bootstrap(f, draws if f is law else each))[:, 0] for f in fits]
+    pooled = np.quantile(np.concatenate([values[:each] for values in ends]), [0.05, 0.95])
+    chosen = np.quantile(ends[law.drop], [0.05, 0.95])
+    predicted, measured = float(law.predict(end)), float(y[-3:].mean())
     row = {
         "seen": seen,
-        "tokens": end.tokens,
-        "predicted": end.activation_ratio,
-        "low": end.low,
-        "high": end.high,
+        "drop": law.drop,
+        "tokens": end,
+        "predicted": predicted,
+        "low": pooled[0],
+        "high": pooled[1],
+        "low_chosen": chosen[0],
+        "high_chosen": chosen[1],
         "measured": measured,
-        "error": end.activation_ratio - measured,
-        "inside": bool(end.low <= measured <= end.high),
+        "error": predicted - measured,
+        "inside": bool(pooled[0] <= measured <= pooled[1]),
+        "inside_chosen": bool(chosen[0] <= measured <= chosen[1]),
         "flags": "; ".join(law.flags),
     }
     return pd.DataFrame([row])

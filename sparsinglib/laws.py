@@ -189,20 +189,22 @@ def bootstrap(result: Fit, draws: int = 1000, seed: int = 0, block: int | None =
     return pd.DataFrame(rows, columns=["alpha", "b", "c", "a0"])
 
 
-def predict(
-    result: Fit, tokens: ArrayLike, draws: pd.DataFrame | None = None, level: float = 0.9, seed: int = 0
-) -> pd.DataFrame:
+def sample(result: Fit, tokens: ArrayLike, draws: pd.DataFrame, seed: int = 0) -> Array:
+    """What a checkpoint at ``tokens`` (m,) may measure, draws × m: the bootstrap's laws plus a checkpoint's scatter."""
+    d = np.atleast_1d(np.asarray(tokens, dtype=float))
+    curves = np.stack([_with(result, row).predict(d) for row in draws.itertuples(index=False)])
+    scatter = np.sqrt(result.mse * len(result.tokens) / result.freedom)
+    return curves + np.random.default_rng(seed).normal(0, scatter, size=curves.shape)
+
+
+def predict(result: Fit, tokens: ArrayLike, draws: pd.DataFrame | None = None, level: float = 0.9) -> pd.DataFrame:
     """The law at ``tokens`` with an interval for what one checkpoint there would measure.
 
     ``draws`` is what ``bootstrap`` returned (made here if left out). Columns: tokens, activation_ratio, low, high.
-    The interval holds both the law's uncertainty and the scatter of single checkpoints around it.
     """
     d = np.atleast_1d(np.asarray(tokens, dtype=float))
-    draws = bootstrap(result) if draws is None else draws
-    curves = np.stack([_with(result, row).predict(d) for row in draws.itertuples(index=False)])
-    scatter = np.sqrt(result.mse * len(result.tokens) / result.freedom)
-    curves += np.random.default_rng(seed).normal(0, scatter, size=curves.shape)
-    low, high = np.quantile(curves, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    values = sample(result, d, bootstrap(result) if draws is None else draws)
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return pd.DataFrame({"tokens": d, "activation_ratio": result.predict(d), "low": low, "high": high})
 
 

@@ -161,6 +161,11 @@ def measure(
         counter.start(batch)
         with tap(ffns, counter.mask, gate=rule.uses_gate, after=counter.compare):
             sparse = passes.logits(model, batch)
+        for ffn in ffns:
+            if ffn.layer not in counter.called:
+                raise ValueError(
+                    f"{ffn.name}: its output projection was never called; this model computes it another way."
+                )
         loss = passes.require_finite(passes.losses(sparse, batch), "sparse loss")
         divergence = passes.kl_divergence(dense, sparse) if kl else None
         counter.finish(batch, dense_loss, loss - dense_loss, divergence)
@@ -186,10 +191,12 @@ class _Counter:
         self.valid = batch.valid.reshape(-1)
         self.padded = batch.padded
         self.active = torch.zeros(len(self.neurons), int(self.valid.sum()), dtype=torch.int64)
+        self.called: set[int] = set()
 
     def mask(self, ffn: FFN, neurons: Tensor, gate: Tensor) -> Tensor:
         valid = self.valid.to(neurons.device) if self.padded else None
         active = self.rule.active(ffn, neurons, gate, valid)
+        self.called.add(ffn.layer)
         flat = active.reshape(-1, ffn.d_ff)
         # Float sums of zeros and ones are exact below 2**24 and several times faster than sums of booleans.
         counted = (flat if valid is None else flat[valid]).float()

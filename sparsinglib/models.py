@@ -100,7 +100,7 @@ def _read_config(name: str, where: str, options: dict[str, Any]) -> PreTrainedCo
     revision = {"revision": options["revision"]} if "revision" in options else {}
     try:
         raw, _ = PreTrainedConfig.get_config_dict(where, **revision)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:  # the last two: JSON that is no object
         raise CheckpointError(_cannot(name, "config.json", error)) from error
     if not raw.get("model_type") and not raw.get("architectures"):
         raise CheckpointError(f"{name}: config.json names no model type, so its layout is unknown.")
@@ -153,11 +153,17 @@ def _read_weights(name: str, where: str, config: PreTrainedConfig | None, option
         options["config"] = config
     try:
         model, info = family.from_pretrained(where, output_loading_info=True, weights_only=True, **options)
-    except Exception as error:  # noqa: BLE001 - every format has its own errors for a file cut short
+    except Exception as error:
         raise CheckpointError(_cannot(name, "weights", error)) from error
     missing = sorted(info["missing_keys"])
     if missing:
-        raise CheckpointError(f"{name}: {len(missing)} weights are missing, {missing[0]} first; is the checkpoint complete?")
+        raise CheckpointError(
+            f"{name}: {len(missing)} weights are missing, {missing[0]} first; is the checkpoint complete?"
+        )
+    # Where we chose the class ourselves, a weight it has no place for means that it computes another function.
+    strange = sorted(key for key in info["unexpected_keys"] if "rotary_emb" not in key)
+    if config is not None and strange:
+        raise CheckpointError(f"{name}: {strange[0]} has no place in the plain MiniCPM layout; {len(strange)} such weights.")
     for key, parameter in model.named_parameters():
         if parameter.device.type != "meta" and not bool(torch.isfinite(parameter).all()):
             raise CheckpointError(f"{name}: {key} holds values that are not finite.")
@@ -177,9 +183,11 @@ def _read_tokenizer(name: str, where: str, options: dict[str, Any]) -> PreTraine
                 return None
             source = str(LADDER_TOKENIZER)
     try:
-        return AutoTokenizer.from_pretrained(source, **options)
-    except Exception as error:  # noqa: BLE001 - a broken tokenizer raises whatever its format's reader raises
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+    except Exception as error:
         raise CheckpointError(_cannot(name, "tokenizer", error)) from error
+    tokenizer.name_or_path = name  # noted in artefacts: what was asked for, not where this machine keeps it
+    return tokenizer
 
 
 def _cannot(name: str, part: str, error: Exception) -> str:

@@ -35,7 +35,7 @@ class Check(NamedTuple):
 
 
 def read(name: str) -> pd.DataFrame:
-    """The shipped file ``name`` (``"width_depth"`` or ``"width_depth.csv"``). Raises FileNotFoundError with the names."""
+    """The shipped file ``name``, with or without ``.csv``. Raises FileNotFoundError that lists the files there are."""
     path = PAPER / (name if name.endswith(".csv") else f"{name}.csv")
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in PAPER.glob("*.csv")))

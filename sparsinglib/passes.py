@@ -53,8 +53,12 @@ class Corpus:
         self.tokens = sum(int(b.valid.sum()) for b in self.batches)
         self.targets = sum(int(b.targets.sum()) for b in self.batches)
         if not self.targets:
-            raise ValueError(f"The text has {self.tokens} tokens and none to predict: perplexity needs at least two in a row.")
-        self._rows = {b.ids.shape[1]: max(1, LOGIT_BUDGET // (b.ids.shape[1] * config.vocab_size)) for b in self.batches}
+            raise ValueError(
+                f"The text has {self.tokens} tokens and none to predict: perplexity needs at least two in a row."
+            )
+        self._rows = {
+            b.ids.shape[1]: max(1, LOGIT_BUDGET // (b.ids.shape[1] * config.vocab_size)) for b in self.batches
+        }
 
     def __iter__(self) -> Iterator[Batch]:
         """Give the text in pieces whose logits stay within the memory budget."""
@@ -80,12 +84,18 @@ def _checked(batch: Tensor | Mapping[str, Tensor], index: int, config: object) -
     mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
     ids = batch["input_ids"] if isinstance(batch, Mapping) else batch
     if not isinstance(ids, Tensor) or ids.dtype not in (torch.int32, torch.int64):
-        raise ValueError(f"Batch {index}: expected a LongTensor of token ids (rows × length), got {type(ids).__name__}.")
+        raise ValueError(
+            f"Batch {index}: expected a LongTensor of token ids (rows × length), got {type(ids).__name__}."
+        )
     ids = ids.long()
     if ids.dim() == 1:
         ids = ids[None]
     if ids.dim() != 2 or ids.numel() == 0:
         raise ValueError(f"Batch {index}: token ids must be rows × length and not empty, got shape {tuple(ids.shape)}.")
+    if mask is not None and mask.numel() != ids.numel():
+        raise ValueError(
+            f"Batch {index}: attention_mask {tuple(mask.shape)} does not fit token ids {tuple(ids.shape)}."
+        )
     valid = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool().reshape(ids.shape)
     vocabulary, context = config.vocab_size, getattr(config, "max_position_embeddings", None)
     if ids[valid].numel() and not 0 <= int(ids[valid].min()) <= int(ids[valid].max()) < vocabulary:
@@ -102,6 +112,8 @@ def _checked(batch: Tensor | Mapping[str, Tensor], index: int, config: object) -
 def logits(model: PreTrainedModel, batch: Batch) -> Tensor:
     """Run one forward pass; logits of the positions that have a target, (targets, vocabulary), model's dtype."""
     device = model.get_input_embeddings().weight.device
+    if device.type == "meta":  # accelerate keeps the weights elsewhere and moves inputs itself
+        device = torch.device("cpu")
     extra = {}
     if batch.padded:
         extra["attention_mask"] = batch.valid.long().to(device)
@@ -134,7 +146,9 @@ def kl_divergence(dense: Tensor, sparse: Tensor) -> Tensor:
 def require_finite(values: Tensor, what: str) -> Tensor:
     """Return ``values``; raise ValueError if one of them is NaN or infinite."""
     if not bool(torch.isfinite(values).all()):
-        raise ValueError(f"The {what} is not finite for {int((~torch.isfinite(values)).sum())} tokens; broken weights or overflow?")
+        raise ValueError(
+            f"The {what} is not finite for {int((~torch.isfinite(values)).sum())} tokens; broken weights or overflow?"
+        )
     return values
 
 

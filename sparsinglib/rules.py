@@ -29,7 +29,9 @@ class Rule(Protocol):
 def _check_gates(ffns: Sequence[FFN], rule: object) -> None:
     for ffn in ffns:
         if ffn.kind != "plain" and ffn.activation is None:
-            raise UnsupportedModel(f"{rule}: {ffn.name} has no activation module to read the gate score from; use CETT.")
+            raise UnsupportedModel(
+                f"{rule}: {ffn.name} has no activation module to read the gate score from; use CETT."
+            )
 
 
 def _number(rule: str, name: str, value: object) -> None:
@@ -76,7 +78,8 @@ class FAT:
 
     def active(self, ffn: FFN, neurons: Tensor, gate: Tensor, valid: Tensor | None = None) -> Tensor:
         """Mark neurons whose gate score is nonzero and at least eps in size."""
-        size = gate.abs()
+        # In float32: torch would round eps to the scores' type, and bfloat16 has steps of 0.4 %.
+        size = gate.abs().float()
         return (size >= self.eps) & (size > 0)
 
 
@@ -135,7 +138,9 @@ class CETT:
 
     def check(self, ffns: Sequence[FFN]) -> None:
         """Raise ValueError: thresholds have to be found on a text first."""
-        raise ValueError(f"{self} has no thresholds yet: find them with thresholds_for_cett(model, batches, {self.target}).")
+        raise ValueError(
+            f"{self} has no thresholds yet: find them with thresholds_for_cett(model, batches, {self.target})."
+        )
 
     def active(self, ffn: FFN, neurons: Tensor, gate: Tensor, valid: Tensor | None = None) -> Tensor:
         """Raise ValueError, as ``check`` does."""

@@ -1,9 +1,11 @@
 """One registry for how a scale, an activation and a kind of evidence look, and the one way a figure is saved."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import matplotlib as mpl
 import pandas as pd
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -35,8 +37,24 @@ TOKEN_UNITS = {"paper": 1e9, "ladder": 1e6, "released": 1e9}
 TOKEN_LABELS = {1e9: "tokens (billions)", 1e6: "tokens (millions)"}
 FIT_COLOUR = "#7F4F24"  # the paper draws its fits in brown
 
+
+def _chinese_fonts() -> list[str]:
+    """Names of fonts with Chinese characters: the one in the package mplfonts, else those a system may have."""
+    found = find_spec("mplfonts")
+    if found and found.origin:
+        path = Path(found.origin).parent / "fonts" / "NotoSansCJKsc-Regular.otf"
+        if path.is_file():
+            font_manager.fontManager.addfont(path)
+    known = {font.name for font in font_manager.fontManager.ttflist}
+    return [name for name in ("Noto Sans CJK SC", "WenQuanYi Micro Hei", "PingFang SC", "SimHei") if name in known][:1]
+
+
+_CHINESE = _chinese_fonts()
+MONOSPACE = ["DejaVu Sans Mono", *_CHINESE]
+
 _RC = {
     "font.size": 9,
+    "font.family": ["DejaVu Sans", *_CHINESE],
     "axes.titlesize": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,

@@ -54,6 +54,9 @@ class Thresholds:
     def __post_init__(self) -> None:
         if not self.values or not all(isinstance(v, float) and math.isfinite(v) and v >= 0 for v in self.values):
             raise ValueError("Thresholds: values must be finite numbers ≥ 0, one for each layer.")
+        for name in ("layers", "column_norms"):
+            if len(getattr(self, name)) not in (0, len(self.values)):
+                raise ValueError(f"Thresholds: {len(self.values)} values, but {len(getattr(self, name))} {name}.")
 
     def __hash__(self) -> int:
         return hash(self.values)
@@ -62,10 +65,14 @@ class Thresholds:
         """Raise ValueError, naming the difference, if the thresholds were found on another model."""
         found_on = self.provenance.get("model") or "another model"
         if len(ffns) != len(self.values):
-            raise ValueError(f"These thresholds are for {len(self.values)} layers ({found_on}); this model has {len(ffns)}.")
+            raise ValueError(
+                f"These thresholds are for {len(self.values)} layers ({found_on}); this model has {len(ffns)}."
+            )
         for ffn, d_ff, norm in zip(ffns, self.layers, self.column_norms, strict=False):
             if ffn.d_ff != d_ff:
-                raise ValueError(f"These thresholds ({found_on}) are for {d_ff} neurons in {ffn.name}; this model has {ffn.d_ff}.")
+                raise ValueError(
+                    f"These thresholds ({found_on}) are for {d_ff} neurons in {ffn.name}; this model has {ffn.d_ff}."
+                )
             here = float(ffn.column_norms.mean())
             if not math.isclose(here, norm, rel_tol=NORM_TOLERANCE):
                 raise ValueError(
@@ -113,23 +120,34 @@ def _checked(name: str, value: Any) -> Any:
     optional = {"ppl_ratio_se", "kl", "ppl_increase_pct", "criterion", "tokens_needed", "held_out"}
     if value is None and (name in optional or name.endswith("_interval")):
         return None
-    if name in ("values", "column_norms", "cett_interval", "activation_interval"):
+    if name in ("values", "column_norms"):
         return tuple(_number(name, item) for item in _listed(name, value))
+    if name.endswith("_interval"):
+        low, high = _listed(name, value)
+        return _number(name, low), _number(name, high)
     if name == "layers":
-        return tuple(int(_number(name, item)) for item in _listed(name, value))
+        return tuple(_whole(name, item) for item in _listed(name, value))
     if name == "points":
         return tuple((_number(name, x), _number(name, y)) for x, y in _listed(name, value))
     if name in numbers:
         return _number(name, value)
     kinds = {"target_met": bool, "monotone": bool, "held_out": dict, "provenance": dict, "criterion": str}
-    if not isinstance(value, kinds.get(name, int)):
-        raise ValueError(f"{name} is {value!r}, which is not {kinds.get(name, int).__name__}.")
+    if name not in kinds:
+        return _whole(name, value)
+    if not isinstance(value, kinds[name]):
+        raise ValueError(f"{name} is {value!r}, which is not {kinds[name].__name__}.")
     return value
 
 
 def _listed(name: str, value: Any) -> list[Any]:
     if not isinstance(value, list):
         raise ValueError(f"{name} must be a list, got {type(value).__name__}.")
+    return value
+
+
+def _whole(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{name} holds {value!r}, which is not a whole number.")
     return value
 
 

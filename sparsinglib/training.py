@@ -2,15 +2,14 @@
 
 ``python -m sparsinglib.training 0.4m-relu`` trains one run from nothing, or continues it; ``--list`` shows all runs.
 Running state (Trainer checkpoints, the checkpoints along the run) is kept under ``build/ladder``, results go to
-``data/ladder``. A run that was killed or stopped continues from its last complete checkpoint, with the same result as an
-unbroken one; a target raised later continues it too, since the stable stage has no horizon.
+``data/ladder``. A run that was killed or stopped continues from its last complete checkpoint, with the same result as
+an unbroken one; a target raised later continues it too, since the stable stage has no horizon.
 """
 
 import argparse
 import copy
 import hashlib
 import json
-import math
 import shutil
 import sys
 import time
@@ -25,7 +24,6 @@ import pandas as pd
 import torch
 from torch import nn
 from transformers import (
-    GraniteConfig,
     GraniteForCausalLM,
     PrinterCallback,
     Trainer,
@@ -37,6 +35,7 @@ from transformers.utils import logging
 
 from . import corpora, ladder
 from .ladder import RUNS, Run
+from .mup import build, make_optimizer
 from .paths import LADDER, ROOT
 from .windows import TOKENIZER, Windows, training_texts
 
@@ -44,54 +43,6 @@ WORK = ROOT / "build" / "ladder"
 LOG_TOKENS = 65_536  # the training loss is averaged over about this many tokens
 FIRST_POINT = 250_000  # tokens at the first checkpoint along a run; three more in each doubling
 SPACING = 0.03  # share of the run between the other kept checkpoints; the last five of them are Appendix E's
-
-
-def build(run: Run) -> GraniteForCausalLM:
-    """New model of a run: native Granite classes with the paper's muP scalings and initial deviations (Appendix I)."""
-    ratio = run.width / ladder.BASE_WIDTH
-    config = GraniteConfig(
-        vocab_size=ladder.VOCABULARY,
-        hidden_size=run.width,
-        intermediate_size=run.neurons,
-        num_hidden_layers=run.layers,
-        num_attention_heads=run.heads,
-        num_key_value_heads=run.heads,
-        hidden_act=run.activation,
-        max_position_embeddings=ladder.CONTEXT,
-        initializer_range=ladder.INITIAL_DEVIATION,
-        rms_norm_eps=1e-5,
-        tie_word_embeddings=True,
-        embedding_multiplier=ladder.EMBEDDING_SCALE,
-        residual_multiplier=ladder.DEPTH_SCALE / math.sqrt(run.layers),
-        attention_multiplier=1 / math.sqrt(run.width // run.heads),
-        logits_scaling=ratio,
-        bos_token_id=0,
-        eos_token_id=0,
-        use_cache=False,
-    )
-    torch.manual_seed(run.seed)
-    model = GraniteForCausalLM(config)
-    # Granite gives every matrix the same deviation; under muP that of the hidden matrices falls with width.
-    for name, parameter in model.named_parameters():
-        if parameter.ndim == 2:
-            hidden = "embed_tokens" not in name
-            nn.init.normal_(parameter, std=ladder.INITIAL_DEVIATION / math.sqrt(ratio if hidden else 1))
-    return model
-
-
-def make_optimizer(model: nn.Module, run: Run) -> torch.optim.AdamW:
-    """AdamW with muP's rates: hidden matrices at rate / (d / d_base), embeddings and norms at the base rate."""
-    named = list(model.named_parameters())
-    embedding = [p for name, p in named if "embed_tokens" in name]
-    norms = [p for _, p in named if p.ndim == 1]
-    matrices = [p for name, p in named if p.ndim > 1 and "embed_tokens" not in name]
-    rate, decay = run.learning_rate, run.weight_decay
-    groups = [
-        {"params": matrices, "lr": rate / (run.width / ladder.BASE_WIDTH), "weight_decay": decay},
-        {"params": embedding, "lr": rate, "weight_decay": decay},
-        {"params": norms, "lr": rate, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, betas=ladder.BETAS, fused=True)
 
 
 def points(run: Run) -> list[int]:
@@ -141,7 +92,7 @@ class Recorder(TrainerCallback):
 def save(model: nn.Module, directory: Path) -> None:
     """Write a checkpoint in bf16, all or nothing."""
     half = copy.deepcopy(model).to(torch.bfloat16)
-    half.config.dtype = "bfloat16"
+    half.config.use_cache = True
     partial = directory.with_name(directory.name + ".partial")
     half.save_pretrained(partial)
     shutil.rmtree(directory, ignore_errors=True)
@@ -151,9 +102,8 @@ def save(model: nn.Module, directory: Path) -> None:
 def last_checkpoint(work: Path) -> Path | None:
     """Newest complete Trainer checkpoint; the Trainer writes ``trainer_state.json`` last, so one without is broken."""
     complete = [path.parent for path in work.glob("checkpoint-*/trainer_state.json") if _readable(path)]
-    for path in set(work.glob("checkpoint-*")) - set(complete):
-        print(f"{path.name} is incomplete and is left out", file=sys.stderr)
-        shutil.rmtree(path)
+    for path in sorted(set(work.glob("checkpoint-*")) - set(complete)):
+        print(f"{path.name} is only half written and is left out", file=sys.stderr)
     return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
@@ -238,16 +188,15 @@ def loss_log(run: Run, checkpoint: Path) -> pd.DataFrame:
     return log.round({"loss": 4})
 
 
-def describe(run: Run, model: nn.Module, checkpoint: Path, finished: bool) -> dict[str, Any]:
+def describe(run: Run, model: nn.Module, checkpoint: Path) -> dict[str, Any]:
     """What a reader needs to judge or repeat a run: recipe, size, speed, seed, versions, hashes of its data."""
     history = json.loads((checkpoint / "trainer_state.json").read_text())["log_history"]
-    timed = [(row["seconds"], row["step"]) for row in history if "seconds" in row]
-    between = sum(b[1] - a[1] for a, b in zip(timed, timed[1:], strict=False) if b[1] > a[1])
+    seconds = sum(row.get("seconds", 0) for row in history)
     total, embedding = sum(p.numel() for p in model.parameters()), model.get_input_embeddings().weight.numel()
     step = _step(checkpoint)
     return {
         **asdict(run),
-        "finished": finished,
+        "finished": step >= run.steps,
         "steps": step,
         "tokens": step * run.batch_tokens,
         "tokens_per_step": run.batch_tokens,
@@ -259,7 +208,8 @@ def describe(run: Run, model: nn.Module, checkpoint: Path, finished: bool) -> di
         "rate_times_decay_times_steps": round(
             run.learning_rate * ladder.BASE_WIDTH / run.width * run.weight_decay * step, 2
         ),
-        "tokens_per_second": round(between * run.batch_tokens / sum(s for s, _ in timed[1:])) if between else None,
+        "seconds": round(seconds),
+        "tokens_per_second": round(step * run.batch_tokens / seconds) if seconds else None,
         "threads": torch.get_num_threads(),
         "shares": corpora.SHARES,
         "corpora_sha256": corpora.SHA256,
@@ -268,14 +218,14 @@ def describe(run: Run, model: nn.Module, checkpoint: Path, finished: bool) -> di
     }
 
 
-def publish(run: Run, work: Path, target: Path, finished: bool) -> None:
+def publish(run: Run, work: Path, target: Path) -> None:
     """Write what is shipped of a run's stable stage: bf16 weights, ``run.json``, ``training.csv``.
 
     An unfinished run's state is put beside them in ``resume``, so that another machine can continue it.
     """
     checkpoint = last_checkpoint(work)
     if checkpoint is None:
-        return
+        raise ValueError(f"{run.name} has no complete checkpoint yet: train it first")
     model = GraniteForCausalLM.from_pretrained(checkpoint)
     target.mkdir(parents=True, exist_ok=True)
     half = work / "published"
@@ -284,10 +234,10 @@ def publish(run: Run, work: Path, target: Path, finished: bool) -> None:
         shutil.move(half / name, target / name)
     shutil.rmtree(half)
     loss_log(run, checkpoint).to_csv(target / "training.csv", index=False)
-    (target / "run.json").write_text(json.dumps(describe(run, model, checkpoint, finished), indent=1) + "\n")
+    (target / "run.json").write_text(json.dumps(describe(run, model, checkpoint), indent=1) + "\n")
     resume = target / "resume"
     shutil.rmtree(resume, ignore_errors=True)
-    if not finished:
+    if _step(checkpoint) < run.steps:
         resume.mkdir()
         for name in RESUME_FILES:
             shutil.copy(checkpoint / name, resume / name)
@@ -333,6 +283,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--all", action="store_true", help="every run, one after another, with its decay branch")
     parser.add_argument("--list", action="store_true", help="show the runs")
     parser.add_argument("--decay", action="store_true", help="then the decay branch")
+    parser.add_argument("--publish", action="store_true", help="only ship what a killed run's last checkpoint holds")
     parser.add_argument("--minutes", type=float, help="stop each run cleanly after so long; the same command continues")
     options = parser.parse_args(arguments)
     try:
@@ -342,13 +293,14 @@ def main(arguments: list[str] | None = None) -> None:
             return
         torch.set_num_threads(1)
         logging.disable_progress_bar()
-        texts = training_texts()
+        texts = {} if options.publish else training_texts()
         for run in runs:
             work, target = WORK / run.name, LADDER / run.name
             restore(work, target)
-            done = train(run, texts, work, minutes=options.minutes) >= run.steps
-            publish(run, work, target, finished=done)
-            if done and (options.decay or options.all):
+            if not options.publish:
+                train(run, texts, work, minutes=options.minutes)
+            publish(run, work, target)
+            if (options.decay or options.all) and options.minutes is None:
                 decay_branch(run, texts, work, target)
     except (ValueError, ModuleNotFoundError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")

@@ -73,7 +73,7 @@ def activation(evidence: str = "paper", p_pct: float = 1.0) -> pd.DataFrame:
 
 
 def loss() -> pd.DataFrame:
-    """Training loss along the ladder's runs: COLUMNS, step, loss, loss_smoothed (the paper publishes no loss values)."""
+    """Training loss along the ladder's runs: COLUMNS, step, loss, loss_smoothed (the paper prints no losses)."""
     return _ladder("training.csv")
 
 

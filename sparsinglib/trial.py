@@ -37,7 +37,6 @@ class Trial:
     model: PreTrainedModel
     batches: Batches
     with_kl: bool = False
-    exact: bool = False
     dense_passes: int = 0
     sparse_passes: int = 0
     curves: list[LayerCurve] = field(default_factory=list)
@@ -55,16 +54,19 @@ class Trial:
         self.dense_passes += 1
         for ffn, parts in zip(self.ffns, sampler.parts, strict=True):
             if not parts:
-                raise ValueError(f"{ffn.name}: its output projection was never called; this model computes it another way.")
+                raise ValueError(
+                    f"{ffn.name}: its output projection was never called; this model computes it another way."
+                )
             self.curves.append(LayerCurve(ffn, torch.cat(parts)))
 
     def refine(self, cett: Sequence[float] | np.ndarray) -> None:
         """Make thresholds exact around the given CETT values: one more dense pass over the whole corpus."""
         grid = np.array([[curve.threshold(c) for c in cett] for curve in self.curves])
-        for curve, row, found in zip(self.curves, grid, exact_cett(self.model, self.corpus, self.ffns, grid), strict=True):
+        for curve, row, found in zip(
+            self.curves, grid, exact_cett(self.model, self.corpus, self.ffns, grid), strict=True
+        ):
             curve.correct(row, found)
         self.dense_passes += 1
-        self.exact = True
 
     def evaluate(self, cett: float) -> Point:
         """One sparse pass at the thresholds of ``cett``; with KL, a dense one beside it (its logits do not keep)."""

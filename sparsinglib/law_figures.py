@@ -1,0 +1,269 @@
+"""Figures of the laws (Figures 4, 7, 8, 11, 13, 14 and our own checks): tidy frames in, matplotlib Figures out."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from . import laws, style, trends
+
+PERCENT = 100
+
+
+def _dots(ax: Axes, x: pd.Series, y: pd.Series, scale: str, label: str | None = None) -> None:
+    colour, marker = style.COLOURS[scale], style.MARKERS[scale]
+    ax.plot(x, y, ls="", marker=marker, ms=3.2, color=colour, alpha=0.75, mew=0, label=label)
+
+
+def _run_panel(ax: Axes, trend: pd.DataFrame, fits: Mapping[str, laws.Fit], limits: pd.DataFrame | None) -> None:
+    """Points, law (brown) and limit (dashed, starred where the points do not fix it) of each run in ``trend``."""
+    for run, part in trend.groupby("run", sort=True):
+        scale, fit = part.scale.iloc[0], fits[str(run)]
+        row = None if limits is None else limits[limits.run == run].iloc[0]
+        open_limit = row is not None and not row.identified
+        name = f"{scale}{f' seed {part.seed.iloc[0]}' if part.seed.iloc[0] > 1 else ''}"
+        label = f"{name}: {PERCENT * fit.a0:.2f} %" + (" (not fixed by the points)" if open_limit else "")
+        _dots(ax, part.d, PERCENT * part.activation_ratio, scale, label)
+        d = np.linspace(fit.tokens[0], part.d.max(), 200)
+        ax.plot(d, PERCENT * fit.predict(d), color=style.FIT_COLOUR, lw=1)
+        if not open_limit:
+            ax.axhline(PERCENT * fit.a0, color=style.COLOURS[scale], ls="--", lw=0.8)
+    first = trend.iloc[0]
+    ax.set_xlabel(style.TOKEN_LABELS[style.TOKEN_UNITS[first.evidence]])
+    ax.set_ylabel("activation ratio (%)")
+    ax.set_xlim(left=0)
+    ax.legend(title="limit of each run (dashed)", title_fontsize=8)
+
+
+def _two_by_evidence(
+    trend: pd.DataFrame, fits: Mapping[str, laws.Fit], limits: pd.DataFrame | None
+) -> tuple[Figure, list[Axes]]:
+    """Evidence down, activation across; a panel without runs says so."""
+    fig, panels = style.axes(2, 2, 5.2, 3.8)
+    for i, ax in enumerate(panels):
+        evidence, activation = ("paper", "ladder")[i // 2], style.ACTIVATIONS[i % 2]
+        part = trend[(trend.evidence == evidence) & (trend.activation == activation)]
+        ax.set_title(f"{style.EVIDENCE_LABELS[evidence]}, {style.ACTIVATION_LABELS[activation]}")
+        if part.empty:
+            style.say(ax, f"{evidence}: no {style.ACTIVATION_LABELS[activation]} run measured yet")
+        else:
+            _run_panel(ax, part, fits, limits)
+    return fig, panels
+
+
+def figure_4(trend: pd.DataFrame, fits: Mapping[str, laws.Fit], limits: pd.DataFrame | None = None) -> Figure:
+    """Activation ratio against tokens with fits and limits: paper above, ladder below, ReLU left, SiLU right.
+
+    ``trend`` is ``trends.activation`` of one or both kinds of evidence; ``fits`` maps run to its fit; ``limits`` (of
+    ``law_tables.limits``) marks limits that the points do not fix.
+    """
+    with style.context():
+        return _two_by_evidence(trend, fits, limits)[0]
+
+
+def figure_11(trend: pd.DataFrame, curves: Mapping[str, laws.Fit]) -> Figure:
+    """The 2.4B run's points with several laws, each extended to the 8e11 tokens the paper trained for."""
+    with style.context():
+        fig, (ax,) = style.axes(1, 1, 6.4, 4.0)
+        part = trend[trend.run == "2.4b-relu"]
+        _dots(ax, part.d, PERCENT * part.activation_ratio, "2.4B", "2.4B ReLU, published points")
+        colours = ("#7F4F24", "#0072B2", "#009E73", "#E69F00")
+        for (name, fit), colour, dash in zip(curves.items(), colours, ("-", "--", "-.", ":"), strict=False):
+            d = np.linspace(part.d.min(), 800, 300)
+            ax.plot(d, PERCENT * fit.predict(d), color=colour, ls=dash, lw=1.4, label=name)
+        ax.axvspan(part.d.max(), 800, color="0.9", zorder=0)
+        ax.text((part.d.max() + 800) / 2, 9.55, "no published points", ha="center", color="0.4")
+        ax.set(xlabel=style.TOKEN_LABELS[1e9], ylabel="activation ratio (%)", title="Figure 11: 2.4B ReLU (paper)")
+        ax.legend(loc="upper right", bbox_to_anchor=(1, 0.92))
+        return fig
+
+
+def _by_params(ax: Axes, table: pd.DataFrame, params: pd.Series, value: str, low: str, high: str) -> None:
+    """Values against parameter count with interval bars, one line an activation, seeds side by side."""
+    for activation, part in table.groupby("activation", sort=True):
+        points = part.assign(n=params.loc[part.scale].to_numpy(float)).sort_values(["n", "seed"])
+        bars = np.abs(points[[low, high]].to_numpy(float) - points[[value]].to_numpy(float)).T
+        look = {"color": style.ACTIVATION_COLOURS[activation], "ls": style.ACTIVATION_LINES[activation]}
+        label = style.ACTIVATION_LABELS[activation]
+        ax.errorbar(points.n, points[value], bars, marker="o", ms=4, capsize=3, label=label, **look)
+    ax.set_xscale("log")
+    ax.set_xlabel("non-embedding parameters")
+    ax.legend()
+
+
+def figure_7(limits: pd.DataFrame, params: pd.Series) -> Figure:
+    """Limit activation ratio against parameters with 90 % intervals: one row an evidence, ReLU left, SiLU right.
+
+    Limits that the points do not fix are hollow. ``params`` maps scale to a parameter count.
+    """
+    with style.context():
+        kinds = ("paper", "ladder")
+        fig, panels = style.axes(2, 2, 4.6, 3.4)
+        for i, ax in enumerate(panels):
+            evidence, activation = kinds[i // 2], style.ACTIVATIONS[i % 2]
+            part = limits[(limits.evidence == evidence) & (limits.activation == activation)]
+            ax.set_title(f"{style.EVIDENCE_LABELS[evidence]}, {style.ACTIVATION_LABELS[activation]}")
+            if part.empty:
+                style.say(ax, f"{evidence}: no {style.ACTIVATION_LABELS[activation]} run measured yet")
+                continue
+            shown = part.assign(value=PERCENT * part.a0, lo=PERCENT * part.low, hi=PERCENT * part.high)
+            _by_params(ax, shown, params, "value", "lo", "hi")
+            open_ones = shown[~shown.identified.astype(bool)]
+            sizes = params.loc[open_ones.scale].to_numpy(float)
+            label = "not fixed by the points"
+            if len(open_ones):
+                colour = style.ACTIVATION_COLOURS[activation]
+                ax.plot(sizes, open_ones.value, ls="", marker="o", ms=8, mfc="white", color=colour, label=label)
+            ax.set_ylabel("limit activation ratio (%)")
+            ax.legend()
+        return fig
+
+
+def figure_8(derivative: pd.DataFrame) -> Figure:
+    """dA/dD against tokens per parameter, one line a run; D in each evidence's own token unit."""
+    with style.context():
+        fig, panels = style.axes(1, 2, 5.2, 3.8)
+        for ax, evidence in zip(panels, ("paper", "ladder"), strict=True):
+            part = derivative[derivative.evidence == evidence]
+            ax.set_title(style.EVIDENCE_LABELS[evidence])
+            if part.empty:
+                style.say(ax, f"{evidence}: no run measured yet")
+                continue
+            for _run, line in part.groupby("run", sort=True):
+                scale, activation = line.scale.iloc[0], line.activation.iloc[0]
+                look = {"color": style.COLOURS[scale], "ls": style.ACTIVATION_LINES[activation]}
+                ax.plot(line.tokens_per_param, line.derivative, **look)
+            ax.axhline(0, color="0.5", lw=0.6)
+            unit = style.TOKEN_LABELS[style.TOKEN_UNITS[evidence]].removeprefix("tokens (").removesuffix(")")
+            ax.set(xlabel="tokens per parameter", ylabel=f"dA / dD (1 / {unit} of tokens)", yscale="symlog")
+            ax.set_yscale("symlog", linthresh=1e-5)
+            ax.legend(handles=_keys(part), ncols=2)
+        return fig
+
+
+def _keys(part: pd.DataFrame) -> list[Line2D]:
+    """Legend of scale colours and activation line styles."""
+    scales = [Line2D([], [], color=style.COLOURS[s], label=s) for s in sorted(part.scale.unique())]
+    kinds = [a for a in style.ACTIVATIONS if a in set(part.activation)]
+    lines = [Line2D([], [], color="0.3", ls=style.ACTIVATION_LINES[a], label=style.ACTIVATION_LABELS[a]) for a in kinds]
+    return scales + lines
+
+
+def along_training(frame: pd.DataFrame, value: str, label: str, title: str, log: bool = False) -> Figure:
+    """A ladder quantity against tokens, one line a run (Figure 13 for the smoothed loss; dead neurons likewise)."""
+    with style.context():
+        fig, (ax,) = style.axes(1, 1, 6.0, 3.8)
+        ax.set_title(title)
+        if frame.empty:
+            style.say(ax, trends.missing(frame))
+            return fig
+        for _run, part in frame.groupby("run", sort=True):
+            look = {"color": style.COLOURS[part.scale.iloc[0]], "ls": style.ACTIVATION_LINES[part.activation.iloc[0]]}
+            ax.plot(part.d, part[value], lw=1.1, **look)
+        ax.set(xlabel=style.TOKEN_LABELS[1e6], ylabel=label)
+        if log:
+            ax.set_xscale("log")
+        ax.legend(handles=_keys(frame), ncols=2)
+        if absent := trends.missing(frame):
+            ax.text(0.99, 1.0, absent, transform=ax.transAxes, ha="right", va="top", fontsize=6, color="0.4", wrap=True)
+        return fig
+
+
+def figure_14(losses: pd.DataFrame, params: pd.Series) -> Figure:
+    """Limit training loss against parameters, ladder only: columns scale, activation, seed, limit, low, high."""
+    with style.context():
+        fig, (ax,) = style.axes(1, 1, 5.2, 3.6)
+        ax.set_title("Figure 14: limit training loss (ladder; the paper prints no values)")
+        if losses.empty:
+            style.say(ax, "ladder: no training loss yet")
+            return fig
+        _by_params(ax, losses, params, "limit", "low", "high")
+        ax.set_ylabel("limit training loss (nats per token)")
+        return fig
+
+
+def limit_by_drop(fits: Mapping[str, list[laws.Fit]], printed: Mapping[str, float]) -> Figure:
+    """How the limit moves with the number of dropped points: the printed limit dashed, unfixed limits hollow."""
+    with style.context():
+        runs = [run for run in fits if run in printed]
+        fig, panels = style.axes(-(-len(runs) // 4), 4, 3.0, 2.5)
+        for ax in panels[len(runs) :]:
+            ax.set_axis_off()
+        for ax, run in zip(panels, runs, strict=False):
+            a0 = np.array([PERCENT * f.a0 for f in fits[run]])
+            bars = np.array([PERCENT * 1.645 * f.standard_errors["a0"] for f in fits[run]])
+            loose = np.array([bool(f.flags) for f in fits[run]])
+            x, colour = np.arange(len(a0)), style.COLOURS[run.split("-")[0].upper()]
+            ax.errorbar(x[~loose], a0[~loose], bars[~loose], ls="", marker="o", ms=3.5, color=colour, capsize=2)
+            ax.plot(x[loose], a0[loose], ls="", marker="o", ms=4, mfc="white", color=colour)
+            points = PERCENT * fits[run][0].activation_ratio
+            pad = 0.6 * np.ptp(points)
+            ax.set_ylim(points.min() - pad, points.max() + pad)
+            ax.axhline(PERCENT * printed[run], color=style.FIT_COLOUR, ls="--", lw=1)
+            ax.set_title(run)
+        fig.supxlabel("leading points dropped")
+        fig.supylabel("limit activation ratio (%)")
+        fig.suptitle(
+            "Dashed: printed. Hollow: not fixed by the points, or at a bound (may lie off the panel).", fontsize=9
+        )
+        return fig
+
+
+def hold_out(table: pd.DataFrame) -> Figure:
+    """Mean absolute error on the held-out last third, law against rivals, one row a run."""
+    with style.context():
+        wide = PERCENT * table.pivot(index="run", columns="law", values="mae_ahead")
+        fig, (ax,) = style.axes(1, 1, 7.2, 0.3 * len(wide) + 1.6)
+        order = ["the paper's law", "logarithm", "inverse exponential", "plain power law", "last value"]
+        looks = zip(order, ("o", "s", "^", "D", "x"), ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "0.3"), strict=True)
+        for name, marker, colour in looks:
+            ax.plot(wide[name], np.arange(len(wide)), ls="", marker=marker, color=colour, ms=6, label=name)
+        ax.set_yticks(np.arange(len(wide)), wide.index)
+        ax.invert_yaxis()
+        ax.set_xscale("log")
+        ax.set_xlabel("mean absolute error on the last third (percentage points of activation ratio)")
+        ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+        return fig
+
+
+def forecast(table: pd.DataFrame) -> Figure:
+    """Error of the predicted end of each run with its interval, one panel a share of the run seen."""
+    with style.context():
+        shares = sorted(table.share.unique())
+        fig, panels = style.axes(1, len(shares), 5.0, 0.28 * table.run.nunique() + 1.5)
+        for ax, share in zip(panels, shares, strict=True):
+            part = table[table.share == share].reset_index(drop=True)
+            for i, row in part.iterrows():
+                middle = PERCENT * (row.predicted - row.measured)
+                ends = [PERCENT * (row.low - row.measured), PERCENT * (row.high - row.measured)]
+                colour = "#0072B2" if row.inside else "#D55E00"
+                ax.plot(ends, [i, i], color=colour, lw=2)
+                ax.plot(middle, i, "o", color=colour, mfc="white" if row.flags else colour)
+            ax.set_yticks(range(len(part)), part.run)
+            ax.invert_yaxis()
+            ax.axvline(0, color="0.4", lw=0.8)
+            ax.set_xlabel("predicted less measured end (percentage points)")
+            ax.set_title(f"first {share:.0%} of the run seen: {part.inside.sum()} of {len(part)} inside")
+        keys = [("end inside the 90 % interval", "#0072B2", "#0072B2"), ("outside", "#D55E00", "#D55E00")]
+        keys.append(("limit flagged (not fixed, or at a bound)", "0.3", "white"))
+        handles = [Line2D([], [], color=c, marker="o", mfc=face, label=name) for name, c, face in keys]
+        fig.legend(handles=handles, loc="outside lower center", ncols=3)
+        return fig
+
+
+def own_run(fit: laws.Fit, ahead: pd.DataFrame, unit: str) -> Figure:
+    """One run's points, its law, and what the law says comes next (``laws.predict``), with the interval."""
+    with style.context():
+        fig, (ax,) = style.axes(1, 1, 6.0, 3.6)
+        band = {"color": "#0072B2", "alpha": 0.18, "lw": 0, "label": "90 % interval of one checkpoint"}
+        ax.fill_between(ahead.tokens, PERCENT * ahead.low, PERCENT * ahead.high, **band)
+        ax.plot(ahead.tokens, PERCENT * ahead.activation_ratio, color=style.FIT_COLOUR, label="law")
+        ax.plot(fit.tokens, PERCENT * fit.activation_ratio, "o", ms=3.5, color="0.2", label="points used")
+        note = f"limit {PERCENT * fit.a0:.2f} %" + (f" ({'; '.join(fit.flags)})" if fit.flags else "")
+        ax.axhline(PERCENT * fit.a0, color="#D55E00", ls="--", lw=1, label=note)
+        ax.set(xlabel=f"tokens ({unit})", ylabel="activation ratio (%)")
+        ax.legend()
+        return fig

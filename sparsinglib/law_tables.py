@@ -1,0 +1,275 @@
+"""Tables of the laws (Tables 2 and 3 and what the notebooks hold them against): tidy frames in, tidy frames out."""
+
+import contextlib
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+from scipy import optimize
+
+from . import law_rivals, laws, paper
+
+Fits = Mapping[str, list[laws.Fit]]
+TOLERANCE = 0.01
+
+
+def fit_runs(trend: pd.DataFrame) -> Fits:
+    """For each run of ``trends.activation``: a fit for every number of dropped points up to a third of the run."""
+    groups = trend.groupby("run", sort=True)
+    return {run: laws.fit_drops(g.activation.iloc[0], g.d, g.activation_ratio) for run, g in groups}
+
+
+def steady_runs(fits: Fits) -> dict[str, laws.Fit]:
+    """Our own choice for each run: the fewest dropped points that leave only noise (``laws.steady``)."""
+    return {run: laws.steady(each) for run, each in fits.items()}
+
+
+def _away(fit: laws.Fit, printed: pd.Series) -> dict[str, float]:
+    """Relative difference of each coefficient from the printed one."""
+    return {name: fit[name] / float(printed[name]) - 1 for name in laws.COEFFICIENTS[fit.kind]}
+
+
+def closest_runs(fits: Fits) -> dict[str, laws.Fit]:
+    """For each run in Table 2: the fit, over all drops, whose worst coefficient is nearest to the printed one.
+
+    ``b`` counts by its absolute difference: it is an exponent, so 0.01 in ``b`` is 1 % of the curve, while its
+    relative difference means nothing where the printed ``b`` is near zero (0.1B ReLU).
+    """
+    out = {}
+    for _, row in paper.table(2).iterrows():
+        run = f"{row.scale.lower()}-{row.activation}"
+        if run in fits:
+            worst = [
+                max(abs(f[k] - row[k]) if k == "b" else abs(v) for k, v in _away(f, row).items()) for f in fits[run]
+            ]
+            out[run] = fits[run][int(np.argmin(worst))]
+    return out
+
+
+def table_2(fits: Fits) -> pd.DataFrame:
+    """Table 2 again: one row for each run and coefficient, printed beside refit.
+
+    Columns: run, drop, points, coefficient, printed, refit, difference_pct, standard_error, back (within 1 %).
+    """
+    rows = []
+    printed = paper.table(2).assign(run=lambda t: t.scale.str.lower() + "-" + t.activation).set_index("run")
+    for run, fit in closest_runs(fits).items():
+        for name, away in _away(fit, printed.loc[run]).items():
+            error = fit.standard_errors[name]
+            value = float(printed.loc[run, name])
+            rows.append(
+                (run, fit.drop, len(fit.tokens), name, value, fit[name], 100 * away, error, abs(away) <= TOLERANCE)
+            )
+    names = ["run", "drop", "points", "coefficient", "printed", "refit", "difference_pct", "standard_error", "back"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def table_2_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """One line for each row of Table 2: run, drop, points, worst_pct, status ("back", "all but b", "not back")."""
+    rows = []
+    for run, part in table.groupby("run", sort=False):
+        wrong = part.coefficient[~part.back].tolist()
+        status = "back" if not wrong else f"all but {wrong[0]}" if wrong == ["b"] else "not back"
+        rows.append((run, part["drop"].iloc[0], part.points.iloc[0], part.difference_pct.abs().max(), status))
+    return pd.DataFrame(rows, columns=["run", "drop", "points", "worst_pct", "status"])
+
+
+def printed_fit(run: str, trend: pd.DataFrame) -> laws.Fit:
+    """The law with Table 2's coefficients over a run's points, to see how far the printed curve lies from them."""
+    scale, activation = run.split("-")[:2]
+    table = paper.table(2)
+    row = table[(table.scale == scale.upper()) & (table.activation == activation)].iloc[0]
+    points = trend[trend.run == run]
+    d, y = points.d.to_numpy(float), points.activation_ratio.to_numpy(float)
+    return laws.Fit(activation, row.alpha, row.b, row.c, row.a0, d, y, 0, ())
+
+
+def why_not_back(fits: Fits, trend: pd.DataFrame) -> pd.DataFrame:
+    """For each printed row that does not come back: how far its law lies from the points, and the nearest window.
+
+    Columns: run, printed_mse_ratio (MSE of the printed law over the nearest refit's, same points), offset_pp (mean of
+    point less printed law over those points, percentage points), window (the contiguous points whose fit is nearest to
+    the printed row), window_worst_pct, window_ends and published_ends (tokens, 1e9).
+    """
+    rows = []
+    back = table_2_rows(table_2(fits)).set_index("run").status
+    for run, fit in closest_runs(fits).items():
+        if back[run] != "not back":
+            continue
+        law = printed_fit(run, trend)
+        used = law.residuals[fit.drop :]
+        (first, last), worst = nearest_window(law)
+        window = f"{first + 1}-{last} of {len(law.tokens)}"
+        measures = ((used**2).mean() / fit.mse, 100 * used.mean(), window, 100 * worst)
+        rows.append((run, *measures, law.tokens[last - 1], law.tokens[-1]))
+    names = ["run", "printed_mse_ratio", "offset_pp", "window", "window_worst_pct", "window_ends", "published_ends"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def nearest_window(printed: laws.Fit) -> tuple[tuple[int, int], float]:
+    """The contiguous points (first, last + 1) whose fit is nearest to the printed law, and its worst difference.
+
+    Windows start within the first third and hold at least twelve points. Each fit starts at the printed coefficients:
+    the question is whether a minimum lies there. ``b`` counts by its absolute difference, as in ``closest_runs``.
+    """
+    names = laws.COEFFICIENTS[printed.kind]
+    target = np.array([printed[name] for name in names])
+    size = np.where(np.array(names) == "b", 1.0, np.abs(target))
+    n, best = len(printed.tokens), ((0, 0), np.inf)
+
+    def law(d: np.ndarray, *p: float) -> np.ndarray:
+        return replace(printed, **dict(zip(names, p, strict=True))).predict(d)
+
+    for first in range(n // 3 + 1):
+        for last in range(first + 12, n + 1):
+            d, y = printed.tokens[first:last], printed.activation_ratio[first:last]
+            with contextlib.suppress(RuntimeError), warnings.catch_warnings(), np.errstate(all="ignore"):
+                warnings.simplefilter("ignore", optimize.OptimizeWarning)
+                found, _ = optimize.curve_fit(law, d, y, target, maxfev=300)
+                worst = float((np.abs(found - target) / size).max())
+                best = min(best, ((first, last), worst), key=lambda item: item[1])
+    return best
+
+
+def table_3() -> pd.DataFrame:
+    """Table 3 with the parameter count computed from the architecture, L (4 d² + 3 d d_ff), and tokens a step.
+
+    Columns: scale, hidden_size, num_layers, intermediate_size, width_depth_ratio, printed_params, computed_params,
+    params_difference_pct, printed_batch_tokens, computed_batch_tokens, batch_difference_pct.
+    """
+    t = paper.read("model_architectures").merge(paper.table(3), on="scale")
+    params = t.num_layers * (4 * t.hidden_size**2 + 3 * t.hidden_size * t.intermediate_size)
+    batch = t.batch_sequences * t.sequence_length
+    return pd.DataFrame(
+        {
+            "scale": t.scale,
+            "hidden_size": t.hidden_size,
+            "num_layers": t.num_layers,
+            "intermediate_size": t.intermediate_size,
+            "width_depth_ratio": t.hidden_size / t.num_layers,
+            "printed_params": t.non_embedding_params,
+            "computed_params": params,
+            "params_difference_pct": 100 * (params / t.non_embedding_params - 1),
+            "printed_batch_tokens": t.batch_size_tokens,
+            "computed_batch_tokens": batch,
+            "batch_difference_pct": 100 * (batch / t.batch_size_tokens - 1),
+        }
+    )
+
+
+def limits(trend: pd.DataFrame, chosen: Mapping[str, laws.Fit]) -> pd.DataFrame:
+    """The limit of each run with its 90 % interval and whether the points fix it.
+
+    Columns: evidence, run, scale, activation, seed, drop, points, a0, low, high, identified, corr_alpha, flags.
+    """
+    rows = []
+    for run, fit in chosen.items():
+        first = trend[trend.run == run].iloc[0]
+        low, high = laws.limit_interval(fit)
+        fixed = low > 0 and high < 1 and high - low < float(np.ptp(fit.activation_ratio))
+        size = np.sqrt(np.diag(fit.covariance))
+        corr = fit.covariance[0, -1] / (size[0] * size[-1])
+        labels = (first.evidence, run, first.scale, first.activation, first.seed, fit.drop, len(fit.tokens))
+        rows.append((*labels, fit.a0, low, high, fixed, corr, "; ".join(fit.flags)))
+    names = ["evidence", "run", "scale", "activation", "seed", "drop", "points", "a0", "low", "high", "identified"]
+    return pd.DataFrame(rows, columns=[*names, "corr_alpha", "flags"])
+
+
+def hold_outs(trend: pd.DataFrame, chosen: Mapping[str, laws.Fit], share: float = 2 / 3) -> pd.DataFrame:
+    """``law_rivals.hold_out`` for every run: its columns and run."""
+    groups = trend.groupby("run", sort=True)
+    parts = [
+        law_rivals.hold_out(g.activation.iloc[0], g.d, g.activation_ratio, share, chosen[run].drop).assign(run=run)
+        for run, g in groups
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def forecasts(trend: pd.DataFrame, share: float) -> pd.DataFrame:
+    """``law_rivals.forecast`` for every run: its columns with evidence, run and share."""
+    parts = []
+    for run, g in trend.groupby("run", sort=True):
+        labels = {"evidence": g.evidence.iloc[0], "run": run, "share": share}
+        parts.append(law_rivals.forecast(g.activation.iloc[0], g.d, g.activation_ratio, share).assign(**labels))
+    return pd.concat(parts, ignore_index=True)
+
+
+def slopes(limit_table: pd.DataFrame, params: pd.Series, draws: int = 4000, seed: int = 0) -> pd.DataFrame:
+    """Limit against ln(parameters), a line for each evidence and activation, with a 90 % interval.
+
+    ``params`` maps scale to a parameter count. Each draw takes every limit from its own interval (split normal,
+    5 % beyond each end). Columns: evidence, activation, runs, slope_pp (activation ratio, points for each doubling),
+    low_pp, high_pp, sparsity_slope_pp (the same with the other sign), range_pp (largest less smallest limit).
+    """
+    rows, generator = [], np.random.default_rng(seed)
+    for (evidence, activation), part in limit_table.groupby(["evidence", "activation"], sort=True):
+        sizes = np.log2(params.loc[part.scale].to_numpy(float))
+        if len(np.unique(sizes)) < 2:
+            continue
+        z = generator.normal(size=(draws, len(part)))
+        side = np.where(z < 0, part.a0 - part.low, part.high - part.a0) / 1.645
+        values = part.a0.to_numpy(float) + z * side
+        centred = sizes - sizes.mean()
+        slope = 100 * (values @ centred) / (centred @ centred)
+        own = 100 * float(part.a0 @ centred) / float(centred @ centred)
+        low, high = np.quantile(slope, [0.05, 0.95])
+        rows.append((evidence, activation, len(part), own, low, high, -own, 100 * float(np.ptp(part.a0))))
+    names = ["evidence", "activation", "runs", "slope_pp", "low_pp", "high_pp", "sparsity_slope_pp", "range_pp"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def derivatives(chosen: Mapping[str, laws.Fit], trend: pd.DataFrame, params: pd.Series, unit: float) -> pd.DataFrame:
+    """dA/dD at 20 to 100 tokens per parameter (Figure 8).
+
+    Columns: evidence, run, scale, activation, tokens_per_param, derivative. D is in the run's own token unit (``unit`` tokens); ``params`` maps scale to a parameter count.
+    """
+    rows = []
+    for run, fit in chosen.items():
+        first = trend[trend.run == run].iloc[0]
+        ratio = np.linspace(20, 100, 41)
+        slope = fit.derivative(ratio * float(params[first.scale]) / unit)
+        labels = {"evidence": first.evidence, "run": run, "scale": first.scale, "activation": first.activation}
+        rows.append(pd.DataFrame({**labels, "tokens_per_param": ratio, "derivative": slope}))
+    return pd.concat(rows, ignore_index=True)
+
+
+def falls_with_scale(derivative: pd.DataFrame, params: pd.Series) -> pd.DataFrame:
+    """How often the smaller of two neighbouring scales has the larger absolute derivative, over the compared points.
+
+    Columns: activation, pairs_in_order (share of pairs and points), points_all_in_order (share of points).
+    """
+    rows = []
+    for activation, part in derivative.groupby("activation", sort=True):
+        wide = part.assign(size=part.derivative.abs()).pivot(index="tokens_per_param", columns="scale", values="size")
+        order = sorted(wide.columns, key=lambda scale: float(params[scale]))
+        larger = [(wide[a] > wide[b]).to_numpy() for a, b in pairwise(order)]
+        rows.append((activation, float(np.mean(larger)), float(np.all(larger, axis=0).mean())))
+    return pd.DataFrame(rows, columns=["activation", "pairs_in_order", "points_all_in_order"])
+
+
+def settling(frame: pd.DataFrame, value: str, within: float = 0.1) -> pd.DataFrame:
+    """Share of a run after which ``value`` stays within ``within`` of its total change from its end.
+
+    The end is the mean of the last three points. Columns: run, settled_share. A slower convergence is a larger share.
+    """
+    rows = []
+    for run, part in frame.sort_values("tokens").groupby("run", sort=True):
+        y, d = part[value].to_numpy(float), part.tokens.to_numpy(float)
+        gap = np.abs(y - y[-3:].mean())
+        far = np.flatnonzero(gap > within * gap[0])
+        rows.append((run, d[min(far[-1] + 1, len(d) - 1)] / d[-1] if len(far) else 0.0))
+    return pd.DataFrame(rows, columns=["run", "settled_share"])
+
+
+def loss_limit(tokens: np.ndarray, loss: np.ndarray) -> tuple[float, float]:
+    """Limit of ``L(D) = L0 + k / D^a`` and its standard error (Figure 14).
+
+    The paper does not say how it took the limit of the loss; this is the same form as Eq. 5, turned over.
+    """
+    d = np.asarray(tokens, dtype=float) / float(np.mean(tokens))
+    start = [float(loss[-1]), float(loss[0] - loss[-1]), 0.5]
+    found, covariance = optimize.curve_fit(lambda x, l0, k, a: l0 + k * x ** -np.abs(a), d, loss, start, maxfev=5000)
+    return float(found[0]), float(np.sqrt(covariance[0, 0]))

@@ -1,0 +1,226 @@
+"""The steps of the first notebook: one model, one text, one strategy, measured, drawn and checked."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from . import corpora, figures, paper, style
+from .anatomy import dissect
+from .ffn import find_ffns
+from .measure import Measurement, measure
+from .models import ladder_names, load
+from .paths import DATA, ROOT
+from .rules import StraightforwardReLU
+from .search import thresholds_for_cett
+from .strategies import check_strategy, find_rule, halves, rules_at
+from .thresholds import Thresholds
+
+SAMPLE = DATA / "texts" / "sample.txt"
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """A model with the rule found for it; ``measured`` on text the search has not seen, ``sample`` on a short one."""
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    rule: object
+    fitted_on: list[torch.Tensor]
+    measured: Measurement
+    sample_ids: torch.Tensor
+    sample: Measurement
+    zeros: Measurement | None
+
+
+def check(
+    model: str, compare_with: str, text_file: str, strategy: str, argument: float, max_tokens: int, window: int
+) -> None:
+    """Raise ValueError for parameters that cannot work, before anything is loaded."""
+    check_strategy(strategy, argument)
+    if not model:
+        raise ValueError("model is empty: give a hub id, a directory, a .gguf file or a ladder name.")
+    if text_file and not Path(text_file).is_file():
+        raise ValueError(f"text_file {text_file!r} does not exist (paths are relative to the notebook's folder).")
+    if window < 2 or max_tokens < 2:
+        raise ValueError(f"max_tokens and window must be at least 2, got {max_tokens} and {window}.")
+
+
+def study(model: str, text_file: str, strategy: str, argument: float, max_tokens: int, window: int) -> Study:
+    """Load a model, find the rule on the first half of the text and measure it on the second."""
+    text = corpora.load(text_file) if text_file else corpora.load("mixture", split="validation")
+    network, tokenizer = load(model)
+    context = network.config.get_text_config(decoder=True).max_position_embeddings or window
+    batches = corpora.token_batches(text, tokenizer, min(window, context), 16, max_tokens)
+    fit, held_out = halves(batches)
+    rule = find_rule(network, fit, strategy, argument, held_out=held_out, tokenizer=tokenizer)
+    judge = held_out or fit
+    zeroes = all(ffn.zeroes_negatives for ffn in find_ffns(network))
+    sample_text = text[:2000] if text_file else SAMPLE.read_text(encoding="utf-8")
+    sample = corpora.token_batches(sample_text, tokenizer, min(160, context), 1)[:1]
+    return Study(
+        model,
+        network,
+        tokenizer,
+        rule,
+        fit,
+        measure(network, judge, rule),
+        sample[0][0],
+        measure(network, sample, rule, keep_tokens=True),
+        measure(network, judge, StraightforwardReLU(), kl=False) if zeroes else None,
+    )
+
+
+def summary(*studies: Study | None) -> pd.DataFrame:
+    """One column a model: what was asked for, what was reached where, and how sure it is; printed values."""
+    columns = {s.name: _summary(s) for s in studies if s is not None}
+    return pd.DataFrame(columns).fillna("–")
+
+
+def _summary(s: Study) -> dict[str, str]:
+    m, rows = s.measured, {}
+    if isinstance(s.rule, Thresholds):
+        rows["CETT, all layers"] = f"{s.rule.cett:.3f}" + _interval(s.rule.cett_interval, "{:.3f}")
+        rows["tokens to find it on"] = f"{s.rule.tokens}"
+        rows["perplexity ratio there"] = _with_error(s.rule.ppl_ratio, s.rule.ppl_ratio_se)
+        rows["activation ratio there (%)"] = f"{100 * s.rule.activation_ratio:.1f}" + _interval(
+            s.rule.activation_interval, "{:.1f}", 100
+        )
+        rows["passes, sparse and dense"] = f"{s.rule.sparse_passes} and {s.rule.dense_passes}"
+        if s.rule.tokens_needed:
+            rows["tokens to resolve p to a tenth"] = f"{math.ceil(s.rule.tokens_needed / 1000)}k"
+    else:
+        rows["rule"] = str(s.rule)
+    rows["tokens to judge it on"] = f"{m.tokens}"
+    rows["dense perplexity"] = f"{m.dense_ppl:.2f}"
+    rows["perplexity ratio"] = _with_error(m.ppl_ratio, m.ppl_ratio_se)
+    rows["KL(dense ‖ sparse), nats"] = "–" if m.kl is None else f"{m.kl:.4f}"
+    rows["activation ratio (%)"] = f"{100 * m.activation_ratio:.1f}"
+    if s.zeros:
+        rows["activation ratio, zeros alone (%)"] = f"{100 * s.zeros.activation_ratio:.1f}"
+    return rows
+
+
+def _with_error(value: float, error: float | None) -> str:
+    return f"{value:.4f} ± " + ("unknown" if error is None else f"{error:.4f}")
+
+
+def _interval(ends: tuple[float, float] | None, form: str, scale: float = 1.0) -> str:
+    return "" if ends is None else " (90 %: " + " to ".join(form.format(scale * end) for end in ends) + ")"
+
+
+def save_thresholds(s: Study) -> Path | None:
+    """Write the thresholds to build/; None if the strategy has none."""
+    if not isinstance(s.rule, Thresholds):
+        return None
+    folder = ROOT / "build"
+    folder.mkdir(exist_ok=True)
+    path = folder / f"thresholds-{Path(s.name).name}.json"
+    s.rule.save(path)
+    return path
+
+
+def _saved(drawn: tuple[Figure, pd.DataFrame], name: str) -> Figure:
+    return style.save(*(drawn[0], name, drawn[1]))
+
+
+def draw_profile(*studies: Study | None) -> Figure:
+    """Activation ratio and CETT of each layer, one line a model."""
+    return _saved(figures.layer_profile({s.name: s.measured for s in studies if s}), "layer_profile")
+
+
+def draw_figure_1(s: Study) -> Figure:
+    """The paper's Figure 1 on the middle layer and the tenth token of the sample."""
+    rule = s.rule if isinstance(s.rule, Thresholds) else thresholds_for_cett(s.model, s.fitted_on, 0.1)
+    position = min(9, len(s.sample_ids) - 1)
+    anatomy = dissect(s.model, s.sample_ids, rule, len(rule.values) // 2, position)
+    piece = figures.token_pieces(s.tokenizer, s.sample_ids[position : position + 1].tolist())[0]
+    return _saved(figures.figure_1(anatomy, piece), "figure_01")
+
+
+def heat_map_rules(s: Study) -> dict[str, Measurement]:
+    """The study's rule and the two other metrics at its activation ratio, measured on the sample text."""
+    sample = [s.sample_ids[None]]
+    others = rules_at(s.model, s.fitted_on, s.measured.activation_ratio)
+    label = "CETT" if isinstance(s.rule, Thresholds) else str(s.rule)
+    return {label: s.sample} | {n: measure(s.model, sample, rule, keep_tokens=True) for n, rule in others.items()}
+
+
+def rule_table(results: dict[str, Measurement]) -> pd.DataFrame:
+    """Activation ratio, its spread over tokens and layers, perplexity ratio and KL of each rule on the sample."""
+    rows = [
+        {
+            "rule": name,
+            "activation ratio (%)": f"{100 * m.activation_ratio:.1f}",
+            "least–most needed by a token (%)": "–".join(f"{100 * x:.0f}" for x in _ends(m)),
+            "perplexity ratio": f"{m.ppl_ratio:.3f}",
+            "KL (nats)": f"{m.kl or 0:.3f}",
+        }
+        for name, m in results.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def _ends(m: Measurement) -> tuple[float, float]:
+    need = m.token_activation.mean(axis=0)
+    return float(need.min()), float(need.max())
+
+
+def draw_heat_map(results: dict[str, Measurement], s: Study, save_as: str) -> Figure:
+    """The paper's sample heat map."""
+    return _saved(figures.heat_map(results, s.tokenizer), save_as)
+
+
+def draw_coloured_text(*studies: Study | None) -> Figure:
+    """The sample text coloured by the share of neurons each token needed, for each model."""
+    known = [s for s in studies if s]
+    return _saved(figures.coloured_text({s.name: s.sample for s in known}, known[0].tokenizer), "coloured_text")
+
+
+def evidence(name: str) -> str:
+    """Which kind of evidence a measurement of this checkpoint is."""
+    if name in ladder_names():
+        return "ladder"
+    return "released" if name.startswith("SparseLLM/sparsing-law") else "own model"
+
+
+def checks(s: Study, other: Study | None) -> pd.DataFrame:
+    """Claims C03 and C21 held against these models: each verdict comes from the 90 % intervals measured here."""
+    relu = [x for x in (s, other) if x and x.zeros]
+    silu = [x for x in (s, other) if x and not x.zeros]
+    rows = [_zeros_check(relu[0] if relu else None, s.name), _activation_check(relu, silu, s.name)]
+    return paper.check("00_measure_one_checkpoint", rows)
+
+
+def _uncertain(s: Study | None) -> tuple[float, float] | None:
+    """Interval of the activation ratio at CETT-PPL-1%, None if that is not what was measured or cannot be told."""
+    rule = s.rule if s else None
+    if not isinstance(rule, Thresholds) or rule.ppl_increase_pct is None or round(rule.ppl_increase_pct, 6) != 1:
+        return None
+    return rule.activation_interval
+
+
+def _zeros_check(s: Study | None, name: str) -> paper.Check:
+    ends = _uncertain(s)
+    if s is None or s.zeros is None or ends is None:
+        why = "needs a ReLU model, strategy pplp with 1.01, and enough text for an interval"
+        return paper.Check("C03", evidence(name), "–", None, why)
+    zeros, ratio = s.zeros.activation_ratio, s.rule.activation_ratio
+    value = f"{100 * (1 - ratio / zeros):.0f} percent ({s.name}: {100 * zeros:.1f} % to {100 * ratio:.1f} %)"
+    why = "holds if the whole 90 % interval at p = 1 % lies below the share of nonzero neurons; the size is not judged"
+    return paper.Check("C03", evidence(s.name), value, ends[1] < zeros, why)
+
+
+def _activation_check(relu: list[Study], silu: list[Study], name: str) -> paper.Check:
+    low, high = (_uncertain(x[0]) if x else None for x in (relu, silu))
+    if low is None or high is None:
+        why = "needs a ReLU and a SiLU model, strategy pplp with 1.01, and enough text for an interval"
+        return paper.Check("C21", evidence(name), "–", None, why)
+    value = f"{100 * relu[0].rule.activation_ratio:.1f} % against {100 * silu[0].rule.activation_ratio:.1f} % active"
+    why = "holds if the two 90 % intervals of the activation ratio at p = 1 % do not meet, ReLU's below"
+    return paper.Check("C21", evidence(relu[0].name), value, low[1] < high[0], why)

@@ -1,0 +1,114 @@
+"""The paper's stabilised measurement along a ladder run (Appendix E): one CETT from the last five checkpoints.
+
+``python -m sparsinglib.trajectory 0.1m-relu`` measures the checkpoints that training left under ``build/ladder`` (or
+those shipped in ``data/ladder/<run>/steps``) and writes ``data/ladder/<run>/trajectory.csv``. Checkpoints that are
+measured already are not measured again, unless the shared CETT has changed.
+"""
+
+import argparse
+import math
+import sys
+import warnings
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from .ladder import RUNS, Run
+from .measure import measure
+from .models import load
+from .paths import LADDER
+from .rules import StraightforwardReLU
+from .search import find_thresholds, shared_cett, thresholds_for_cett
+from .training import SPACING, WORK
+from .windows import validation_batches
+
+INCREASES = (1.0, 5.0, 10.0)  # p of CETT-PPL-p%
+LAST = 5  # checkpoints that fix CETT
+DEAD = 1e-3  # a neuron active on a smaller share of tokens is dead
+SEARCHED = 1.0  # the p at which CETT is also searched at each checkpoint by itself
+COLUMNS = ["run", "step", "tokens", "metric", "p_pct", "value"]
+
+
+def checkpoints(run: Run) -> dict[int, Path]:
+    """Step and directory of a run's kept checkpoints."""
+    found = [*(LADDER / run.name / "steps").glob("step_*"), *(WORK / run.name).glob("step_*[0-9]")]
+    if not found:
+        raise ValueError(f"{run.name} has no checkpoints: train it with python -m sparsinglib.training {run.name}")
+    return {int(path.name.rpartition("_")[2]): path for path in sorted(found)}
+
+
+def chosen(run: Run, steps: list[int]) -> list[int]:
+    """About 24 log-spaced steps and the last five, spaced evenly over the last 15 % of what was trained."""
+    end = max(steps)
+    last = {min(steps, key=lambda step: abs(step - end * (1 - SPACING * i))) for i in range(LAST)}
+    log_spaced = {min(steps, key=lambda step: abs(step - end * 2 ** (-i / 3))) for i in range(24)}
+    return sorted(last | log_spaced)
+
+
+def measure_checkpoint(path: Path, batches: list[torch.Tensor], cett: dict[float, float], relu: bool) -> pd.DataFrame:
+    """Metric, p and value of one checkpoint; ``cett`` is the shared CETT for each p in percent."""
+    model, _ = load(path)
+    rows: list[tuple[str, float, float]] = []
+    for p, target in cett.items():
+        found = thresholds_for_cett(model, batches, target)
+        rows += [("cett_shared", p, target), ("activation_ratio_shared_cett", p, found.activation_ratio)]
+        rows.append(("ppl_ratio_shared_cett", p, found.ppl_ratio))
+        if p == SEARCHED:
+            result = measure(model, batches, found)
+            dead = torch.cat([torch.as_tensor(f) for f in result.neuron_frequency]) < DEAD
+            rows.append(("dead_neuron_share", p, float(dead.double().mean())))
+            rows.append(("validation_loss", math.nan, math.log(result.dense_ppl)))
+    alone = find_thresholds(model, batches, SEARCHED)
+    rows += [
+        ("cett_searched", SEARCHED, alone.cett),
+        ("activation_ratio_searched_cett", SEARCHED, alone.activation_ratio),
+    ]
+    if relu:
+        rows.append(("relu_nonzero_ratio", math.nan, measure(model, batches, StraightforwardReLU()).activation_ratio))
+    return pd.DataFrame(rows, columns=["metric", "p_pct", "value"])
+
+
+def measure_run(run: Run, max_tokens: int) -> pd.DataFrame:
+    """Tidy trajectory of a run: run, step, tokens, metric, p_pct, value. Written after every checkpoint."""
+    batches = validation_batches(max_tokens)
+    paths, target = checkpoints(run), LADDER / run.name / "trajectory.csv"
+    steps = chosen(run, list(paths))
+    last = [load(paths[step])[0] for step in steps[-LAST:]]
+    cett = {p: shared_cett(last, batches, p) for p in INCREASES}
+    print(f"{run.name}: shared CETT {', '.join(f'{p:g} %: {value:.4f}' for p, value in cett.items())}", flush=True)
+    table = pd.read_csv(target) if target.is_file() else pd.DataFrame(columns=COLUMNS)
+    known = table.loc[table["metric"] == "cett_shared"].groupby("p_pct")["value"].last().to_dict()
+    if any(not math.isclose(known.get(p, math.nan), value, rel_tol=1e-9) for p, value in cett.items()):
+        table = table.iloc[:0]
+    for step in steps:
+        if step not in set(table["step"]):
+            rows = measure_checkpoint(paths[step], batches, cett, run.activation == "relu")
+            rows.insert(0, "tokens", step * run.batch_tokens)
+            rows.insert(0, "step", step)
+            rows.insert(0, "run", run.name)
+            table = pd.concat([table, rows], ignore_index=True) if len(table) else rows
+            table[COLUMNS].sort_values(["step", "metric", "p_pct"]).round({"value": 10}).to_csv(target, index=False)
+            shown = rows[rows["metric"] == "activation_ratio_shared_cett"]["value"].round(4).tolist()
+            print(f"{run.name} step {step}: activation ratio {shown}", flush=True)
+    return table[COLUMNS]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line: measure runs by name."""
+    parser = argparse.ArgumentParser(prog="python -m sparsinglib.trajectory", description=__doc__)
+    parser.add_argument("names", nargs="+", metavar="NAME", help="runs to measure")
+    parser.add_argument("--max-tokens", type=int, default=32_768, help="validation tokens (default %(default)s)")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    unknown = [name for name in options.names if name not in RUNS]
+    if unknown:
+        sys.exit(f"no run is called {', '.join(unknown)}; the runs: {', '.join(RUNS)}")
+    # Early checkpoints and p = 1 % are noisy on a text of this length: the README gives the spread instead.
+    warnings.filterwarnings("ignore", message=".*(cannot resolve|not monotone).*")
+    for name in options.names:
+        measure_run(RUNS[name], options.max_tokens)
+
+
+if __name__ == "__main__":
+    main()
