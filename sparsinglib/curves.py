@@ -32,24 +32,37 @@ def _cett(ffn: FFN, neurons: Tensor, threshold: float, full: Tensor) -> Tensor:
 
 
 class Sampler:
-    """Keeps the neuron values of SAMPLE_TOKENS tokens spread evenly over a corpus, one tensor for each layer."""
+    """Keeps the neuron values of SAMPLE_TOKENS tokens spread evenly over a corpus, (tokens, d_ff) for each layer."""
 
-    def __init__(self, corpus: Corpus, layers: int) -> None:
+    def __init__(self, corpus: Corpus, ffns: Sequence[FFN]) -> None:
         self.wanted = torch.linspace(0, corpus.tokens - 1, min(SAMPLE_TOKENS, corpus.tokens)).round().long().unique()
-        self.parts: list[list[Tensor]] = [[] for _ in range(layers)]
+        # Room is taken at once: small tensors kept from amid many forward passes would scatter over the heap.
+        self.values = [
+            torch.zeros(len(self.wanted), ffn.d_ff, dtype=ffn.down.weight.dtype, device=_kept_on(ffn))
+            for ffn in ffns
+        ]
+        self.called = [False] * len(ffns)
         self.seen = 0
 
     def start(self, batch: Batch) -> None:
         """Note which of the batch's tokens are wanted; call before its forward pass."""
         rows = batch.valid.reshape(-1).nonzero().squeeze(1)
-        here = self.wanted[(self.wanted >= self.seen) & (self.wanted < self.seen + len(rows))] - self.seen
-        self.picked = rows[here]
+        self.slots = ((self.wanted >= self.seen) & (self.wanted < self.seen + len(rows))).nonzero().squeeze(1)
+        self.picked = rows[self.wanted[self.slots] - self.seen]
         self.seen += len(rows)
 
     def visit(self, ffn: FFN, neurons: Tensor, gate: Tensor) -> None:
         """Keep the wanted tokens' values."""
+        self.called[ffn.layer] = True
         if len(self.picked):
-            self.parts[ffn.layer].append(neurons.reshape(-1, ffn.d_ff)[self.picked.to(neurons.device)])
+            flat = neurons.reshape(-1, ffn.d_ff)[self.picked.to(neurons.device)]
+            self.values[ffn.layer][self.slots] = flat.to(self.values[ffn.layer])
+
+
+def _kept_on(ffn: FFN) -> torch.device | str:
+    """Where a layer's values are kept; weights that accelerate fetches for each call have no device of their own."""
+    device = ffn.down.weight.device
+    return "cpu" if device.type == "meta" else device
 
 
 class LayerCurve:

@@ -90,8 +90,8 @@ def find_ffns(model: PreTrainedModel) -> list[FFN]:
     if mixed := {name: found for name, found in experts.items() if found}:
         dense = [name for name in experts if name not in mixed]
         raise UnsupportedModel(
-            f"{type(model).__name__} is a mixture of experts: {next(iter(mixed.values()))} routes each token to some of "
-            "its FFNs, so its neurons are not one fixed set per layer and thresholds by layer do not apply. "
+            f"{type(model).__name__} is a mixture of experts: {next(iter(mixed.values()))} routes each token to some "
+            "of its FFNs, so its neurons are not one fixed set per layer and thresholds by layer do not apply. "
             f"Layers with an ordinary FFN: {', '.join(dense) or 'none'}."
         )
     return [_ffn_of_layer(index, name, layer) for index, (name, layer) in enumerate(layers)]

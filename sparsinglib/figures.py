@@ -22,20 +22,31 @@ from .measure import Measurement
 
 MOST_TOKENS_DRAWN = 64  # more do not stay legible on one page
 COLOURS = "viridis"
+SERIES = tuple(style.COLOURS[scale] for scale in ("0.2B", "1.2B", "0.4B", "2.4B", "0.8B"))
 INCHES_A_TOKEN = 0.19
+BROKEN = "\N{REPLACEMENT CHARACTER}"
 
 
 def token_pieces(tokenizer: PreTrainedTokenizerBase | None, ids: Sequence[int]) -> list[str]:
-    """Text of each token, readable by itself: spaces as ·, line ends as ⏎, part of a character as its bytes, % safe."""
+    """Text of each token, readable by itself: spaces as ·, line ends as ⏎, other control characters by their code.
+
+    Tokens that make up one character together show the character once and ‥ for the rest.
+    """
+    ids = [int(i) for i in ids]
     if tokenizer is None:
-        return [str(int(i)) for i in ids]
-    return [_visible(tokenizer.decode([int(i)], clean_up_tokenization_spaces=False), int(i)) for i in ids]
+        return [str(i) for i in ids]
+    pieces: list[str] = []
+    while len(pieces) < len(ids):
+        start = len(pieces)
+        runs = (tokenizer.decode(ids[start : start + n], clean_up_tokenization_spaces=False) for n in range(1, 5))
+        whole = next(((n, text) for n, text in enumerate(runs, 1) if text and BROKEN not in text), None)
+        length, text = whole or (1, f"<{ids[start]}>")
+        pieces += [_visible(text), *["‥"] * (length - 1)]
+    return pieces[: len(ids)]
 
 
-def _visible(piece: str, token_id: int) -> str:
-    if not piece or "\N{REPLACEMENT CHARACTER}" in piece:
-        return f"<{token_id}>"
-    shown = piece.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "·")
+def _visible(text: str) -> str:
+    shown = text.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "·")
     return "".join(c if unicodedata.category(c)[0] != "C" else f"<{ord(c):x}>" for c in shown)
 
 
@@ -99,7 +110,7 @@ def layer_profile(results: Mapping[str, Measurement]) -> tuple[Figure, pd.DataFr
             panels, ("activation_ratio", "cett"), ("activation ratio (%)", "CETT (%)"), strict=True
         ):
             for index, (name, rows) in enumerate(data.groupby("series", sort=False)):
-                colour = list(style.COLOURS.values())[index % 6]
+                colour = SERIES[index % len(SERIES)]
                 ax.plot(rows["layer"], 100 * rows[column], marker="o", ms=4, color=colour, label=name)
             ax.set(xlabel="layer", ylabel=label, ylim=(0, None))
             ax.xaxis.get_major_locator().set_params(integer=True)

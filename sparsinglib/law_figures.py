@@ -81,14 +81,14 @@ def figure_11(trend: pd.DataFrame, curves: Mapping[str, laws.Fit]) -> Figure:
         return fig
 
 
-def _by_params(ax: Axes, table: pd.DataFrame, params: pd.Series, value: str, low: str, high: str) -> None:
-    """Values against parameter count with interval bars, one line an activation, seeds side by side."""
+def _by_params(ax: Axes, table: pd.DataFrame, params: pd.Series) -> None:
+    """Columns value, low, high against parameter count, one line an activation, seeds side by side."""
     for activation, part in table.groupby("activation", sort=True):
         points = part.assign(n=params.loc[part.scale].to_numpy(float)).sort_values(["n", "seed"])
-        bars = np.abs(points[[low, high]].to_numpy(float) - points[[value]].to_numpy(float)).T
+        bars = np.abs(points[["low", "high"]].to_numpy(float) - points[["value"]].to_numpy(float)).T
         look = {"color": style.ACTIVATION_COLOURS[activation], "ls": style.ACTIVATION_LINES[activation]}
         label = style.ACTIVATION_LABELS[activation]
-        ax.errorbar(points.n, points[value], bars, marker="o", ms=4, capsize=3, label=label, **look)
+        ax.errorbar(points.n, points.value, bars, marker="o", ms=4, capsize=3, label=label, **look)
     ax.set_xscale("log")
     ax.set_xlabel("non-embedding parameters")
     ax.legend()
@@ -109,8 +109,8 @@ def figure_7(limits: pd.DataFrame, params: pd.Series) -> Figure:
             if part.empty:
                 style.say(ax, f"{evidence}: no {style.ACTIVATION_LABELS[activation]} run measured yet")
                 continue
-            shown = part.assign(value=PERCENT * part.a0, lo=PERCENT * part.low, hi=PERCENT * part.high)
-            _by_params(ax, shown, params, "value", "lo", "hi")
+            shown = part.assign(value=PERCENT * part.a0, low=PERCENT * part.low, high=PERCENT * part.high)
+            _by_params(ax, shown, params)
             open_ones = shown[~shown.identified.astype(bool)]
             sizes = params.loc[open_ones.scale].to_numpy(float)
             label = "not fixed by the points"
@@ -138,7 +138,7 @@ def figure_8(derivative: pd.DataFrame) -> Figure:
                 ax.plot(line.tokens_per_param, line.derivative, **look)
             ax.axhline(0, color="0.5", lw=0.6)
             unit = style.TOKEN_LABELS[style.TOKEN_UNITS[evidence]].removeprefix("tokens (").removesuffix(")")
-            ax.set(xlabel="tokens per parameter", ylabel=f"dA / dD (1 / {unit} of tokens)", yscale="symlog")
+            ax.set(xlabel="tokens per parameter", ylabel=f"dA / dD (1 / {unit} of tokens)")
             ax.set_yscale("symlog", linthresh=1e-5)
             ax.legend(handles=_keys(part), ncols=2)
         return fig
@@ -180,7 +180,7 @@ def figure_14(losses: pd.DataFrame, params: pd.Series) -> Figure:
         if losses.empty:
             style.say(ax, "ladder: no training loss yet")
             return fig
-        _by_params(ax, losses, params, "limit", "low", "high")
+        _by_params(ax, losses.rename(columns={"limit": "value"}), params)
         ax.set_ylabel("limit training loss (nats per token)")
         return fig
 
@@ -199,15 +199,17 @@ def limit_by_drop(fits: Mapping[str, list[laws.Fit]], printed: Mapping[str, floa
             x, colour = np.arange(len(a0)), style.COLOURS[run.split("-")[0].upper()]
             ax.errorbar(x[~loose], a0[~loose], bars[~loose], ls="", marker="o", ms=3.5, color=colour, capsize=2)
             ax.plot(x[loose], a0[loose], ls="", marker="o", ms=4, mfc="white", color=colour)
-            points = PERCENT * fits[run][0].activation_ratio
-            pad = 0.6 * np.ptp(points)
-            ax.set_ylim(points.min() - pad, points.max() + pad)
+            reach = 0.4 * PERCENT * np.ptp(fits[run][0].activation_ratio)
+            low, high = PERCENT * printed[run] - reach, PERCENT * printed[run] + reach
+            for off, edge, marker in ((a0 < low, low, "v"), (a0 > high, high, "^")):
+                ax.plot(x[off], np.full(off.sum(), edge), ls="", marker=marker, color="0.4", ms=4, clip_on=False)
+            ax.set_ylim(low, high)
             ax.axhline(PERCENT * printed[run], color=style.FIT_COLOUR, ls="--", lw=1)
             ax.set_title(run)
         fig.supxlabel("leading points dropped")
         fig.supylabel("limit activation ratio (%)")
         fig.suptitle(
-            "Dashed: printed. Hollow: not fixed by the points, or at a bound (may lie off the panel).", fontsize=9
+            "Dashed: printed. Hollow: not fixed by the points, or at a bound. Triangles: off the panel.", fontsize=9
         )
         return fig
 

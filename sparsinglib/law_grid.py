@@ -9,6 +9,7 @@ ALPHA_BOUNDS = (0.01, 8.0)
 _ALPHAS = np.geomspace(0.02, 5.0, 24)
 _SLOPES = np.geomspace(0.005, 8.0, 32)
 _MAX_EVALUATIONS = 150
+_CONVERGED = (1, 2, 3, 4)  # MINPACK's codes
 
 
 def natural(kind: str, theta: Array, middle: float) -> tuple[float, float, float, float]:
@@ -100,12 +101,14 @@ class Grid:
             full[free] = p
             return full
 
-        out = optimize.least_squares(
+        # leastsq is MINPACK's Levenberg-Marquardt with little around it: a bootstrap calls this thousands of times.
+        found, _, _, _, status = optimize.leastsq(
             lambda p: self.value(place(p)) - y,
             full[free],
-            jac=lambda p: self.jacobian(place(p))[:, free],
-            method="lm",
-            x_scale="jac",
-            max_nfev=_MAX_EVALUATIONS,
+            Dfun=lambda p: self.jacobian(place(p))[:, free],
+            full_output=True,
+            ftol=1e-8,
+            xtol=1e-8,
+            maxfev=_MAX_EVALUATIONS,
         )
-        return place(out.x).copy(), bool(out.success)
+        return place(found).copy(), status in _CONVERGED

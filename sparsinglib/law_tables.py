@@ -11,6 +11,7 @@ import pandas as pd
 from scipy import optimize
 
 from . import law_rivals, laws, paper
+from .style import TOKEN_UNITS
 
 Fits = Mapping[str, list[laws.Fit]]
 TOLERANCE = 0.01
@@ -221,16 +222,17 @@ def slopes(limit_table: pd.DataFrame, params: pd.Series, draws: int = 4000, seed
     return pd.DataFrame(rows, columns=names)
 
 
-def derivatives(chosen: Mapping[str, laws.Fit], trend: pd.DataFrame, params: pd.Series, unit: float) -> pd.DataFrame:
+def derivatives(chosen: Mapping[str, laws.Fit], trend: pd.DataFrame, params: pd.Series) -> pd.DataFrame:
     """dA/dD at 20 to 100 tokens per parameter (Figure 8).
 
-    Columns: evidence, run, scale, activation, tokens_per_param, derivative. D is in the run's own token unit (``unit`` tokens); ``params`` maps scale to a parameter count.
+    Columns: evidence, run, scale, activation, tokens_per_param, derivative. D is in the evidence's own token unit (1e9
+    or 1e6); ``params`` maps scale to a parameter count.
     """
     rows = []
     for run, fit in chosen.items():
         first = trend[trend.run == run].iloc[0]
         ratio = np.linspace(20, 100, 41)
-        slope = fit.derivative(ratio * float(params[first.scale]) / unit)
+        slope = fit.derivative(ratio * float(params[first.scale]) / TOKEN_UNITS[first.evidence])
         labels = {"evidence": first.evidence, "run": run, "scale": first.scale, "activation": first.activation}
         rows.append(pd.DataFrame({**labels, "tokens_per_param": ratio, "derivative": slope}))
     return pd.concat(rows, ignore_index=True)
@@ -273,3 +275,45 @@ def loss_limit(tokens: np.ndarray, loss: np.ndarray) -> tuple[float, float]:
     start = [float(loss[-1]), float(loss[0] - loss[-1]), 0.5]
     found, covariance = optimize.curve_fit(lambda x, l0, k, a: l0 + k * x ** -np.abs(a), d, loss, start, maxfev=5000)
     return float(found[0]), float(np.sqrt(covariance[0, 0]))
+
+
+def loss_limits(loss: pd.DataFrame) -> pd.DataFrame:
+    """Limit of the smoothed training loss of each run: run, scale, activation, seed, limit, low, high (90 %).
+
+    The standard error counts every logged step as independent, so the interval is a lower bound on the doubt.
+    """
+    rows = []
+    for run, part in loss.groupby("run", sort=True):
+        settled = part[part.tokens > 0.1 * part.tokens.max()]
+        limit, error = loss_limit(settled.tokens.to_numpy(float), settled.loss_smoothed.to_numpy(float))
+        first = part.iloc[0]
+        rows.append(
+            (run, first.scale, first.activation, first.seed, limit, limit - 1.645 * error, limit + 1.645 * error)
+        )
+    return pd.DataFrame(rows, columns=["run", "scale", "activation", "seed", "limit", "low", "high"])
+
+
+def notes_2_4b() -> laws.Fit:
+    """The law with which the authors' published notes draw the 2.4B points; not the one in Table 2."""
+    row = paper.read("notes_2_4b_coefficients").iloc[0]
+    points = paper.trend().query("scale == '2.4B'")
+    d = points.tokens.to_numpy(float) / TOKEN_UNITS["paper"]
+    return laws.Fit("relu", row.alpha, row.b, row.c, row.a0, d, points.activation_ratio.to_numpy(float), 0, ())
+
+
+def drop_table(fits: Fits) -> pd.DataFrame:
+    """Every fit of every run: run, drop, points, alpha, b, c, a0, a0_standard_error, mse, flags."""
+    rows = []
+    for run, each in fits.items():
+        for f in each:
+            error = f.standard_errors["a0"]
+            rows.append((run, f.drop, len(f.tokens), f.alpha, f.b, f.c, f.a0, error, f.mse, "; ".join(f.flags)))
+    names = ["run", "drop", "points", "alpha", "b", "c", "a0", "a0_standard_error", "mse", "flags"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def seed_spread(limit_table: pd.DataFrame) -> pd.DataFrame:
+    """Spread of the limit between seeds of one scale: scale, activation, seeds, mean, standard_deviation, range."""
+    groups = limit_table.groupby(["scale", "activation"]).a0
+    table = groups.agg(seeds="size", mean="mean", standard_deviation="std", range=np.ptp).reset_index()
+    return table[table.seeds > 1]

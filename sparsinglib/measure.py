@@ -43,7 +43,8 @@ class Measurement:
     kept: tuple[Tensor, Tensor] | None  # token ids (tokens,), active neurons (layers, tokens)
 
     def __add__(self, other: "Measurement") -> "Measurement":
-        if self.rule != other.rule or [len(c) for c in self.neuron_counts] != [len(c) for c in other.neuron_counts]:
+        shapes = [[len(c) for c in (*m.neuron_counts, m.vocabulary_tokens)] for m in (self, other)]
+        if self.rule != other.rule or shapes[0] != shapes[1]:
             raise ValueError("Only measurements of one model under one rule add up.")
         summed = {f.name: _merged(f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self)}
         return Measurement(**summed)
@@ -149,7 +150,7 @@ def measure(
     """
     ffns = find_ffns(model)
     if isinstance(rule, CETT):
-        batches = list(batches)
+        batches = passes.as_list(batches)
         rule = thresholds_for_cett(model, batches, rule)
     rule.check(ffns)
     corpus = Corpus(model, batches)

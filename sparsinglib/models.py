@@ -7,6 +7,7 @@ the same function: its four multipliers are MiniCPM's muP scalings under other n
 import importlib.util
 import math
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging
 
 from .paths import LADDER
 
@@ -102,7 +104,7 @@ def _read_config(name: str, where: str, options: dict[str, Any]) -> PreTrainedCo
         raw, _ = PreTrainedConfig.get_config_dict(where, **revision)
     except (OSError, ValueError, TypeError, AttributeError) as error:  # the last two: JSON that is no object
         raise CheckpointError(_cannot(name, "config.json", error)) from error
-    if not raw.get("model_type") and not raw.get("architectures"):
+    if not isinstance(raw, dict) or not (raw.get("model_type") or raw.get("architectures")):
         raise CheckpointError(f"{name}: config.json names no model type, so its layout is unknown.")
     if raw.get("model_type") == "minicpm" or "MiniCPMForCausalLM" in (raw.get("architectures") or []):
         return granite_config(raw, name)
@@ -151,10 +153,17 @@ def _read_weights(name: str, where: str, config: PreTrainedConfig | None, option
     family = AutoModelForCausalLM if config is None else GraniteForCausalLM
     if config is not None:
         options["config"] = config
+    # A bar is for someone who watches; in notebooks and logs it would only be noise that changes from run to run.
+    bars = logging.is_progress_bar_enabled()
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
     try:
         model, info = family.from_pretrained(where, output_loading_info=True, weights_only=True, **options)
     except Exception as error:
         raise CheckpointError(_cannot(name, "weights", error)) from error
+    finally:
+        if bars:
+            logging.enable_progress_bar()
     missing = sorted(info["missing_keys"])
     if missing:
         raise CheckpointError(
@@ -163,7 +172,9 @@ def _read_weights(name: str, where: str, config: PreTrainedConfig | None, option
     # Where we chose the class ourselves, a weight it has no place for means that it computes another function.
     strange = sorted(key for key in info["unexpected_keys"] if "rotary_emb" not in key)
     if config is not None and strange:
-        raise CheckpointError(f"{name}: {strange[0]} has no place in the plain MiniCPM layout; {len(strange)} such weights.")
+        raise CheckpointError(
+            f"{name}: {strange[0]} has no place in the plain MiniCPM layout; {len(strange)} such weights."
+        )
     for key, parameter in model.named_parameters():
         if parameter.device.type != "meta" and not bool(torch.isfinite(parameter).all()):
             raise CheckpointError(f"{name}: {key} holds values that are not finite.")

@@ -135,19 +135,22 @@ def draw_profile(*studies: Study | None) -> Figure:
 
 
 def draw_figure_1(s: Study) -> Figure:
-    """The paper's Figure 1 on the middle layer and the tenth token of the sample."""
+    """The paper's Figure 1 on the middle layer and the longest of the sample's first tokens."""
     rule = s.rule if isinstance(s.rule, Thresholds) else thresholds_for_cett(s.model, s.fitted_on, 0.1)
-    position = min(9, len(s.sample_ids) - 1)
+    pieces = figures.token_pieces(s.tokenizer, s.sample_ids[: figures.MOST_TOKENS_DRAWN].tolist())
+    position = max(range(len(pieces)), key=lambda j: len(pieces[j]))
     anatomy = dissect(s.model, s.sample_ids, rule, len(rule.values) // 2, position)
-    piece = figures.token_pieces(s.tokenizer, s.sample_ids[position : position + 1].tolist())[0]
-    return _saved(figures.figure_1(anatomy, piece), "figure_01")
+    return _saved(figures.figure_1(anatomy, pieces[position]), "figure_01")
 
 
 def heat_map_rules(s: Study) -> dict[str, Measurement]:
     """The study's rule and the two other metrics at its activation ratio, measured on the sample text."""
     sample = [s.sample_ids[None]]
     others = rules_at(s.model, s.fitted_on, s.measured.activation_ratio)
-    label = "CETT" if isinstance(s.rule, Thresholds) else str(s.rule)
+    label = str(s.rule)
+    if isinstance(s.rule, Thresholds):
+        p = s.rule.ppl_increase_pct
+        label = f"CETT = {s.rule.cett:.3g}" if p is None else f"CETT-PPL-{p:.3g}%"
     return {label: s.sample} | {n: measure(s.model, sample, rule, keep_tokens=True) for n, rule in others.items()}
 
 

@@ -47,9 +47,11 @@ class Corpus:
 
     def __init__(self, model: PreTrainedModel, batches: Iterable[Tensor | Mapping[str, Tensor]]) -> None:
         config = model.config.get_text_config(decoder=True)
-        if isinstance(batches, (str, Tensor, Mapping)):
-            raise ValueError("batches must be a list of token batches: make them with token_batches(text, tokenizer).")
-        self.batches = [_checked(batch, index, config) for index, batch in enumerate(batches)]
+        if model.training:
+            raise ValueError(
+                "The model is in training mode, where dropout makes every pass another: call model.eval() first."
+            )
+        self.batches = [_checked(batch, index, config) for index, batch in enumerate(as_list(batches))]
         self.tokens = sum(int(b.valid.sum()) for b in self.batches)
         self.targets = sum(int(b.targets.sum()) for b in self.batches)
         if not self.targets:
@@ -78,6 +80,13 @@ class Corpus:
             for ids, valid in zip(batch.ids, batch.valid, strict=True):
                 digest.update(ids[valid].to(torch.int64).cpu().numpy().tobytes() + b"|")
         return digest.hexdigest()
+
+
+def as_list(batches: Iterable[Tensor | Mapping[str, Tensor]]) -> list[Tensor | Mapping[str, Tensor]]:
+    """Batches that can be read more than once; raises ValueError for a text or a tensor that is not yet in batches."""
+    if isinstance(batches, (str, Tensor, Mapping)):
+        raise ValueError("batches must be a list of token batches: make them with token_batches(text, tokenizer).")
+    return list(batches)
 
 
 def _checked(batch: Tensor | Mapping[str, Tensor], index: int, config: object) -> Batch:

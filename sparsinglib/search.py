@@ -13,7 +13,7 @@ from importlib.metadata import version
 import numpy as np
 from transformers import PreTrainedModel
 
-from .passes import Corpus
+from .passes import Corpus, as_list
 from .rules import CETT
 from .thresholds import Thresholds
 from .trial import Batches, Point, Trial
@@ -23,7 +23,8 @@ BRACKET_WIDTH = 0.01  # relative width of the bracket on CETT below which the ra
 MOST_SPARSE_PASSES = 6
 LARGEST_CETT = 0.999
 FINE_GRID = np.array([0.7, 1.0, 1.4])  # multiples of a CETT at which thresholds are made exact
-WIDE_GRID = np.geomspace(0.003, 0.95, 14)
+NARROW_GRID = np.array([0.99, 1.0, 1.01])
+WIDE_GRID = np.geomspace(0.003, 0.95, 48)  # 13 % apart: wider, and CETT between two points is off by 3 %
 Z90 = 1.645
 
 
@@ -50,8 +51,8 @@ def find_thresholds(
     finite; UnsupportedModel for a model whose FFNs cannot be found. Warns if the target cannot be met, the ratio is
     not monotone on this text, or the text is too short to resolve p.
     """
-    target = _checked_target(ppl_increase_pct, criterion, method)
-    held_out = None if held_out is None else list(held_out)
+    target = _checked_target(ppl_increase_pct, criterion, method, stop_width)
+    held_out = None if held_out is None else as_list(held_out)
     if held_out is not None:
         Corpus(model, held_out)
     trial = Trial(model, batches, with_kl=criterion == "kl")
@@ -75,14 +76,15 @@ def find_thresholds(
 def thresholds_for_cett(
     model: PreTrainedModel, batches: Batches, cett: float | CETT, *, tokenizer: object | None = None
 ) -> Thresholds:
-    """Find the threshold of each layer that gives a target CETT (Sec 4.1): two dense passes and a sparse one.
+    """Find the threshold of each layer that gives a target CETT (Sec 4.1): three dense passes and a sparse one.
 
     Raises ValueError for a target outside [0, 1) and as ``find_thresholds`` does.
     """
     rule = cett if isinstance(cett, CETT) else CETT(cett)
     trial = Trial(model, batches)
     if rule.target > 0:
-        trial.refine(rule.target * FINE_GRID)
+        trial.refine(np.minimum(rule.target * FINE_GRID, LARGEST_CETT))
+        trial.refine(np.minimum(rule.target * NARROW_GRID, LARGEST_CETT))
     return _artefact(trial, trial.evaluate(float(rule.target)), [], None, None, None, tokenizer)
 
 
@@ -99,26 +101,28 @@ def shared_cett(
 
     Raises ValueError for an empty list of models and as ``find_thresholds`` does.
     """
-    target = _checked_target(ppl_increase_pct, criterion, method)
+    target = _checked_target(ppl_increase_pct, criterion, method, stop_width)
     if not models:
         raise ValueError("shared_cett needs at least one model.")
-    batches = list(batches)
+    batches = as_list(batches)
     trials = [Trial(model, batches, with_kl=criterion == "kl") for model in models]
     answer, _ = _solve(trials, target, criterion, method, stop_width)
     return answer[0].cett
 
 
-def _checked_target(ppl_increase_pct: float, criterion: str, method: str) -> float:
+def _checked_target(ppl_increase_pct: float, criterion: str, method: str, stop_width: float) -> float:
     if isinstance(ppl_increase_pct, bool) or not isinstance(ppl_increase_pct, (int, float)):
         raise ValueError(f"ppl_increase_pct must be a number (percent), got {ppl_increase_pct!r}.")
     if not 0 < ppl_increase_pct < math.inf:
         raise ValueError(
-            f"ppl_increase_pct is the allowed rise of perplexity in percent and must be positive, got {ppl_increase_pct}."
+            f"ppl_increase_pct is the allowed rise of perplexity in percent, above 0; got {ppl_increase_pct}."
         )
     if criterion not in ("ppl", "kl") or method not in ("secant", "bisection"):
         raise ValueError(
             f"criterion is 'ppl' or 'kl' and method 'secant' or 'bisection', got {criterion!r} and {method!r}."
         )
+    if not 0 < stop_width < 1:
+        raise ValueError(f"stop_width is the width on CETT at which bisection ends, in (0, 1); got {stop_width}.")
     return math.log1p(ppl_increase_pct / 100)
 
 

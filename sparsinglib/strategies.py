@@ -1,4 +1,4 @@
-"""The strategies of the authors' script by name: ``relu``, ``topk``, ``fat``, ``cett`` and ``pplp``, with one argument."""
+"""The strategies of the authors' script by name: ``relu``, ``topk``, ``fat``, ``cett``, ``pplp``, and an argument."""
 
 import itertools
 from collections.abc import Sequence

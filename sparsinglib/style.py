@@ -99,5 +99,11 @@ def save(fig: Figure, name: str, data: pd.DataFrame, folder: Path = FIGURES) -> 
     with context():
         fig.savefig(folder / f"{name}.png", dpi=150, metadata={"Software": None})
         fig.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
-    data.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
+    save_table(data, name, folder)
     return fig
+
+
+def save_table(table: pd.DataFrame, name: str, folder: Path = FIGURES) -> None:
+    """Write a table as ``name``.csv, with six digits, the same bytes on every run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")

@@ -1,4 +1,4 @@
-"""The artefact of a search: one threshold per layer, how it was found, and on what. A JSON file, and a rule to apply."""
+"""The artefact of a search: one threshold per layer, how and on what it was found. A JSON file, and a rule to apply."""
 
 import dataclasses
 import json

@@ -228,11 +228,10 @@ def publish(run: Run, work: Path, target: Path) -> None:
         raise ValueError(f"{run.name} has no complete checkpoint yet: train it first")
     model = GraniteForCausalLM.from_pretrained(checkpoint)
     target.mkdir(parents=True, exist_ok=True)
-    half = work / "published"
+    half = work / f"step_{_step(checkpoint):07d}"
     save(model, half)
     for name in ("config.json", "model.safetensors"):
-        shutil.move(half / name, target / name)
-    shutil.rmtree(half)
+        shutil.copy(half / name, target / name)
     loss_log(run, checkpoint).to_csv(target / "training.csv", index=False)
     (target / "run.json").write_text(json.dumps(describe(run, model, checkpoint), indent=1) + "\n")
     resume = target / "resume"

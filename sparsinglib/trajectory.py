@@ -6,13 +6,17 @@ measured already are not measured again, unless the shared CETT has changed.
 """
 
 import argparse
+import json
 import math
+import shutil
 import sys
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
+from transformers.utils import logging
 
 from .ladder import RUNS, Run
 from .measure import measure
@@ -31,11 +35,13 @@ COLUMNS = ["run", "step", "tokens", "metric", "p_pct", "value"]
 
 
 def checkpoints(run: Run) -> dict[int, Path]:
-    """Step and directory of a run's kept checkpoints."""
+    """Step and directory of a run's kept checkpoints, up to the one that is shipped."""
     found = [*(LADDER / run.name / "steps").glob("step_*"), *(WORK / run.name).glob("step_*[0-9]")]
     if not found:
         raise ValueError(f"{run.name} has no checkpoints: train it with python -m sparsinglib.training {run.name}")
-    return {int(path.name.rpartition("_")[2]): path for path in sorted(found)}
+    facts = LADDER / run.name / "run.json"
+    end = json.loads(facts.read_text())["steps"] if facts.is_file() else math.inf
+    return {step: path for path in sorted(found) if (step := int(path.name.rpartition("_")[2])) <= end}
 
 
 def chosen(run: Run, steps: list[int]) -> list[int]:
@@ -55,9 +61,9 @@ def measure_checkpoint(path: Path, batches: list[torch.Tensor], cett: dict[float
         rows += [("cett_shared", p, target), ("activation_ratio_shared_cett", p, found.activation_ratio)]
         rows.append(("ppl_ratio_shared_cett", p, found.ppl_ratio))
         if p == SEARCHED:
-            result = measure(model, batches, found)
-            dead = torch.cat([torch.as_tensor(f) for f in result.neuron_frequency]) < DEAD
-            rows.append(("dead_neuron_share", p, float(dead.double().mean())))
+            result = measure(model, batches, found, kl=False)
+            dead = np.concatenate(result.neuron_frequency) < DEAD
+            rows.append(("dead_neuron_share", p, float(dead.mean())))
             rows.append(("validation_loss", math.nan, math.log(result.dense_ppl)))
     alone = find_thresholds(model, batches, SEARCHED)
     rows += [
@@ -65,7 +71,8 @@ def measure_checkpoint(path: Path, batches: list[torch.Tensor], cett: dict[float
         ("activation_ratio_searched_cett", SEARCHED, alone.activation_ratio),
     ]
     if relu:
-        rows.append(("relu_nonzero_ratio", math.nan, measure(model, batches, StraightforwardReLU()).activation_ratio))
+        straightforward = measure(model, batches, StraightforwardReLU(), kl=False)
+        rows.append(("relu_nonzero_ratio", math.nan, straightforward.activation_ratio))
     return pd.DataFrame(rows, columns=["metric", "p_pct", "value"])
 
 
@@ -81,7 +88,7 @@ def measure_run(run: Run, max_tokens: int) -> pd.DataFrame:
     known = table.loc[table["metric"] == "cett_shared"].groupby("p_pct")["value"].last().to_dict()
     if any(not math.isclose(known.get(p, math.nan), value, rel_tol=1e-9) for p, value in cett.items()):
         table = table.iloc[:0]
-    for step in steps:
+    for step in reversed(steps):  # the late ones matter most, should the time run out
         if step not in set(table["step"]):
             rows = measure_checkpoint(paths[step], batches, cett, run.activation == "relu")
             rows.insert(0, "tokens", step * run.batch_tokens)
@@ -94,19 +101,34 @@ def measure_run(run: Run, max_tokens: int) -> pd.DataFrame:
     return table[COLUMNS]
 
 
+def ship(run: Run) -> None:
+    """Put the measured checkpoints into ``data/ladder/<run>/steps``, so that a notebook can measure them live."""
+    paths = checkpoints(run)
+    for step in chosen(run, list(paths)):
+        target = LADDER / run.name / "steps" / paths[step].name
+        target.mkdir(parents=True, exist_ok=True)
+        for name in ("config.json", "model.safetensors"):
+            if not (target / name).is_file():
+                shutil.copy(paths[step] / name, target / name)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Command line: measure runs by name."""
     parser = argparse.ArgumentParser(prog="python -m sparsinglib.trajectory", description=__doc__)
     parser.add_argument("names", nargs="+", metavar="NAME", help="runs to measure")
-    parser.add_argument("--max-tokens", type=int, default=32_768, help="validation tokens (default %(default)s)")
+    parser.add_argument("--max-tokens", type=int, default=16_384, help="validation tokens (default %(default)s)")
+    parser.add_argument("--ship", action="store_true", help="also put the checkpoints into data/ladder/<run>/steps")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
+    logging.disable_progress_bar()
     unknown = [name for name in options.names if name not in RUNS]
     if unknown:
         sys.exit(f"no run is called {', '.join(unknown)}; the runs: {', '.join(RUNS)}")
     # Early checkpoints and p = 1 % are noisy on a text of this length: the README gives the spread instead.
     warnings.filterwarnings("ignore", message=".*(cannot resolve|not monotone).*")
     for name in options.names:
+        if options.ship:
+            ship(RUNS[name])
         measure_run(RUNS[name], options.max_tokens)
 
 

@@ -4,6 +4,10 @@
 measured yet is not an error: it is left out, and ``missing`` names it, so that a figure can say so.
 """
 
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
 import pandas as pd
 
 from . import paper
@@ -13,6 +17,7 @@ from .style import ACTIVATIONS, TOKEN_UNITS
 LADDER_RUNS = tuple(
     f"{scale}-{activation}" for scale in ("0.1m", "0.2m", "0.4m", "0.8m", "1.2m") for activation in ACTIVATIONS
 )
+LEAST_POINTS = 12  # a run with fewer checkpoints counts as not measured yet: no law can be told from it
 COLUMNS = ["evidence", "run", "scale", "activation", "seed", "tokens", "d"]
 
 
@@ -58,18 +63,36 @@ def trajectory(metric: str, p_pct: float | None = None) -> pd.DataFrame:
 def activation(evidence: str = "paper", p_pct: float = 1.0) -> pd.DataFrame:
     """Activation ratio along training: evidence, run, scale, activation, seed, tokens, d, activation_ratio.
 
-    ``tokens`` is a count, ``d`` the same in 1e9 (paper) or 1e6 (ladder), the unit laws are fitted in. Ladder rows are
-    measured with the CETT shared by the run's checkpoints (Appendix E) at the tolerance ``p_pct``.
+    ``tokens`` is a count, ``d`` the same in 1e9 (paper) or 1e6 (ladder), the unit laws are fitted in. Ladder runs with
+    fewer than LEAST_POINTS checkpoints are left out; the rest is measured with the CETT shared by the run's checkpoints (Appendix E) at the tolerance ``p_pct``.
     """
     if evidence == "ladder":
         rows = trajectory("activation_ratio_shared_cett", p_pct)
-        return rows[rows.tokens > 0].rename(columns={"value": "activation_ratio"})
+        rows = rows[rows.tokens > 0].rename(columns={"value": "activation_ratio"})
+        return rows[rows.groupby("run").run.transform("size") >= LEAST_POINTS].reset_index(drop=True)
     if evidence != "paper":
         raise ValueError(f"evidence {evidence!r} has no trends; choose 'paper' or 'ladder'")
     rows = paper.trend()
     run = rows.scale.str.lower() + "-" + rows.activation
     rows = rows.assign(evidence="paper", run=run, seed=1, d=rows.tokens / TOKEN_UNITS["paper"])
     return rows[[*COLUMNS, "activation_ratio"]]
+
+
+def activations(evidence: Sequence[str] = ("paper", "ladder")) -> pd.DataFrame:
+    """``activation`` of several kinds of evidence in one frame; kinds without a run add no rows."""
+    frames = [frame for frame in map(activation, evidence) if not frame.empty]
+    if not frames:
+        raise ValueError(f"no run measured yet for {', '.join(evidence)}; add 'paper', whose points are shipped")
+    return pd.concat(frames, ignore_index=True)
+
+
+def params() -> pd.Series:
+    """Non-embedding parameters by scale label: from Table 3 and from the ladder's own records."""
+    sizes = dict(paper.table(3).set_index("scale").non_embedding_params)
+    for run in runs("run.json"):
+        record = json.loads((LADDER / run / "run.json").read_text(encoding="utf-8"))
+        sizes[split_run(run)[0]] = record["parameters"]
+    return pd.Series(sizes, name="params")
 
 
 def loss() -> pd.DataFrame:
@@ -85,3 +108,16 @@ def missing(frame: pd.DataFrame) -> str:
     if len(absent) == len(LADDER_RUNS):
         return "ladder: no run measured yet"
     return f"ladder: {', '.join(absent)} not measured yet"
+
+
+def own(path: str, unit: float = 1e9) -> pd.DataFrame:
+    """A user's run from a CSV with columns tokens, activation_ratio: the same and ``d``, tokens over ``unit``.
+
+    Raises FileNotFoundError, or ValueError that names a missing column; ``laws.fit`` checks the values.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no file {path!r}; give a CSV with the columns tokens and activation_ratio")
+    rows = pd.read_csv(path)
+    if absent := [name for name in ("tokens", "activation_ratio") if name not in rows]:
+        raise ValueError(f"{path}: no column {', '.join(absent)}; it has {', '.join(map(str, rows.columns))}")
+    return rows.assign(d=rows.tokens / unit)

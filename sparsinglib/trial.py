@@ -45,19 +45,19 @@ class Trial:
         self.ffns = find_ffns(self.model)
         self.corpus = Corpus(self.model, self.batches)
         self.dense_losses: list[Tensor] = []
-        sampler = Sampler(self.corpus, len(self.ffns))
+        sampler = Sampler(self.corpus, self.ffns)
         with tap(self.ffns, sampler.visit):
             for batch in self.corpus:
                 sampler.start(batch)
                 scores = passes.logits(self.model, batch)
                 self.dense_losses.append(passes.require_finite(passes.losses(scores, batch), "dense loss"))
         self.dense_passes += 1
-        for ffn, parts in zip(self.ffns, sampler.parts, strict=True):
-            if not parts:
+        for ffn, called, values in zip(self.ffns, sampler.called, sampler.values, strict=True):
+            if not called:
                 raise ValueError(
                     f"{ffn.name}: its output projection was never called; this model computes it another way."
                 )
-            self.curves.append(LayerCurve(ffn, torch.cat(parts)))
+            self.curves.append(LayerCurve(ffn, values))
 
     def refine(self, cett: Sequence[float] | np.ndarray) -> None:
         """Make thresholds exact around the given CETT values: one more dense pass over the whole corpus."""

@@ -3,10 +3,27 @@
 import subprocess
 import sys
 
-AROUND = (
-    "scipy matplotlib seaborn gensim snownlp papermill nbclient nbconvert sklearn lm_eval joblib dask numba "
-    "mwparserfromhell pytest hypothesis datasets gguf jupyterlab"
-).split()
+AROUND = [
+    "scipy",
+    "matplotlib",
+    "seaborn",
+    "gensim",
+    "snownlp",
+    "papermill",
+    "nbclient",
+    "nbconvert",
+    "sklearn",
+    "lm_eval",
+    "joblib",
+    "dask",
+    "numba",
+    "mwparserfromhell",
+    "pytest",
+    "hypothesis",
+    "datasets",
+    "gguf",
+    "jupyterlab",
+]
 
 PROGRAM = """
 import importlib.machinery, sys

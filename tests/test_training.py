@@ -1,0 +1,295 @@
+"""The ladder's trainer: muP by a coordinate check, the same weights twice, and killed runs that lose nothing."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from sparsinglib import corpora, ladder, training, trajectory
+from sparsinglib.ladder import RUNS, Run
+from sparsinglib.mup import build, make_optimizer
+from sparsinglib.windows import PATTERN, Windows
+
+TINY = Run("tiny", 16, 2, "relu", 1, 50 * ladder.CONTEXT, 1, warmup_tokens=2560)
+
+
+@pytest.fixture(autouse=True)
+def short_logs(monkeypatch):
+    """A log row every 4 steps, a Trainer checkpoint every 64."""
+    monkeypatch.setattr(training, "LOG_TOKENS", 4 * ladder.CONTEXT)
+
+
+@pytest.fixture(scope="module")
+def texts():
+    rng = np.random.default_rng(0)
+    return {name: (rng.zipf(1.5, 20_000) % ladder.VOCABULARY).astype(np.uint16) for name in corpora.SHARES}
+
+
+def weights(work: Path) -> dict[str, torch.Tensor]:
+    return load_file(training.last_checkpoint(work) / "model.safetensors")
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+# --- the recipe ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", list(ladder.SCALES))
+def test_parameters_follow_the_papers_formula(scale):
+    run = RUNS[f"{scale}-relu"]
+    model = build(run)
+    matrices = sum(p.numel() for p in model.model.layers.parameters() if p.ndim == 2)
+    assert matrices == 11.5 * run.layers * run.width**2
+    assert matrices == pytest.approx(float(scale[:-1]) * 1e6, rel=0.2)
+    assert run.width // run.heads == ladder.HEAD_SIZE
+    assert 12 <= run.width / run.layers <= 14
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+def test_batches_grow_as_in_table_3():
+    paper = pd.read_csv(training.LADDER.parent / "paper" / "table3_training.csv")["batch_size_tokens"][:5]
+    ours = [RUNS[f"{scale}-relu"].batch_tokens for scale in ladder.SCALES]
+    np.testing.assert_allclose(np.array(ours) / ours[0], paper / paper[0], rtol=0.06)
+
+
+def test_shapes_keep_the_size_of_the_smallest_model():
+    shapes = [run for name, run in RUNS.items() if "-w" in name]
+    sizes = np.array([run.layers * run.width**2 for run in shapes])
+    assert len({run.width for run in shapes}) == 9
+    np.testing.assert_allclose(sizes, RUNS["0.1m-relu"].layers * RUNS["0.1m-relu"].width ** 2, rtol=0.05)
+    for run in shapes:
+        build(run)(torch.zeros(1, 8, dtype=torch.long))
+
+
+def test_multipliers_survive_saving(tmp_path):
+    model = build(TINY)
+    training.save(model, tmp_path / "m")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "m", dtype=torch.float32, trust_remote_code=False)
+    ids = torch.arange(40).unsqueeze(0)
+    model.load_state_dict({name: value.to(torch.bfloat16).float() for name, value in model.state_dict().items()})
+    torch.testing.assert_close(again(ids).logits, model(ids).logits)
+    config = again.config
+    assert config.embedding_multiplier == 12
+    assert config.residual_multiplier == pytest.approx(1.4 / math.sqrt(2))
+    assert config.logits_scaling == TINY.width / 16
+
+
+def moved(width: int, mup: bool, steps: int = 4) -> np.ndarray:
+    """Mean change, over a few steps, of the input of the last layer, of its FFN's neurons and of the logits."""
+    run = replace(TINY, width=width, heads=width // 16)
+    model = build(run)
+    optimizer = make_optimizer(model, run)
+    if not mup:
+        for group in optimizer.param_groups:
+            group["lr"] = run.learning_rate
+    ids = torch.randint(0, ladder.VOCABULARY, (4, 64), generator=torch.Generator().manual_seed(0))
+    neurons: list[torch.Tensor] = []
+    model.model.layers[-1].mlp.down_proj.register_forward_pre_hook(lambda _, args: neurons.append(args[0].detach()))
+
+    def look() -> list[torch.Tensor]:
+        with torch.no_grad():
+            out = model(ids, output_hidden_states=True)
+        return [out.hidden_states[-2], neurons[-1], out.logits]
+
+    before = look()
+    for _ in range(steps):
+        model(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return np.array([float((b - a).abs().mean()) for a, b in zip(before, look(), strict=True)])
+
+
+def test_coordinate_check():
+    """A few steps move activations about equally at every width; at one rate for all they move more and more."""
+    widths = (32, 64, 128, 256)
+    slopes = {mup: np.polyfit(np.log(widths), np.log([moved(w, mup) for w in widths]), 1)[0] for mup in (True, False)}
+    assert np.all(np.abs(slopes[True]) < 0.3), slopes
+    assert np.all(slopes[False][:2] > 0.4), slopes  # the logits keep their divisor either way
+
+
+def test_rates_and_decay_by_group():
+    run = RUNS["0.4m-relu"]
+    matrices, embedding, norms = make_optimizer(build(run), run).param_groups
+    assert (matrices["lr"], embedding["lr"], norms["lr"]) == (0.01 / 5, 0.01, 0.01)
+    assert (matrices["weight_decay"], embedding["weight_decay"], norms["weight_decay"]) == (0.1, 0.1, 0.0)
+    assert sum(len(g["params"]) for g in (matrices, embedding, norms)) == len(list(build(run).parameters()))
+
+
+# --- the data ------------------------------------------------------------------------------------
+
+
+def test_every_block_holds_the_shares_and_every_epoch_every_window(texts):
+    data = Windows(texts, seed=3)
+    starts = {
+        name: {ids[i : i + ladder.CONTEXT].tobytes() for i in range(0, 78 * ladder.CONTEXT, ladder.CONTEXT)}
+        for name, ids in texts.items()
+    }
+    seen = {name: [] for name in texts}
+    for index in range(10 * PATTERN):
+        window = data[index]["input_ids"].numpy().astype(np.uint16).tobytes()
+        seen[next(name for name in texts if window in starts[name])].append(window)
+    assert {name: len(s) / (10 * PATTERN) for name, s in seen.items()} == corpora.SHARES
+    assert len(set(seen["code"][:70])) == 70  # nothing twice before all 78 were read, to the end of the block
+    assert set(seen["code"][:84]) == starts["code"]
+
+
+def test_order_depends_on_the_seed_alone(texts):
+    first, again, other = (Windows(texts, seed) for seed in (1, 1, 2))
+    assert torch.equal(first[123]["input_ids"], again[123]["input_ids"])
+    assert any(not torch.equal(first[i]["input_ids"], other[i]["input_ids"]) for i in range(5))
+
+
+def test_too_short_a_text(texts):
+    with pytest.raises(ValueError, match="math"):
+        Windows({**texts, "math": texts["math"][:100]}, seed=1)
+
+
+# --- runs ----------------------------------------------------------------------------------------
+
+
+def test_same_seed_same_weights_and_another_seed_others(texts, tmp_path):
+    for name, run in (("a", TINY), ("b", TINY), ("c", replace(TINY, seed=2))):
+        assert training.train(run, texts, tmp_path / name, compiled=False) == 50
+    assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    assert not same(weights(tmp_path / "a"), weights(tmp_path / "c"))
+
+
+def test_stopped_extended_and_half_written_equals_unbroken(texts, tmp_path, monkeypatch, capsys):
+    long = replace(TINY, tokens=72 * ladder.CONTEXT)
+    training.train(long, texts, tmp_path / "whole", compiled=False)
+    work = tmp_path / "pieces"
+    assert training.train(long, texts, work, minutes=0, compiled=False) == 4  # the first log row
+    training.train(TINY, texts, work, compiled=False)
+    broken = work / "checkpoint-51"
+    broken.mkdir()
+    (broken / "trainer_state.json").write_text('{"global_step": 5')
+    assert training.train(long, texts, work, compiled=False) == 72
+    assert "checkpoint-51 is only half written" in capsys.readouterr().err
+    assert same(weights(tmp_path / "whole"), weights(work))
+    whole, pieces = (training.loss_log(long, training.last_checkpoint(p)) for p in (tmp_path / "whole", work))
+    shared = whole.merge(pieces, on="step")
+    assert len(shared) == len(whole)
+    shared = shared[shared["step"] != 52]  # averaged over two steps only, since the first target was step 50
+    np.testing.assert_allclose(shared["loss_x"], shared["loss_y"], atol=2e-4)
+
+
+CHILD = """
+import sys, numpy as np, torch
+from pathlib import Path
+from sparsinglib import training, ladder
+from tests_texts import texts, run
+torch.set_num_threads(1)
+training.LOG_TOKENS = 4 * ladder.CONTEXT
+training.train(run, texts, Path(sys.argv[1]), compiled=False)
+"""
+SHARED = """
+import numpy as np
+from sparsinglib import corpora, ladder
+rng = np.random.default_rng(0)
+texts = {name: (rng.zipf(1.5, 20_000) % ladder.VOCABULARY).astype(np.uint16) for name in corpora.SHARES}
+run = ladder.Run("tiny", 16, 2, "relu", 1, 160 * ladder.CONTEXT, 1, warmup_tokens=2560)
+"""
+
+
+def test_sigkill_and_resume_equals_unbroken(texts, tmp_path):
+    (tmp_path / "tests_texts.py").write_text(SHARED)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", CHILD, str(tmp_path / "killed")]
+    child = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 120
+    while not list((tmp_path / "killed").glob("checkpoint-64/trainer_state.json")) and time.monotonic() < end:
+        time.sleep(0.02)
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+    run = replace(TINY, tokens=160 * ladder.CONTEXT)
+    assert training.last_checkpoint(tmp_path / "killed").name in ("checkpoint-64", "checkpoint-128")
+    training.train(run, texts, tmp_path / "killed", compiled=False)
+    training.train(run, texts, tmp_path / "whole", compiled=False)
+    assert same(weights(tmp_path / "killed"), weights(tmp_path / "whole"))
+
+
+def test_what_is_shipped_and_the_decay_branch(texts, tmp_path, monkeypatch):
+    work, target = tmp_path / "work", tmp_path / "shipped"
+    training.train(TINY, texts, work, minutes=0, compiled=False)
+    training.publish(TINY, work, target)
+    facts = json.loads((target / "run.json").read_text())
+    assert (facts["finished"], facts["steps"], facts["parameters"]) == (False, 4, 11.5 * 2 * 16**2 + 5 * 16)
+    # Another machine, which has only what was shipped, continues it.
+    elsewhere = tmp_path / "elsewhere"
+    training.restore(elsewhere, target)
+    training.train(TINY, texts, elsewhere, compiled=False)
+    training.train(TINY, texts, work, compiled=False)
+    assert same(weights(work), weights(elsewhere))
+    training.publish(TINY, elsewhere, target)
+    assert json.loads((target / "run.json").read_text())["finished"]
+    assert not (target / "resume").exists()
+    shipped = load_file(target / "model.safetensors")
+    assert {t.dtype for t in shipped.values()} == {torch.bfloat16}
+    assert same({k: v.to(torch.bfloat16) for k, v in weights(elsewhere).items()}, shipped)
+    eager = training.train
+    monkeypatch.setattr(training, "train", lambda *a, **k: eager(*a, **k, compiled=False))
+    training.decay_branch(TINY, texts, elsewhere, target)
+    decayed = load_file(target / "decayed" / "model.safetensors")
+    assert not same(decayed, shipped)
+    branch = training.last_checkpoint(elsewhere / "decay")
+    assert branch.name == "checkpoint-55"
+    rates = [row["learning_rate"] for row in json.loads((branch / "trainer_state.json").read_text())["log_history"]]
+    assert rates[-1] == pytest.approx(0.01 * (1 - math.sqrt(1 / 5)))  # step 52, one of five into the decay
+    assert same(weights(elsewhere), weights(work))  # the stable stage is left as it was
+
+
+def test_points_do_not_depend_on_the_target():
+    run = RUNS["0.1m-relu"]
+    early = [step for step in training.points(run) if step < 0.02 * run.steps]
+    longer = replace(run, tokens=2 * run.tokens)
+    assert [s for s in training.points(longer) if s in early] == early
+    assert run.steps in training.points(run)
+    steps = trajectory.chosen(run, training.points(run))
+    assert np.allclose(np.array(steps[-5:]) / run.steps, [0.88, 0.91, 0.94, 0.97, 1.0], atol=0.01)
+
+
+# --- the command line ----------------------------------------------------------------------------
+
+
+def test_unknown_run_lists_the_names():
+    with pytest.raises(SystemExit, match=r"no run is called 3b-gelu.*0.1m-relu.*1.2m-silu"):
+        training.main(["3b-gelu"])
+
+
+def test_list(capsys):
+    training.main(["--list"])
+    assert all(name in capsys.readouterr().out for name in ("0.1m-relu",))
+
+
+def test_full_disk_is_one_error(monkeypatch, tmp_path, texts):
+    monkeypatch.setattr(training, "training_texts", lambda: texts)
+    monkeypatch.setattr(training, "WORK", tmp_path)
+    monkeypatch.setattr(training, "LADDER", tmp_path / "ladder")
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(training, "train", full)
+    with pytest.raises(SystemExit, match="No space left"):
+        training.main(["0.1m-relu"])
+
+
+def test_publishing_what_was_never_trained(tmp_path):
+    with pytest.raises(ValueError, match="tiny has no complete checkpoint"):
+        training.publish(TINY, tmp_path, tmp_path / "out")
+    with pytest.raises(ValueError, match="not finished"):
+        training.decay_branch(TINY, {}, tmp_path, tmp_path / "out")
