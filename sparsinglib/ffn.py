@@ -153,8 +153,8 @@ def _ffn_of_layer(index: int, name: str, layer: nn.Module) -> FFN:
     kinds = {(d_ff, d_ff): "gated", (2 * d_ff,): "fused", (d_ff,): "plain"}
     if tuple(widths) not in kinds:
         raise UnsupportedModel(
-            f"{name}.{parent_name} ({type(parent).__name__}): an FFN with {d_ff} neurons and input projections of width "
-            f"{widths} is neither gated, fused nor plain."
+            f"{name}.{parent_name} ({type(parent).__name__}): an FFN with {d_ff} neurons and input projections of "
+            f"width {widths} is neither gated, fused nor plain."
         )
     return FFN(index, f"{name}.{parent_name}".rstrip("."), kinds[tuple(widths)], down, _activation_of(parent))
 

@@ -1,5 +1,6 @@
 """Figures of the laws (Figures 4, 7, 8, 11, 13, 14 and our own checks): tidy frames in, matplotlib Figures out."""
 
+import textwrap
 from collections.abc import Mapping
 
 import numpy as np
@@ -168,7 +169,7 @@ def along_training(frame: pd.DataFrame, value: str, label: str, title: str, log:
             ax.set_xscale("log")
         ax.legend(handles=_keys(frame), ncols=2)
         if absent := trends.missing(frame):
-            ax.text(0.99, 1.0, absent, transform=ax.transAxes, ha="right", va="top", fontsize=6, color="0.4", wrap=True)
+            ax.set_title(title + "\n" + textwrap.fill(absent, 90), fontsize=8)
         return fig
 
 

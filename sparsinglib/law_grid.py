@@ -33,9 +33,9 @@ class Grid:
         self.kind, self.log_x = kind, np.log(x)
         slopes = _SLOPES if kind == "relu" else np.ones(1)
         self.nodes = np.stack(np.meshgrid(_ALPHAS, slopes, indexing="ij"), axis=-1).reshape(-1, 2)
-        self.shapes = np.stack([self._shape(*node) for node in self.nodes])
+        self.shapes = self._shape(self.nodes[:, :1], self.nodes[:, 1:])
 
-    def _shape(self, alpha: float, slope: float) -> Array:
+    def _shape(self, alpha: Array | float, slope: Array | float) -> Array:
         """The column that multiplies h (or g): what the law looks like without scale and limit."""
         if self.kind == "silu":
             return -np.exp(-alpha * self.log_x)

@@ -102,10 +102,8 @@ def forecast(
         raise ValueError(f"share is {share}; it must leave at least three points of the {len(d)} to predict")
     fits = laws.fit_drops(kind, d[:seen], y[:seen])
     law, end = laws.steady(fits), float(d[-3:].mean())
-    each = -(-draws // len(fits))
-    ends = [laws.sample(f, end, laws.bootstrap(f, draws if f is law else each))[:, 0] for f in fits]
-    pooled = np.quantile(np.concatenate([values[:each] for values in ends]), [0.05, 0.95])
-    chosen = np.quantile(ends[law.drop], [0.05, 0.95])
+    pooled = np.quantile(laws.sample(law, end, laws.bootstrap_drops(fits, draws)), [0.05, 0.95])
+    chosen = np.quantile(laws.sample(law, end, laws.bootstrap(law, draws)), [0.05, 0.95])
     predicted, measured = float(law.predict(end)), float(y[-3:].mean())
     row = {
         "seen": seen,

@@ -180,12 +180,13 @@ def limits(trend: pd.DataFrame, chosen: Mapping[str, laws.Fit]) -> pd.DataFrame:
 
 
 def hold_outs(trend: pd.DataFrame, chosen: Mapping[str, laws.Fit], share: float = 2 / 3) -> pd.DataFrame:
-    """``law_rivals.hold_out`` for every run: its columns and run."""
-    groups = trend.groupby("run", sort=True)
-    parts = [
-        law_rivals.hold_out(g.activation.iloc[0], g.d, g.activation_ratio, share, chosen[run].drop).assign(run=run)
-        for run, g in groups
-    ]
+    """``law_rivals.hold_out`` for every run, at the drop of ``chosen`` as far as the part seen allows it."""
+    parts = []
+    for run, g in trend.groupby("run", sort=True):
+        kind = g.activation.iloc[0]
+        spare = round(len(g) * share) - len(laws.COEFFICIENTS[kind]) - 2
+        drop = min(chosen[run].drop, max(spare, 0))
+        parts.append(law_rivals.hold_out(kind, g.d, g.activation_ratio, share, drop).assign(run=run))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -277,20 +278,21 @@ def loss_limit(tokens: np.ndarray, loss: np.ndarray) -> tuple[float, float]:
     return float(found[0]), float(np.sqrt(covariance[0, 0]))
 
 
-def loss_limits(loss: pd.DataFrame) -> pd.DataFrame:
-    """Limit of the smoothed training loss of each run: run, scale, activation, seed, limit, low, high (90 %).
+def loss_limits(loss: pd.DataFrame, block: float = 0.02) -> pd.DataFrame:
+    """Limit of the training loss of each run: run, scale, activation, seed, limit, low, high (90 %), final.
 
-    The standard error counts every logged step as independent, so the interval is a lower bound on the doubt.
+    The loss is averaged over blocks of ``block`` of the run, after its first tenth, so that the points are close to
+    independent; ``final`` is the mean over the last twentieth.
     """
     rows = []
     for run, part in loss.groupby("run", sort=True):
-        settled = part[part.tokens > 0.1 * part.tokens.max()]
-        limit, error = loss_limit(settled.tokens.to_numpy(float), settled.loss_smoothed.to_numpy(float))
-        first = part.iloc[0]
-        rows.append(
-            (run, first.scale, first.activation, first.seed, limit, limit - 1.645 * error, limit + 1.645 * error)
-        )
-    return pd.DataFrame(rows, columns=["run", "scale", "activation", "seed", "limit", "low", "high"])
+        share = part.tokens / part.tokens.max()
+        means = part[share > 0.1].groupby((share // block).astype(int))[["tokens", "loss"]].mean()
+        limit, error = loss_limit(means.tokens.to_numpy(float), means.loss.to_numpy(float))
+        first, final = part.iloc[0], float(part.loss[share > 0.95].mean())
+        ends = (limit - 1.645 * error, limit + 1.645 * error)
+        rows.append((run, first.scale, first.activation, first.seed, limit, *ends, final))
+    return pd.DataFrame(rows, columns=["run", "scale", "activation", "seed", "limit", "low", "high", "final"])
 
 
 def notes_2_4b() -> laws.Fit:

@@ -189,6 +189,15 @@ def bootstrap(result: Fit, draws: int = 1000, seed: int = 0, block: int | None =
     return pd.DataFrame(rows, columns=["alpha", "b", "c", "a0"])
 
 
+def bootstrap_drops(fits: Sequence[Fit], draws: int = 400, seed: int = 0) -> pd.DataFrame:
+    """``bootstrap`` draws pooled in equal parts over fits that differ in ``drop`` (``fit_drops``).
+
+    How many points are warm-up is not known either. Columns as in ``bootstrap``; at least ``draws`` rows.
+    """
+    each = -(-draws // len(fits))
+    return pd.concat([bootstrap(f, each, seed) for f in fits], ignore_index=True)
+
+
 def sample(result: Fit, tokens: ArrayLike, draws: pd.DataFrame, seed: int = 0) -> Array:
     """What a checkpoint at ``tokens`` (m,) may measure, draws × m: the bootstrap's laws plus a checkpoint's scatter."""
     d = np.atleast_1d(np.asarray(tokens, dtype=float))

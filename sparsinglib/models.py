@@ -73,7 +73,7 @@ def _locate(name: str) -> tuple[str, dict[str, Any]]:
         if not path.is_file():
             raise CheckpointError(f"{name}: no such GGUF file.")
         return str(path.parent), {"gguf_file": path.name}
-    if (LADDER / name / "config.json").is_file():
+    if (LADDER / name / "model.safetensors").is_file():
         return str(LADDER / name), {}
     if path.is_dir():
         if not (path / "config.json").is_file():

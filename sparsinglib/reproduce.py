@@ -14,6 +14,7 @@ from typing import Any
 
 import nbformat
 import papermill
+import yaml
 from joblib import Parallel, delayed
 from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
@@ -25,17 +26,17 @@ OUT = ROOT / "build" / "notebooks"
 
 def parse_settings(settings: Sequence[str], notebooks: Sequence[Path]) -> dict[str, Any]:
     """Read ``name=value`` pairs; raises ValueError for a name that no chosen notebook has among its parameters."""
+    known = {n: entry for path in notebooks for n, entry in papermill.inspect_notebook(str(path)).items()}
     given = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals:
             raise ValueError(f"--set takes name=value, got {setting!r}.")
-        given[name] = papermill.cli._resolve_type(value)
-    known = {name for notebook in notebooks for name in papermill.inspect_notebook(str(notebook))}
-    if unknown := sorted(set(given) - known):
-        raise ValueError(
-            f"No chosen notebook has the parameter {', '.join(unknown)}; known: {', '.join(sorted(known))}."
-        )
+        if name not in known:
+            raise ValueError(f"No chosen notebook has the parameter {name}; known: {', '.join(sorted(known))}.")
+        # A text parameter stays text, also where it looks like a number; everything else is read as YAML.
+        text = known[name]["default"].startswith(("'", '"'))
+        given[name] = value if text else yaml.safe_load(value)
     return given
 
 

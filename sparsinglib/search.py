@@ -286,8 +286,8 @@ def _warn(found: Thresholds) -> None:
     p = found.ppl_increase_pct or 0.0
     if not found.target_met:
         warnings.warn(
-            f"{'KL' if found.criterion == 'kl' else 'Perplexity'} was not raised by {p:g} % on this text by any CETT tried: "
-            f"at CETT {found.cett:.3f} perplexity is {found.ppl_ratio:.4f} times the dense one"
+            f"{'KL' if found.criterion == 'kl' else 'Perplexity'} was not raised by {p:g} % on this text by any CETT "
+            f"tried: at CETT {found.cett:.3f} perplexity is {found.ppl_ratio:.4f} times the dense one"
             f"{'' if found.kl is None else f', KL {found.kl:.4f}'}.",
             stacklevel=3,
         )

@@ -120,23 +120,20 @@ def _checked(name: str, value: Any) -> Any:
     optional = {"ppl_ratio_se", "kl", "ppl_increase_pct", "criterion", "tokens_needed", "held_out"}
     if value is None and (name in optional or name.endswith("_interval")):
         return None
-    if name in ("values", "column_norms"):
-        return tuple(_number(name, item) for item in _listed(name, value))
+    items = {"values": _number, "column_norms": _number, "layers": _whole}
+    if name in items:
+        return tuple(items[name](name, item) for item in _listed(name, value))
     if name.endswith("_interval"):
         low, high = _listed(name, value)
         return _number(name, low), _number(name, high)
-    if name == "layers":
-        return tuple(_whole(name, item) for item in _listed(name, value))
     if name == "points":
         return tuple((_number(name, x), _number(name, y)) for x, y in _listed(name, value))
     if name in numbers:
         return _number(name, value)
     kinds = {"target_met": bool, "monotone": bool, "held_out": dict, "provenance": dict, "criterion": str}
-    if name not in kinds:
-        return _whole(name, value)
-    if not isinstance(value, kinds[name]):
+    if name in kinds and not isinstance(value, kinds[name]):
         raise ValueError(f"{name} is {value!r}, which is not {kinds[name].__name__}.")
-    return value
+    return value if name in kinds else _whole(name, value)
 
 
 def _listed(name: str, value: Any) -> list[Any]:

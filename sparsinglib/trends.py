@@ -61,10 +61,11 @@ def trajectory(metric: str, p_pct: float | None = None) -> pd.DataFrame:
 
 
 def activation(evidence: str = "paper", p_pct: float = 1.0) -> pd.DataFrame:
-    """Activation ratio along training: evidence, run, scale, activation, seed, tokens, d, activation_ratio.
+    """Activation ratio along training: COLUMNS and activation_ratio.
 
-    ``tokens`` is a count, ``d`` the same in 1e9 (paper) or 1e6 (ladder), the unit laws are fitted in. Ladder runs with
-    fewer than LEAST_POINTS checkpoints are left out; the rest is measured with the CETT shared by the run's checkpoints (Appendix E) at the tolerance ``p_pct``.
+    ``tokens`` is a count, ``d`` the same in 1e9 (paper) or 1e6 (ladder), the unit laws are fitted in. Ladder rows are
+    measured with the CETT shared by the run's checkpoints (Appendix E) at the tolerance ``p_pct``; ladder runs with
+    fewer than LEAST_POINTS checkpoints are left out.
     """
     if evidence == "ladder":
         rows = trajectory("activation_ratio_shared_cett", p_pct)

@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 import torch
-from helpers import golden, golden_model
+from helpers import golden, golden_model, greedy, tiny_llama
 from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)
@@ -51,3 +51,10 @@ def quiet():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         yield
+
+
+@pytest.fixture(scope="session")
+def responsive():
+    """A random model and its own text, on which pruning raises the loss smoothly: 12 rows of 40 tokens."""
+    model = tiny_llama(seed=3)
+    return model, greedy(model, 40, rows=12)

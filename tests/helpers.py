@@ -206,6 +206,11 @@ class ForwardCount:
         self.handle.remove()
 
 
+def downs(model) -> list[torch.Tensor]:
+    """Output projections by layer, (hidden size, d_ff)."""
+    return [layer.mlp.down_proj.weight.detach() for layer in model.model.layers]
+
+
 def hooks_on(model) -> int:
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
 

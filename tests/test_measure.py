@@ -76,7 +76,7 @@ def test_kl(case):
 
 
 def test_activation_ratio_by_layer_position_neuron_and_token(case):
-    _, text, result, _, _, active, _ = case
+    _, _, result, _, _, active, _ = case
     assert result.activation_ratio == pytest.approx(float(active.mean()), rel=1e-12)
     table = result.by_layer
     assert list(table.columns) == ["layer", "activation_ratio", "cett", "threshold", "neurons"]
@@ -102,7 +102,7 @@ def test_by_vocabulary(case):
 
 
 def test_cett_reached_in_the_sparse_run(case):
-    model, text, result, _, _, active, values = case
+    model, _, result, _, _, active, values = case
     for layer in range(2):
         down = model.model.layers[layer].mlp.down_proj.weight.detach().double()
         kept = active[layer].reshape(-1, 24).bool()
