@@ -44,7 +44,8 @@ def main():
             command = [sys.executable, "-W", "ignore", __file__, "--model", options.model, "--work", what, str(tokens)]
             peaks.append(float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]))
         print(
-            f"{what}: {peaks[0]:.0f} MiB for {SIZES[0]} tokens, {peaks[1]:.0f} MiB for {SIZES[1]}: ratio {peaks[1] / peaks[0]:.3f}"
+            f"{what}: {peaks[0]:.0f} MiB for {SIZES[0]} tokens, {peaks[1]:.0f} MiB for {SIZES[1]}: "
+            f"ratio {peaks[1] / peaks[0]:.3f}"
         )
 
 

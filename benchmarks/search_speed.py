@@ -21,12 +21,12 @@ class Plain:
     """Algorithm 1 with nothing kept from one step to the next; shares only the list of FFNs with the library."""
 
     def __init__(self, model, ids):
-        self.model, self.ids, self.ffns = model, ids, sl.find_ffns(model)
-        self.norms = [ffn.down.weight.detach().norm(dim=0) for ffn in self.ffns]
+        self.model, self.ids, self.ffns = model.requires_grad_(False), ids, sl.find_ffns(model)
+        self.norms = [ffn.down.weight.norm(dim=0) for ffn in self.ffns]
 
     def loss(self, hook):
         handles = [f.down.register_forward_pre_hook(hook(f.layer)) for f in self.ffns]
-        with torch.inference_mode():
+        with torch.no_grad():
             loss = self.model(self.ids, labels=self.ids, use_cache=False).loss
         for handle in handles:
             handle.remove()
@@ -97,8 +97,8 @@ def ladder_share(tokens=32768):
     total, found = seconds(lambda: sl.find_thresholds(model, batches, 1.0))
     passes = found.sparse_passes + found.dense_passes
     plain, _ = seconds(lambda: Trial(model, batches))
-    print(f"\nladder 0.4m-relu, {tokens} tokens: {total:.1f} s, {found.sparse_passes} sparse + {found.dense_passes} dense "
-          f"passes, {total / passes:.2f} s a pass (first dense pass {plain:.2f} s); "
+    print(f"\nladder 0.4m-relu, {tokens} tokens: {total:.1f} s, {found.sparse_passes} sparse and {found.dense_passes} "
+          f"dense passes, {total / passes:.2f} s a pass (first dense pass {plain:.2f} s); "
           f"{100 * (1 - inside[0] / total):.0f} % of the time outside the model's forward (hooks count as inside)")  # fmt: skip
 
 
@@ -116,9 +116,7 @@ def main():
     )
     ours, (found, calls) = seconds(lambda: forward_calls(model, lambda: sl.find_thresholds(model, batches, 1.0)))
     cett, ratio, coarse, plain = Plain(model, batches[0]).search(1.01)
-    print(
-        f"{options.model}, {options.tokens} tokens, p = 1 %, one thread; a forward pass with loss takes {pass_time:.2f} s"
-    )
+    print(f"{options.model}, {options.tokens} tokens, p = 1 %, one thread; a pass with loss: {pass_time:.2f} s")
     print(f"{'search':34}{'CETT':>8}{'ratio':>9}{'CPU s':>8}{'passes’ worth':>15}{'times ours':>12}")
     rows = [
         ("sparsinglib (secant)", found.cett, found.ppl_ratio, ours),

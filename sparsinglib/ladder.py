@@ -88,11 +88,9 @@ def _runs() -> dict[str, Run]:
         for w, n, heads in SHAPES
     ]
     # What weight decay and learning rate do to the activation ratio at this scale.
-    settings = [
-        replace(run, name=f"{run.name}-{name}", tokens=SHAPE_TOKENS, **change)
-        for run in small
-        for name, change in (("nodecay", {"weight_decay": 0.0}), ("lr3", {"learning_rate": 0.003}))
-    ]
+    short = [replace(run, tokens=SHAPE_TOKENS) for run in small]
+    settings = [replace(run, name=f"{run.name}-nodecay", weight_decay=0.0) for run in short]
+    settings += [replace(run, name=f"{run.name}-lr3", learning_rate=0.003) for run in short]
     return {run.name: run for run in main + seeds + shapes + settings}
 
 

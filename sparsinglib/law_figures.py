@@ -244,7 +244,7 @@ def forecast(table: pd.DataFrame) -> Figure:
                 ends = [PERCENT * (row.low - row.measured), PERCENT * (row.high - row.measured)]
                 colour = "#0072B2" if row.inside else "#D55E00"
                 ax.plot(ends, [i, i], color=colour, lw=2)
-                ax.plot(middle, i, "o", color=colour, mfc="white" if row.flags else colour)
+                ax.plot(middle, i, "o", color=colour, mfc="white" if row["flags"] else colour)
             ax.set_yticks(range(len(part)), part.run)
             ax.invert_yaxis()
             ax.axvline(0, color="0.4", lw=0.8)

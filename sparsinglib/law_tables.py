@@ -248,6 +248,8 @@ def falls_with_scale(derivative: pd.DataFrame, params: pd.Series) -> pd.DataFram
     for activation, part in derivative.groupby("activation", sort=True):
         wide = part.assign(size=part.derivative.abs()).pivot(index="tokens_per_param", columns="scale", values="size")
         order = sorted(wide.columns, key=lambda scale: float(params[scale]))
+        if len(order) < 2:
+            continue
         larger = [(wide[a] > wide[b]).to_numpy() for a, b in pairwise(order)]
         rows.append((activation, float(np.mean(larger)), float(np.all(larger, axis=0).mean())))
     return pd.DataFrame(rows, columns=["activation", "pairs_in_order", "points_all_in_order"])
@@ -273,8 +275,9 @@ def loss_limit(tokens: np.ndarray, loss: np.ndarray) -> tuple[float, float]:
     The paper does not say how it took the limit of the loss; this is the same form as Eq. 5, turned over.
     """
     d = np.asarray(tokens, dtype=float) / float(np.mean(tokens))
-    start = [float(loss[-1]), float(loss[0] - loss[-1]), 0.5]
-    found, covariance = optimize.curve_fit(lambda x, l0, k, a: l0 + k * x ** -np.abs(a), d, loss, start, maxfev=5000)
+    start = [0.9 * float(np.min(loss)), float(np.ptp(loss)), 0.5]
+    bounds = ([0.0, 0.0, 0.01], [float(np.min(loss)), np.inf, 5.0])
+    found, covariance = optimize.curve_fit(lambda x, l0, k, a: l0 + k * x**-a, d, loss, start, bounds=bounds)
     return float(found[0]), float(np.sqrt(covariance[0, 0]))
 
 
@@ -282,7 +285,8 @@ def loss_limits(loss: pd.DataFrame, block: float = 0.02) -> pd.DataFrame:
     """Limit of the training loss of each run: run, scale, activation, seed, limit, low, high (90 %), final.
 
     The loss is averaged over blocks of ``block`` of the run, after its first tenth, so that the points are close to
-    independent; ``final`` is the mean over the last twentieth.
+    independent; ``final`` is the mean over the last twentieth. The interval ends at 0 and at ``final``, since a limit
+    lies below what was reached; an interval that wide says that the run does not fix the limit of its loss.
     """
     rows = []
     for run, part in loss.groupby("run", sort=True):
@@ -290,7 +294,7 @@ def loss_limits(loss: pd.DataFrame, block: float = 0.02) -> pd.DataFrame:
         means = part[share > 0.1].groupby((share // block).astype(int))[["tokens", "loss"]].mean()
         limit, error = loss_limit(means.tokens.to_numpy(float), means.loss.to_numpy(float))
         first, final = part.iloc[0], float(part.loss[share > 0.95].mean())
-        ends = (limit - 1.645 * error, limit + 1.645 * error)
+        ends = (max(limit - 1.645 * error, 0.0), min(limit + 1.645 * error, final))
         rows.append((run, first.scale, first.activation, first.seed, limit, *ends, final))
     return pd.DataFrame(rows, columns=["run", "scale", "activation", "seed", "limit", "low", "high", "final"])
 

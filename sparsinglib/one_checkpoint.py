@@ -107,7 +107,7 @@ def _summary(s: Study) -> dict[str, str]:
 
 
 def _with_error(value: float, error: float | None) -> str:
-    return f"{value:.4f} ± " + ("unknown" if error is None else f"{error:.4f}")
+    return f"{value:.3f} ± " + ("unknown" if error is None else f"{error:.4f}")
 
 
 def _interval(ends: tuple[float, float] | None, form: str, scale: float = 1.0) -> str:

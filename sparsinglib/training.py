@@ -67,14 +67,15 @@ class Recorder(TrainerCallback):
         self.began = self.logged = time.monotonic()
         self.first = state.global_step
 
-    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, model: nn.Module, **_: Any) -> None:
+    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **more: Any) -> None:
         """Save the model, as it will be measured, at the chosen steps."""
         if state.global_step in self.keep:
-            save(model, self.work / f"step_{state.global_step:07d}")
+            save(more["model"], self.work / f"step_{state.global_step:07d}")
 
-    def on_log(self, args: TrainingArguments, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+    def on_log(self, args: TrainingArguments, state: Any, control: Any, **more: Any) -> None:
         """Print progress; stop only where the loss was just logged, so that no logged average is cut in two."""
         elapsed, done = time.monotonic() - self.began, state.global_step - self.first
+        logs = more["logs"]
         if "loss" not in logs or not done:
             return
         state.log_history[-1]["seconds"] = time.monotonic() - self.logged

@@ -1,4 +1,4 @@
-"""Pictures of a checkpoint: any token can be drawn, sizes stay bounded, the data beside a picture are the measured ones."""
+"""Pictures of a checkpoint: any token can be drawn, sizes stay bounded, data saved beside them are the measured."""
 
 import numpy as np
 import pytest
