@@ -228,7 +228,7 @@ def forecast_checks(table: pd.DataFrame) -> list[Check]:
         hits, runs, error = int(part.inside.sum()), len(part), 100 * float(part.error.abs().median())
         chance = float(stats.binom.cdf(hits, runs, 0.9))
         value = f"from {share:.0%} of the run: {hits} of {runs} ends inside, median error {error:.2f} pp"
-        why = f"Rule: so few hits are not rarer than 1 in 20 if each has a chance of 90 % (here {chance:.2f}); 5 runs or more."
+        why = f"Rule: so few hits are not rarer than 1 in 20 at a chance of 90 % each (here {chance:.2f}); 5 runs or more."
         rows.append(Check("C53", str(evidence), value, chance >= 0.05 if runs >= 5 else None, why))
     return rows
 

@@ -202,8 +202,8 @@ def limit_by_drop(fits: Mapping[str, list[laws.Fit]], printed: Mapping[str, floa
             ax.plot(x[loose], a0[loose], ls="", marker="o", ms=4, mfc="white", color=colour)
             reach = 0.4 * PERCENT * np.ptp(fits[run][0].activation_ratio)
             low, high = PERCENT * printed[run] - reach, PERCENT * printed[run] + reach
-            for off, edge, marker in ((a0 < low, low, "v"), (a0 > high, high, "^")):
-                ax.plot(x[off], np.full(off.sum(), edge), ls="", marker=marker, color="0.4", ms=4, clip_on=False)
+            for off, edge, marker in ((a0 < low, low + 0.04 * reach, "v"), (a0 > high, high - 0.04 * reach, "^")):
+                ax.plot(x[off], np.full(off.sum(), edge), ls="", marker=marker, color="0.4", ms=4)
             ax.set_ylim(low, high)
             ax.axhline(PERCENT * printed[run], color=style.FIT_COLOUR, ls="--", lw=1)
             ax.set_title(run)

@@ -39,7 +39,7 @@ class Grid:
         """The column that multiplies h (or g): what the law looks like without scale and limit."""
         if self.kind == "silu":
             return -np.exp(-alpha * self.log_x)
-        return np.exp(np.clip(-slope * np.expm1(alpha * self.log_x) / alpha, -700, 700))
+        return np.exp(np.clip(-slope * np.expm1(alpha * self.log_x) / alpha, -600, 600))
 
     def value(self, theta: Array) -> Array:
         """The law at the grid's tokens."""

@@ -187,7 +187,7 @@ def test_limit_interval_covers_over_all_printed_laws(fits, rho):
 
 @pytest.mark.slow
 def test_limit_interval_covers_where_alpha_is_near_a_tenth(fits):
-    """0.1B ReLU (alpha 0.101): never under 85 %, and where it is over 95 %, because A0 ends at 0, the fit is flagged."""
+    """0.1B ReLU (alpha 0.101): never under 85 %; where over 95 %, because A0 ends at 0, the fit is flagged."""
     table = recovery(fits, 400, 0.0, [("0.1B", "relu")]).iloc[0]
     assert table.covered >= 0.85
     assert table.covered <= 0.95 or table.flagged >= 0.2
