@@ -38,8 +38,7 @@ class Sampler:
         self.wanted = torch.linspace(0, corpus.tokens - 1, min(SAMPLE_TOKENS, corpus.tokens)).round().long().unique()
         # Room is taken at once: small tensors kept from amid many forward passes would scatter over the heap.
         self.values = [
-            torch.zeros(len(self.wanted), ffn.d_ff, dtype=ffn.down.weight.dtype, device=_kept_on(ffn))
-            for ffn in ffns
+            torch.zeros(len(self.wanted), ffn.d_ff, dtype=ffn.down.weight.dtype, device=_kept_on(ffn)) for ffn in ffns
         ]
         self.called = [False] * len(ffns)
         self.seen = 0

@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -87,7 +88,7 @@ def _by_params(ax: Axes, table: pd.DataFrame, params: pd.Series) -> None:
     for activation, part in table.groupby("activation", sort=True):
         points = part.assign(n=params.loc[part.scale].to_numpy(float)).sort_values(["n", "seed"])
         bars = np.abs(points[["low", "high"]].to_numpy(float) - points[["value"]].to_numpy(float)).T
-        look = {"color": style.ACTIVATION_COLOURS[activation], "ls": style.ACTIVATION_LINES[activation]}
+        look: dict[str, Any] = {"color": style.ACTIVATION_COLOURS[activation], "ls": style.ACTIVATION_LINES[activation]}
         label = style.ACTIVATION_LABELS[activation]
         ax.errorbar(points.n, points.value, bars, marker="o", ms=4, capsize=3, label=label, **look)
     ax.set_xscale("log")
@@ -135,7 +136,7 @@ def figure_8(derivative: pd.DataFrame) -> Figure:
                 continue
             for _run, line in part.groupby("run", sort=True):
                 scale, activation = line.scale.iloc[0], line.activation.iloc[0]
-                look = {"color": style.COLOURS[scale], "ls": style.ACTIVATION_LINES[activation]}
+                look: dict[str, Any] = {"color": style.COLOURS[scale], "ls": style.ACTIVATION_LINES[activation]}
                 ax.plot(line.tokens_per_param, line.derivative, **look)
             ax.axhline(0, color="0.5", lw=0.6)
             unit = style.TOKEN_LABELS[style.TOKEN_UNITS[evidence]].removeprefix("tokens (").removesuffix(")")
@@ -162,7 +163,10 @@ def along_training(frame: pd.DataFrame, value: str, label: str, title: str, log:
             style.say(ax, trends.missing(frame))
             return fig
         for _run, part in frame.groupby("run", sort=True):
-            look = {"color": style.COLOURS[part.scale.iloc[0]], "ls": style.ACTIVATION_LINES[part.activation.iloc[0]]}
+            look: dict[str, Any] = {
+                "color": style.COLOURS[part.scale.iloc[0]],
+                "ls": style.ACTIVATION_LINES[part.activation.iloc[0]],
+            }
             ax.plot(part.d, part[value], lw=1.1, **look)
         ax.set(xlabel=style.TOKEN_LABELS[1e6], ylabel=label)
         if log:
@@ -174,7 +178,7 @@ def along_training(frame: pd.DataFrame, value: str, label: str, title: str, log:
 
 
 def figure_14(losses: pd.DataFrame, params: pd.Series) -> Figure:
-    """Limit training loss against parameters, ladder only: columns scale, activation, seed, limit, low, high."""
+    """Limit training loss against parameters with intervals, and the loss reached; of ``law_tables.loss_limits``."""
     with style.context():
         fig, (ax,) = style.axes(1, 1, 5.2, 3.6)
         ax.set_title("Figure 14: limit training loss (ladder; the paper prints no values)")
@@ -182,7 +186,18 @@ def figure_14(losses: pd.DataFrame, params: pd.Series) -> Figure:
             style.say(ax, "ladder: no training loss yet")
             return fig
         _by_params(ax, losses.rename(columns={"limit": "value"}), params)
+        for activation, part in losses.groupby("activation", sort=True):
+            label = f"{style.ACTIVATION_LABELS[activation]}, loss reached"
+            look: dict[str, Any] = {
+                "color": style.ACTIVATION_COLOURS[activation],
+                "mfc": "white",
+                "ls": "",
+                "marker": "s",
+                "ms": 5,
+            }
+            ax.plot(params.loc[part.scale].to_numpy(float), part.final, label=label, **look)
         ax.set_ylabel("limit training loss (nats per token)")
+        ax.legend()
         return fig
 
 
@@ -261,7 +276,7 @@ def own_run(fit: laws.Fit, ahead: pd.DataFrame, unit: str) -> Figure:
     """One run's points, its law, and what the law says comes next (``laws.predict``), with the interval."""
     with style.context():
         fig, (ax,) = style.axes(1, 1, 6.0, 3.6)
-        band = {"color": "#0072B2", "alpha": 0.18, "lw": 0, "label": "90 % interval of one checkpoint"}
+        band: dict[str, Any] = {"color": "#0072B2", "alpha": 0.18, "lw": 0, "label": "90 % interval of one checkpoint"}
         ax.fill_between(ahead.tokens, PERCENT * ahead.low, PERCENT * ahead.high, **band)
         ax.plot(ahead.tokens, PERCENT * ahead.activation_ratio, color=style.FIT_COLOUR, label="law")
         ax.plot(fit.tokens, PERCENT * fit.activation_ratio, "o", ms=3.5, color="0.2", label="points used")

@@ -82,7 +82,8 @@ class Grid:
         flags: list[str] = []
         while True:
             theta, done = self._polish(y, theta, fixed)
-            bounds = {0: np.log(ALPHA_BOUNDS), -1: (0.0, 1.0)}
+            low, high = np.log(ALPHA_BOUNDS)
+            bounds: dict[int, tuple[float, float]] = {0: (float(low), float(high)), -1: (0.0, 1.0)}
             out = [i for i, (low, high) in bounds.items() if i not in fixed and not low <= theta[i] <= high]
             if not out:
                 break

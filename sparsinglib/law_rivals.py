@@ -5,6 +5,7 @@ law and "no law" (the last value stays) are ours. Pure functions of arrays.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -28,6 +29,10 @@ def _power(d: Array, log_height: float, slope: float) -> Array:
     return np.exp(log_height + slope * np.log(d))
 
 
+def _at(curve: Callable[..., Array], coefficients: Array, d: Array) -> Array:
+    return curve(d, *coefficients)
+
+
 def _nearest(curve: Callable[..., Array], d: Array, y: Array, starts: list[list[float]]) -> Array | None:
     """Coefficients of the lowest residual over ``starts``; None if no start converges."""
     found = []
@@ -43,7 +48,7 @@ def _curves(d: Array, y: Array) -> dict[str, Callable[[Array], Array]]:
     ends, scale = [float(y.max()), float(y.min())], float(d.mean())
     slope = (y[-1] - y[0]) / np.log(d[-1] / d[0])
     rising = np.log(max(1e-3, np.ptp(y)))
-    starts = {
+    starts: dict[Callable[..., Array], list[list[float]]] = {
         _logarithm: [[float(y.mean()), float(slope), shift] for shift in np.log(scale) + np.array([-4.0, -1.0, 1.0])],
         # The limit is height - 1 for a falling run and height for a rising one, since the exponential goes to 0 or inf.
         _inverse_exponential: [
@@ -51,12 +56,16 @@ def _curves(d: Array, y: Array) -> dict[str, Callable[[Array], Array]]:
         ],
         _power: [[float(np.log(y.mean())), float(slope / y.mean())]],
     }
-    names = {_logarithm: "logarithm", _inverse_exponential: "inverse exponential", _power: "plain power law"}
+    names: dict[Callable[..., Array], str] = {
+        _logarithm: "logarithm",
+        _inverse_exponential: "inverse exponential",
+        _power: "plain power law",
+    }
     curves: dict[str, Callable[[Array], Array]] = {}
     for curve, tries in starts.items():
         found = _nearest(curve, d, y, tries)
         if found is not None:
-            curves[names[curve]] = lambda x, curve=curve, found=found: curve(x, *found)
+            curves[names[curve]] = partial(_at, curve, found)
     last = float(y[-3:].mean())
     return curves | {"last value": lambda x: np.full_like(x, last)}
 

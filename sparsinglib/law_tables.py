@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -122,7 +123,8 @@ def nearest_window(printed: laws.Fit) -> tuple[tuple[int, int], float]:
     n, best = len(printed.tokens), ((0, 0), np.inf)
 
     def law(d: np.ndarray, *p: float) -> np.ndarray:
-        return replace(printed, **dict(zip(names, p, strict=True))).predict(d)
+        coefficients: dict[str, Any] = dict(zip(names, p, strict=True))
+        return replace(printed, **coefficients).predict(d)
 
     for first in range(n // 3 + 1):
         for last in range(first + 12, n + 1):

@@ -5,7 +5,7 @@ ratio as a fraction, ``A0`` its limit, ``D`` the tokens passed in any one unit: 
 prints, 1e6 for the ladder. Only ``c`` changes with the unit. Pure functions of arrays; nothing here reads a file.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -260,12 +260,12 @@ def _with(result: Fit, row: object) -> Fit:
     return Fit(result.kind, *c, result.tokens, result.activation_ratio, result.drop, result.flags)
 
 
-def _edge(excess: object, start: float, step: float) -> float:
+def _edge(excess: Callable[[float], float], start: float, step: float) -> float:
     """Where ``excess`` crosses zero, going from ``start`` by ever longer steps; 0 or 1 if it does not before."""
     inner = start
     while True:
         outer = min(max(start + step, 0.0), 1.0)
-        if excess(outer) > 0:  # type: ignore[operator]
+        if excess(outer) > 0:
             return float(optimize.brentq(excess, inner, outer, xtol=1e-6, rtol=1e-4))
         if outer in (0.0, 1.0):
             return outer

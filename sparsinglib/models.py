@@ -7,6 +7,7 @@ the same function: its four multipliers are MiniCPM's muP scalings under other n
 import importlib.util
 import math
 import os
+import pickle
 import sys
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,11 @@ def _read_weights(name: str, where: str, config: PreTrainedConfig | None, option
         logging.disable_progress_bar()
     try:
         model, info = family.from_pretrained(where, output_loading_info=True, weights_only=True, **options)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{name}: its weights cannot be read without unpickling objects, which could run any code, or the file is "
+            "broken; ask for safetensors, or convert it where you trust it."
+        ) from error
     except Exception as error:
         raise CheckpointError(_cannot(name, "weights", error)) from error
     finally:

@@ -125,22 +125,23 @@ def save_thresholds(s: Study) -> Path | None:
     return path
 
 
-def _saved(drawn: tuple[Figure, pd.DataFrame], name: str) -> Figure:
-    return style.save(*(drawn[0], name, drawn[1]))
+def _saved(drawn: tuple[Figure, pd.DataFrame], name: str, save_as: str) -> Figure:
+    figure, data = drawn
+    return style.save(figure, f"{name}_{save_as}" if save_as else name, data)
 
 
-def draw_profile(*studies: Study | None) -> Figure:
+def draw_profile(*studies: Study | None, save_as: str = "") -> Figure:
     """Activation ratio and CETT of each layer, one line a model."""
-    return _saved(figures.layer_profile({s.name: s.measured for s in studies if s}), "layer_profile")
+    return _saved(figures.layer_profile({s.name: s.measured for s in studies if s}), "layer_profile", save_as)
 
 
-def draw_figure_1(s: Study) -> Figure:
+def draw_figure_1(s: Study, save_as: str = "") -> Figure:
     """The paper's Figure 1 on the middle layer and the longest of the sample's first tokens."""
     rule = s.rule if isinstance(s.rule, Thresholds) else thresholds_for_cett(s.model, s.fitted_on, 0.1)
     pieces = figures.token_pieces(s.tokenizer, s.sample_ids[: figures.MOST_TOKENS_DRAWN].tolist())
     position = max(range(len(pieces)), key=lambda j: len(pieces[j]))
     anatomy = dissect(s.model, s.sample_ids, rule, len(rule.values) // 2, position)
-    return _saved(figures.figure_1(anatomy, pieces[position]), "figure_01")
+    return _saved(figures.figure_1(anatomy, pieces[position]), "figure_01", save_as)
 
 
 def heat_map_rules(s: Study) -> dict[str, Measurement]:
@@ -174,15 +175,17 @@ def _ends(m: Measurement) -> tuple[float, float]:
     return float(need.min()), float(need.max())
 
 
-def draw_heat_map(results: dict[str, Measurement], s: Study, save_as: str) -> Figure:
+def draw_heat_map(results: dict[str, Measurement], s: Study, save_as: str = "") -> Figure:
     """The paper's sample heat map."""
-    return _saved(figures.heat_map(results, s.tokenizer), save_as)
+    return _saved(figures.heat_map(results, s.tokenizer), "heat_map", save_as)
 
 
-def draw_coloured_text(*studies: Study | None) -> Figure:
+def draw_coloured_text(*studies: Study | None, save_as: str = "") -> Figure:
     """The sample text coloured by the share of neurons each token needed, for each model."""
     known = [s for s in studies if s]
-    return _saved(figures.coloured_text({s.name: s.sample for s in known}, known[0].tokenizer), "coloured_text")
+    return _saved(
+        figures.coloured_text({s.name: s.sample for s in known}, known[0].tokenizer), "coloured_text", save_as
+    )
 
 
 def evidence(name: str) -> str:

@@ -1,7 +1,9 @@
 """One registry for how a scale, an activation and a kind of evidence look, and the one way a figure is saved."""
 
+from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import pandas as pd
@@ -52,7 +54,7 @@ def _chinese_fonts() -> list[str]:
 _CHINESE = _chinese_fonts()
 MONOSPACE = ["DejaVu Sans Mono", *_CHINESE]
 
-_RC = {
+_RC: Any = {
     "font.size": 9,
     "font.family": ["DejaVu Sans", *_CHINESE],
     "axes.titlesize": 10,
@@ -67,7 +69,7 @@ _RC = {
 }
 
 
-def context() -> mpl.RcParams:
+def context() -> AbstractContextManager[None]:
     """The settings every figure is drawn and saved with: ``with style.context(): …``."""
     return mpl.rc_context(_RC)
 

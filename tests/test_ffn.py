@@ -221,3 +221,14 @@ def test_projection_that_is_never_called_is_named():
         sl.find_thresholds(model, [TEXT])
     with pytest.raises(ValueError, match=r"model\.layers\.1\.mlp.*never called"):
         sl.measure(model, [TEXT], sl.FAT(0.1))
+
+
+@pytest.mark.parametrize("family", ["GPT2", "OPT", "GPTNeo", "GPTBigCode", "Llama", "Bloom", "Mpt"])
+def test_left_padding_does_not_shift_positions(family):
+    model, _ = build(family)
+    mask = torch.cat([torch.zeros(2, 5, dtype=torch.long), torch.ones_like(TEXT)], dim=1)
+    ids = torch.cat([torch.full((2, 5), 3), TEXT], dim=1)
+    plain = sl.measure(model, [TEXT], sl.FAT(1e-3)) if family != "Bloom" else sl.measure(model, [TEXT], sl.CETT(0.1))
+    padded = sl.measure(model, [{"input_ids": ids, "attention_mask": mask}], plain.rule)
+    assert padded.dense_ppl == pytest.approx(plain.dense_ppl, rel=1e-5)
+    assert padded.activation_ratio == pytest.approx(plain.activation_ratio, abs=2e-3)

@@ -80,7 +80,8 @@ class Writes:
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["minicpm", "unknown type"])
-def test_code_and_pickle_of_a_checkpoint_are_never_executed(known, copied, tmp_path):
+def test_code_and_pickle_of_a_checkpoint_are_never_executed(known, copied, tmp_path, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # whoever asks whether to run the code is told to
     marker = tmp_path / "was_here"
     path = copied("tiny_minicpm_hub_layout")
     for module in ("configuration_minicpm", "modeling_minicpm", "tokenization_minicpm"):
@@ -97,12 +98,14 @@ def test_code_and_pickle_of_a_checkpoint_are_never_executed(known, copied, tmp_p
             sl.load(path, device_map="cpu")
         assert not marker.exists()
 
+    edit(path, model_type="minicpm", architectures=["MiniCPMForCausalLM"])
     with (path / "pytorch_model.bin").open("wb") as file:
         torch.save({"model.embed_tokens.weight": Writes(marker)}, file)
-    with pytest.raises(sl.CheckpointError, match="tiny_minicpm_hub_layout"):
-        sl.load(path, device_map="cpu")
+    for dtype in (torch.float32, "auto"):
+        with pytest.raises(sl.CheckpointError, match=r"tiny_minicpm_hub_layout.*unpickling"):
+            sl.load(path, dtype=dtype, device_map="cpu")
     (path / "pytorch_model.bin").write_bytes(pickle.dumps({"model.embed_tokens.weight": Writes(marker)}))
-    with pytest.raises(sl.CheckpointError, match="tiny_minicpm_hub_layout"):
+    with pytest.raises(sl.CheckpointError, match=r"tiny_minicpm_hub_layout.*unpickling"):
         sl.load(path, device_map="cpu")
     assert not marker.exists()
 
