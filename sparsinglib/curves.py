@@ -98,8 +98,8 @@ class LayerCurve:
 
     def active_share(self, threshold: float) -> float:
         """Share of the sampled neuron values at or above a threshold."""
-        least = max(threshold, np.finfo(np.float32).tiny)
-        return 1 - np.searchsorted(self.sorted_magnitudes, least) / len(self.sorted_magnitudes)
+        least = max(threshold, float(np.finfo(np.float32).tiny))
+        return 1 - int(np.searchsorted(self.sorted_magnitudes, least)) / len(self.sorted_magnitudes)
 
     def correct(self, thresholds: Sequence[float], cett: Sequence[float]) -> None:
         """Make the curve pass through exact values of CETT measured at some thresholds."""

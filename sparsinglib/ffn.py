@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,7 @@ class FFN:
     layer: int
     name: str
     kind: str
-    down: nn.Module
+    down: Any  # Linear, Conv1D or a relative of theirs, which torch gives no common type with a weight
     activation: nn.Module | None
 
     @property
@@ -121,7 +122,7 @@ def _experts_in(layer: nn.Module) -> str | None:
     return None
 
 
-def _features(module: nn.Module) -> tuple[int, int]:
+def _features(module: Any) -> tuple[int, int]:
     """(inputs, outputs) of a projection, from its weight so that Linear, Conv1D and their relatives all fit."""
     rows, columns = module.weight.shape
     return (rows, columns) if isinstance(module, Conv1D) else (columns, rows)

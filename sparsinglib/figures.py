@@ -5,6 +5,7 @@ Each function takes what the library measured and gives a matplotlib Figure and 
 
 import unicodedata
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 from transformers import PreTrainedTokenizerBase
 
 from . import style
@@ -27,7 +29,7 @@ INCHES_A_TOKEN = 0.19
 BROKEN = "\N{REPLACEMENT CHARACTER}"
 
 
-def token_pieces(tokenizer: PreTrainedTokenizerBase | None, ids: Sequence[int]) -> list[str]:
+def token_pieces(tokenizer: PreTrainedTokenizerBase | None, ids: Sequence[int] | np.ndarray) -> list[str]:
     """Text of each token, readable by itself: spaces as ·, line ends as ⏎, other control characters by their code.
 
     Tokens that make up one character together show the character once and ‥ for the rest.
@@ -38,7 +40,7 @@ def token_pieces(tokenizer: PreTrainedTokenizerBase | None, ids: Sequence[int]) 
     pieces: list[str] = []
     while len(pieces) < len(ids):
         start = len(pieces)
-        runs = (tokenizer.decode(ids[start : start + n], clean_up_tokenization_spaces=False) for n in range(1, 5))
+        runs = (str(tokenizer.decode(ids[start : start + n], clean_up_tokenization_spaces=False)) for n in range(1, 5))
         whole = next(((n, text) for n, text in enumerate(runs, 1) if text and BROKEN not in text), None)
         length, text = whole or (1, f"<{ids[start]}>")
         pieces += [_visible(text), *["‥"] * (length - 1)]
@@ -50,7 +52,7 @@ def _visible(text: str) -> str:
     return "".join(c if unicodedata.category(c)[0] != "C" else f"<{ord(c):x}>" for c in shown)
 
 
-def _write(ax: Axes, x: float, y: float, text: str, **options: object) -> None:
+def _write(ax: Axes, x: float, y: float, text: str, **options: Any) -> None:
     # parse_math off: a token may hold any number of dollar signs.
     ax.text(x, y, text, parse_math=False, **options)
 
@@ -113,7 +115,7 @@ def layer_profile(results: Mapping[str, Measurement]) -> tuple[Figure, pd.DataFr
                 colour = SERIES[index % len(SERIES)]
                 ax.plot(rows["layer"], 100 * rows[column], marker="o", ms=4, color=colour, label=name)
             ax.set(xlabel="layer", ylabel=label, ylim=(0, None))
-            ax.xaxis.get_major_locator().set_params(integer=True)
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         panels[0].set_title("neurons kept in each layer")
         panels[1].set_title("what leaving the others out costs")
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(results))

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, fields
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -46,7 +47,9 @@ class Measurement:
         shapes = [[len(c) for c in (*m.neuron_counts, m.vocabulary_tokens)] for m in (self, other)]
         if self.rule != other.rule or shapes[0] != shapes[1]:
             raise ValueError("Only measurements of one model under one rule add up.")
-        summed = {f.name: _merged(f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self)}
+        summed: dict[str, Any] = {
+            f.name: _merged(f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self)
+        }
         return Measurement(**summed)
 
     @property
@@ -154,7 +157,8 @@ def measure(
         rule = thresholds_for_cett(model, batches, rule)
     rule.check(ffns)
     corpus = Corpus(model, batches)
-    counter = _Counter(rule, ffns, model.get_input_embeddings().weight.shape[0])
+    embedding: Any = model.get_input_embeddings()
+    counter = _Counter(rule, ffns, embedding.weight.shape[0])
     counter.keep = corpus.tokens <= MOST_KEPT_TOKENS if keep_tokens is None else keep_tokens
     for batch in corpus:
         dense = passes.logits(model, batch)
@@ -223,8 +227,8 @@ class _Counter:
         self.position_tokens += torch.bincount(positions, minlength=len(self.position_tokens))
         self.vocabulary.index_add_(1, ids, self.active)
         self.vocabulary_tokens += torch.bincount(ids, minlength=len(self.vocabulary_tokens))
-        blocks = [None if x is None else passes.block_sums(x, batch) for x in (dense, rise, divergence)]
-        self.losses.append(tuple(blocks))
+        divergent = None if divergence is None else passes.block_sums(divergence, batch)
+        self.losses.append((passes.block_sums(dense, batch), passes.block_sums(rise, batch), divergent))
         if self.keep:
             self.kept.append((ids, self.active))
 
@@ -245,7 +249,7 @@ class _Counter:
         )
 
 
-def _merged(name: str, a: object, b: object) -> object:
+def _merged(name: str, a: Any, b: Any) -> Any:
     """Combine one entry of two measurements: sums add up, lists of tokens and blocks follow one another."""
     if name == "rule":
         return a

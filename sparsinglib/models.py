@@ -151,7 +151,7 @@ def granite_config(raw: dict[str, Any], name: str = "checkpoint") -> GraniteConf
 
 
 def _read_weights(name: str, where: str, config: PreTrainedConfig | None, options: dict[str, Any]) -> PreTrainedModel:
-    family = AutoModelForCausalLM if config is None else GraniteForCausalLM
+    family: Any = AutoModelForCausalLM if config is None else GraniteForCausalLM
     if config is not None:
         options["config"] = config
     # A bar is for someone who watches; in notebooks and logs it would only be noise that changes from run to run.

@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -89,7 +90,7 @@ def as_list(batches: Iterable[Tensor | Mapping[str, Tensor]]) -> list[Tensor | M
     return list(batches)
 
 
-def _checked(batch: Tensor | Mapping[str, Tensor], index: int, config: object) -> Batch:
+def _checked(batch: Tensor | Mapping[str, Tensor], index: int, config: Any) -> Batch:
     mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
     ids = batch["input_ids"] if isinstance(batch, Mapping) else batch
     if not isinstance(ids, Tensor) or ids.dtype not in (torch.int32, torch.int64):
@@ -120,7 +121,8 @@ def _checked(batch: Tensor | Mapping[str, Tensor], index: int, config: object) -
 @torch.inference_mode()
 def logits(model: PreTrainedModel, batch: Batch) -> Tensor:
     """Run one forward pass; logits of the positions that have a target, (targets, vocabulary), model's dtype."""
-    device = model.get_input_embeddings().weight.device
+    embedding: Any = model.get_input_embeddings()
+    device = embedding.weight.device
     if device.type == "meta":  # accelerate keeps the weights elsewhere and moves inputs itself
         device = torch.device("cpu")
     extra = {}

@@ -9,6 +9,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedModel
@@ -232,7 +233,7 @@ def _artefact(
     tokenizer: object | None,
 ) -> Thresholds:
     ratio = math.exp(answer.log_ratio)
-    uncertain: dict[str, object] = {}
+    uncertain: dict[str, Any] = {}
     if target is not None and answer.se is not None:
         shares = [max(0.0, 1 + sign * Z90 * answer.se / target) for sign in (-1, 1)]
         ends = [min(answer.cett * math.sqrt(share), LARGEST_CETT) for share in shares]

@@ -1,7 +1,7 @@
 """The strategies of the authors' script by name: ``relu``, ``topk``, ``fat``, ``cett``, ``pplp``, and an argument."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -27,7 +27,9 @@ def check_strategy(strategy: str, argument: float) -> None:
         raise ValueError(
             f"strategy pplp takes the allowed perplexity ratio, 1.01 for one percent (between 1 and 2), got {argument}."
         )
-    {"relu": lambda _: None, "topk": TopK, "fat": FAT, "cett": CETT, "pplp": float}[strategy](argument)
+    checks: dict[str, Callable[[float], object]] = {"topk": TopK, "fat": FAT, "cett": CETT}
+    if strategy in checks:
+        checks[strategy](argument)
 
 
 def find_rule(
@@ -50,7 +52,9 @@ def find_rule(
         return find_thresholds(model, batches, increase, held_out=held_out, tokenizer=tokenizer)
     if strategy == "cett":
         return thresholds_for_cett(model, batches, argument, tokenizer=tokenizer)
-    return {"relu": lambda _: StraightforwardReLU(), "topk": TopK, "fat": FAT}[strategy](argument)
+    if strategy == "relu":
+        return StraightforwardReLU()
+    return TopK(argument) if strategy == "topk" else FAT(argument)
 
 
 def halves(batches: Sequence[Tensor], least: int = 64) -> tuple[list[Tensor], list[Tensor] | None]:
@@ -65,7 +69,7 @@ def halves(batches: Sequence[Tensor], least: int = 64) -> tuple[list[Tensor], li
         return list(batches), None
     cut = len(rows) // 2
     size = max(len(batch) for batch in batches)
-    return tuple(_stacked(part, size) for part in (rows[:cut], rows[cut:]))
+    return _stacked(rows[:cut], size), _stacked(rows[cut:], size)
 
 
 def _stacked(rows: list[Tensor], size: int) -> list[Tensor]:

@@ -48,7 +48,8 @@ def _chinese_fonts() -> list[str]:
         if path.is_file():
             font_manager.fontManager.addfont(path)
     known = {font.name for font in font_manager.fontManager.ttflist}
-    return [name for name in ("Noto Sans CJK SC", "WenQuanYi Micro Hei", "PingFang SC", "SimHei") if name in known][:1]
+    names: list[str] = ["Noto Sans CJK SC", "WenQuanYi Micro Hei", "PingFang SC", "SimHei"]
+    return [name for name in names if name in known][:1]
 
 
 _CHINESE = _chinese_fonts()

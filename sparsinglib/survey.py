@@ -178,6 +178,7 @@ def _measure(task: Task) -> Measurement:
 
 def _search(task: Task) -> Thresholds:
     model, tokenizer = loaded(task.checkpoint)
+    assert isinstance(task.rule, PPLIncrease)
     with warnings.catch_warnings():
         # The result says it itself (target_met, monotone, tokens_needed), and tables show its standard error.
         warnings.filterwarnings("ignore", message=".*(cannot resolve|not monotone).*")
