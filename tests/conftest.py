@@ -40,6 +40,12 @@ def own_silu(silu):
     return copy.deepcopy(silu)
 
 
+@pytest.fixture
+def model():
+    """A tiny random ReLU model of the test's own."""
+    return tiny_llama(act="relu")
+
+
 @pytest.fixture(scope="session")
 def ids():
     return {name: torch.tensor([row]) for name, row in golden()["token_ids"].items()}

@@ -15,6 +15,13 @@ from transformers import GraniteConfig, GraniteForCausalLM, LlamaConfig, LlamaFo
 import sparsinglib as sl
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
+IDS = torch.tensor([[5, 9, 31, 2, 7, 7, 0, 12, 39, 1]])
+
+
+def logits(model) -> torch.Tensor:
+    """Logits of one forward pass over ``IDS``."""
+    with torch.no_grad():
+        return model(IDS).logits
 
 
 @functools.cache

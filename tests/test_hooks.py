@@ -4,31 +4,20 @@ import copy
 
 import pytest
 import torch
-from helpers import PlainMLP, hooks_on, same_weights, tiny_llama
+from helpers import IDS, PlainMLP, hooks_on, logits, same_weights
 
 import sparsinglib as sl
 
-IDS = torch.tensor([[5, 9, 31, 2, 7, 7, 0, 12, 39, 1]])
 RULES = [sl.FAT(0.2), sl.TopK(0.3), sl.TopK(0.3, over="layer"), sl.Thresholds((0.3, 0.3), 0.1, 1.0, None, 0.5)]
-
-
-@pytest.fixture
-def model():
-    return tiny_llama(act="relu")
-
-
-def run(model):
-    with torch.no_grad():
-        return model(IDS).logits
 
 
 @pytest.mark.parametrize("rule", [*RULES, sl.StraightforwardReLU()], ids=lambda r: type(r).__name__)
 def test_model_is_bit_identical_afterwards(model, rule):
-    dense, state, hooks = run(model), copy.deepcopy(model.state_dict()), hooks_on(model)
+    dense, state, hooks = logits(model), copy.deepcopy(model.state_dict()), hooks_on(model)
     with sl.sparsify(model, rule) as same:
         assert same is model
-        sparse = run(model)
-    assert torch.equal(run(model), dense)
+        sparse = logits(model)
+    assert torch.equal(logits(model), dense)
     assert same_weights(model, state) and hooks_on(model) == hooks
     if isinstance(rule, sl.StraightforwardReLU):
         assert torch.equal(sparse, dense)
@@ -37,37 +26,37 @@ def test_model_is_bit_identical_afterwards(model, rule):
 
 
 def test_nested_use_masks_with_both_rules(model):
-    dense = run(model)
+    dense = logits(model)
     with sl.sparsify(model, RULES[0]):
-        outer = run(model)
+        outer = logits(model)
         with sl.sparsify(model, RULES[3]):
-            both = run(model)
-        assert torch.equal(run(model), outer)
-    assert torch.equal(run(model), dense) and hooks_on(model) == 0
+            both = logits(model)
+        assert torch.equal(logits(model), outer)
+    assert torch.equal(logits(model), dense) and hooks_on(model) == 0
     limits = RULES[3].values
     with PlainMLP(model, lambda i, gate, value, norm: (gate.abs() >= 0.2) & (value.abs() * norm >= limits[i])):
-        expected = run(model)
+        expected = logits(model)
     assert torch.allclose(both, expected, atol=1e-5)
     assert not torch.equal(both, outer)
 
 
 def test_contexts_closed_in_the_wrong_order(model):
-    dense = run(model)
+    dense = logits(model)
     first, second = sl.sparsify(model, RULES[0]), sl.sparsify(model, RULES[1])
     first.__enter__()
     second.__enter__()
     first.__exit__(None, None, None)
     assert hooks_on(model) > 0
     second.__exit__(None, None, None)
-    assert hooks_on(model) == 0 and torch.equal(run(model), dense)
+    assert hooks_on(model) == 0 and torch.equal(logits(model), dense)
 
 
 def test_exception_inside(model):
-    dense = run(model)
+    dense = logits(model)
     with pytest.raises(RuntimeError, match="inside"), sl.sparsify(model, RULES[0]):
-        run(model)
+        logits(model)
         raise RuntimeError("inside")
-    assert hooks_on(model) == 0 and torch.equal(run(model), dense)
+    assert hooks_on(model) == 0 and torch.equal(logits(model), dense)
 
 
 def test_exception_within_the_forward_pass(model):
@@ -75,28 +64,28 @@ def test_exception_within_the_forward_pass(model):
         if ffn.layer == 1:
             raise RuntimeError("visit failed")
 
-    dense = run(model)
+    dense = logits(model)
     with pytest.raises(RuntimeError, match="visit failed"), sl.tap(sl.find_ffns(model), broken, gate=True):
-        run(model)
-    assert hooks_on(model) == 0 and torch.equal(run(model), dense)
+        logits(model)
+    assert hooks_on(model) == 0 and torch.equal(logits(model), dense)
 
 
 def test_re_entry(model):
-    dense = run(model)
+    dense = logits(model)
     results = []
     for _ in range(3):
         with sl.sparsify(model, RULES[1]):
-            results.append(run(model))
+            results.append(logits(model))
     assert all(torch.equal(r, results[0]) for r in results)
-    assert torch.equal(run(model), dense)
+    assert torch.equal(logits(model), dense)
 
 
 def test_other_peoples_hooks_stay(model):
     calls = []
     handle = model.model.layers[0].mlp.down_proj.register_forward_hook(lambda *_: calls.append(1))
     with sl.sparsify(model, RULES[0]):
-        run(model)
-    run(model)
+        logits(model)
+    logits(model)
     assert len(calls) == 2 and hooks_on(model) == 1
     handle.remove()
 
@@ -104,12 +93,12 @@ def test_other_peoples_hooks_stay(model):
 def test_gate_score_is_the_activations_output(model):
     seen = {}
     with sl.tap(sl.find_ffns(model), lambda ffn, neurons, gate: seen.update({ffn.layer: (neurons, gate)}), gate=True):
-        run(model)
+        logits(model)
     gates = []
     with PlainMLP(
         model, lambda i, gate, value, norm: gates.append((i, gate, value)) or torch.ones_like(value, dtype=bool)
     ):
-        run(model)
+        logits(model)
     for layer, gate, value in gates:
         assert torch.allclose(seen[layer][1], gate, atol=1e-5)
         assert torch.allclose(seen[layer][0], value, atol=1e-5)

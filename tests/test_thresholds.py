@@ -7,23 +7,11 @@ import math
 
 import pytest
 import torch
-from helpers import PlainMLP, golden_model, hooks_on, tiny_granite, tiny_llama
+from helpers import IDS, PlainMLP, golden_model, hooks_on, logits, tiny_granite, tiny_llama
 from hypothesis import given
 from hypothesis import strategies as st
 
 import sparsinglib as sl
-
-IDS = torch.tensor([[5, 9, 31, 2, 7, 7, 0, 12, 39, 1]])
-
-
-@pytest.fixture
-def model():
-    return tiny_llama(act="relu")
-
-
-def run(model):
-    with torch.no_grad():
-        return model(IDS).logits
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +47,7 @@ def test_takes_the_same_model_in_another_dtype():
     model = tiny_llama()
     thresholds = tiny_found(model)
     with sl.sparsify(copy.deepcopy(model).to(torch.bfloat16), thresholds) as half:
-        run(half)
+        logits(half)
 
 
 def test_bare_cett_target_is_refused(model):
