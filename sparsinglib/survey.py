@@ -33,6 +33,7 @@ from .thresholds import Thresholds
 DASK = "SPARSINGLIB_DASK"
 BATCH_TOKENS = 8192  # of a batch: short windows go many at a time, long ones few
 CORE = ("corpora", "curves", "ffn", "hooks", "measure", "models", "passes", "rules", "search", "thresholds", "trial")
+LOGITS = 2**28  # of a batch, 1 GiB in float32: what fills the memory where the vocabulary is large
 CHARACTERS_A_TOKEN = 12  # more than any of the texts has; only to tokenise no more than is measured
 
 
@@ -187,20 +188,26 @@ def _search(task: Task) -> Thresholds:
 
 @lru_cache(maxsize=1)
 def loaded(checkpoint: Checkpoint) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model and tokenizer of a checkpoint; the last one stays in memory. Raises ValueError without a tokenizer."""
+    """Model and tokenizer of a checkpoint; the last one stays in memory. Raises ValueError without a tokenizer.
+
+    The tokenizer's ``model_max_length`` is at most the model's context.
+    """
     model, tokenizer = models.load(checkpoint.source, revision=checkpoint.revision)
     if tokenizer is None:
         raise ValueError(
             f"{checkpoint.name}: has no tokenizer, so no text can be given to it; put its files beside it."
         )
+    context = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    tokenizer.model_max_length = min(tokenizer.model_max_length, context or tokenizer.model_max_length)
     return model, tokenizer
 
 
 def batches(text: Text, tokenizer: PreTrainedTokenizerBase) -> list[torch.LongTensor]:
-    """Windows of a held-out text, or of the part of it that a task is about."""
+    """Windows of a held-out text, or of the part of it that a task is about; none longer than the model's context."""
     characters = corpora.load(text.corpus, "validation")[: text.tokens * CHARACTERS_A_TOKEN]
-    size = max(1, BATCH_TOKENS // text.length)
-    found = corpora.token_batches(characters, tokenizer, text.length, size, text.tokens)
+    length = min(text.length, tokenizer.model_max_length)
+    size = max(1, min(BATCH_TOKENS, LOGITS // len(tokenizer)) // length)
+    found = corpora.token_batches(characters, tokenizer, length, size, text.tokens)
     if text.part >= len(found):
         raise ValueError(f"{text.corpus}: {len(found)} batches cannot be cut into {text.parts} parts.")
     return found[text.part :: text.parts]

@@ -1,5 +1,6 @@
 """Suites are read and checked; their measurements are made once, by content, and are the same wherever they run."""
 
+import dataclasses
 import os
 import shutil
 import signal
@@ -173,6 +174,13 @@ def test_thresholds_of_a_perplexity_increase(cached, text_file):
     (result,) = survey.measure(suite, {"5 %": survey.PPLIncrease(5.0, text_file)}).values()
     assert isinstance(result.rule, sl.Thresholds)
     assert result.ppl_ratio == pytest.approx(1.05, abs=0.01)
+
+
+def test_windows_are_no_longer_than_the_model_s_context(cached, text_file):
+    suite = dataclasses.replace(suite_of(text_file), sequence_length=4096)
+    (result,) = survey.measure(suite, {"fat": sl.FAT(0.1)}).values()
+    assert result.by_position.position.max() == 255
+    assert result.tokens == 512
 
 
 def test_no_scheduler_at_the_address(cached, text_file, monkeypatch):
