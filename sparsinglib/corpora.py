@@ -11,6 +11,7 @@ import hashlib
 import os
 import random
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -46,6 +47,7 @@ SHA256 = {
 WIKIPEDIA_FILE = "test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
 NEWS_PARAGRAPHS = 16  # the newspaper is one list of paragraphs; neighbours stay together, so that a story is not split
 CODE_BYTES = 100_000  # longer source files are tables, not code
+PIECE = 2**20  # characters tokenised at once
 
 
 def _package(name: str) -> Path:
@@ -170,8 +172,9 @@ def load(source: str | Path | Iterable[str], split: Split = "train") -> str:
 
     Args:
         source: ``"wikipedia"``, ``"chinese"``, ``"code"``, ``"math"``, ``"mixture"`` (pieces of the four in turn); a
-            path to a ``.txt``, ``.jsonl`` or ``.parquet`` file (the last two with a column ``text``); or an iterable of
-            documents, such as a column of a Hugging Face dataset.
+            text file; a ``.jsonl`` or ``.parquet`` file with a column ``text``; a directory of such files; a Hugging
+            Face dataset saved to disk; or an iterable of documents, such as a column of such a dataset. Bytes that are
+            not UTF-8 are replaced, and a warning says how many.
         split: ``"train"`` or ``"validation"``, disjoint by document. Your own text is not split: all of it is returned.
 
     Returns:
@@ -193,16 +196,45 @@ def load(source: str | Path | Iterable[str], split: Split = "train") -> str:
 
 
 def _read(path: Path) -> list[str]:
+    if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+        return _dataset(path)
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
+        return [document for file in files for document in _read(file)]
     if not path.is_file():
         raise ValueError(f"no corpus and no file of that name: {path}; corpora: {', '.join(SOURCES)}, mixture")
     if path.suffix not in (".jsonl", ".parquet"):
-        return [path.read_text(encoding="utf-8")]
+        return [_decoded(path)]
     import pandas as pd
 
-    table = pd.read_json(path, lines=True) if path.suffix == ".jsonl" else pd.read_parquet(path)
+    try:
+        table = pd.read_json(path, lines=True) if path.suffix == ".jsonl" else pd.read_parquet(path)
+    except Exception as error:
+        raise ValueError(f"{path}: cannot be read as {path.suffix[1:]} ({str(error)[:200]})") from error
     if "text" not in table:
         raise ValueError(f"{path} has no column text; its columns: {', '.join(map(str, table.columns))}")
     return table["text"].dropna().astype(str).tolist()
+
+
+def _decoded(path: Path) -> str:
+    data = path.read_bytes()
+    if b"\0" in data[:4096]:
+        raise ValueError(f"{path}: holds zero bytes, so it is not a text in UTF-8")
+    text = data.decode("utf-8", errors="replace").removeprefix("\ufeff")
+    if broken := text.count("\ufffd") - data.count("\ufffd".encode()):
+        warnings.warn(f"{path}: {broken} places are not UTF-8 and were replaced; is it another encoding?", stacklevel=4)
+    return text.replace("\r\n", "\n")
+
+
+def _dataset(path: Path) -> list[str]:
+    import datasets
+
+    found = datasets.load_from_disk(str(path))
+    if isinstance(found, datasets.DatasetDict):
+        raise ValueError(f"{path} holds the splits {', '.join(found)}: give the directory of one of them")
+    if "text" not in found.column_names:
+        raise ValueError(f"{path} has no column text; its columns: {', '.join(found.column_names)}")
+    return [str(document) for document in found["text"] if document is not None]
 
 
 def token_batches(
@@ -214,7 +246,8 @@ def token_batches(
 ) -> list[torch.LongTensor]:
     """Consecutive windows of a text, without truncation: a text longer than the context becomes several windows.
 
-    The text is tokenised once, as a whole, with whatever start token the tokenizer adds.
+    The text is tokenised as a whole, with whatever start token the tokenizer adds; one of more than a million
+    characters in pieces that end between two words, so that memory holds little more than text and token ids.
 
     Returns:
         Batches of token ids, ``batch_size`` × ``length``; the last full windows may make a smaller batch, and what is
@@ -231,9 +264,22 @@ def token_batches(
         raise ValueError(f"max_tokens must be at least 2, not {max_tokens}")
     if not text.strip():
         raise ValueError("the text is empty")
-    ids = torch.tensor(tokenizer(text, verbose=False)["input_ids"][:max_tokens], dtype=torch.long)
+    ids = _token_ids(text, tokenizer, max_tokens)
     if len(ids) < 2:
         raise ValueError(f"the text has {len(ids)} token: at least 2 are needed to predict one from another")
     full = len(ids) // length * length
     batches = list(ids[:full].view(-1, length).split(batch_size)) if full else []
     return batches + ([ids[full:].unsqueeze(0)] if len(ids) - full > 1 else [])
+
+
+def _token_ids(text: str, tokenizer: PreTrainedTokenizerBase, most: int | None) -> torch.Tensor:
+    found: list[torch.Tensor] = []
+    start = known = 0
+    while start < len(text) and (most is None or known < most):
+        end = start + PIECE
+        if end < len(text):
+            end = max(text.rfind(" ", start + 1, end), text.rfind("\n", start + 1, end), start + PIECE // 2)
+        ids = tokenizer(text[start:end], add_special_tokens=start == 0, verbose=False)["input_ids"]
+        found.append(torch.tensor(ids, dtype=torch.int32))
+        start, known = end, known + len(ids)
+    return torch.cat(found)[:most].long()

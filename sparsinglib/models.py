@@ -146,8 +146,11 @@ def granite_config(raw: dict[str, Any], name: str = "checkpoint") -> GraniteConf
             logits_scaling=hidden / raw["dim_model_base"],
             attention_multiplier=(hidden // heads) ** -0.5,
         )
-    except (KeyError, TypeError, ZeroDivisionError) as error:
-        raise CheckpointError(f"{name}: config.json is no complete MiniCPM config ({error!r}).") from error
+    except Exception as error:  # missing, of another type, out of range: transformers checks each in a way of its own
+        cause = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"{name}: config.json is no complete MiniCPM config ({type(error).__name__}: {cause})."
+        ) from error
 
 
 def _read_weights(name: str, where: str, config: PreTrainedConfig | None, options: dict[str, Any]) -> PreTrainedModel:
@@ -208,7 +211,7 @@ def _read_tokenizer(name: str, where: str, options: dict[str, Any]) -> PreTraine
 
 
 def _cannot(name: str, part: str, error: Exception) -> str:
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    first = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
     return (
         f"{name}: cannot read its {part} ({type(error).__name__}: {first}). If it is a hub id, check the name and the "
         "connection, or download it and give the directory; if it is a directory, the download may be incomplete."

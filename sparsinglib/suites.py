@@ -6,6 +6,7 @@
 import difflib
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any
 
 import yaml
@@ -132,7 +133,7 @@ def _parse(path: Path) -> Suite:
         raise SuiteError(f"{path.name}: two checkpoints are called {twice[0]}.")
     evidence = raw.get("evidence", "own")
     if evidence not in EVIDENCE:
-        raise SuiteError(f"{path.name}: evidence is {evidence!r}; it must be one of {', '.join(EVIDENCE)}.")
+        raise SuiteError(f"{path.name}: evidence is {short(evidence)}; it must be one of {', '.join(EVIDENCE)}.")
     corpora = raw.get("corpora", ["mixture"])
     if not isinstance(corpora, list) or not corpora or not all(isinstance(c, str) and c for c in corpora):
         raise SuiteError(f"{path.name}: corpora must be a list of names or files.")
@@ -148,11 +149,11 @@ def _parse(path: Path) -> Suite:
 
 def _checkpoint(where: str, entry: Any) -> Checkpoint:
     if not isinstance(entry, dict):
-        raise SuiteError(f"{where}: an entry has at least name, scale and activation, got {entry!r}.")
+        raise SuiteError(f"{where}: an entry has at least name, scale and activation, got {short(entry)}.")
     _only(where, entry, {field.name for field in fields(Checkpoint)})
     for name, value in entry.items():
-        if not isinstance(value, str) or not value.strip():
-            raise SuiteError(f"{where}: {name} must be a text, got {value!r}; quote it if it looks like a number.")
+        if not isinstance(value, str) or not value.strip() or len(value) > 1000 or "\0" in value:
+            raise SuiteError(f"{where}: {name} must be a text, got {short(value)}; quote it if it looks like a number.")
     if absent := [name for name in ("name", "scale", "activation") if name not in entry]:
         raise SuiteError(f"{where}: {', '.join(absent)} is missing.")
     steps = entry.get("steps")
@@ -165,11 +166,11 @@ def _only(where: str, entry: dict[str, Any], known: set[str]) -> None:
         if name not in known:
             near = difflib.get_close_matches(str(name), known, 1)
             hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(sorted(known))}."
-            raise SuiteError(f"{where}: unknown entry {name!r}{hint}")
+            raise SuiteError(f"{where}: unknown entry {short(name)}{hint}")
 
 
 def _size(where: str, raw: dict[str, Any], name: str, default: int) -> int:
     value = raw.get(name, default)
     if isinstance(value, bool) or not isinstance(value, int) or value < 2:
-        raise SuiteError(f"{where}: {name} must be a whole number of at least 2, got {value!r}.")
+        raise SuiteError(f"{where}: {name} must be a whole number of at least 2, got {short(value)}.")
     return value

@@ -33,7 +33,6 @@ from .thresholds import Thresholds
 DASK = "SPARSINGLIB_DASK"
 BATCH_TOKENS = 8192  # of a batch: short windows go many at a time, long ones few
 CORE = ("corpora", "curves", "ffn", "hooks", "measure", "models", "passes", "rules", "search", "thresholds", "trial")
-LOGITS = 2**28  # of a batch, 1 GiB in float32: what fills the memory where the vocabulary is large
 CHARACTERS_A_TOKEN = 12  # more than any of the texts has; only to tokenise no more than is measured
 
 
@@ -206,7 +205,7 @@ def batches(text: Text, tokenizer: PreTrainedTokenizerBase) -> list[torch.LongTe
     """Windows of a held-out text, or of the part of it that a task is about; none longer than the model's context."""
     characters = corpora.load(text.corpus, "validation")[: text.tokens * CHARACTERS_A_TOKEN]
     length = min(text.length, tokenizer.model_max_length)
-    size = max(1, min(BATCH_TOKENS, LOGITS // len(tokenizer)) // length)
+    size = max(1, BATCH_TOKENS // length)
     found = corpora.token_batches(characters, tokenizer, length, size, text.tokens)
     if text.part >= len(found):
         raise ValueError(f"{text.corpus}: {len(found)} batches cannot be cut into {text.parts} parts.")

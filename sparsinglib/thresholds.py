@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -132,7 +133,7 @@ def _checked(name: str, value: Any) -> Any:
         return _number(name, value)
     kinds = {"target_met": bool, "monotone": bool, "held_out": dict, "provenance": dict, "criterion": str}
     if name in kinds and not isinstance(value, kinds[name]):
-        raise ValueError(f"{name} is {value!r}, which is not {kinds[name].__name__}.")
+        raise ValueError(f"{name} is {short(value)}, which is not {kinds[name].__name__}.")
     return value if name in kinds else _whole(name, value)
 
 
@@ -144,11 +145,11 @@ def _listed(name: str, value: Any) -> list[Any]:
 
 def _whole(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{name} holds {value!r}, which is not a whole number.")
+        raise ValueError(f"{name} holds {short(value)}, which is not a whole number.")
     return value
 
 
 def _number(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValueError(f"{name} holds {value!r}, which is not a finite number.")
+        raise ValueError(f"{name} holds {short(value)}, which is not a finite number.")
     return float(value)
