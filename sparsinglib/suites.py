@@ -4,6 +4,7 @@
 """
 
 import difflib
+import os
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from reprlib import repr as short
@@ -44,8 +45,9 @@ class Checkpoint:
     @property
     def here(self) -> bool:
         """Whether its files lie on this machine, or have to come from the hub."""
-        path = Path(self.source).expanduser()
-        return self.source in (*models.ladder_names(), models.WHEEL) or path.is_dir() or path.is_file()
+        # os.path: a name that no file can have is no error there.
+        path = os.path.expanduser(self.source)
+        return self.source in (*models.ladder_names(), models.WHEEL) or os.path.isdir(path) or os.path.isfile(path)
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ def _checkpoint(where: str, entry: Any) -> Checkpoint:
         raise SuiteError(f"{where}: an entry has at least name, scale and activation, got {short(entry)}.")
     _only(where, entry, {field.name for field in fields(Checkpoint)})
     for name, value in entry.items():
-        if not isinstance(value, str) or not value.strip() or len(value) > 1000 or "\0" in value:
+        if not isinstance(value, str) or not value.strip() or len(value) > 1000:
             raise SuiteError(f"{where}: {name} must be a text, got {short(value)}; quote it if it looks like a number.")
     if absent := [name for name in ("name", "scale", "activation") if name not in entry]:
         raise SuiteError(f"{where}: {', '.join(absent)} is missing.")
