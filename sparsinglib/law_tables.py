@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import optimize
+from scipy import optimize, stats
 
 from . import law_rivals, laws, paper
 from .style import TOKEN_UNITS
@@ -206,7 +206,8 @@ def slopes(limit_table: pd.DataFrame, params: pd.Series, draws: int = 4000, seed
 
     ``params`` maps scale to a parameter count. Each draw takes every limit from its own interval (split normal,
     5 % beyond each end). Columns: evidence, activation, runs, slope_pp (activation ratio, points for each doubling),
-    low_pp, high_pp, sparsity_slope_pp (the same with the other sign), range_pp (largest less smallest limit).
+    low_pp, high_pp, sparsity_slope_pp (the same with the other sign), range_pp (largest less smallest limit, of
+    each scale the mean over its seeds).
     """
     rows, generator = [], np.random.default_rng(seed)
     for (evidence, activation), part in limit_table.groupby(["evidence", "activation"], sort=True):
@@ -220,7 +221,8 @@ def slopes(limit_table: pd.DataFrame, params: pd.Series, draws: int = 4000, seed
         slope = 100 * (values @ centred) / (centred @ centred)
         own = 100 * float(part.a0 @ centred) / float(centred @ centred)
         low, high = np.quantile(slope, [0.05, 0.95])
-        rows.append((evidence, activation, len(part), own, low, high, -own, 100 * float(np.ptp(part.a0))))
+        span = 100 * float(np.ptp(part.groupby("scale").a0.mean()))
+        rows.append((evidence, activation, len(part), own, low, high, -own, span))
     names = ["evidence", "activation", "runs", "slope_pp", "low_pp", "high_pp", "sparsity_slope_pp", "range_pp"]
     return pd.DataFrame(rows, columns=names)
 
@@ -325,3 +327,20 @@ def seed_spread(limit_table: pd.DataFrame) -> pd.DataFrame:
     groups = limit_table.groupby(["scale", "activation"]).a0
     table = groups.agg(seeds="size", mean="mean", standard_deviation="std", range=np.ptp).reset_index()
     return table[table.seeds > 1]
+
+
+def chance_range(limit_table: pd.DataFrame, level: float = 0.95) -> tuple[float, float, int]:
+    """How far the limits of several scales may lie apart by their seeds alone (Tukey's studentized range).
+
+    For one evidence and activation of ``limits``: (range, standard deviation between seeds, seeds), both as fractions.
+    The scatter is pooled over the scales that have several seeds; NaN where no scale has two.
+    """
+    spread = seed_spread(limit_table)
+    if spread.empty:
+        return float("nan"), float("nan"), 1
+    freedom = int((spread.seeds - 1).sum())
+    deviation = float(np.sqrt(((spread.seeds - 1) * spread.standard_deviation**2).sum() / freedom))
+    scales = limit_table.scale.nunique()
+    # studentized_range needs two groups; its quantile times the scatter bounds the largest difference among them.
+    widest = float(stats.studentized_range.ppf(level, max(scales, 2), freedom)) * deviation
+    return widest, deviation, int(spread.seeds.sum())

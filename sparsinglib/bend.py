@@ -1,0 +1,86 @@
+"""A rise that turns into a level: two straight segments, the second flat, through a few points with errors."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import optimize
+
+Array = NDArray[np.float64]
+LEAST = 6  # points; three coefficients and a scatter cannot be told from fewer
+_NODES = 400
+
+
+@dataclass(frozen=True)
+class Bend:
+    """``level + slope · min(x − turn, 0)`` with 90 % bootstrap intervals.
+
+    ``turn_open`` is "low", "high", "both" or "": the sides on which the interval of ``turn`` runs to the end of where a
+    turn can be seen at all (between the second and the last but one x). ``scatter`` is the standard deviation of the
+    points about the segments beyond their own errors.
+    """
+
+    turn: float
+    turn_interval: tuple[float, float]
+    turn_open: str
+    slope: float
+    slope_interval: tuple[float, float]
+    level: float
+    level_interval: tuple[float, float]
+    scatter: float
+    points: int
+
+    def predict(self, x: ArrayLike) -> Array:
+        """The two segments at ``x``, same shape."""
+        return self.level + self.slope * np.minimum(np.asarray(x, dtype=float) - self.turn, 0)
+
+
+class _Segments:
+    """Weighted least squares over a grid of turns, for many sets of y at once."""
+
+    def __init__(self, x: Array) -> None:
+        self.x = x
+        self.turns = np.unique([np.linspace(a, b, _NODES // len(x)) for a, b in pairwise(x[1:-1])])
+        self.ramp = np.minimum(x - self.turns[:, None], 0)
+
+    def solve(self, y: Array, error: Array) -> tuple[Array, Array]:
+        """Turn, slope, level (draws × 3) of lowest chi-square, and that chi-square, for ``y`` (draws × points)."""
+        weighted = np.stack([np.broadcast_to(1 / error, self.ramp.shape), self.ramp / error], axis=-1)
+        found = np.einsum("kin,bn->bki", np.linalg.pinv(weighted), y / error)
+        misfit = ((np.einsum("kni,bki->bkn", weighted, found) - (y / error)[:, None]) ** 2).sum(-1)
+        best, each = misfit.argmin(1), np.arange(len(y))
+        return np.column_stack([self.turns[best], found[each, best][:, ::-1]]), misfit[each, best]
+
+
+def fit(x: ArrayLike, y: ArrayLike, error: ArrayLike, draws: int = 1000, seed: int = 0) -> Bend:
+    """Fit the two segments to points (n,) with standard errors (n,); x distinct, errors positive, n at least six.
+
+    Where the points scatter more than their errors say, a common scatter is added to all errors until chi-square is
+    what it should be (Paule and Mandel). The bootstrap draws points about the fitted segments with these errors and
+    fits each draw again. Raises ValueError on bad input.
+    """
+    order = np.argsort(np.asarray(x, dtype=float))
+    x, y, error = (np.asarray(v, dtype=float)[order] for v in (x, y, error))
+    if len(x) < LEAST:
+        raise ValueError(f"{len(x)} points; a rise that turns into a level needs {LEAST} or more")
+    if not np.isfinite([x, y, error]).all() or (error <= 0).any() or (np.diff(x) <= 0).any():
+        raise ValueError("x and y must be finite, errors positive, and no x may occur twice")
+    segments = _Segments(x)
+
+    def excess(scatter: float) -> float:
+        return float(segments.solve(y[None], np.hypot(error, scatter))[1][0]) - (len(x) - 3)
+
+    scatter = optimize.brentq(excess, 0, 10 * np.ptp(y)) if excess(0) > 0 else 0.0
+    size = np.hypot(error, scatter)
+    (best,), _ = segments.solve(y[None], size)
+    mean = best[2] + best[1] * np.minimum(x - best[0], 0)
+    generator = np.random.default_rng(seed)
+    # A scatter estimated from so few points is itself unsure: without this the intervals hold the truth too rarely.
+    unsure = np.sqrt((len(x) - 3) / generator.chisquare(len(x) - 3, (draws, 1))) if scatter > 0 else 1.0
+    drawn, _ = segments.solve(mean + size * unsure * generator.normal(size=(draws, len(x))), size)
+    low, high = np.quantile(drawn, [0.05, 0.95], axis=0)
+    ends = (low[0] <= segments.turns[0] * (1 + 1e-9), high[0] >= segments.turns[-1] * (1 - 1e-9))
+    sides = {(False, False): "", (True, False): "low", (False, True): "high", (True, True): "both"}[ends]
+    t, s, v = zip(best, low, high, strict=True)
+    return Bend(best[0], t[1:], sides, best[1], s[1:], best[2], v[1:], float(scatter), len(x))

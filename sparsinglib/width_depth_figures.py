@@ -1,0 +1,176 @@
+"""Figures 5 and 6: what the paper says of width and depth, and the ladder's nine shapes with intervals."""
+
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from . import paper, style, width_depth
+from .bend import Bend
+
+POINT: dict[str, Any] = {"ls": "", "marker": "s", "ms": 4.5, "capsize": 3, "color": style.ACTIVATION_COLOURS["relu"]}
+HOLLOW: dict[str, Any] = {"ls": "", "marker": "s", "ms": 7, "mfc": "white", "color": style.ACTIVATION_COLOURS["relu"]}
+RATIO = "width / depth (hidden size / layers)"
+
+
+def _facts() -> pd.Series:
+    return paper.read("width_depth").set_index("item").value
+
+
+def _ratio_axis(ax: Axes, table: pd.DataFrame, drawn: pd.DataFrame, title: str) -> None:
+    """Logarithmic ratios with the shapes as labels above, grey where ``drawn`` has no such shape."""
+    ax.set(xscale="log", xlabel=RATIO, xlim=(table.ratio.min() / 1.5, table.ratio.max() * 1.5), title=title)
+    ax.xaxis.set_major_formatter("{x:g}")
+    top = ax.secondary_xaxis("top")
+    top.set_xscale("log")
+    top.set_xticks(table.ratio, table["shape"], rotation=60, fontsize=7)
+    top.set_xticks([], minor=True)
+    for label, run in zip(top.get_xticklabels(), table.run, strict=True):
+        label.set_color("0.1" if run in set(drawn.run) else "0.65")
+
+
+def _readings(ax: Axes, quantities: tuple[str, ...], name: str) -> None:
+    """Along the bottom: where the paper's numbers come to lie on the ladder, by each way of carrying them over."""
+    table = width_depth.translation()
+    table = table[table.quantity.isin(quantities)]
+    low, high = ax.get_ylim()
+    ax.set_ylim(low - 0.14 * (high - low), high)  # room below the points
+    looks = zip(("#009E73", "#E69F00", "#CC79A7"), (0.03, 0.06, 0.09), strict=True)
+    for (reading, part), (colour, height) in zip(table.groupby("reading", sort=False), looks, strict=True):
+        look: dict[str, Any] = {"marker": "|", "ms": 8, "mew": 2, "lw": 2, "color": colour}
+        label = f"paper's {name}, {reading}"
+        ax.plot(part.ratio, [height] * len(part), transform=ax.get_xaxis_transform(), label=label, **look)
+
+
+def _bars(part: pd.DataFrame, value: str, low: str, high: str) -> np.ndarray:
+    """Error bars from the interval's ends, 2 × shapes."""
+    return np.stack([part[value] - part[low], part[high] - part[value]]).clip(0)
+
+
+def _draw_bend(ax: Axes, table: pd.DataFrame, b: Bend | None) -> None:
+    if b is None:
+        return
+    x = np.geomspace(table.ratio.min(), table.ratio.max(), 300)
+    low, high = b.turn_interval
+    side = {"": "", "low": ", open below", "high": ", open above", "both": ", open"}[b.turn_open]
+    ax.axvspan(low, high, color=style.FIT_COLOUR, alpha=0.13, lw=0)
+    label = f"rise, then level: turn {b.turn:.3g} ({low:.3g} to {high:.3g}{side})"
+    ax.plot(x, b.predict(x), color=style.FIT_COLOUR, lw=1.2, label=label)
+
+
+def _legend(ax: Axes) -> None:
+    """Below the panel, where it covers no point."""
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16))
+
+
+def _paper_activation(ax: Axes, main: pd.Series) -> None:
+    """The paper's words drawn: a bottleneck, a level, and the one shape whose points are published."""
+    facts, colour = _facts(), style.COLOURS["0.1B"]
+    turn, level = float(facts.bottleneck_ratio), float(facts.level_above_bottleneck_pct)
+    ax.plot([turn, float(facts.x_axis_last_tick)], [level, level], color="0.3", ls="--", label="level, as stated")
+    ax.axvline(turn, color="0.3", ls=":", label=f"bottleneck, as stated: {turn:g}")
+    bars = [[100 * (main.a0 - main.low)], [100 * (main.high - main.a0)]]
+    label = "main 0.1B model, our fit, 90 %"
+    ax.errorbar(main.ratio, 100 * main.a0, bars, marker="o", ls="", capsize=3, color=colour, label=label)
+    ax.set(xscale="log", xlim=(0.15, 1500), xlabel=RATIO, ylabel="limit activation ratio (%)")
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.set_title("paper, 0.1B ReLU: the curve's points\nare not published")
+    _configured(ax)
+
+
+def _configured(ax: Axes) -> None:
+    """Ticks along the bottom for the authors' thirteen configured shapes."""
+    ratios = width_depth.paper_shapes().ratio
+    ticks: dict[str, Any] = {"ls": "", "marker": "|", "ms": 9, "color": "0.5", "label": "configured shapes"}
+    ax.plot(ratios, np.full(len(ratios), 0.025), transform=ax.get_xaxis_transform(), **ticks)
+    _legend(ax)
+
+
+def figure_5(table: pd.DataFrame, activation: pd.DataFrame, found: Mapping[str, Bend], main: pd.Series) -> Figure:
+    """Activation ratio against width / depth: the paper's statements, the ladder's limits, its values at 12M tokens.
+
+    ``table`` is ``width_depth.shapes``, ``activation`` ``sparsity``, ``found`` ``bends``, ``main``
+    ``paper_main``. Limits that the points do not fix are hollow and without a bar. Bars are 90 % intervals, the brown
+    band that of the turn; marks along the bottom are the paper's bottleneck, carried over in three ways.
+    """
+    with style.context():
+        fig, (first, *panels) = style.axes(1, 3, 4.2, 5.0)
+        _paper_activation(first, main)
+        titles = ("ladder: limit (ReLU law)", "ladder: at 12M tokens (last 5 checkpoints)")
+        for ax, title, name in zip(panels, titles, ("limit", "last"), strict=True):
+            if activation.empty:
+                ax.set_title(title)
+                style.say(ax, textwrap.fill(width_depth.missing(table), 36))
+                continue
+            _ratio_axis(ax, table, activation, title)
+            loose = ~activation.identified.astype(bool) if name == "limit" else activation.ratio < 0
+            part, ends = activation[~loose], ("low", "high") if name == "limit" else ("last_low", "last_high")
+            if len(part):
+                ax.errorbar(part.ratio, part[name], _bars(part, name, *ends), label="90 % interval", **POINT)
+            if loose.any():
+                ax.plot(
+                    activation.ratio[loose], activation[name][loose], label="limit not fixed by the points", **HOLLOW
+                )
+            _draw_bend(ax, table, found.get(name))
+            _readings(ax, ("bottleneck",), "114")
+            ax.set_ylabel("limit activation ratio (%)" if name == "limit" else "activation ratio (%)")
+            _legend(ax)
+        return fig
+
+
+def _paper_loss(ax: Axes) -> None:
+    facts = _facts()
+    low, high = float(facts.best_interval_min), float(facts.best_interval_max)
+    ax.axvspan(low, high, color="0.5", alpha=0.2, lw=0, label=f"best, as stated: {low:g} to {high:g}")
+    ax.axvline(float(facts.main_models_ratio_min), color=style.COLOURS["0.1B"], label="main 0.1B model: 48")
+    ax.set(xscale="log", xlim=(0.15, 1500), ylim=(float(facts.fig6_y_tick_min), float(facts.fig6_y_tick_max)))
+    ax.set(xlabel=RATIO, ylabel="limit training loss")
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.set_title("paper, 0.1B ReLU: the curve's points\nare not published")
+    _configured(ax)
+
+
+def figure_6(table: pd.DataFrame, losses: pd.DataFrame, edge: float) -> Figure:
+    """Training loss against width / depth: the paper's statements, the ladder's limits, the loss reached.
+
+    ``losses`` is ``width_depth.losses``; ``edge`` is how far above the best shape (nats) a loss still counts as best.
+    The right panel shows paired differences from the best shape, on the same batches.
+    """
+    with style.context():
+        fig, (first, limit, above) = style.axes(1, 3, 4.2, 5.0)
+        _paper_loss(first)
+        for ax, title in ((limit, "ladder: limit training loss"), (above, "ladder: loss at 12M tokens above the best")):
+            if losses.empty:
+                ax.set_title(title)
+                style.say(ax, textwrap.fill(width_depth.missing(table), 36))
+                continue
+            _ratio_axis(ax, table, losses, title)
+        if losses.empty:
+            return fig
+        sure = losses.fixed.astype(bool)
+        if sure.any():
+            part = losses[sure]
+            limit.errorbar(part.ratio, part.limit, _bars(part, "limit", "low", "high"), label="limit, 90 %", **POINT)
+        if (~sure).any():
+            limit.plot(losses.ratio[~sure], losses.limit[~sure], label="limit not fixed by the points", **HOLLOW)
+        reached: dict[str, Any] = {
+            "ls": "",
+            "marker": "_",
+            "ms": 10,
+            "color": "0.2",
+            "label": "loss reached at 12M tokens",
+        }
+        limit.plot(losses.ratio, losses.reached, **reached)
+        limit.set_ylabel("training loss (nats per token)")
+        bars = _bars(losses, "above", "above_low", "above_high")
+        above.errorbar(losses.ratio, losses.above, bars, label="paired, 90 % interval", **POINT)
+        above.axhspan(0, edge, color="0.5", alpha=0.2, lw=0, label=f"within {edge:.3f} nats of the best")
+        above.set_ylabel("loss above the best shape's (nats per token)")
+        _readings(above, ("best, lower end", "best, upper end"), "74 to 282")
+        _legend(limit)
+        _legend(above)
+        return fig
