@@ -4,7 +4,7 @@ The paper's models (Section 3, Appendix I) at about a thousandth of their size: 
 outside the embedding, a constant head size, d_ff = 2.5 d and muP scalings with the base width scaled down from 256.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 VOCABULARY = 2048
 CONTEXT = 256
@@ -60,6 +60,27 @@ class Run:
         return self.tokens // self.batch_tokens
 
 
+@dataclass(frozen=True)
+class MixtureRun(Run):
+    """A training run in which a router gives each token some of the FFN's experts (Figure 12, Appendix B).
+
+    Attributes:
+        experts: equal parts of the FFN's 2.5 d neurons, so that the FFN has as many parameters as an ordinary one.
+        active_experts: experts a token is given in training, about a quarter of them.
+        router_loss: weight of the loss that spreads tokens over experts, as it counts when they are spread evenly;
+            the Switch Transformer's 0.01.
+    """
+
+    experts: int = 16
+    active_experts: int = 4
+    router_loss: float = 0.01
+
+    @property
+    def expert_neurons(self) -> int:
+        """Neurons of one expert."""
+        return self.neurons // self.experts
+
+
 # scale: width, layers, sequences in a step, tokens
 SCALES = {
     "0.1m": (48, 4, 4, 40_000_000),
@@ -72,6 +93,10 @@ SCALES = {
 # Nine shapes of about the 0.1M model's size, as the paper's Figures 5 and 6: width, layers, heads.
 SHAPES = [(20, 23, 1), (24, 16, 1), (28, 12, 1), (32, 9, 2), (40, 6, 2), (48, 4, 3), (56, 3, 4), (68, 2, 2), (96, 1, 6)]
 SHAPE_TOKENS = 12_000_000
+
+# Figure 12's experts. 240 neurons are the fewest that 16, 30 and 60 divide, and with d_ff = 2.5 d they ask for d = 96.
+EXPERTS = (16, 30, 60)
+VANILLA = Run("moe-vanilla", 96, 3, "relu", 10, 6_000_000, 96 // HEAD_SIZE)
 
 
 def _scale(scale: str, activation: str) -> Run:
@@ -91,7 +116,11 @@ def _runs() -> dict[str, Run]:
     short = [replace(run, tokens=SHAPE_TOKENS) for run in small]
     settings = [replace(run, name=f"{run.name}-nodecay", weight_decay=0.0) for run in short]
     settings += [replace(run, name=f"{run.name}-lr3", learning_rate=0.003) for run in short]
-    return {run.name: run for run in main + seeds + shapes + settings}
+    mixtures = [
+        MixtureRun(**asdict(VANILLA) | {"name": f"moe-{n}", "experts": n, "active_experts": round(n / 4)})
+        for n in EXPERTS
+    ]
+    return {run.name: run for run in [*main, *seeds, *shapes, *settings, VANILLA, *mixtures]}
 
 
 RUNS = _runs()

@@ -24,7 +24,7 @@ import pandas as pd
 import torch
 from torch import nn
 from transformers import (
-    GraniteForCausalLM,
+    AutoModelForCausalLM,
     PrinterCallback,
     Trainer,
     TrainerCallback,
@@ -227,7 +227,7 @@ def publish(run: Run, work: Path, target: Path) -> None:
     checkpoint = last_checkpoint(work)
     if checkpoint is None:
         raise ValueError(f"{run.name} has no complete checkpoint yet: train it first")
-    model = GraniteForCausalLM.from_pretrained(checkpoint)
+    model = AutoModelForCausalLM.from_pretrained(checkpoint)
     target.mkdir(parents=True, exist_ok=True)
     half = work / f"step_{_step(checkpoint):07d}"
     save(model, half)
@@ -260,7 +260,7 @@ def decay_branch(run: Run, texts: dict[str, np.ndarray], work: Path, target: Pat
     if last_checkpoint(branch) is None:
         shutil.copytree(end, branch / end.name)
     train(run, texts, branch, decay=True)
-    save(GraniteForCausalLM.from_pretrained(last_checkpoint(branch)), target / "decayed")
+    save(AutoModelForCausalLM.from_pretrained(last_checkpoint(branch)), target / "decayed")
     log = loss_log(run, last_checkpoint(branch))
     log[log["step"] > run.steps].to_csv(target / "decayed" / "training.csv", index=False)
 

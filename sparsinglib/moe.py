@@ -1,0 +1,312 @@
+"""Figure 12: perplexity against activation ratio, of mixtures of experts by active experts and of ReLU by CETT.
+
+The models are the ladder's four ``moe-…`` runs (Appendix B): FFNs with as many parameters in all, the same tokens.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from . import ladder, paper, passes, style
+from .hooks import sparsify
+from .models import ladder_names, load
+from .mup import ONE_PRODUCT
+from .passes import Corpus
+from .paths import LADDER
+from .thresholds import Thresholds
+from .trial import Batches, Trial
+
+VANILLA = ladder.VANILLA.name
+MIXTURES = tuple(f"moe-{n}" for n in ladder.EXPERTS)
+SHARES = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1.0)  # of a mixture's experts that are active
+CETTS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.55, 0.7, 0.85)
+AXIS_END = 0.30  # the paper's axis ends at an activation ratio of 30 %
+TICKS = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 7)  # of a decade: perplexities lie within one or two
+COLOURS = dict(zip((VANILLA, *MIXTURES), ("#000000", "#0072B2", "#E69F00", "#CC79A7"), strict=True))
+MARKERS = dict(zip((VANILLA, *MIXTURES), ("o", "s", "^", "D"), strict=True))
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """Loss of one model on one text at several activation ratios.
+
+    ``varied`` is CETT for an ordinary model and the number of active experts for a mixture; ``blocks`` holds, for each
+    of its values, summed loss and number of targets in each block of the text, (settings, blocks, 2).
+    """
+
+    name: str
+    varied: list[float]
+    activation_ratio: np.ndarray
+    blocks: Tensor
+    trained_at: float | None = None
+
+    @cached_property
+    def perplexity(self) -> np.ndarray:
+        """Perplexity at each setting, (settings,)."""
+        return np.array([np.exp(passes.mean_and_error(b)[0]) for b in self.blocks])
+
+    def at(self, ratio: float) -> Tensor | None:
+        """Blocks at an activation ratio, linear between the two settings around it; None outside the settings."""
+        order = np.argsort(self.activation_ratio)
+        known = self.activation_ratio[order]
+        if not known[0] <= ratio <= known[-1]:
+            return None
+        right = max(1, int(np.searchsorted(known, ratio)))
+        weight = (ratio - known[right - 1]) / (known[right] - known[right - 1])
+        return torch.lerp(self.blocks[order[right - 1]], self.blocks[order[right]], float(weight))
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row a setting: series, varied, activation_ratio, perplexity, trained_here."""
+        return pd.DataFrame(
+            {
+                "series": self.name,
+                "varied": self.varied,
+                "activation_ratio": self.activation_ratio,
+                "perplexity": self.perplexity,
+                "trained_here": [value == self.trained_at for value in self.varied],
+            }
+        )
+
+
+def routers(model: PreTrainedModel) -> list[nn.Module]:
+    """Routers of a mixture of experts, first layer first. Raises ValueError for a model that has none."""
+    found = [m for m in model.modules() if isinstance(getattr(m, "top_k", None), int) and hasattr(m, "num_experts")]
+    if not found:
+        raise ValueError(
+            f"{type(model).__name__} has no router with num_experts and top_k: it is no mixture of experts of a known "
+            "layout; vary its activation ratio by CETT (vanilla_curve)."
+        )
+    return found
+
+
+@contextmanager
+def active_experts(model: PreTrainedModel, count: int) -> Iterator[None]:
+    """Give each token ``count`` experts in every layer; the model is left as it was.
+
+    The router's softmax runs over the experts it chose, so that their weights add up to one for any count. Raises
+    ValueError for a count that is not between 1 and the number of experts, or a model without routers.
+    """
+    found = routers(model)
+    most = min(router.num_experts for router in found)
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= most:
+        raise ValueError(f"active experts must be a whole number from 1 to {most}, the model's experts; got {count!r}.")
+    before = [router.top_k for router in found]
+    try:
+        for router in found:
+            router.top_k = count
+        yield
+    finally:
+        for router, value in zip(found, before, strict=True):
+            router.top_k = value
+
+
+def mixture_curve(name: str, model: PreTrainedModel, batches: Batches, counts: Sequence[int] | None = None) -> Curve:
+    """Loss of a mixture by active experts; its activation ratio is the share of FFN parameters used, count / experts.
+
+    Routers are left out of the ratio (see ``sizes``). ``counts`` defaults to ``SHARES`` of the experts. Raises
+    ValueError for a count that does not fit, before anything is computed, or a text that cannot be measured.
+    """
+    experts = min(router.num_experts for router in routers(model))
+    counts = sorted({max(1, int(experts * s + 0.5)) for s in SHARES}) if counts is None else list(counts)
+    for count in counts:
+        with active_experts(model, count):
+            pass
+    corpus = Corpus(model, batches)
+    blocks = []
+    for count in counts:
+        with active_experts(model, count):
+            blocks.append(_blocks(model, corpus))
+    ratio = np.array(counts) / experts
+    return Curve(name, [float(c) for c in counts], ratio, torch.stack(blocks), float(routers(model)[0].top_k))
+
+
+def _blocks(model: PreTrainedModel, corpus: Corpus) -> Tensor:
+    parts = []
+    for batch in corpus:
+        losses = passes.require_finite(passes.losses(passes.logits(model, batch), batch), "loss")
+        parts.append(passes.block_sums(losses, batch))
+    return torch.cat(parts)
+
+
+def vanilla_curve(name: str, model: PreTrainedModel, batches: Batches, cetts: Sequence[float] = CETTS) -> Curve:
+    """Loss of an ordinary model by CETT (Section 4.1), each CETT met to about one percent; ratio of the sparse run."""
+    trial = Trial(model, passes.as_list(batches))
+    for _ in range(2):  # two passes for all of them, where thresholds_for_cett takes three for each
+        trial.refine(cetts)
+    ratios, blocks = [], []
+    for point in map(trial.evaluate, cetts):
+        values, rise = tuple(point.thresholds), float(np.exp(point.log_ratio))
+        with sparsify(model, Thresholds(values, point.cett, rise, None, point.activation_ratio)):
+            blocks.append(_blocks(model, trial.corpus))
+        ratios.append(point.activation_ratio)
+    return Curve(name, list(cetts), np.array(ratios), torch.stack(blocks))
+
+
+def trained() -> list[str]:
+    """Names of the figure's four runs that are shipped, the vanilla one first."""
+    return [name for name in (VANILLA, *MIXTURES) if name in ladder_names()]
+
+
+def missing() -> str:
+    """Which of the four runs are not there or not finished, and the command that trains them."""
+    absent = [name for name in (VANILLA, *MIXTURES) if name not in trained()]
+    partly = [name for name in trained() if not _facts(name)["finished"]]
+    said = [f"Not trained yet: {', '.join(absent)}."] * bool(absent)
+    said += [f"Not trained to the end: {', '.join(partly)}."] * bool(partly)
+    said += [f"Train with: python -m sparsinglib.training {' '.join(absent + partly)}"] * bool(said)
+    return " ".join(said) or "All four runs are trained."
+
+
+def _facts(name: str) -> dict[str, Any]:
+    return json.loads((LADDER / name / "run.json").read_text())
+
+
+def open_model(name: str) -> PreTrainedModel:
+    """One of the four runs, its experts computed in a way that takes experts of any width (see ``mup.one_product``)."""
+    model, _ = load(name)
+    if name in MIXTURES:
+        model.set_experts_implementation(ONE_PRODUCT)
+    return model
+
+
+def sizes(names: Sequence[str]) -> pd.DataFrame:
+    """One row a run: experts, how many are active in training, their neurons, FFN and router parameters, tokens."""
+    rows = []
+    for name in names:
+        facts, model = _facts(name), open_model(name)
+        parts = {n: p.numel() for n, p in model.named_parameters()}
+        router = sum(size for n, size in parts.items() if "router" in n)
+        ffn = sum(size for n, size in parts.items() if "mlp." in n or "experts." in n)
+        experts = facts.get("experts", 1)
+        rows.append(
+            {
+                "run": name,
+                "experts": experts,
+                "active in training": facts.get("active_experts", 1),
+                "neurons of an expert": facts["neurons"] // experts,
+                "FFN parameters": ffn,
+                "router parameters": router,
+                "tokens": facts["tokens"],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def curves(names: Sequence[str], batches: Batches) -> dict[str, Curve]:
+    """Curves of the runs named, by CETT for the vanilla one and by active experts for the mixtures."""
+    batches = passes.as_list(batches)
+    make = {name: vanilla_curve if name == VANILLA else mixture_curve for name in names}
+    return {name: make[name](name, open_model(name), batches) for name in names}
+
+
+def table(found: Mapping[str, Curve]) -> pd.DataFrame:
+    """The points of Figure 12: series, varied, activation_ratio, perplexity, trained_here."""
+    return pd.concat([curve.table for curve in found.values()], ignore_index=True) if found else pd.DataFrame()
+
+
+def show(frame: pd.DataFrame) -> str:
+    """A table as text: ratios with three digits, perplexities and percentages with one; a sentence if it is empty."""
+    if frame.empty:
+        return "Nothing to show until the runs named above are trained."
+    digits = {"activation_ratio": 3, "perplexity": 1, "gap_pct": 1, "low_pct": 1, "high_pct": 1}
+    return frame.round(digits).to_string(index=False)
+
+
+def gaps(found: Mapping[str, Curve]) -> pd.DataFrame:
+    """How much higher a mixture's perplexity is than the vanilla model's at equal activation ratio, in percent.
+
+    One row a mixture's setting that the vanilla curve covers: series, active_experts, activation_ratio, gap_pct,
+    low_pct, high_pct (90 %, paired by blocks of text; the spread between seeds is not in it), trained_here.
+    """
+    columns = ["series", "active_experts", "activation_ratio", "gap_pct", "low_pct", "high_pct", "trained_here"]
+    rows = []
+    for name, curve in found.items():
+        for i, ratio in enumerate(curve.activation_ratio):
+            other = found[VANILLA].at(ratio) if name != VANILLA and VANILLA in found else None
+            if other is None:
+                continue
+            difference = other.clone()
+            difference[:, 0] = curve.blocks[i, :, 0] - other[:, 0]
+            mean, error = passes.mean_and_error(difference)
+            ends = [mean + z * (np.nan if error is None else error) for z in (0.0, -1.645, 1.645)]
+            values = 100 * np.expm1(ends)
+            rows.append((name, int(curve.varied[i]), ratio, *values, curve.varied[i] == curve.trained_at))
+    return pd.DataFrame(rows, columns=columns)
+
+
+def figure_12(found: Mapping[str, Curve], gap: pd.DataFrame) -> Figure:
+    """Draw Figure 12 and, beside it, the gap at equal activation ratio. A panel without data says what is missing."""
+    with style.context():
+        figure, (left, right) = style.axes(1, 2, width=4.8, height=3.8)
+        if not found:
+            style.say(left, missing())
+        for name, curve in found.items():
+            _draw(left, name, curve.table.sort_values("activation_ratio"), "perplexity")
+        if found:
+            left.set(xlabel="activation ratio (%)", ylabel="perplexity", yscale="log", xlim=(0, None))
+            left.yaxis.set_major_locator(LogLocator(subs=TICKS))
+            left.yaxis.set_major_formatter("{x:.0f}")
+            left.yaxis.set_minor_formatter(NullFormatter())
+            left.axvspan(0, 100 * AXIS_END, color="0.93", zorder=0)
+            left.set_title(style.EVIDENCE_LABELS["ladder"])
+            figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        if gap.empty:
+            style.say(right, "No gap to draw: it needs the vanilla model and a mixture.")
+            return figure
+        for name, rows in gap.groupby("series", sort=False):
+            _draw(right, name, rows, "gap_pct")
+            right.fill_between(100 * rows["activation_ratio"], rows["low_pct"], rows["high_pct"], alpha=0.15,
+                               color=COLOURS[name], lw=0)  # fmt: skip
+        right.axhline(0, color="black", lw=1)
+        right.axvspan(0, 100 * AXIS_END, color="0.93", zorder=0)
+        right.set(xlabel="activation ratio (%)", ylabel="perplexity above the vanilla model's (%)", xlim=(0, None))
+        right.set_title("gap at equal activation ratio, 90 % bands")
+    return figure
+
+
+def _label(name: str) -> str:
+    return "vanilla ReLU, by CETT" if name == VANILLA else f"{name.removeprefix('moe-')} experts"
+
+
+def _draw(ax: Axes, name: str, rows: pd.DataFrame, column: str) -> None:
+    x, y = 100 * rows["activation_ratio"], rows[column]
+    ax.plot(x, y, color=COLOURS[name], marker=MARKERS[name], ms=4, lw=1.2, label=_label(name))
+    here = rows["trained_here"].to_numpy(bool)
+    ax.plot(x[here], y[here], ls="", marker=MARKERS[name], ms=9, mfc="none", color=COLOURS[name])
+
+
+def checks(gap: pd.DataFrame, size: pd.DataFrame) -> pd.DataFrame:
+    """C66: the gap's whole band is above zero at each activation ratio up to 30 %, where the paper's axis ends."""
+    rule = (
+        "Rule: all three mixtures, at every number of active experts up to an activation ratio of 30 % that the "
+        "vanilla curve covers, have a perplexity above its own by more than the 90 % band. Fails if one lies below by "
+        "as much; open between the two."
+    )
+    rows = [paper.Check("C66", "paper", "not published", None, "The points of the paper's figure are not published.")]
+    within = gap[gap["activation_ratio"] <= AXIS_END]
+    if set(within["series"]) == set(MIXTURES) and size["tokens"].nunique() == 1 and _finished(size):
+        at = within[within["trained_here"]].set_index("series")["gap_pct"]
+        value = f"gap {within['gap_pct'].min():+.0f} to {within['gap_pct'].max():+.0f} %; with as many as in training "
+        value += ", ".join(f"{name} {at[name]:+.1f} %" for name in at.index)
+        worse, better = bool((within["low_pct"] > 0).all()), bool((within["high_pct"] < 0).any())
+        rows.append(paper.Check("C66", "ladder", value, True if worse else False if better else None, rule))
+    else:
+        rows.append(paper.Check("C66", "ladder", missing(), None, f"{rule} Open until all four are trained."))
+    return paper.check("09_mixture_of_experts", rows)
+
+
+def _finished(size: pd.DataFrame) -> bool:
+    return all(_facts(name)["finished"] for name in size["run"])
