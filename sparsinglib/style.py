@@ -1,5 +1,6 @@
 """One registry for how a scale, an activation and a kind of evidence look, and the one way a figure is saved."""
 
+import sys
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from pathlib import Path
@@ -68,6 +69,18 @@ _RC: Any = {
     "svg.hashsalt": "sparsinglib",
     "figure.constrained_layout.use": True,
 }
+
+
+def _show_in_notebooks() -> None:
+    """Let a notebook draw a Figure that is a cell's value; without pyplot, nothing else asks IPython to do so."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    if shell is not None and getattr(shell, "kernel", None) is not None:
+        from IPython.core.pylabtools import select_figure_formats
+
+        select_figure_formats(shell, {"png"})
+
+
+_show_in_notebooks()
 
 
 def context() -> AbstractContextManager[None]:

@@ -31,7 +31,7 @@ from .suites import Checkpoint, Suite
 from .thresholds import Thresholds
 
 DASK = "SPARSINGLIB_DASK"
-BATCH_TOKENS = 8192  # of a batch: short windows go many at a time, long ones few
+BATCH_TOKENS = 4096  # of a batch: short windows go many at a time, long ones few
 CORE = ("corpora", "curves", "ffn", "hooks", "measure", "models", "passes", "rules", "search", "thresholds", "trial")
 CHARACTERS_A_TOKEN = 12  # more than any of the texts has; only to tokenise no more than is measured
 
