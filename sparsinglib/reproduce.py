@@ -1,31 +1,55 @@
 """Run the notebooks: papermill for each, one process each, side by side; one failure does not stop the others.
 
-``python -m sparsinglib.reproduce`` runs all of them. Executed copies and the first error of each that failed lie in
-``build/notebooks``; figures in ``figures``.
+Notebooks whose cells, parameters, code and data are what they were in an earlier run are not run again, so a run that
+was interrupted goes on where it was. Executed copies, logs and what the runs remember lie in ``build/notebooks``,
+figures in ``figures``. A run that ends with the claims notebook writes the gallery, ``build/gallery/index.html``.
 """
 
 import argparse
+import ast
 import os
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import papermill
 import yaml
-from joblib import Parallel, delayed
-from papermill.exceptions import PapermillExecutionError
-from tqdm import tqdm
+from filelock import FileLock, Timeout
 
-from .paths import NOTEBOOKS, ROOT
+from . import run_state, suites
+from .paths import FIGURES, NOTEBOOKS, ROOT
+from .runner import Job, Runner, is_claims, short
 
 OUT = ROOT / "build" / "notebooks"
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+
+def find_notebooks(paths: Sequence[Path], numbers: Sequence[str]) -> list[Path]:
+    """Files and numbers (``3``, ``03`` or ``03_width_and_depth``) as paths; all notebooks if nothing is named."""
+    known = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
+    chosen = list(paths)
+    for number in numbers:
+        found = [p for p in known if p.stem == number or p.stem.split("_")[0] == number.zfill(2)]
+        if not found:
+            raise ValueError(f"No notebook {number}; there are {', '.join(p.stem for p in known)}.")
+        chosen += found
+    chosen = list(dict.fromkeys(path.resolve() for path in chosen or known))
+    if missing := [str(path) for path in chosen if not path.is_file()]:
+        raise ValueError(f"No such notebook: {', '.join(missing)}.")
+    names = [path.stem for path in chosen]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"Two notebooks are called {twice[0]}; their executed copies would overwrite each other.")
+    return chosen
 
 
 def parse_settings(settings: Sequence[str], notebooks: Sequence[Path]) -> dict[str, Any]:
-    """Read ``name=value`` pairs; raises ValueError for a name that no chosen notebook has among its parameters."""
+    """Read ``name=value`` pairs; raises ValueError for a name that no chosen notebook has among its parameters.
+
+    Also for a number or truth value given as something else.
+    """
     known = {n: entry for path in notebooks for n, entry in papermill.inspect_notebook(str(path)).items()}
     given = {}
     for setting in settings:
@@ -34,25 +58,39 @@ def parse_settings(settings: Sequence[str], notebooks: Sequence[Path]) -> dict[s
             raise ValueError(f"--set takes name=value, got {setting!r}.")
         if name not in known:
             raise ValueError(f"No chosen notebook has the parameter {name}; known: {', '.join(sorted(known))}.")
-        # A text parameter stays text, also where it looks like a number; everything else is read as YAML.
-        text = known[name]["default"].startswith(("'", '"'))
-        given[name] = value if text else yaml.safe_load(value)
+        given[name] = _value(name, value, known[name]["default"])
     return given
 
 
-def run_notebook(notebook: Path, settings: dict[str, Any], store: bool) -> tuple[str, float, str]:
-    """Execute one notebook with the settings it knows; gives its name, the seconds taken and its error, if any."""
-    started = time.monotonic()
-    mine = {name: value for name, value in settings.items() if name in papermill.inspect_notebook(str(notebook))}
-    copy = OUT / notebook.name
-    error = ""
+def _value(name: str, text: str, written: str) -> Any:
+    """``text`` as the kind of value that the default, as ``written`` in the notebook, is."""
     try:
-        papermill.execute_notebook(str(notebook), str(copy), mine, progress_bar=False, cwd=str(notebook.parent))
-        if store:
-            store_outputs(copy, notebook)
-    except PapermillExecutionError as failed:
-        error = f"{failed.ename}: {failed.evalue}"
-    return notebook.stem, time.monotonic() - started, error
+        default = ast.literal_eval(written)
+    except ValueError:
+        return yaml.safe_load(text)
+    if isinstance(default, str):  # stays text, also where it looks like a number
+        return text
+    value = yaml.safe_load(text)
+    kinds = (int, float) if type(default) is float else (type(default),)
+    if default is not None and type(value) not in kinds:
+        raise ValueError(f"{name} takes a value like {default!r}, got {text!r}.")
+    return value
+
+
+def plan(
+    notebooks: Sequence[Path], settings: Sequence[str], suite: str, folder: Path, results: Path | None
+) -> list[Job]:
+    """A job for each notebook, with the settings that it knows; ``results`` is what the claims notebook reads too."""
+    parse_settings(settings, notebooks)
+    jobs = []
+    for path in notebooks:
+        known = papermill.inspect_notebook(str(path))
+        parameters = parse_settings([s for s in settings if s.partition("=")[0] in known], [path])
+        if suite and "suite" in known:
+            parameters["suite"] = suite
+        reads = [folder for folder in (FIGURES / "results", results) if folder] if is_claims(path) else []
+        jobs.append(Job(path, parameters, parameters.get("suite", suite), folder, reads))
+    return jobs
 
 
 def store_outputs(executed: Path, notebook: Path) -> None:
@@ -65,36 +103,103 @@ def store_outputs(executed: Path, notebook: Path) -> None:
             cell.metadata.pop(name, None)
         if not cell.metadata.get("tags", True):
             del cell.metadata["tags"]
-    nbformat.write(document, notebook)
+    text = nbformat.writes(document)
+    if notebook.read_text(encoding="utf-8") != text + "\n":
+        run_state.write_atomically(notebook, text)
+
+
+def kernel_environment(jobs: int, dask: str, results: Path | None) -> dict[str, str]:
+    """Environment of the kernels: one thread each if they run side by side, and where results go and tasks run."""
+    threads = dict.fromkeys(THREADS, "1") if jobs > 1 else {}
+    extra = {"SPARSINGLIB_DASK": dask} if dask else {}
+    if results:
+        extra["SPARSINGLIB_RESULTS"] = str(results)
+    watch = os.pathsep.join(str(folder) for folder in (FIGURES, results) if folder)
+    return {**os.environ, **threads, **extra, "SPARSINGLIB_WATCH": watch}
+
+
+def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m sparsinglib.reproduce", description=__doc__)
+    parser.add_argument("paths", nargs="*", type=Path, metavar="NOTEBOOK", help="notebook files (default: all)")
+    parser.add_argument("--notebooks", nargs="+", default=[], metavar="NN", help="notebooks by number, such as 03 07")
+    parser.add_argument("--suite", default="", help="ladder, released, a suite file or a directory of checkpoints")
+    parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="notebooks run side by side")
+    parser.add_argument("--out", type=Path, help="directory for copies, logs, results and gallery (default: build)")
+    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--store", action="store_true", help="keep the outputs in the notebooks themselves")
+    parser.add_argument("--again", action="store_true", help="run also what has not changed")
+    parser.add_argument("--dask", default="", metavar="ADDRESS", help="scheduler of a dask cluster that measures")
+    options = parser.parse_args(arguments)
+    options.fail = parser.error
+    return options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; exit status 1 if a notebook failed, 2 for bad input."""
-    parser = argparse.ArgumentParser(prog="python -m sparsinglib.reproduce", description=__doc__)
-    parser.add_argument("notebooks", nargs="*", type=Path, help="notebook files (default: all of them)")
-    parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="notebooks run side by side")
-    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE")
-    parser.add_argument("--store", action="store_true", help="keep the outputs in the notebooks themselves")
-    options = parser.parse_args(arguments)
-    chosen = options.notebooks or sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
+    """Command line; exit status 1 if a notebook failed, 2 for bad input, 130 if interrupted."""
+    options = read_options(arguments)
+    folder = options.out.resolve() / "notebooks" if options.out else OUT
+    own = bool(options.suite or options.settings)
+    results = folder.parent / "results" if own else None
     try:
-        if missing := [str(path) for path in chosen if not path.is_file()]:
-            raise ValueError(f"No such notebook: {', '.join(missing)}.")
-        settings = parse_settings(options.settings, chosen)
-        if options.store and settings:
-            raise ValueError("--store keeps the outputs of the default parameters; leave out --set.")
+        chosen = find_notebooks(options.paths, options.notebooks)
+        if options.store and own:
+            raise ValueError("--store keeps the outputs of the default parameters; leave out --set and --suite.")
+        if options.jobs < 1:
+            raise ValueError(f"--jobs must be at least 1, got {options.jobs}.")
+        if options.suite:
+            suites.read(options.suite)
+            options.suite = str(Path(options.suite).resolve()) if Path(options.suite).exists() else options.suite
+        jobs = plan(chosen, options.settings, options.suite, folder, results)
     except ValueError as error:
-        parser.error(str(error))
-    OUT.mkdir(parents=True, exist_ok=True)
-    jobs = Parallel(n_jobs=options.jobs, return_as="generator_unordered")
-    results = jobs(delayed(run_notebook)(path.resolve(), settings, options.store) for path in chosen)
-    failed = 0
-    for name, seconds, error in tqdm(results, total=len(chosen), desc="notebooks", unit="notebook"):
-        failed += bool(error)
-        tqdm.write(f"{name}: {'FAILED: ' + error if error else 'done'} ({seconds:.0f} s)")
+        options.fail(str(error))
+    (folder / "state").mkdir(parents=True, exist_ok=True)
+    try:
+        with ExitStack() as locks:
+            for job in sorted(jobs, key=lambda job: job.name):
+                locks.enter_context(FileLock(folder / f".{job.name}.lock", timeout=0))
+            return _run(jobs, options, kernel_environment(options.jobs, options.dask, results))
+    except Timeout as error:
+        name = Path(error.lock_file).stem.lstrip(".")
+        options.fail(f"another run is at work on {name} in {short(folder)}; wait for it, or give another --out.")
+    except KeyboardInterrupt:
+        print("Interrupted; started again with the same options it goes on from here.")
+    return 130
+
+
+def _run(jobs: Sequence[Job], options: argparse.Namespace, environment: Mapping[str, str]) -> int:
+    for job in jobs:
+        for left_over in job.folder.glob(f".{job.name}.*.ipynb"):
+            left_over.unlink()
+    todo = [job for job in jobs if options.again or not job.current]
+    # What reads the results of the others has to look again if one of them is about to change.
+    todo += [job for job in jobs if job not in todo and is_claims(job.notebook) and todo]
+    for job in jobs:
+        if job not in todo and job.before:
+            print(f"{job.name}: unchanged since {job.before.finished}")
+    records = Runner(todo, options.jobs, environment).run()
+    failed = [record for record in records if record.error]
+    if options.store:
+        for job in jobs:
+            if job.name not in [record.notebook for record in failed]:
+                store_outputs(job.copy, job.notebook)
+    if any(is_claims(job.notebook) and job.notebook.parent == NOTEBOOKS for job in jobs):
+        _write_gallery(jobs[0].folder, bool(records))
     if failed:
-        print(f"{failed} of {len(chosen)} notebooks failed; their executed copies are in {OUT.relative_to(ROOT)}.")
+        print(f"{len(failed)} of {len(jobs)} notebooks failed; copies and logs are in {short(jobs[0].folder)}:")
+        for record in failed:
+            print(f"  {record.notebook}: {record.error}")
     return 1 if failed else 0
+
+
+def _write_gallery(folder: Path, changed: bool) -> None:
+    """The gallery beside the executed copies, if something ran or there is none."""
+    from . import gallery
+
+    page = folder.parent / "gallery" / "index.html"
+    if changed or not page.is_file():
+        gallery.write(page.parent, folder)
+    print(f"Gallery: {short(page)}")
 
 
 if __name__ == "__main__":

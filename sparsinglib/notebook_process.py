@@ -1,0 +1,64 @@
+"""The process that runs one notebook for ``sparsinglib.reproduce``; a script that imports nothing of the package.
+
+Started with a JSON object as its argument (``notebook``, ``copy``, ``parameters``), it says on its standard output, in
+one line of JSON, which error stopped the notebook ("" if none). It ends when its standard input closes, so that no
+notebook goes on running after the program that asked for it was killed.
+"""
+
+import json
+import logging
+import os
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import papermill
+from papermill.exceptions import PapermillExecutionError
+
+WATCH = Path(__file__).with_name("output_watch.py")
+
+
+def end_with_parent() -> None:
+    """Leave at once when the other end of the standard input is gone."""
+    while os.read(0, 1):  # not sys.stdin: its lock would be held when this process ends first
+        pass
+    os._exit(1)
+
+
+def run(notebook: str, copy: str, parameters: dict[str, Any]) -> str:
+    """Execute ``notebook`` in its folder; the executed copy appears whole at the end. Gives the error, "" if none."""
+    unfinished = Path(copy).with_name(f".{Path(copy).stem}.{os.getpid()}.ipynb")
+    error = ""
+    try:
+        papermill.execute_notebook(
+            notebook,
+            str(unfinished),
+            parameters,
+            progress_bar=False,
+            log_output=True,
+            cwd=str(Path(notebook).parent),
+            extra_arguments=[f"--IPKernelApp.exec_files={[str(WATCH)]}"],
+        )
+    except PapermillExecutionError as failed:
+        error = f"{failed.ename}: {failed.evalue}"
+        logging.getLogger().error("%s", failed)
+    except Exception as failed:  # whatever goes wrong with one notebook is its own error, not that of the others
+        error = f"{type(failed).__name__}: {failed}"
+        logging.getLogger().exception("the notebook could not be run")
+    if unfinished.is_file():
+        os.replace(unfinished, copy)
+    return error
+
+
+def main() -> int:
+    """Run what the argument asks for; exit status 1 if the notebook failed."""
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    error = run(**json.loads(sys.argv[1]))
+    print(json.dumps({"error": error}), flush=True)
+    return 1 if error else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
