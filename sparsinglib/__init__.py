@@ -8,22 +8,27 @@ from .ffn import FFN, UnsupportedModel, find_ffns
 from .hooks import sparsify, tap
 from .measure import Measurement, measure
 from .models import CheckpointError, load
-from .rules import CETT, FAT, StraightforwardReLU, TopK
+from .rules import CETT, FAT, GateThresholds, OutputTopK, StraightforwardReLU, TopK, TopP
 from .search import find_thresholds, shared_cett, thresholds_for_cett
 from .thresholds import Thresholds
+from .tradeoff_rules import gate_thresholds
 
 __all__ = [
     "CETT",
     "FAT",
     "FFN",
     "CheckpointError",
+    "GateThresholds",
     "Measurement",
+    "OutputTopK",
     "StraightforwardReLU",
     "Thresholds",
     "TopK",
+    "TopP",
     "UnsupportedModel",
     "find_ffns",
     "find_thresholds",
+    "gate_thresholds",
     "load",
     "measure",
     "shared_cett",

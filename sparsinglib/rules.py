@@ -1,7 +1,7 @@
-"""Which neurons of a token are active: the rules the paper compares (Sec 2.2 and 4.1), each a small value object.
+"""Which neurons of a token are active: the rules the paper compares (Sec 2.2 and 4.1) and three that other tools use.
 
-Every rule has ``active(ffn, neurons, gate) -> bool tensor`` of the same shape. A neuron whose output vector is exactly
-zero adds nothing, so no rule ever counts it as active.
+Each is a small value object with ``active(ffn, neurons, gate) -> bool tensor`` of the same shape. A neuron whose output
+vector is exactly zero adds nothing, so no rule ever counts it as active.
 """
 
 from collections.abc import Sequence
@@ -37,6 +37,25 @@ def _check_gates(ffns: Sequence[FFN], rule: object) -> None:
 def _number(rule: str, name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(f"{rule}: {name} must be a number, got {value!r}.")
+
+
+def _share(rule: str, name: str, value: object, of: str) -> None:
+    _number(rule, name, value)
+    if not 0 < value <= 1:
+        raise ValueError(f"{rule}: {name} is the share of {of} kept, in (0, 1]; got {value}.")
+
+
+def _at_least(size: Tensor, least: float) -> Tensor:
+    """Mark sizes that are nonzero and at least ``least``."""
+    # In float32: torch would round the limit to the scores' type, and bfloat16 has steps of 0.4 %.
+    size = size.float()
+    return (size >= least) & (size > 0)
+
+
+def _largest(size: Tensor, share: float) -> Tensor:
+    """Mark the share of the last dimension with the largest sizes, those tied with the last one kept included."""
+    kept = max(1, round(share * size.shape[-1]))
+    return (size >= torch.topk(size, kept, dim=-1).values[..., -1:]) & (size > 0)
 
 
 @dataclass(frozen=True)
@@ -78,9 +97,7 @@ class FAT:
 
     def active(self, ffn: FFN, neurons: Tensor, gate: Tensor, valid: Tensor | None = None) -> Tensor:
         """Mark neurons whose gate score is nonzero and at least eps in size."""
-        # In float32: torch would round eps to the scores' type, and bfloat16 has steps of 0.4 %.
-        size = gate.abs().float()
-        return (size >= self.eps) & (size > 0)
+        return _at_least(gate.abs(), self.eps)
 
 
 @dataclass(frozen=True)
@@ -97,9 +114,7 @@ class TopK:
     uses_gate: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _number("TopK", "k", self.k)
-        if not 0 < self.k <= 1:
-            raise ValueError(f"TopK: k is the share of neurons kept, in (0, 1]; got {self.k}.")
+        _share("TopK", "k", self.k, "neurons")
         if self.over not in ("token", "layer"):
             raise ValueError(f"TopK: over must be 'token' or 'layer', got {self.over!r}.")
 
@@ -111,13 +126,87 @@ class TopK:
         """Mark the neurons with the largest scores, of each token or of the whole tensor."""
         size = gate.abs()
         if self.over == "token":
-            pool = size.reshape(-1, ffn.d_ff)
-        else:
-            pool = (size if valid is None else size.reshape(-1, ffn.d_ff)[valid]).reshape(1, -1)
-        kept = max(1, round(self.k * pool.shape[1]))
-        least = torch.topk(pool, kept, dim=1, sorted=True).values[:, -1]
-        limit = least.reshape(*size.shape[:-1], 1) if self.over == "token" else least
-        return (size >= limit) & (size > 0)
+            return _largest(size, self.k)
+        pool = (size if valid is None else size.reshape(-1, ffn.d_ff)[valid]).reshape(-1)
+        least = torch.topk(pool, max(1, round(self.k * len(pool)))).values[-1]
+        return (size >= least) & (size > 0)
+
+
+@dataclass(frozen=True)
+class OutputTopK:
+    """Active: the share ``k`` of the layer's neurons with the longest output vectors, |value| · column norm.
+
+    Top-k on what CETT's thresholds compare, ||n_i||, in place of the gate score; ties as in ``TopK``. Not in the paper.
+    """
+
+    k: float
+    uses_gate: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        _share("OutputTopK", "k", self.k, "neurons")
+
+    def check(self, ffns: Sequence[FFN]) -> None:
+        """Every model will do."""
+
+    def active(self, ffn: FFN, neurons: Tensor, gate: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Mark each token's neurons with the longest output vectors."""
+        return _largest(ffn.magnitudes(neurons), self.k)
+
+
+@dataclass(frozen=True)
+class TopP:
+    """Active: the fewest neurons of a token whose \\|gate scores\\| add up to the share ``p`` of the layer's total.
+
+    As nucleus sampling cuts a distribution. Ties with the last one kept are kept too. Not in the paper.
+    """
+
+    p: float
+    uses_gate: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        _share("TopP", "p", self.p, "the total score")
+
+    def check(self, ffns: Sequence[FFN]) -> None:
+        """Raise ValueError if a gate score cannot be read."""
+        _check_gates(ffns, self)
+
+    def active(self, ffn: FFN, neurons: Tensor, gate: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Mark each token's largest scores until they reach the share."""
+        size = gate.abs().double()
+        ordered = size.sort(dim=-1).values
+        # Summed from the smallest, so that at p = 1 rounding loses none of the nonzero ones.
+        below = ordered.cumsum(dim=-1)
+        weak = (below <= below[..., -1:] * (1 - self.p)).sum(dim=-1, keepdim=True).clamp_max(size.shape[-1] - 1)
+        return (size >= ordered.gather(-1, weak)) & (size > 0)
+
+
+@dataclass(frozen=True)
+class GateThresholds:
+    """Weak: \\|gate score\\| below the layer's own threshold, ``values[layer]``; FAT with one eps for each layer.
+
+    ``gate_thresholds`` sets them to a quantile of each layer's scores over a text, as CATS (arXiv 2404.08763) does.
+    """
+
+    values: tuple[float, ...]
+    uses_gate: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.values, tuple) or not self.values:
+            raise ValueError(f"GateThresholds: values must be a tuple, one for each layer; got {self.values!r}.")
+        for value in self.values:
+            _number("GateThresholds", "a threshold", value)
+            if not 0 <= value < float("inf"):
+                raise ValueError(f"GateThresholds: thresholds must be zero or positive, got {value}.")
+
+    def check(self, ffns: Sequence[FFN]) -> None:
+        """Raise ValueError if a gate score cannot be read or the model has another number of layers."""
+        _check_gates(ffns, self)
+        if len(ffns) != len(self.values):
+            raise ValueError(f"GateThresholds: {len(self.values)} thresholds, but the model has {len(ffns)} layers.")
+
+    def active(self, ffn: FFN, neurons: Tensor, gate: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Mark neurons whose gate score is nonzero and at least the layer's threshold in size."""
+        return _at_least(gate.abs(), self.values[ffn.layer])
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from .paper import EVIDENCE
 from .paths import FIGURES
 
 # Okabe and Ito's colours: told apart with every common colour vision deficiency. A ladder scale, a thousandth of a
@@ -29,7 +30,6 @@ ACTIVATION_LABELS = {"relu": "ReLU", "silu": "SiLU"}
 ACTIVATION_LINES = {"relu": "-", "silu": "--"}
 ACTIVATION_COLOURS = {"relu": "#0072B2", "silu": "#D55E00"}
 
-EVIDENCE = ("paper", "ladder", "released")
 EVIDENCE_LABELS = {
     "paper": "paper (authors' points)",
     "ladder": "ladder (ours, 1:1000)",

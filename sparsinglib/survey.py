@@ -181,7 +181,7 @@ def _search(task: Task) -> Thresholds:
     assert isinstance(task.rule, PPLIncrease)
     with warnings.catch_warnings():
         # The result says it itself (target_met, monotone, tokens_needed), and tables show its standard error.
-        warnings.filterwarnings("ignore", message=".*(cannot resolve|not monotone).*")
+        warnings.filterwarnings("ignore", message=".*(cannot resolve|not monotone|was not raised).*")
         return find_thresholds(model, batches(task.text, tokenizer), task.rule.pct)
 
 
