@@ -18,7 +18,7 @@ from . import paper, style
 from .paths import FIGURES, ROOT
 from .run_state import write_atomically
 
-EVIDENCE = style.EVIDENCE
+EVIDENCE = paper.EVIDENCE
 HOLDS, FAILS, NOT_TESTABLE = paper.VERDICTS
 PART = "holds in part"  # one statement of the claim holds, another fails
 UNMEASURED = "not measured yet"

@@ -12,7 +12,6 @@ from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .paper import EVIDENCE
 from .paths import FIGURES
 
 # Okabe and Ito's colours: told apart with every common colour vision deficiency. A ladder scale, a thousandth of a
