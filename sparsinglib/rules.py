@@ -6,7 +6,7 @@ vector is exactly zero adds nothing, so no rule ever counts it as active.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -34,12 +34,12 @@ def _check_gates(ffns: Sequence[FFN], rule: object) -> None:
             )
 
 
-def _number(rule: str, name: str, value: object) -> None:
+def _number(rule: str, name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(f"{rule}: {name} must be a number, got {value!r}.")
 
 
-def _share(rule: str, name: str, value: object, of: str) -> None:
+def _share(rule: str, name: str, value: Any, of: str) -> None:
     _number(rule, name, value)
     if not 0 < value <= 1:
         raise ValueError(f"{rule}: {name} is the share of {of} kept, in (0, 1]; got {value}.")

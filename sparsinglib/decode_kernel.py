@@ -1,0 +1,181 @@
+"""The numba kernels of sparse decoding: dense products, and the rows of up and down that a token needs.
+
+Weights are float32, or bfloat16 seen as uint16; everything else is float32. One token at a time. All matrices have
+one neuron a row (down is transposed), so that whatever is read is contiguous.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+from numba.extending import overload
+
+# torch brings its own OpenMP runtime; numba's OpenMP layer would load a second one, whose waiting threads keep the
+# cores from torch's (measured: 20 times slower). The workqueue layer's threads sleep.
+if "NUMBA_THREADING_LAYER" not in os.environ:
+    numba.config.THREADING_LAYER = "workqueue"  # type: ignore[attr-defined]
+
+# Sums may be reordered, so that they vectorise; NaN keeps its meaning, which "fast" would take away.
+_MATHS = {"reassoc", "contract", "nsz"}
+
+
+def _wide(weight):
+    """Widen a stored weight to float32: bfloat16, kept as uint16, is a float32's upper half."""
+
+
+@overload(_wide)
+def _wide_for(weight):
+    if weight == numba.uint16:
+        return lambda weight: np.uint32(np.uint32(weight) << np.uint32(16)).view(np.float32)
+    return lambda weight: weight
+
+
+def _rounded(value, weights):
+    """Round a float32 to the type of ``weights``, to even, as torch does between two operations."""
+
+
+@overload(_rounded)
+def _rounded_for(value, weights):
+    if weights.dtype != numba.uint16:
+        return lambda value, weights: value
+
+    def to_bfloat16(value, weights):
+        bits = np.float32(value).view(np.uint32)
+        even = np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+        rounded = np.uint32((bits + even) & np.uint32(0xFFFF0000)).view(np.float32)
+        return value if np.isnan(value) else rounded  # a NaN's bits could carry over into infinity
+
+    return to_bfloat16
+
+
+@numba.njit(fastmath=_MATHS, cache=True)
+def _dots(weights, rows, x, out):
+    """out[k] = weights[rows[k]] · x.
+
+    Four rows at a time, a quarter of the list apart: four long streams keep the memory far busier than one, or than
+    four neighbouring rows that each end soon.
+    """
+    far = rows.size // 4
+    for k in range(far):
+        a, b, c, d = weights[rows[k]], weights[rows[k + far]], weights[rows[k + 2 * far]], weights[rows[k + 3 * far]]
+        sa, sb, sc, sd = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
+        for j in range(x.size):
+            sa += _wide(a[j]) * x[j]
+            sb += _wide(b[j]) * x[j]
+            sc += _wide(c[j]) * x[j]
+            sd += _wide(d[j]) * x[j]
+        out[k], out[k + far], out[k + 2 * far], out[k + 3 * far] = sa, sb, sc, sd
+    for last in range(4 * far, rows.size):
+        a = weights[rows[last]]
+        s = np.float32(0)
+        for j in range(x.size):
+            s += _wide(a[j]) * x[j]
+        out[last] = s
+
+
+@numba.njit(fastmath=_MATHS, cache=True)
+def _mix(weights, rows, values, out):
+    """out = sum over k of values[k] · weights[rows[k]], four rows at a time as in ``_dots``."""
+    out[:] = 0
+    far = rows.size // 4
+    for k in range(far):
+        a, b, c, d = weights[rows[k]], weights[rows[k + far]], weights[rows[k + 2 * far]], weights[rows[k + 3 * far]]
+        va, vb, vc, vd = values[k], values[k + far], values[k + 2 * far], values[k + 3 * far]
+        for j in range(out.size):
+            out[j] += (va * _wide(a[j]) + vb * _wide(b[j])) + (vc * _wide(c[j]) + vd * _wide(d[j]))
+    for last in range(4 * far, rows.size):
+        a = weights[rows[last]]
+        for j in range(out.size):
+            out[j] += values[last] * _wide(a[j])
+
+
+@numba.njit(fastmath=_MATHS, cache=True)
+def _select(score, ups, limits, rows, values, weights):
+    """Put rows and values of active neurons first; return their number. rows[k] has gate score and up product k."""
+    end = 0
+    for k in range(rows.size):
+        i = rows[k]
+        value = _rounded(score[i] * ups[k], weights)
+        if value != 0 and abs(value) >= limits[i]:
+            rows[end], values[end] = i, value
+            end += 1
+    return end
+
+
+def product(weights, bias, x, threads):
+    """weights · x + bias, all rows, rounded to the weights' type."""
+    rows = np.arange(weights.shape[0])
+    out = np.empty(rows.size, np.float32)
+    for t in numba.prange(threads):
+        lo, hi = t * rows.size // threads, (t + 1) * rows.size // threads
+        _dots(weights, rows[lo:hi], x, out[lo:hi])
+        for i in range(lo, hi):
+            out[i] = _rounded(out[i] + bias[i], weights)
+    return out
+
+
+def all_up(score, ups, limits, columns, threads):
+    """(output, active neurons) from all gate scores and up products; NaN among them: -1 neurons."""
+    size = score.size
+    out = np.zeros((threads, columns.shape[1]), np.float32)
+    rows, values = np.arange(size), np.empty(size, np.float32)
+    for i in range(size):
+        if np.isnan(score[i]):
+            return out[0], -1
+    count = _select(score, ups, limits, rows, values, columns)
+    for t in numba.prange(threads):
+        lo, hi = t * count // threads, (t + 1) * count // threads
+        _mix(columns, rows[lo:hi], values[lo:hi], out[t])
+    return out.sum(axis=0), count
+
+
+def gathered(score, gate, gate_bias, up, up_bias, columns, limits, x, threads):
+    """(output, nonzero gates, active neurons): up's rows of nonzero gate scores, down's columns of active neurons.
+
+    An empty ``score`` stands for max(0, gate · x + bias), computed here. NaN among the scores: -1 nonzero gates.
+    """
+    size = up.shape[0]
+    rows, values = np.arange(size), np.empty(size, np.float32)
+    if score.size == 0:
+        score = np.empty(size, np.float32)
+        for t in numba.prange(threads):
+            lo, hi = t * size // threads, (t + 1) * size // threads
+            _dots(gate, rows[lo:hi], x, score[lo:hi])
+            for i in range(lo, hi):
+                value = _rounded(score[i] + gate_bias[i], gate)
+                score[i] = np.float32(0) if value <= 0 else value  # which keeps NaN
+    out = np.zeros((threads, x.size), np.float32)
+    count = 0
+    for i in range(size):
+        if np.isnan(score[i]):
+            return out[0], -1, 0
+        if score[i] != 0:
+            rows[count] = i
+            count += 1
+    active = np.zeros(threads, np.int64)
+    for t in numba.prange(threads):
+        lo, hi = t * count // threads, (t + 1) * count // threads
+        _dots(up, rows[lo:hi], x, values[lo:hi])
+        for k in range(lo, hi):
+            values[k] = _rounded(values[k] + up_bias[rows[k]], up)
+        end = lo + _select(score, values[lo:hi], limits, rows[lo:hi], values[lo:hi], up)
+        _mix(columns, rows[lo:end], values[lo:end], out[t])
+        active[t] = end - lo
+    return out.sum(axis=0), count, active.sum()
+
+
+# Nothing but the loops marked with prange is worth waking threads for.
+_THREADED: Any = {"prange": True} | dict.fromkeys(
+    ("comprehension", "fusion", "inplace_binop", "numpy", "reduction", "setitem", "stencil"), False
+)
+_COMPILED = {
+    function: tuple(numba.njit(function, fastmath=_MATHS, cache=True, parallel=how) for how in (False, _THREADED))
+    for function in (product, all_up, gathered)
+}
+
+
+def run(function: Callable, threads: int, *arguments: Any) -> Any:
+    """Call a kernel on so many threads."""
+    return _COMPILED[function][threads > 1](*arguments, threads)
