@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 # What stands around the core needs more than torch, transformers and pandas: imported when first named.
-_AROUND = ("corpora", "figures", "laws", "paper", "style", "training")
+_AROUND = ("corpora", "decoding", "figures", "laws", "paper", "style", "suites", "survey", "tasks", "training")
 
 
 def __getattr__(name: str) -> Any:
