@@ -7,9 +7,9 @@ CPU seconds of one thread, interleaved, median of several rounds in one run.
 
 import argparse
 import statistics
-import time
 
 import torch
+from timing import cpu_seconds
 
 import sparsinglib as sl
 
@@ -42,12 +42,7 @@ def main():
         "measure without KL": lambda: sl.measure(model, batches, rule, kl=False),
         "measure with KL": lambda: sl.measure(model, batches, rule),
     }
-    times = {name: [] for name in works}
-    for _ in range(options.rounds):
-        for name, work in works.items():
-            started = time.process_time()
-            work()
-            times[name].append(time.process_time() - started)
+    times = cpu_seconds(works, options.rounds)
     plain = statistics.median(times["plain forward with loss"])
     print(f"{options.model}, {options.tokens} tokens in windows of {options.length}, one thread")
     print(f"{'work':32}{'CPU s':>8}{'spread':>8}{'ratio':>8}  against")

@@ -8,10 +8,10 @@ CPU seconds of one thread, interleaved, median of several rounds in one run.
 import argparse
 import statistics
 import tempfile
-import time
 from pathlib import Path
 
 import torch
+from timing import cpu_seconds
 
 import sparsinglib as sl
 from sparsinglib import task_harness, tasks, windows
@@ -48,12 +48,7 @@ def main():
             "dense, one by one": lambda: run(single, None),
             "dense, all of it in the cache": cached,
         }
-        times = {name: [] for name in works}
-        for _ in range(options.rounds):
-            for name, work in works.items():
-                started = time.process_time()
-                work()
-                times[name].append(time.process_time() - started)
+        times = cpu_seconds(works, options.rounds)
     dense = statistics.median(times["dense, in batches"])
     print(f"{options.model}, {len(TASKS)} offline tasks of {options.examples} examples, one thread")
     print(f"{'work':32}{'CPU s':>8}{'spread':>8}{'ratio':>8}")

@@ -83,23 +83,41 @@ def figure_11(trend: pd.DataFrame, curves: Mapping[str, laws.Fit]) -> Figure:
         return fig
 
 
-def _by_params(ax: Axes, table: pd.DataFrame, params: pd.Series) -> None:
-    """Columns value, low, high against parameter count, one line an activation, seeds side by side."""
-    for activation, part in table.groupby("activation", sort=True):
-        points = part.assign(n=params.loc[part.scale].to_numpy(float)).sort_values(["n", "seed"])
-        bars = np.abs(points[["low", "high"]].to_numpy(float) - points[["value"]].to_numpy(float)).T
+def _by_params(ax: Axes, table: pd.DataFrame, params: pd.Series, ends: tuple[float, float] | None = None) -> None:
+    """Columns value, low, high, fixed against parameter count, one line an activation, seeds side by side.
+
+    Values that the points do not fix are hollow, join no line and do not stretch the axis, whose ``ends`` may be given:
+    a triangle points to those beyond.
+    """
+    scale = table[table.fixed] if table.fixed.any() else table
+    room = 0.15 * max(scale.high.max() - scale.low.min(), 0.1 * scale.value.abs().max())
+    bottom, top = ends or (scale.low.min() - room, scale.high.max() + room)
+    inside = 0.04 * (top - bottom)
+    for shift, (activation, part) in enumerate(table.groupby("activation", sort=True)):
+        # A little apart, so that the bars of two activations at one size do not hide each other.
+        points = part.assign(n=params.loc[part.scale].to_numpy(float) * 1.04**shift).sort_values(["n", "seed"])
         look: dict[str, Any] = {"color": style.ACTIVATION_COLOURS[activation], "ls": style.ACTIVATION_LINES[activation]}
         label = style.ACTIVATION_LABELS[activation]
-        ax.errorbar(points.n, points.value, bars, marker="o", ms=4, capsize=3, label=label, **look)
-    ax.set_xscale("log")
-    ax.set_xlabel("non-embedding parameters")
-    ax.legend()
+        fixed, open_ones = points[points.fixed], points[~points.fixed]
+        bars = np.abs(fixed[["low", "high"]].to_numpy(float) - fixed[["value"]].to_numpy(float)).T
+        if len(fixed):
+            ax.errorbar(fixed.n, fixed.value, bars, marker="o", ms=4, capsize=3, label=label, **look)
+        for row in open_ones.itertuples():
+            marker = "^" if row.value > top else "v" if row.value < bottom else "o"
+            note = (
+                f"{label}, not fixed by the points\n(triangle: beyond the axis)"
+                if row.Index == open_ones.index[0]
+                else None
+            )
+            at = min(max(row.value, bottom + inside), top - inside)
+            ax.plot(row.n, at, ls="", marker=marker, ms=7, mfc="white", color=look["color"], label=note)
+    ax.set(xscale="log", ylim=(bottom, top), xlabel="non-embedding parameters")
 
 
 def figure_7(limits: pd.DataFrame, params: pd.Series) -> Figure:
     """Limit activation ratio against parameters with 90 % intervals: one row an evidence, ReLU left, SiLU right.
 
-    Limits that the points do not fix are hollow. ``params`` maps scale to a parameter count.
+    ``params`` maps scale to a parameter count.
     """
     with style.context():
         kinds = ("paper", "ladder")
@@ -112,13 +130,7 @@ def figure_7(limits: pd.DataFrame, params: pd.Series) -> Figure:
                 style.say(ax, f"{evidence}: no {style.ACTIVATION_LABELS[activation]} run measured yet")
                 continue
             shown = part.assign(value=PERCENT * part.a0, low=PERCENT * part.low, high=PERCENT * part.high)
-            _by_params(ax, shown, params)
-            open_ones = shown[~shown.identified.astype(bool)]
-            sizes = params.loc[open_ones.scale].to_numpy(float)
-            label = "not fixed by the points"
-            if len(open_ones):
-                colour = style.ACTIVATION_COLOURS[activation]
-                ax.plot(sizes, open_ones.value, ls="", marker="o", ms=8, mfc="white", color=colour, label=label)
+            _by_params(ax, shown.assign(fixed=part.identified.astype(bool)), params)
             ax.set_ylabel("limit activation ratio (%)")
             ax.legend()
         return fig
@@ -180,12 +192,15 @@ def along_training(frame: pd.DataFrame, value: str, label: str, title: str, log:
 def figure_14(losses: pd.DataFrame, params: pd.Series) -> Figure:
     """Limit training loss against parameters with intervals, and the loss reached; of ``law_tables.loss_limits``."""
     with style.context():
-        fig, (ax,) = style.axes(1, 1, 5.2, 3.6)
+        fig, (ax,) = style.axes(1, 1, 6.6, 3.6)
         ax.set_title("Figure 14: limit training loss (ladder; the paper prints no values)")
         if losses.empty:
             style.say(ax, "ladder: no training loss yet")
             return fig
-        _by_params(ax, losses.rename(columns={"limit": "value"}), params)
+        # An interval that reaches zero or the loss that was reached says only that a limit lies between them.
+        fixed = (losses.low > 0) & (losses.high < losses.final)
+        shown = losses.rename(columns={"limit": "value"}).assign(fixed=fixed)
+        _by_params(ax, shown, params, (-0.1, 1.08 * losses.final.max()))
         for activation, part in losses.groupby("activation", sort=True):
             label = f"{style.ACTIVATION_LABELS[activation]}, loss reached"
             look: dict[str, Any] = {
@@ -197,7 +212,7 @@ def figure_14(losses: pd.DataFrame, params: pd.Series) -> Figure:
             }
             ax.plot(params.loc[part.scale].to_numpy(float), part.final, label=label, **look)
         ax.set_ylabel("limit training loss (nats per token)")
-        ax.legend()
+        ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
         return fig
 
 
