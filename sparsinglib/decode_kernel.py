@@ -91,13 +91,27 @@ def _mix(weights, rows, values, out):
             out[j] += values[last] * _wide(a[j])
 
 
+# Rounding has loops of its own: amid other work the compiler gives up vectorising everything around it.
 @numba.njit(fastmath=_MATHS, cache=True)
-def _select(score, ups, limits, rows, values, weights):
-    """Put rows and values of active neurons first; return their number. rows[k] has gate score and up product k."""
+def _add(values, bias, weights):
+    """Add ``bias`` to ``values``, rounded to the weights' type."""
+    for i in range(values.size):
+        values[i] = _rounded(values[i] + bias[i], weights)
+
+
+@numba.njit(fastmath=_MATHS, cache=True)
+def _multiply(score, rows, ups, weights, values):
+    """values[k] = score[rows[k]] · ups[k], rounded to the weights' type; ``values`` may be ``ups``."""
+    for k in range(rows.size):
+        values[k] = _rounded(score[rows[k]] * ups[k], weights)
+
+
+@numba.njit(fastmath=_MATHS, cache=True)
+def _select(limits, rows, values):
+    """Put rows and values of active neurons first; return their number. Neuron rows[k] has the value values[k]."""
     end = 0
     for k in range(rows.size):
-        i = rows[k]
-        value = _rounded(score[i] * ups[k], weights)
+        i, value = rows[k], values[k]
         if value != 0 and abs(value) >= limits[i]:
             rows[end], values[end] = i, value
             end += 1
@@ -111,8 +125,7 @@ def product(weights, bias, x, threads):
     for t in numba.prange(threads):
         lo, hi = t * rows.size // threads, (t + 1) * rows.size // threads
         _dots(weights, rows[lo:hi], x, out[lo:hi])
-        for i in range(lo, hi):
-            out[i] = _rounded(out[i] + bias[i], weights)
+        _add(out[lo:hi], bias[lo:hi], weights)
     return out
 
 
@@ -124,7 +137,8 @@ def all_up(score, ups, limits, columns, threads):
     for i in range(size):
         if np.isnan(score[i]):
             return out[0], -1
-    count = _select(score, ups, limits, rows, values, columns)
+    _multiply(score, rows, ups, columns, values)
+    count = _select(limits, rows, values)
     for t in numba.prange(threads):
         lo, hi = t * count // threads, (t + 1) * count // threads
         _mix(columns, rows[lo:hi], values[lo:hi], out[t])
@@ -143,9 +157,9 @@ def gathered(score, gate, gate_bias, up, up_bias, columns, limits, x, threads):
         for t in numba.prange(threads):
             lo, hi = t * size // threads, (t + 1) * size // threads
             _dots(gate, rows[lo:hi], x, score[lo:hi])
+            _add(score[lo:hi], gate_bias[lo:hi], gate)
             for i in range(lo, hi):
-                value = _rounded(score[i] + gate_bias[i], gate)
-                score[i] = np.float32(0) if value <= 0 else value  # which keeps NaN
+                score[i] = np.float32(0) if score[i] <= 0 else score[i]  # which keeps NaN
     out = np.zeros((threads, x.size), np.float32)
     count = 0
     for i in range(size):
@@ -158,9 +172,9 @@ def gathered(score, gate, gate_bias, up, up_bias, columns, limits, x, threads):
     for t in numba.prange(threads):
         lo, hi = t * count // threads, (t + 1) * count // threads
         _dots(up, rows[lo:hi], x, values[lo:hi])
-        for k in range(lo, hi):
-            values[k] = _rounded(values[k] + up_bias[rows[k]], up)
-        end = lo + _select(score, values[lo:hi], limits, rows[lo:hi], values[lo:hi], up)
+        _add(values[lo:hi], up_bias[rows[lo:hi]], up)
+        _multiply(score, rows[lo:hi], values[lo:hi], up, values[lo:hi])
+        end = lo + _select(limits, rows[lo:hi], values[lo:hi])
         _mix(columns, rows[lo:end], values[lo:end], out[t])
         active[t] = end - lo
     return out.sum(axis=0), count, active.sum()
