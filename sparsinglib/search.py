@@ -24,7 +24,9 @@ BRACKET_WIDTH = 0.01  # relative width of the bracket on CETT below which the ra
 MOST_SPARSE_PASSES = 6
 LARGEST_CETT = 0.999
 FINE_GRID = np.array([0.7, 1.0, 1.4])  # multiples of a CETT at which thresholds are made exact
-NARROW_GRID = np.array([0.99, 1.0, 1.01])
+# Ratios of two lattices of CETT values. A target is approached through the lattice points around it, which it shares
+# with its neighbours: so thresholds rise with the target, however close two targets lie.
+COARSE_STEP, NARROW_STEP = 1.4, 1.005
 WIDE_GRID = np.geomspace(0.003, 0.95, 48)  # 13 % apart: wider, and CETT between two points is off by 3 %
 Z90 = 1.645
 
@@ -84,9 +86,15 @@ def thresholds_for_cett(
     rule = cett if isinstance(cett, CETT) else CETT(cett)
     trial = Trial(model, batches)
     if rule.target > 0:
-        trial.refine(np.minimum(rule.target * FINE_GRID, LARGEST_CETT))
-        trial.refine(np.minimum(rule.target * NARROW_GRID, LARGEST_CETT))
+        for step in (COARSE_STEP, NARROW_STEP):
+            trial.refine(_around(rule.target, step))
     return _artefact(trial, trial.evaluate(float(rule.target)), [], None, None, None, tokenizer)
+
+
+def _around(cett: float, step: float) -> np.ndarray:
+    """Powers of ``step`` on both sides of a CETT, two each, so that the cell it lies in has its neighbours."""
+    below = math.floor(math.log(cett) / math.log(step))
+    return np.minimum(step ** np.arange(below - 1.0, below + 3.0), LARGEST_CETT)
 
 
 def shared_cett(

@@ -23,7 +23,7 @@ from helpers import (
     plain_losses,
     tiny_llama,
 )
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import sparsinglib as sl
@@ -97,7 +97,14 @@ def test_layer_cett_of_single_tokens_by_loop():
             assert layer_cett(ffn, values, t).tolist() == pytest.approx(brute_cett(values, down, t), abs=1e-5)
 
 
+# Targets that lie close, among them on both sides of a point of the lattices that the search goes through.
+EDGE = 1.4**-5
+
+
 @settings(max_examples=15)
+@example([0.5, 0.14633305489786164, 0.1462678383279269])
+@example([EDGE * (1 - 1e-6), EDGE, EDGE * (1 + 1e-6), EDGE * (1 + 1e-4), EDGE * (1 - 1e-4)])
+@example([0.1 * (1 + 3e-4 * i) for i in range(40)])
 @given(st.lists(st.floats(0.005, 0.9), min_size=3, max_size=6, unique=True))
 def test_more_cett_means_higher_thresholds_and_fewer_neurons(cetts):
     model = golden_model("silu")
