@@ -9,7 +9,8 @@ import time
 import numpy as np
 from scipy import optimize
 
-from sparsinglib import laws, trends
+from sparsinglib import laws
+from sparsinglib.studies import trends
 
 RUNS = ("0.1b-relu", "0.4b-relu", "2.4b-relu", "0.4b-silu")
 

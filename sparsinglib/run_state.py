@@ -124,7 +124,7 @@ def data_digest() -> str:
 @cache
 def library() -> str:
     """Digest of the library's modules and of the versions of the packages that it requires."""
-    modules = _contents(sorted(Path(__file__).parent.glob("*.py")))
+    modules = _contents(sorted(Path(__file__).parent.rglob("*.py")))
     return hashlib.sha256((modules + " ".join(_versions())).encode()).hexdigest()
 
 

@@ -34,6 +34,7 @@ from transformers import (
 from transformers.utils import logging
 
 from . import corpora, ladder
+from .block_attention import BLOCK_CAUSAL
 from .ladder import RUNS, Run
 from .mup import build, make_optimizer
 from .paths import LADDER, ROOT
@@ -78,7 +79,7 @@ class Recorder(TrainerCallback):
         logs = more["logs"]
         if "loss" not in logs or not done:
             return
-        state.log_history[-1]["seconds"] = time.monotonic() - self.logged
+        state.log_history[-1] |= {"seconds": time.monotonic() - self.logged, "bf16": args.bf16}
         self.logged = time.monotonic()
         left = timedelta(seconds=round(elapsed / done * (state.max_steps - state.global_step)))
         print(
@@ -137,6 +138,7 @@ def train(
     if found and _step(found) >= steps:
         return _step(found)
     model = build(run)
+    model.set_attn_implementation(BLOCK_CAUSAL)
     optimizer = make_optimizer(model, run)
     warmup = round(run.warmup_tokens / run.batch_tokens)
     schedule = get_wsd_schedule(
@@ -161,6 +163,11 @@ def train(
     return trainer.state.global_step
 
 
+def fast_bf16() -> bool:
+    """Whether this processor multiplies bf16 natively; where it does not, bf16 is several times slower than fp32."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported() and torch.cpu._is_avx512_bf16_supported())
+
+
 def _arguments(run: Run, work: Path, steps: int) -> TrainingArguments:
     log_steps = max(1, round(LOG_TOKENS / run.batch_tokens))
     return TrainingArguments(
@@ -174,6 +181,7 @@ def _arguments(run: Run, work: Path, steps: int) -> TrainingArguments:
         save_total_limit=2,
         seed=run.seed,
         use_cpu=True,
+        bf16=fast_bf16(),
         report_to="none",
         disable_tqdm=True,
     )
@@ -193,6 +201,7 @@ def describe(run: Run, model: nn.Module, checkpoint: Path) -> dict[str, Any]:
     """What a reader needs to judge or repeat a run: recipe, size, speed, seed, versions, hashes of its data."""
     history = json.loads((checkpoint / "trainer_state.json").read_text())["log_history"]
     seconds = sum(row.get("seconds", 0) for row in history)
+    half = [row.get("bf16", False) for row in history if "loss" in row]
     total, embedding = sum(p.numel() for p in model.parameters()), model.get_input_embeddings().weight.numel()
     step = _step(checkpoint)
     return {
@@ -212,6 +221,7 @@ def describe(run: Run, model: nn.Module, checkpoint: Path) -> dict[str, Any]:
         "seconds": round(seconds),
         "tokens_per_second": round(step * run.batch_tokens / seconds) if seconds else None,
         "threads": torch.get_num_threads(),
+        "steps_in_bf16_share": round(sum(half) / len(half), 3) if half else None,
         "shares": corpora.SHARES,
         "corpora_sha256": corpora.SHA256,
         "tokenizer_sha256": hashlib.sha256((TOKENIZER / "tokenizer.json").read_bytes()).hexdigest(),

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 import sparsinglib as sl
-from sparsinglib import figures, one_checkpoint, style
+from sparsinglib import figures, style
 from sparsinglib.anatomy import dissect
 from sparsinglib.strategies import check_strategy, find_rule, halves, rules_at
+from sparsinglib.studies import one_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,9 @@ import yaml
 from helpers import GOLDEN
 
 import sparsinglib as sl
-from sparsinglib import laws, suites, trends
+from sparsinglib import laws, suites
 from sparsinglib.models import CheckpointError
+from sparsinglib.studies import trends
 from sparsinglib.suites import SuiteError
 
 ODD = [None, True, -1, 0, 1e308, "", "x" * 5000, [], {}, [[]], "../../etc", "\0", 10**400, "nan", [None] * 3]

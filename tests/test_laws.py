@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize
 
-from sparsinglib import law_checks, law_rivals, law_tables, laws, paper, trends
+from sparsinglib import laws, paper
+from sparsinglib.studies import law_checks, law_rivals, law_tables, trends
 
 D = np.geomspace(1.0, 60.0, 28)
 PRINTED = [(row.scale, row.activation) for row in paper.table(2).itertuples()]

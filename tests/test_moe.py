@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 import sparsinglib as sl
-from sparsinglib import corpora, ladder, moe, training
+from sparsinglib import corpora, ladder, training
 from sparsinglib.ffn import UnsupportedModel
 from sparsinglib.ladder import RUNS, MixtureRun, Run
 from sparsinglib.mup import build, make_optimizer
+from sparsinglib.studies import moe
 
 TINY = MixtureRun("tiny-moe", 16, 2, "relu", 1, 24 * ladder.CONTEXT, 1, warmup_tokens=2560, experts=5, active_experts=2)
 IDS = [torch.randint(0, ladder.VOCABULARY, (2, 40), generator=torch.Generator().manual_seed(i)) for i in range(2)]

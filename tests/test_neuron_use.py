@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 import sparsinglib as sl
-from sparsinglib import neuron_use, paper, survey
+from sparsinglib import paper, survey
 from sparsinglib.measure import Measurement
-from sparsinglib.neuron_use import Use
+from sparsinglib.studies import neuron_use
+from sparsinglib.studies.neuron_use import Use
 from sparsinglib.suites import Checkpoint, Suite
 
 RULE = sl.FAT(0.05)

@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from sparsinglib import law_figures, law_tables, laws, paper, style, trends
+from sparsinglib import laws, paper, style
 from sparsinglib.paths import PAPER
+from sparsinglib.studies import law_figures, law_tables, trends
 
 
 def test_trend_has_the_365_points_of_eleven_runs():

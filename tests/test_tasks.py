@@ -15,20 +15,9 @@ from hypothesis import strategies as st
 from transformers import GraniteConfig, GraniteForCausalLM, PreTrainedTokenizerFast
 
 import sparsinglib as sl
-from sparsinglib import (
-    corpora,
-    downstream,
-    offline_scoring,
-    offline_tasks,
-    paper,
-    task_checks,
-    task_figures,
-    task_harness,
-    task_statistics,
-    task_tables,
-    tasks,
-)
+from sparsinglib import corpora, offline_scoring, offline_tasks, paper, task_harness, task_statistics, tasks
 from sparsinglib.paths import LADDER
+from sparsinglib.studies import downstream, task_checks, task_figures, task_tables
 
 N = 6  # examples in a small evaluation
 

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sparsinglib as sl
-from sparsinglib import paper, survey, token_use
+from sparsinglib import paper, survey
 from sparsinglib.measure import Measurement
-from sparsinglib.neuron_use import Use
+from sparsinglib.studies import token_use
+from sparsinglib.studies.neuron_use import Use
 from sparsinglib.suites import Checkpoint, Suite
 
 RULE = sl.FAT(0.05)

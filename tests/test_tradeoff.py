@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sparsinglib as sl
-from sparsinglib import style, suites, survey, tradeoff, tradeoff_checks, tradeoff_figures
-from sparsinglib import tradeoff_numbers as numbers
-from sparsinglib.tradeoff import ALL, CETT, CETT_GRID, ZEROS, Tradeoff
+from sparsinglib import style, suites, survey
+from sparsinglib.studies import tradeoff, tradeoff_checks, tradeoff_figures
+from sparsinglib.studies import tradeoff_numbers as numbers
+from sparsinglib.studies.tradeoff import ALL, CETT, CETT_GRID, ZEROS, Tradeoff
 from sparsinglib.tradeoff_rules import FAMILIES, GateSample
 
 

@@ -8,7 +8,8 @@ import torch
 from matplotlib.figure import Figure
 
 import sparsinglib as sl
-from sparsinglib import style, suites, survey, widget
+from sparsinglib import style, suites, survey
+from sparsinglib.studies import widget
 
 TEXT = "Solve 3*x < 7 & y. The number <b>of</b> neurons\nis 12."
 

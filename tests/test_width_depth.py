@@ -9,17 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize
 
-from sparsinglib import (
-    bend,
-    ladder,
-    law_checks,
-    law_tables,
-    paper,
-    style,
-    width_depth,
-    width_depth_checks,
-    width_depth_figures,
-)
+from sparsinglib import ladder, paper, style
+from sparsinglib.studies import bend, law_checks, law_tables, width_depth, width_depth_checks, width_depth_figures
 
 STEPS = [244, 308, 388, 488, 615, 775, 977, 1230, 1550, 1953, 2461, 3100, 3906, 4922, 6201, 7812, 9843]
 STEPS = np.array([*STEPS, 10312, 10663, 11015, 11366, 11718])

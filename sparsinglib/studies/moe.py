@@ -19,14 +19,14 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from . import ladder, paper, passes, style
-from .hooks import sparsify
-from .models import ladder_names, load
-from .mup import ONE_PRODUCT
-from .passes import Corpus
-from .paths import LADDER
-from .thresholds import Thresholds
-from .trial import Batches, Trial
+from .. import ladder, paper, passes, style
+from ..hooks import sparsify
+from ..models import ladder_names, load
+from ..mup import ONE_PRODUCT
+from ..passes import Corpus
+from ..paths import LADDER
+from ..thresholds import Thresholds
+from ..trial import Batches, Trial
 
 VANILLA = ladder.VANILLA.name
 MIXTURES = tuple(f"moe-{n}" for n in ladder.EXPERTS)

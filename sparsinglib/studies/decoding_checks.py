@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from . import paper
+from .. import paper
 from .decoding_figures import CASES, LARGEST
 
 TYPICAL = 0.065  # activation ratio of the paper's sparsest runs, at which the goal for the kernel is set

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize
 
-from . import laws
+from .. import laws
 
 Array = NDArray[np.float64]
 

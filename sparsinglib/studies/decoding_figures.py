@@ -15,8 +15,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from . import paper, style
-from .paths import DATA, ROOT
+from .. import paper, style
+from ..paths import DATA, ROOT
 
 RECORDED = DATA / "decoding" / "recorded.csv"
 BENCHMARK = ROOT / "benchmarks" / "decoding.py"

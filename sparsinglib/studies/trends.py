@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from . import paper
-from .paths import LADDER
-from .style import ACTIVATIONS, TOKEN_UNITS
+from .. import paper
+from ..paths import LADDER
+from ..style import ACTIVATIONS, TOKEN_UNITS
 
 LADDER_RUNS = tuple(
     f"{scale}-{activation}" for scale in ("0.1m", "0.2m", "0.4m", "0.8m", "1.2m") for activation in ACTIVATIONS

@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pandas as pd
 
-from . import paper, task_tables
-from .paper import Check
+from .. import paper
+from ..paper import Check
+from . import task_tables
 from .task_tables import COMMONSENSE, COMPLEX, READING, ROUNDING, t_interval
 
 MARGIN = 1.0  # points of a mean score that count as "near dense"

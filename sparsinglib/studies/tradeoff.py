@@ -16,18 +16,18 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from . import corpora, passes, survey
-from .curves import layer_cett
-from .ffn import FFN, find_ffns
-from .hooks import tap
-from .measure import Measurement
-from .passes import Corpus
-from .rules import FAT, Rule, StraightforwardReLU
-from .suites import Checkpoint, Suite
-from .survey import PPLIncrease, Task, Text
-from .thresholds import Thresholds
-from .tradeoff_rules import FAMILIES, GateSample
-from .trial import Batches, Trial
+from .. import corpora, passes, survey, tradeoff_rules
+from ..curves import layer_cett
+from ..ffn import FFN, find_ffns
+from ..hooks import tap
+from ..measure import Measurement
+from ..passes import Corpus
+from ..rules import FAT, Rule, StraightforwardReLU
+from ..suites import Checkpoint, Suite
+from ..survey import PPLIncrease, Task, Text
+from ..thresholds import Thresholds
+from ..tradeoff_rules import FAMILIES, GateSample
+from ..trial import Batches, Trial
 
 CETT = "CETT"
 ZEROS = "straightforward ReLU"
@@ -41,8 +41,8 @@ LAYER_TOKENS, LAYER_POINTS = 1024, 40  # on how many tokens, at how many thresho
 
 
 def _code() -> str:
-    here = Path(__file__).parent
-    return hashlib.sha256(b"".join((here / f"tradeoff{x}.py").read_bytes() for x in ("", "_rules"))).hexdigest()
+    paths = (Path(__file__), Path(tradeoff_rules.__file__))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,11 @@ from matplotlib.colors import Normalize, to_hex
 from matplotlib.figure import Figure
 from transformers import PreTrainedTokenizerBase
 
-from . import corpora, figures, style, survey
-from .measure import Measurement, measure
-from .paths import DATA
-from .search import thresholds_for_cett
-from .suites import Suite
+from .. import corpora, figures, style, survey
+from ..measure import Measurement, measure
+from ..paths import DATA
+from ..search import thresholds_for_cett
+from ..suites import Suite
 
 if TYPE_CHECKING:
     from ipywidgets import Widget

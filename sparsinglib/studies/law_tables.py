@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, stats
 
-from . import law_rivals, laws, paper
-from .style import TOKEN_UNITS
+from .. import laws, paper
+from ..style import TOKEN_UNITS
+from . import law_rivals
 
 Fits = Mapping[str, list[laws.Fit]]
 TOLERANCE = 0.01

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from . import law_tables, laws
-from .paper import Check, claims
+from .. import laws
+from ..paper import Check, claims
+from . import law_tables
 
 LIMIT_CLAIMS = {
     f"{scale}-{activation}": f"C{first + i}"

@@ -10,8 +10,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from . import style
-from .suites import Checkpoint
+from .. import style
+from ..suites import Checkpoint
 from .tradeoff import ALL, CETT, HIGHEST, ZEROS, Tradeoff
 from .tradeoff_numbers import kl_against_ppl
 

@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pandas as pd
 
-from . import offline_tasks
-from .paper import Check
+from .. import offline_tasks
+from ..paper import Check
+from ..task_statistics import DENSE, interval, with_dense
 from .task_checks import COMPARABLE, ENDS, MARGIN, MOST, PRINTED_CHANGE, comparable, every, not_worse, points
-from .task_statistics import DENSE, interval, with_dense
 from .task_tables import COMMONSENSE, COMPLEX, READING
 
 

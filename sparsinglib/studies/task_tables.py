@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from . import paper
+from .. import paper
 
 COMMONSENSE, READING, COMPLEX = "commonsense_reasoning", "reading_comprehension", "complex"
 GROUP_OF_TABLE = {4: COMMONSENSE, 5: READING, 6: COMPLEX}

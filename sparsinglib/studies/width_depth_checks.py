@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from . import paper, width_depth
+from .. import paper
+from ..paper import Check
+from . import width_depth
 from .bend import LEAST, Bend
-from .paper import Check
 
 BAND = 0.01  # "best-performing": a training loss within one percent of the best shape's
 NAMES = {"limit": "limit", "last": "value at 12M tokens"}

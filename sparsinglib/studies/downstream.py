@@ -10,29 +10,19 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from . import (
-    corpora,
-    offline_tasks,
-    paper,
-    style,
-    task_checks,
-    task_figures,
-    task_ladder_checks,
-    task_tables,
-    tasks,
-    windows,
-)
-from .ffn import find_ffns
-from .ladder import SCALES
-from .measure import measure
-from .models import ladder_names, load
+from .. import corpora, offline_tasks, paper, style, tasks, windows
+from ..ffn import find_ffns
+from ..ladder import SCALES
+from ..measure import measure
+from ..models import ladder_names, load
+from ..paths import LADDER
+from ..rules import FAT, Rule, StraightforwardReLU, TopK
+from ..search import find_thresholds
+from ..strategies import rules_at
+from ..task_statistics import DENSE, above_chance, group_means, summarise
+from ..thresholds import Thresholds
+from . import task_checks, task_figures, task_ladder_checks, task_tables
 from .one_checkpoint import evidence
-from .paths import LADDER
-from .rules import FAT, Rule, StraightforwardReLU, TopK
-from .search import find_thresholds
-from .strategies import rules_at
-from .task_statistics import DENSE, above_chance, group_means, summarise
-from .thresholds import Thresholds
 
 MEASURED_TOKENS = 4096  # for the sparsity of each rule
 WINDOW = 256  # tokens a model of somebody else's sees at once

@@ -9,16 +9,16 @@ import torch
 from matplotlib.figure import Figure
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from . import corpora, figures, paper, style
-from .anatomy import dissect
-from .ffn import find_ffns
-from .measure import Measurement, measure
-from .models import ladder_names, load
-from .paths import DATA, ROOT
-from .rules import Rule, StraightforwardReLU
-from .search import thresholds_for_cett
-from .strategies import check_strategy, find_rule, halves, rules_at
-from .thresholds import Thresholds
+from .. import corpora, figures, paper, style
+from ..anatomy import dissect
+from ..ffn import find_ffns
+from ..measure import Measurement, measure
+from ..models import ladder_names, load
+from ..paths import DATA, ROOT
+from ..rules import Rule, StraightforwardReLU
+from ..search import thresholds_for_cett
+from ..strategies import check_strategy, find_rule, halves, rules_at
+from ..thresholds import Thresholds
 
 SAMPLE = DATA / "texts" / "sample.txt"
 

@@ -9,7 +9,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from . import paper, style, width_depth
+from .. import paper, style
+from . import width_depth
 from .bend import Bend
 
 POINT: dict[str, Any] = {"ls": "", "marker": "s", "ms": 4.5, "capsize": 3, "color": style.ACTIVATION_COLOURS["relu"]}

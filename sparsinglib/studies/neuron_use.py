@@ -14,10 +14,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy.stats import wasserstein_distance
 
-from . import paper, style, survey, use_figures
-from .measure import Measurement
-from .suites import Checkpoint, Suite
-from .thresholds import Thresholds
+from .. import paper, style, survey
+from ..measure import Measurement
+from ..suites import Checkpoint, Suite
+from ..thresholds import Thresholds
+from . import use_figures
 
 POSITIONS = ("mean over layers", "first layer", "middle layer", "last layer")
 MEAN, FIRST, MIDDLE, LAST = POSITIONS

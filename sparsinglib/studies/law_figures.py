@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from . import laws, style, trends
+from .. import laws, style
+from . import trends
 
 PERCENT = 100
 

@@ -11,7 +11,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from . import style
+from .. import style
 
 SPARE = tuple(style.COLOURS.values())[:6]
 CORPUS_MARKERS = ("o", "s", "^", "D", "v", "P")

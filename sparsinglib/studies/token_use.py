@@ -16,11 +16,12 @@ from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 from transformers import PreTrainedTokenizerBase
 
-from . import paper, style, survey, use_figures
-from .figures import BROKEN, token_pieces
-from .measure import Measurement
+from .. import paper, style, survey
+from ..figures import BROKEN, token_pieces
+from ..measure import Measurement
+from ..suites import Checkpoint, Suite
+from . import use_figures
 from .neuron_use import Use
-from .suites import Checkpoint, Suite
 
 NEAR = 1.25  # ratios from 0.8 to 1.25 are "within 20 %", seen from either model
 NOTEBOOK = "07_token_activation"

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from .paper import Check
-from .suites import Suite
+from ..paper import Check
+from ..suites import Suite
 from .tradeoff import CETT_GRID, ZEROS, Tradeoff
 from .tradeoff_numbers import LEVELS
 

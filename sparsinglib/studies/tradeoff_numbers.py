@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.interpolate import PchipInterpolator
 
-from .suites import Checkpoint, Suite
+from ..suites import Checkpoint, Suite
 from .tradeoff import CETT, HIGHEST, LEAST_TOKENS, Tradeoff, corpora_matrix
 
 RESAMPLES = 200

@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from . import bend, ladder, law_tables, laws, paper, trends
-from .paths import LADDER
-from .style import TOKEN_UNITS
+from .. import ladder, laws, paper
+from ..paths import LADDER
+from ..style import TOKEN_UNITS
+from . import bend, law_tables, trends
 
 USUAL = ladder.RUNS["0.1m-relu"]
 SHAPES = {name: run for name, run in ladder.RUNS.items() if name.startswith(f"{USUAL.name}-w")}

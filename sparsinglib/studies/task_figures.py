@@ -4,8 +4,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from . import style
-from .task_statistics import DENSE
+from .. import style
+from ..task_statistics import DENSE
 
 GROUPS = {"commonsense_reasoning": "commonsense", "reading_comprehension": "reading"}
 RULES = {  # colour, marker
