@@ -25,9 +25,12 @@ import torch
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
+    PreTrainedModel,
     PrinterCallback,
     Trainer,
     TrainerCallback,
+    TrainerControl,
+    TrainerState,
     TrainingArguments,
     get_wsd_schedule,
 )
@@ -91,9 +94,9 @@ class Recorder(TrainerCallback):
             control.should_save = control.should_training_stop = True
 
 
-def save(model: nn.Module, directory: Path) -> None:
+def save(model: PreTrainedModel, directory: Path) -> None:
     """Write a checkpoint in bf16, all or nothing."""
-    half = copy.deepcopy(model).to(torch.bfloat16)
+    half = copy.deepcopy(model).bfloat16()
     half.config.use_cache = True
     partial = directory.with_name(directory.name + ".partial")
     half.save_pretrained(partial)
@@ -140,14 +143,7 @@ def train(
     model = build(run)
     model.set_attn_implementation(BLOCK_CAUSAL)
     optimizer = make_optimizer(model, run)
-    warmup = round(run.warmup_tokens / run.batch_tokens)
-    schedule = get_wsd_schedule(
-        optimizer,
-        num_warmup_steps=warmup,
-        num_stable_steps=run.steps - warmup if decay else 10**9,
-        num_decay_steps=steps - run.steps,
-        decay_type="1-sqrt",
-    )
+    schedule = _schedule(optimizer, run, steps)
     recorder = Recorder(run, work, [] if decay else points(run), minutes)
     trainer = Trainer(
         model,
@@ -161,6 +157,18 @@ def train(
         model.compile()
     trainer.train(resume_from_checkpoint=str(found) if found else None)
     return trainer.state.global_step
+
+
+def _schedule(optimizer: torch.optim.Optimizer, run: Run, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
+    """WSD: warm-up, then constant for ever, or, for ``steps`` beyond the run's own, until the decay begins there."""
+    warmup = round(run.warmup_tokens / run.batch_tokens)
+    return get_wsd_schedule(
+        optimizer,
+        num_warmup_steps=warmup,
+        num_stable_steps=run.steps - warmup if steps > run.steps else 10**9,
+        num_decay_steps=steps - run.steps,
+        decay_type="1-sqrt",
+    )
 
 
 def fast_bf16() -> bool:
@@ -197,12 +205,12 @@ def loss_log(run: Run, checkpoint: Path) -> pd.DataFrame:
     return log.round({"loss": 4})
 
 
-def describe(run: Run, model: nn.Module, checkpoint: Path) -> dict[str, Any]:
+def describe(run: Run, model: PreTrainedModel, checkpoint: Path) -> dict[str, Any]:
     """What a reader needs to judge or repeat a run: recipe, size, speed, seed, versions, hashes of its data."""
     history = json.loads((checkpoint / "trainer_state.json").read_text())["log_history"]
     seconds = sum(row.get("seconds", 0) for row in history)
     half = [row.get("bf16", False) for row in history if "loss" in row]
-    total, embedding = sum(p.numel() for p in model.parameters()), model.get_input_embeddings().weight.numel()
+    total, embedding = (sum(p.numel() for p in part.parameters()) for part in (model, model.get_input_embeddings()))
     step = _step(checkpoint)
     return {
         **asdict(run),
@@ -262,6 +270,40 @@ def restore(work: Path, target: Path) -> None:
         shutil.copy(target / "config.json", work / f"checkpoint-{step}")
 
 
+def rebuild(run: Run, work: Path, target: Path) -> None:
+    """Make a Trainer checkpoint of a finished run from what is shipped of it, if its state is on no disk any more.
+
+    Its weights are the shipped ones, in bf16, and AdamW's moments start at zero, as they do in a fine-tuning; at
+    beta2 = 0.95 they are filled again after some twenty steps. Schedule, order of the data and log go on as they were.
+    """
+    facts = target / "run.json"
+    if last_checkpoint(work) is not None or not facts.is_file() or (target / "resume").is_dir():
+        return
+    step, log = json.loads(facts.read_text())["steps"], pd.read_csv(target / "training.csv")
+    checkpoint = work / f"checkpoint-{step}"
+    model = AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32, trust_remote_code=False)
+    model.save_pretrained(checkpoint)
+    optimizer = make_optimizer(model, run)
+    schedule = _schedule(optimizer, run, run.steps)
+    optimizer.step()  # changes nothing, there being no gradients; the schedule asks for it
+    schedule.last_epoch = step - 1
+    schedule.step()
+    torch.save(optimizer.state_dict(), checkpoint / "optimizer.pt")
+    torch.save(schedule.state_dict(), checkpoint / "scheduler.pt")
+    history = [{"step": int(row.step), "loss": float(row.loss)} for row in log.itertuples()]
+    asked = _arguments(run, work, step)
+    state = TrainerState(
+        global_step=step,
+        max_steps=step,
+        train_batch_size=run.batch,
+        logging_steps=asked.logging_steps,
+        save_steps=asked.save_steps,
+        log_history=history,
+        stateful_callbacks=[TrainerControl()],
+    )
+    state.save_to_json(str(checkpoint / "trainer_state.json"))
+
+
 def decay_branch(run: Run, texts: dict[str, np.ndarray], work: Path, target: Path) -> None:
     """Train the WSD decay from the end of the stable stage and save it as ``decayed`` beside the stable checkpoint."""
     end, branch = last_checkpoint(work), work / "decay"
@@ -270,8 +312,10 @@ def decay_branch(run: Run, texts: dict[str, np.ndarray], work: Path, target: Pat
     if last_checkpoint(branch) is None:
         shutil.copytree(end, branch / end.name)
     train(run, texts, branch, decay=True)
-    save(AutoModelForCausalLM.from_pretrained(last_checkpoint(branch)), target / "decayed")
-    log = loss_log(run, last_checkpoint(branch))
+    done = last_checkpoint(branch)
+    assert done is not None  # the stable stage's, at least
+    save(AutoModelForCausalLM.from_pretrained(done), target / "decayed")
+    log = loss_log(run, done)
     log[log["step"] > run.steps].to_csv(target / "decayed" / "training.csv", index=False)
 
 
@@ -307,6 +351,7 @@ def main(arguments: list[str] | None = None) -> None:
         for run in runs:
             work, target = WORK / run.name, LADDER / run.name
             restore(work, target)
+            rebuild(run, work, target)
             if not options.publish:
                 train(run, texts, work, minutes=options.minutes)
             publish(run, work, target)

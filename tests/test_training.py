@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from sparsinglib import corpora, ladder, training, trajectory
+from sparsinglib.block_attention import BLOCK_CAUSAL, block_causal
 from sparsinglib.ladder import RUNS, Run
 from sparsinglib.mup import build, make_optimizer
 from sparsinglib.windows import PATTERN, Windows
@@ -250,6 +251,52 @@ def test_what_is_shipped_and_the_decay_branch(texts, tmp_path, monkeypatch):
     rates = [row["learning_rate"] for row in json.loads((branch / "trainer_state.json").read_text())["log_history"]]
     assert rates[-1] == pytest.approx(0.01 * (1 - math.sqrt(1 / 5)))  # step 52, one of five into the decay
     assert same(weights(elsewhere), weights(work))  # the stable stage is left as it was
+
+
+def test_a_finished_run_goes_on_from_what_is_shipped(texts, tmp_path):
+    long = replace(TINY, tokens=80 * ladder.CONTEXT)
+    training.train(long, texts, tmp_path / "whole", compiled=False)
+    training.train(TINY, texts, tmp_path / "work", compiled=False)
+    training.publish(TINY, tmp_path / "work", tmp_path / "shipped")
+    training.rebuild(TINY, tmp_path / "new", tmp_path / "shipped")
+    assert same(weights(tmp_path / "new"), {k: v.bfloat16().float() for k, v in weights(tmp_path / "work").items()})
+    assert training.train(long, texts, tmp_path / "new", compiled=False) == 80
+    whole, again = (training.loss_log(long, training.last_checkpoint(tmp_path / p)) for p in ("whole", "new"))
+    assert again["step"].tolist() == whole["step"].tolist()
+    np.testing.assert_allclose(again["loss"][:12], whole["loss"][:12], atol=1e-3)  # up to step 48: the same log
+    # The same data at the same rate: afterwards as good, though not the same.
+    np.testing.assert_allclose(again["loss"][13:], whole["loss"][13:], rtol=0.05)
+    rates = [
+        json.loads((training.last_checkpoint(tmp_path / p) / "trainer_state.json").read_text())["log_history"][-2]
+        for p in ("whole", "new")
+    ]
+    assert rates[0]["learning_rate"] == rates[1]["learning_rate"]
+    training.rebuild(TINY, tmp_path / "new", tmp_path / "shipped")  # a state that is there is left alone
+    assert training.last_checkpoint(tmp_path / "new").name == "checkpoint-80"
+
+
+@pytest.mark.parametrize(("batch", "length"), [(1, 64), (2, 256), (3, 50)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_in_blocks_is_causal_attention(batch, length, dtype):
+    query, key, value = torch.randn(3, batch, 2, length, 16, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    found, _ = block_causal(torch.nn.Identity(), query, key, value, None, scaling=0.25)
+    wanted = torch.nn.functional.scaled_dot_product_attention(
+        query.double(), key.double(), value.double(), is_causal=True, scale=0.25
+    )
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(found.double(), wanted.transpose(1, 2), atol=tolerance, rtol=tolerance)
+
+
+def test_attention_in_blocks_refuses_padding_and_a_cache():
+    model = build(TINY)
+    ids = torch.arange(8).unsqueeze(0)
+    before = model(ids).logits
+    model.set_attn_implementation(BLOCK_CAUSAL)
+    torch.testing.assert_close(model(ids).logits, before)
+    with pytest.raises(ValueError, match="without padding"):
+        model(ids, attention_mask=torch.tensor([[0, 0, 1, 1, 1, 1, 1, 1]]))
+    with pytest.raises(ValueError, match="without cache"):
+        model.generate(ids, max_new_tokens=2, use_cache=True)
 
 
 def test_points_do_not_depend_on_the_target():
