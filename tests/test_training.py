@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+import sparsinglib as sl
 from sparsinglib import corpora, ladder, training, trajectory
 from sparsinglib.block_attention import BLOCK_CAUSAL, block_causal
 from sparsinglib.ladder import RUNS, Run
@@ -340,3 +342,30 @@ def test_publishing_what_was_never_trained(tmp_path):
         training.publish(TINY, tmp_path, tmp_path / "out")
     with pytest.raises(ValueError, match="not finished"):
         training.decay_branch(TINY, {}, tmp_path, tmp_path / "out")
+
+
+# --- the measurements along a run ----------------------------------------------------------------
+
+
+def test_a_brief_trajectory_is_resumed_and_holds_what_the_library_measures(tmp_path, monkeypatch):
+    run = RUNS["0.1m-relu"]
+    shipped = sorted((training.LADDER / run.name / "steps").iterdir())[-5:]
+    for path in shipped:
+        shutil.copytree(path, tmp_path / run.name / "steps" / path.name)
+    monkeypatch.setattr(trajectory, "LADDER", tmp_path)
+    monkeypatch.setattr(trajectory, "WORK", tmp_path / "none")
+    table = trajectory.measure_run(run, 2048, brief=True)
+    assert set(table["step"]) == {int(path.name[5:]) for path in shipped}
+    assert set(table["p_pct"].dropna()) == {1.0} and "cett_searched" not in set(table["metric"])
+    last = table[table["step"] == max(table["step"])].set_index("metric")["value"]
+    batches = trajectory.validation_batches(2048)
+    models = [trajectory.load(path)[0] for path in shipped]
+    shared = sl.shared_cett(models, batches, 1.0)
+    assert last["cett_shared"] == pytest.approx(shared)
+    found = sl.thresholds_for_cett(models[-1], batches, shared)
+    assert last["activation_ratio_shared_cett"] == pytest.approx(found.activation_ratio)
+    assert last["relu_nonzero_ratio"] == pytest.approx(
+        sl.measure(models[-1], batches, sl.StraightforwardReLU()).activation_ratio
+    )
+    monkeypatch.setattr(trajectory, "measure_checkpoint", lambda *_, **__: pytest.fail("measured again"))
+    assert len(trajectory.measure_run(run, 2048, brief=True)) == len(table)

@@ -75,7 +75,7 @@ def distances(table: pd.DataFrame, positions: Sequence[str]) -> tuple[Figure, pd
             for offset, (kind, (colour, _)) in zip((-0.22, 0, 0.22), looks.items(), strict=True):
                 for marker, corpus in zip(CORPUS_MARKERS * len(corpora), corpora, strict=False):
                     part = mine[(mine.kind == kind) & (mine.corpus == corpus)]
-                    x = part.position.map({name: i for i, name in enumerate(positions)}) + offset
+                    x = part.position.map({name: i for i, name in enumerate(positions)}).astype(float) + offset
                     ax.plot(x, part.distance_pp, ls="", marker=marker, ms=4.5, color=colour, mfc="none")
             ax.set_xticks(range(len(positions)), [p.replace(" ", "\n", 1) for p in positions])
             ax.set(ylim=(0, 1.05 * top), ylabel="distance of curves (percentage points)", title=_label(activation))
@@ -94,7 +94,7 @@ def overlap(table: pd.DataFrame, share: float) -> tuple[Figure, pd.DataFrame]:
     corpora = list(dict.fromkeys([*table.corpus_a, *table.corpus_b]))
     columns = min(4, len(names))
     with style.context():
-        figure, panels = style.axes(-(-len(names) // columns), columns, 2.9, 2.9)
+        figure, panels = style.axes(-(-len(names) // columns), columns, 2.9 if columns > 1 else 4.2, 2.9)
         for ax in panels[len(names) :]:
             ax.set_axis_off()
         for ax, name in zip(panels, names, strict=False):
@@ -114,7 +114,8 @@ def overlap(table: pd.DataFrame, share: float) -> tuple[Figure, pd.DataFrame]:
         chance = 100 * table.chance.mean()
         figure.colorbar(ScalarMappable(Normalize(0, 100), MATRIX), ax=panels, shrink=0.7,
                         label=f"overlap of the top {100 * share:.0f} % of neurons (%)")  # fmt: skip
-        figure.suptitle(f"two corpora; diagonal: two halves of one corpus; chance gives {chance:.0f} %", fontsize=9)
+        title = ["two corpora; diagonal: two halves of one corpus", f"chance gives {chance:.0f} %"]
+        figure.suptitle(("; " if columns > 1 else "\n").join(title), fontsize=9)
     return figure, table
 
 
