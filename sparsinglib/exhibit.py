@@ -12,6 +12,7 @@ import pandas as pd
 
 from . import corpora, style
 from .figures import token_pieces
+from .files import write_atomically
 from .measure import measure
 from .models import ladder_names, load
 from .paths import DATA, FIGURES, LADDER
@@ -86,5 +87,5 @@ def read(folder: Path = FIGURES) -> pd.DataFrame | None:
     now = inputs()
     if now and not (path.is_file() and noted.is_file() and noted.read_text(encoding="utf-8").strip() == now):
         style.save_table(pd.concat([states(model) for model in MODELS], ignore_index=True), "exhibit", folder)
-        noted.write_text(now + "\n", encoding="utf-8")
+        write_atomically(noted, now)
     return pd.read_csv(path, keep_default_na=False, encoding="utf-8") if path.is_file() else None

@@ -23,27 +23,44 @@ from matplotlib import font_manager
 from nbconvert import HTMLExporter
 
 from . import exhibit, run_state, scoreboard, style
+from .files import write_atomically
 from .paths import FIGURES, NOTEBOOKS, ROOT
-from .run_state import Record, write_atomically
+from .run_state import Record
 
 TEMPLATES = Path(__file__).with_name("templates")
 COPIES = ROOT / "build" / "notebooks"
 OWN_SECTION = ("claims", "exhibit")
 START = 1.0  # p at which the slider stands first, in percent
-CLASSES = {scoreboard.HOLDS: "holds", scoreboard.FAILS: "fails", scoreboard.NOT_TESTABLE: "none"}
+CLASSES = {
+    scoreboard.HOLDS: "holds",
+    scoreboard.FAILS: "fails",
+    scoreboard.NOT_TESTABLE: "none",
+    scoreboard.UNMEASURED: "none",
+}
 
 
-def write(folder: Path, copies: Path = COPIES, figures: Path = FIGURES, notebooks: Path = NOTEBOOKS) -> Path:
+def write(
+    folder: Path,
+    copies: Path = COPIES,
+    figures: Path = FIGURES,
+    notebooks: Path = NOTEBOOKS,
+    own: Path | None = None,
+) -> Path:
     """Write ``folder/index.html`` and what it links to; gives its path.
 
     ``copies`` holds executed notebooks and, in ``state``, the records of their runs (``run_state.Record``); notebooks
-    that did not run there are shown as they are stored in ``notebooks``.
+    that did not run there are shown as they are stored in ``notebooks``. ``own`` holds the figures of a run with other
+    parameters: each takes the place of the one of its name.
     """
     files = sorted(notebooks.glob("[0-9]*.ipynb"))
     runs = {path.stem: record for path in files if (record := run_state.load(copies / "state", path.stem))}
     titles = {path.stem: _convert(path, copies, folder / "notebooks") for path in files}
     played = exhibit.read(figures)  # before the copying, since it may be measured now
-    shutil.copytree(figures, folder / "figures", dirs_exist_ok=True, ignore=shutil.ignore_patterns("results", ".*"))
+    shown = folder / "figures"
+    shutil.rmtree(shown, ignore_errors=True)
+    for source in (figures, own):
+        if source and source.is_dir():
+            shutil.copytree(source, shown, dirs_exist_ok=True, ignore=shutil.ignore_patterns("results", ".*"))
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined
     )
@@ -52,8 +69,8 @@ def write(folder: Path, copies: Path = COPIES, figures: Path = FIGURES, notebook
         commit=run_state.commit(),
         exhibit=None if played is None else playable(played),
         font="" if played is None else font_for("".join(played.piece.unique())),
-        claims=_claims(figures / "claims.csv"),
-        groups=list(_groups(figures, runs, titles)),
+        claims=_claims(shown / "claims.csv"),
+        groups=list(_groups(shown, runs, titles)),
         notebooks=[{"name": name, "title": title, "run": runs.get(name)} for name, title in titles.items()],
     )
     write_atomically(folder / "index.html", page)
@@ -164,9 +181,14 @@ def font_for(text: str) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m sparsinglib.gallery", description=__doc__)
-    parser.add_argument("--out", type=Path, help="as for sparsinglib.reproduce (default: build)")
-    out = parser.parse_args(arguments).out or COPIES.parent
-    print(write(out.resolve() / "gallery", out.resolve() / "notebooks"))
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="directory that sparsinglib.reproduce wrote to; the page goes into its folder gallery (default: build)",
+    )
+    given = parser.parse_args(arguments).out
+    out = (given or COPIES.parent).resolve()
+    print(write(out / "gallery", out / "notebooks", own=out / "figures" if given else None))
     return 0
 
 

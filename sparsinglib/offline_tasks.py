@@ -15,13 +15,14 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, TypeGuard
 
 import pandas as pd
 import yaml
 
 from . import corpora
 from . import offline_scoring as scoring
+from .files import write_atomically
 from .paths import DATA, SUITES
 
 TEMPLATES = DATA / "tasks"
@@ -189,7 +190,7 @@ def _initialisers(text: str) -> Iterator[Example]:
                 yield _class_to_complete(node, stores[max(0, last - 3) : last + 1])
 
 
-def _is_store(line: ast.stmt) -> bool:
+def _is_store(line: ast.stmt) -> TypeGuard[ast.Assign]:
     """Whether a statement is ``self.name = value``, the value made of names, attributes, constants and calls."""
     if not isinstance(line, ast.Assign) or not re.match(r"self\.(?!__)\w+ = (?!.*\bself\b)", ast.unparse(line)):
         return False
@@ -197,7 +198,7 @@ def _is_store(line: ast.stmt) -> bool:
     return all(isinstance(node, simple) for node in ast.walk(line.value)) and len(ast.unparse(line)) < 80
 
 
-def _class_to_complete(method: ast.FunctionDef, stores: Sequence[ast.stmt]) -> Example:
+def _class_to_complete(method: ast.FunctionDef, stores: Sequence[ast.Assign]) -> Example:
     """A class that makes ``stores``, without the end of the last one, and a test of what its objects then hold."""
     used = {node.id for line in stores for node in ast.walk(line) if isinstance(node, ast.Name)} - {"self"}
     arguments = [a.arg for a in method.args.args[1:] + method.args.kwonlyargs if a.arg in used]
@@ -205,7 +206,7 @@ def _class_to_complete(method: ast.FunctionDef, stores: Sequence[ast.stmt]) -> E
     prompt = "\n".join(["class Module:", f"    def __init__({', '.join(['self', *arguments])}):", *lines])
     answer = " " + ast.unparse(stores[-1].value)
     names = "; ".join(f"{name} = Given({name!r})" for name in sorted(used))
-    wanted = {line.targets[0].attr: ast.unparse(line.value) for line in stores}
+    wanted = {ast.unparse(line.targets[0]).removeprefix("self."): ast.unparse(line.value) for line in stores}
     test = f"{GIVEN}{names or 'pass'}\nheld = vars(Module({', '.join(arguments)}))\n"
     # What is wanted is evaluated too: f(a, b=1) and f(a,b = 1) are the same.
     test += f"assert {{k: repr(v) for k, v in held.items()}} == {{k: repr(eval(v)) for k, v in {wanted!r}.items()}}"
@@ -236,9 +237,8 @@ def build(folder: Path | None = None) -> Path:
     """
     folder = folder or corpora.cache_dir() / "tasks" / _recipe()[:16]
     if not _complete(folder):
-        folder.mkdir(parents=True, exist_ok=True)
         record = {task: _write(folder, task) for task in MAKERS}
-        (folder / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
+        write_atomically(folder / RECORD, json.dumps(record, indent=1))
     return folder
 
 
@@ -268,10 +268,10 @@ def _sha256(path: Path) -> str:
 def _write(folder: Path, task: str) -> dict[str, Any]:
     examples, data = make(task), folder / f"{task}.jsonl"
     lines = "".join(json.dumps(example, ensure_ascii=False) + "\n" for example in examples)
-    data.write_text(lines, encoding="utf-8")
+    write_atomically(data, lines)
     place = json.dumps({"data_files": {"test": str(data)}})
     written = template(task).read_text(encoding="utf-8")
-    (folder / f"{task}.yaml").write_text(f"{written}dataset_kwargs: {place}\n", encoding="utf-8")
+    write_atomically(folder / f"{task}.yaml", f"{written}dataset_kwargs: {place}\n")
     return {"sha256": _sha256(data), "n": len(examples), "chance": chance(task, examples)}
 
 

@@ -6,9 +6,7 @@ packages are what they were, by content, and everything that it wrote is still t
 
 import hashlib
 import json
-import os
 import subprocess
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -19,6 +17,7 @@ from typing import Any
 import nbformat
 from packaging.requirements import Requirement
 
+from .files import write_atomically
 from .paths import DATA, ROOT
 
 
@@ -66,16 +65,6 @@ def load(folder: Path, notebook: str) -> Record | None:
         return Record(**json.loads((folder / f"{notebook}.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that a reader, or a run that is killed, never leaves or sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text + "\n" if not text.endswith("\n") else text)
-    os.chmod(name, 0o644)
-    os.replace(name, path)
 
 
 def inputs(notebook: Path, parameters: Mapping[str, Any], also: Iterable[Path] = ()) -> str:

@@ -1,5 +1,6 @@
 """One registry for how a scale, an activation and a kind of evidence look, and the one way a figure is saved."""
 
+import os
 import sys
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
@@ -12,6 +13,7 @@ from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from .files import replacing
 from .paths import FIGURES
 
 # Okabe and Ito's colours: told apart with every common colour vision deficiency. A ladder scale, a thousandth of a
@@ -24,6 +26,9 @@ SCALES = tuple(f"{rung}{unit}" for unit in "BM" for rung in _RUNGS)
 COLOURS = dict(zip(SCALES, _COLOURS * 2, strict=True))
 MARKERS = dict(zip(SCALES, _MARKERS * 2, strict=True))
 
+# A run with other parameters than the notebooks' own draws elsewhere, so that what is shipped stays as it is.
+DRAWN = Path(os.environ.get("SPARSINGLIB_FIGURES", FIGURES))
+
 ACTIVATIONS = ("relu", "silu")
 ACTIVATION_LABELS = {"relu": "ReLU", "silu": "SiLU"}
 ACTIVATION_LINES = {"relu": "-", "silu": "--"}
@@ -34,7 +39,6 @@ EVIDENCE_LABELS = {
     "ladder": "ladder (ours, 1:1000)",
     "released": "released (measured by us)",
 }
-EVIDENCE_MARKERS = {"paper": "o", "ladder": "s", "released": "D"}
 TOKEN_UNITS = {"paper": 1e9, "ladder": 1e6, "released": 1e9}
 TOKEN_LABELS = {1e9: "tokens (billions)", 1e6: "tokens (millions)"}
 FIT_COLOUR = "#7F4F24"  # the paper draws its fits in brown
@@ -102,7 +106,7 @@ def say(ax: Axes, text: str) -> None:
     ax.text(0.5, 0.5, text, ha="center", va="center", wrap=True, transform=ax.transAxes, color="0.35")
 
 
-def save(fig: Figure, name: str, data: pd.DataFrame, folder: Path = FIGURES) -> Figure:
+def save(fig: Figure, name: str, data: pd.DataFrame, folder: Path = DRAWN) -> Figure:
     """Write ``name``.png (150 dpi), ``name``.svg and the tidy data behind them as ``name``.csv; return the figure.
 
     Nothing that changes from run to run (dates, versions, random ids) is written, so the same data give the same
@@ -110,15 +114,16 @@ def save(fig: Figure, name: str, data: pd.DataFrame, folder: Path = FIGURES) -> 
     """
     if data.empty:
         raise ValueError(f"figure {name!r} has no data to save beside it; pass the DataFrame it was drawn from")
-    folder.mkdir(parents=True, exist_ok=True)
     with context():
-        fig.savefig(folder / f"{name}.png", dpi=150, metadata={"Software": None})
-        fig.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
+        with replacing(folder / f"{name}.png") as file:
+            fig.savefig(file, format="png", dpi=150, metadata={"Software": None})
+        with replacing(folder / f"{name}.svg") as file:
+            fig.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
     save_table(data, name, folder)
     return fig
 
 
-def save_table(table: pd.DataFrame, name: str, folder: Path = FIGURES) -> None:
+def save_table(table: pd.DataFrame, name: str, folder: Path = DRAWN) -> None:
     """Write a table as ``name``.csv, with six digits, the same bytes on every run."""
-    folder.mkdir(parents=True, exist_ok=True)
-    table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
+    with replacing(folder / f"{name}.csv") as file:
+        table.to_csv(file, index=False, float_format="%.6g", lineterminator="\n")

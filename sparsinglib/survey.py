@@ -14,7 +14,7 @@ from functools import cache, lru_cache, reduce
 from importlib.metadata import version
 from operator import add
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import joblib
 import pandas as pd
@@ -23,6 +23,7 @@ from filelock import FileLock
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from . import corpora, models
+from .files import kept
 from .measure import Measurement
 from .measure import measure as measure_model
 from .rules import Rule
@@ -55,12 +56,15 @@ class Text:
     parts: int = 1
 
 
+R = TypeVar("R")  # a rule, or what stands for one and is known to the task's function
+
+
 @dataclass(frozen=True)
-class Task:
+class Task(Generic[R]):
     """One measurement: a checkpoint under a rule on a text."""
 
     checkpoint: Checkpoint
-    rule: Rule | PPLIncrease
+    rule: R
     text: Text
     kl: bool = False
     keep_tokens: bool = False
@@ -115,7 +119,10 @@ def table(measurements: Mapping[Key, Measurement]) -> pd.DataFrame:
 
 
 def run(function: Callable[[Any], Any], tasks: Sequence[Any], jobs: int = 1) -> list[Any]:
-    """Results of ``function`` for each task, in order: here, on ``jobs`` processes, or on a dask cluster."""
+    """Results of ``function`` for each task, in order: here, on ``jobs`` processes, or on a dask cluster.
+
+    Raises ValueError if no scheduler answers at the address in ``SPARSINGLIB_DASK``, and what ``function`` raises.
+    """
     address = os.environ.get(DASK)
     with ExitStack() as stack:
         if address:
@@ -139,17 +146,20 @@ def _one_thread(function: Callable[[Any], Any], task: Any) -> Any:
     return function(task)
 
 
-def measured(task: Task) -> Measurement:
+def measured(task: Task[Rule | PPLIncrease]) -> Measurement:
     """The measurement of a task, from disk if it was made before."""
     return once(_measure, task)
 
 
 def thresholds(checkpoint: Checkpoint, rule: PPLIncrease, length: int, tokens: int) -> Thresholds:
-    """Thresholds of a checkpoint for a rise in perplexity, from disk if they were found before."""
+    """Thresholds of a checkpoint for a rise in perplexity (Sec 4.2), from disk if they were found before.
+
+    ``length`` and ``tokens``: window and size of the text, in tokens. Raises what loading and searching raise.
+    """
     return once(_search, Task(checkpoint, rule, Text(rule.corpus, tokens, length)))
 
 
-def once(function: Callable[[Task], Any], task: Task) -> Any:
+def once(function: Callable[[Task[R]], Any], task: Task[R]) -> Any:
     """Call a function of a task once for its content: checkpoint, text, rule, code and versions.
 
     Processes that need the same result at the same time wait for the one that makes it. Use only for results that
@@ -159,16 +169,11 @@ def once(function: Callable[[Task], Any], task: Task) -> Any:
     key = joblib.hash((name, _checkpoint_digest(task.checkpoint), _text_digests(task), task, _code_digest()))
     folder = corpora.cache_dir() / "survey"
     (folder / "locks").mkdir(parents=True, exist_ok=True)
-    kept = joblib.Memory(folder, verbose=0).cache(_call, ignore=["function", "task"])
     with FileLock(folder / "locks" / key):
-        return kept(key, function, task)
+        return kept(folder / f"{key}.pkl", lambda: function(task))
 
 
-def _call(key: str, function: Callable[[Task], Any], task: Task) -> Any:
-    return function(task)
-
-
-def _measure(task: Task) -> Measurement:
+def _measure(task: Task[Rule | PPLIncrease]) -> Measurement:
     model, tokenizer = loaded(task.checkpoint)
     rule = task.rule
     if isinstance(rule, PPLIncrease):
@@ -176,9 +181,8 @@ def _measure(task: Task) -> Measurement:
     return measure_model(model, batches(task.text, tokenizer), rule, kl=task.kl, keep_tokens=task.keep_tokens)
 
 
-def _search(task: Task) -> Thresholds:
+def _search(task: Task[PPLIncrease]) -> Thresholds:
     model, tokenizer = loaded(task.checkpoint)
-    assert isinstance(task.rule, PPLIncrease)
     with warnings.catch_warnings():
         # The result says it itself (target_met, monotone, tokens_needed), and tables show its standard error.
         warnings.filterwarnings("ignore", message=".*(cannot resolve|not monotone|was not raised).*")
@@ -202,7 +206,10 @@ def loaded(checkpoint: Checkpoint) -> tuple[PreTrainedModel, PreTrainedTokenizer
 
 
 def batches(text: Text, tokenizer: PreTrainedTokenizerBase) -> list[torch.LongTensor]:
-    """Windows of a held-out text, or of the part of it that a task is about; none longer than the model's context."""
+    """Windows of a held-out text, or of the part of it that a task is about; none longer than the model's context.
+
+    Batches of token ids, rows × length. Raises ValueError for a text too short for its parts.
+    """
     characters = corpora.load(text.corpus, "validation")[: text.tokens * CHARACTERS_A_TOKEN]
     length = min(text.length, tokenizer.model_max_length)
     size = max(1, BATCH_TOKENS // length)
@@ -212,7 +219,7 @@ def batches(text: Text, tokenizer: PreTrainedTokenizerBase) -> list[torch.LongTe
     return found[text.part :: text.parts]
 
 
-def _text_digests(task: Task) -> list[str]:
+def _text_digests(task: Task[Any]) -> list[str]:
     names = {task.text.corpus, *([task.rule.corpus] if isinstance(task.rule, PPLIncrease) else [])}
     return [_text_digest(name, Path(name).stat().st_mtime_ns if Path(name).is_file() else 0) for name in sorted(names)]
 

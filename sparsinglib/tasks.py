@@ -5,7 +5,8 @@ One call scores the dense model and any number of rules on the same examples. Wh
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,12 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from . import ffn, hooks, offline_scoring, offline_tasks, rules
+from . import offline_tasks
 from .corpora import cache_dir
 from .ffn import find_ffns
+from .files import kept
 from .rules import Rule
-from .task_harness import Harness, LoadedTask, TaskError
+from .task_harness import Harness, TaskError
 from .task_statistics import COLUMNS, DENSE, summarise
 from .thresholds import Thresholds
 
@@ -29,7 +31,7 @@ __all__ = ["TaskError", "evaluate", "examples", "model_digest", "rule_name"]
 
 def evaluate(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | None,
     tasks: str | Sequence[str] | None = None,
     thresholds: Rule | Sequence[Rule] | Mapping[str, Rule] | None = None,
     limit: int | None = None,
@@ -50,7 +52,7 @@ def evaluate(
 
 def examples(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | None,
     tasks: str | Sequence[str] | None = None,
     thresholds: Rule | Sequence[Rule] | Mapping[str, Rule] | None = None,
     limit: int | None = None,
@@ -96,30 +98,24 @@ def examples(
     harness = Harness(model, tokenizer, chosen, folder, batch_size, max_new_tokens, run_code)
     loaded = {task: harness.load(task, (shots or {}).get(task)) for task in chosen}
     settings = {t: (t, _task_digest(t, folder), (shots or {}).get(t), limit, max_new_tokens) for t in chosen}
-    remember = joblib.Memory(cache or cache_dir() / "scores", verbose=0).cache(
-        _score, ignore=["harness", "rule", "task"]
-    )
+    scores = cache or cache_dir() / "scores"
     digest = model_digest(model, tokenizer)
     label = name or tokenizer.name_or_path or type(model).__name__
     rows = []
     for rule_name, rule in tqdm([(DENSE, None), *named.items()], desc=label, disable=None, leave=False):
         for task in chosen:
-            scored = remember((digest, *_key(rule), *settings[task]), harness, rule, loaded[task], limit)
+            key = joblib.hash((digest, *_key(rule), *settings[task]))
+            scored = kept(scores / f"{key}.pkl", partial(harness.score, loaded[task], rule, limit))
             rows += [(label, rule_name, _p(rule), *row) for row in scored]
     return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def _score(
-    key: tuple[Any, ...], harness: Harness, rule: Rule | None, task: LoadedTask, limit: int | None
-) -> list[tuple[str, str, str, float]]:
-    """What is kept on disk; ``key`` says by content what the arguments that are not looked at hold."""
-    return harness.score(task, rule, limit)
 
 
 def _named(thresholds: Rule | Sequence[Rule] | Mapping[str, Rule] | None) -> dict[str, Rule]:
     if isinstance(thresholds, Mapping):
         return dict(thresholds)
-    given = [] if thresholds is None else [thresholds] if hasattr(thresholds, "active") else list(thresholds)
+    if thresholds is None:
+        return {}
+    given = list(thresholds) if isinstance(thresholds, Iterable) else [thresholds]
     return {rule_name(rule): rule for rule in given}
 
 
@@ -148,8 +144,8 @@ def model_digest(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
         digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     digest.update(joblib.hash((sorted(tokenizer.get_vocab().items()), tokenizer.special_tokens_map)).encode())
-    for module in (ffn, hooks, rules, offline_scoring):
-        digest.update(Path(module.__file__).read_bytes())
+    for module in ("ffn", "hooks", "rules", "offline_scoring"):
+        digest.update(Path(__file__).with_name(f"{module}.py").read_bytes())
     return digest.hexdigest()
 
 

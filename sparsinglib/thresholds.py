@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from .ffn import FFN
+from .files import write_atomically
 from .rules import above_threshold
 
 FORMAT = "sparsinglib thresholds 1"
@@ -92,10 +93,7 @@ class Thresholds:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a JSON file, whole or not at all."""
         document = {"format": FORMAT, **dataclasses.asdict(self)}
-        target = Path(path)
-        partial = target.with_name(f"{target.name}.partial")
-        partial.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        partial.replace(target)
+        write_atomically(Path(path), json.dumps(document, indent=1, allow_nan=False))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Thresholds":

@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     PreTrainedModel,
@@ -38,6 +37,8 @@ from transformers.utils import logging
 
 from . import corpora, ladder
 from .block_attention import BLOCK_CAUSAL
+from .files import copy as copy_file
+from .files import naming, replacing, replacing_directory, write_atomically
 from .ladder import RUNS, Run
 from .mup import build, make_optimizer
 from .paths import LADDER, ROOT
@@ -95,13 +96,11 @@ class Recorder(TrainerCallback):
 
 
 def save(model: PreTrainedModel, directory: Path) -> None:
-    """Write a checkpoint in bf16, all or nothing."""
+    """Write a checkpoint in bf16, all or nothing; ``model`` is left as it is. Raises OSError if the disk is full."""
     half = copy.deepcopy(model).bfloat16()
     half.config.use_cache = True
-    partial = directory.with_name(directory.name + ".partial")
-    half.save_pretrained(partial)
-    shutil.rmtree(directory, ignore_errors=True)
-    partial.rename(directory)
+    with replacing_directory(directory) as partial:
+        half.save_pretrained(partial)
 
 
 def last_checkpoint(work: Path) -> Path | None:
@@ -134,7 +133,8 @@ def train(
     """Train a run to its target or for so many minutes, from its last complete checkpoint under ``work`` if any.
 
     With ``decay`` the learning rate falls to zero over the last ``DECAY_SHARE`` more tokens, and ``work`` has to hold
-    the last checkpoint of the stable stage. Returns the step reached; the checkpoint of that step is in ``work``.
+    the last checkpoint of the stable stage. ``texts`` holds token ids (n,) of each set, see ``windows.training_texts``.
+    Returns the step reached; the checkpoint of that step is in ``work`` (recipe: Section 3, Appendix I).
     """
     steps = run.steps + round(ladder.DECAY_SHARE * run.steps) * decay
     found = last_checkpoint(work)
@@ -155,7 +155,8 @@ def train(
     trainer.remove_callback(PrinterCallback)
     if compiled:
         model.compile()
-    trainer.train(resume_from_checkpoint=str(found) if found else None)
+    with naming(work):
+        trainer.train(resume_from_checkpoint=str(found) if found else None)
     return trainer.state.global_step
 
 
@@ -196,7 +197,7 @@ def _arguments(run: Run, work: Path, steps: int) -> TrainingArguments:
 
 
 def loss_log(run: Run, checkpoint: Path) -> pd.DataFrame:
-    """Training loss: run, step, tokens, loss (mean over about 65k tokens), loss_smoothed (half-life 0.5M tokens)."""
+    """Training loss in nats: run, step, tokens, loss (mean of 65k tokens), loss_smoothed (half-life 0.5M tokens)."""
     history = json.loads((checkpoint / "trainer_state.json").read_text())["log_history"]
     rows = [{"run": run.name, "step": row["step"], "loss": row["loss"]} for row in history if "loss" in row]
     log = pd.DataFrame(rows, columns=["run", "step", "loss"])
@@ -206,7 +207,7 @@ def loss_log(run: Run, checkpoint: Path) -> pd.DataFrame:
 
 
 def describe(run: Run, model: PreTrainedModel, checkpoint: Path) -> dict[str, Any]:
-    """What a reader needs to judge or repeat a run: recipe, size, speed, seed, versions, hashes of its data."""
+    """What ``run.json`` says of a run at ``checkpoint``: recipe, size, speed, seed, versions, hashes of its data."""
     history = json.loads((checkpoint / "trainer_state.json").read_text())["log_history"]
     seconds = sum(row.get("seconds", 0) for row in history)
     half = [row.get("bf16", False) for row in history if "loss" in row]
@@ -240,25 +241,33 @@ def describe(run: Run, model: PreTrainedModel, checkpoint: Path) -> dict[str, An
 def publish(run: Run, work: Path, target: Path) -> None:
     """Write what is shipped of a run's stable stage: bf16 weights, ``run.json``, ``training.csv``.
 
-    An unfinished run's state is put beside them in ``resume``, so that another machine can continue it.
+    An unfinished run's state is put beside them in ``resume``, so that another machine can continue it. Raises
+    ValueError if ``work`` holds no complete checkpoint.
     """
     checkpoint = last_checkpoint(work)
     if checkpoint is None:
         raise ValueError(f"{run.name} has no complete checkpoint yet: train it first")
     model = AutoModelForCausalLM.from_pretrained(checkpoint)
-    target.mkdir(parents=True, exist_ok=True)
     half = work / f"step_{_step(checkpoint):07d}"
     save(model, half)
     for name in ("config.json", "model.safetensors"):
-        shutil.copy(half / name, target / name)
-    loss_log(run, checkpoint).to_csv(target / "training.csv", index=False)
-    (target / "run.json").write_text(json.dumps(describe(run, model, checkpoint), indent=1) + "\n")
+        copy_file(half / name, target / name)
+    with replacing(target / "training.csv") as file:
+        loss_log(run, checkpoint).to_csv(file, index=False)
+    write_atomically(target / "run.json", json.dumps(describe(run, model, checkpoint), indent=1))
     resume = target / "resume"
-    shutil.rmtree(resume, ignore_errors=True)
     if _step(checkpoint) < run.steps:
-        resume.mkdir()
-        for name in RESUME_FILES:
-            shutil.copy(checkpoint / name, resume / name)
+        with replacing_directory(resume) as partial:
+            for name in RESUME_FILES:
+                shutil.copy(checkpoint / name, partial / name)
+    else:
+        shutil.rmtree(resume, ignore_errors=True)
+
+
+def _shipped(work: Path, target: Path) -> bool:
+    """Whether ``target`` already holds what the last checkpoint under ``work`` would make of it."""
+    checkpoint, facts = last_checkpoint(work), target / "run.json"
+    return bool(checkpoint and facts.is_file() and json.loads(facts.read_text())["steps"] == _step(checkpoint))
 
 
 def restore(work: Path, target: Path) -> None:
@@ -266,8 +275,9 @@ def restore(work: Path, target: Path) -> None:
     state = target / "resume" / "trainer_state.json"
     if last_checkpoint(work) is None and state.is_file():
         step = json.loads(state.read_text())["global_step"]
-        shutil.copytree(state.parent, work / f"checkpoint-{step}")
-        shutil.copy(target / "config.json", work / f"checkpoint-{step}")
+        with replacing_directory(work / f"checkpoint-{step}") as partial:
+            shutil.copytree(state.parent, partial, dirs_exist_ok=True)
+            shutil.copy(target / "config.json", partial)
 
 
 def rebuild(run: Run, work: Path, target: Path) -> None:
@@ -296,27 +306,33 @@ def rebuild(run: Run, work: Path, target: Path) -> None:
         global_step=step,
         max_steps=step,
         train_batch_size=run.batch,
-        logging_steps=asked.logging_steps,
-        save_steps=asked.save_steps,
+        logging_steps=int(asked.logging_steps),
+        save_steps=int(asked.save_steps),
         log_history=history,
-        stateful_callbacks=[TrainerControl()],
+        # transformers' annotation names callbacks only; the Trainer itself keeps its control among them.
+        stateful_callbacks=[TrainerControl()],  # type: ignore[list-item]
     )
     state.save_to_json(str(checkpoint / "trainer_state.json"))
 
 
 def decay_branch(run: Run, texts: dict[str, np.ndarray], work: Path, target: Path) -> None:
-    """Train the WSD decay from the end of the stable stage and save it as ``decayed`` beside the stable checkpoint."""
+    """Train the WSD decay from the end of the stable stage and save it as ``decayed`` beside the stable checkpoint.
+
+    Raises ValueError if the stable stage is not finished.
+    """
     end, branch = last_checkpoint(work), work / "decay"
     if end is None or _step(end) < run.steps:
         raise ValueError(f"{run.name}: the stable stage is not finished; train it first")
     if last_checkpoint(branch) is None:
-        shutil.copytree(end, branch / end.name)
+        with replacing_directory(branch / end.name) as partial:
+            shutil.copytree(end, partial, dirs_exist_ok=True)
     train(run, texts, branch, decay=True)
     done = last_checkpoint(branch)
     assert done is not None  # the stable stage's, at least
     save(AutoModelForCausalLM.from_pretrained(done), target / "decayed")
     log = loss_log(run, done)
-    log[log["step"] > run.steps].to_csv(target / "decayed" / "training.csv", index=False)
+    with replacing(target / "decayed" / "training.csv") as file:
+        log[log["step"] > run.steps].to_csv(file, index=False)
 
 
 def _step(checkpoint: Path) -> int:
@@ -335,13 +351,24 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m sparsinglib.training", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="runs to train or to continue")
     parser.add_argument("--all", action="store_true", help="every run, one after another, with its decay branch")
-    parser.add_argument("--list", action="store_true", help="show the runs")
-    parser.add_argument("--decay", action="store_true", help="then the decay branch")
-    parser.add_argument("--publish", action="store_true", help="only ship what a killed run's last checkpoint holds")
+    parser.add_argument("--list", action="store_true", help="show the runs, and train nothing (so without any NAME)")
+    parser.add_argument(
+        "--decay", action="store_true", help="after the run, train its decay branch (10 %% more tokens)"
+    )
+    parser.add_argument(
+        "--publish",
+        action="store_true",
+        help="train nothing, only write what a killed run's last checkpoint holds to data/ladder",
+    )
     parser.add_argument("--minutes", type=float, help="stop each run cleanly after so long; the same command continues")
     options = parser.parse_args(arguments)
+    if options.minutes is not None and not options.minutes > 0:
+        parser.error(f"--minutes must be above 0, got {options.minutes:g}.")
     try:
         runs = _chosen(options.names, options.all)
+    except ValueError as error:
+        parser.error(str(error))
+    try:
         if options.list or not runs:
             print(pd.DataFrame([asdict(run) for run in RUNS.values()]).to_string(index=False))
             return
@@ -354,7 +381,8 @@ def main(arguments: list[str] | None = None) -> None:
             rebuild(run, work, target)
             if not options.publish:
                 train(run, texts, work, minutes=options.minutes)
-            publish(run, work, target)
+            if not _shipped(work, target):
+                publish(run, work, target)
             if (options.decay or options.all) and options.minutes is None:
                 decay_branch(run, texts, work, target)
     except (ValueError, ModuleNotFoundError, OSError) as error:

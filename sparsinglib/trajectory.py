@@ -18,7 +18,7 @@ import torch
 from transformers.utils import logging
 
 from .files import copy, replacing
-from .ladder import RUNS, Run
+from .ladder import CONTEXT, RUNS, Run
 from .measure import measure
 from .models import load
 from .paths import LADDER
@@ -123,21 +123,28 @@ def main(arguments: list[str] | None = None) -> None:
     """Command line: measure runs by name."""
     parser = argparse.ArgumentParser(prog="python -m sparsinglib.trajectory", description=__doc__)
     parser.add_argument("names", nargs="+", metavar="NAME", help="runs to measure")
-    parser.add_argument("--max-tokens", type=int, default=16_384, help="validation tokens (default %(default)s)")
+    parser.add_argument(
+        "--max-tokens", type=int, default=16_384, help="held-out tokens measured on (default %(default)s)"
+    )
     parser.add_argument("--ship", action="store_true", help="also put the checkpoints into data/ladder/<run>/steps")
     parser.add_argument("--brief", action="store_true", help="only p = 1 percent at the shared CETT, as for the shapes")
     options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
-    logging.disable_progress_bar()
     unknown = [name for name in options.names if name not in RUNS]
     if unknown:
-        sys.exit(f"no run is called {', '.join(unknown)}; the runs: {', '.join(RUNS)}")
+        parser.error(f"no run is called {', '.join(unknown)}; the runs: {', '.join(RUNS)}")
+    if options.max_tokens < CONTEXT:
+        parser.error(f"--max-tokens must be at least {CONTEXT}, one window; got {options.max_tokens}.")
+    torch.set_num_threads(1)
+    logging.disable_progress_bar()
     # Early checkpoints and p = 1 % are noisy on a text of this length: the README gives the spread instead.
     warnings.filterwarnings("ignore", message=".*(cannot resolve|not monotone).*")
-    for name in options.names:
-        if options.ship:
-            ship(RUNS[name])
-        measure_run(RUNS[name], options.max_tokens, options.brief)
+    try:
+        for name in options.names:
+            if options.ship:
+                ship(RUNS[name])
+            measure_run(RUNS[name], options.max_tokens, options.brief)
+    except (ValueError, ModuleNotFoundError, OSError) as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from . import corpora, ladder
+from .files import replacing_directory
 from .paths import LADDER
 
 TOKENIZER = LADDER / "tokenizer"
@@ -39,7 +40,8 @@ def train_tokenizer(directory: Path = TOKENIZER, characters: int = 12_000_000) -
         pad_token="<|endoftext|>",
         model_max_length=ladder.CONTEXT,
     )
-    fast.save_pretrained(directory)
+    with replacing_directory(directory) as partial:
+        fast.save_pretrained(partial)
     return fast
 
 

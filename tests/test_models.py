@@ -110,6 +110,28 @@ def test_code_and_pickle_of_a_checkpoint_are_never_executed(known, copied, tmp_p
     assert not marker.exists()
 
 
+def test_code_beside_a_known_model_is_not_executed_either(tmp_path):
+    """Own classes for a type that transformers knows, a generate function, kernels named in the configuration."""
+    marker, path = tmp_path / "was_here", tmp_path / "llama"
+    tiny_llama().save_pretrained(path)
+    (path / "custom_generate").mkdir()
+    for file in ("configuration_own.py", "modeling_own.py", "custom_generate/generate.py"):
+        (path / file).write_text(f"open({str(marker)!r}, 'w')\nraise SystemExit\n")
+    own = {"AutoConfig": "configuration_own.C", "AutoModelForCausalLM": "modeling_own.M"}
+    for auto_map in (own, {kind: f"someone/else--{name}" for kind, name in own.items()}):
+        edit(path, auto_map=auto_map)
+        model, _ = sl.load(path, device_map="cpu")
+        assert type(model).__module__ == "transformers.models.llama.modeling_llama"
+        model.generate(torch.tensor([[1, 2]]), max_new_tokens=2, do_sample=False)
+    for name in ("attn_implementation", "_attn_implementation", "experts_implementation"):
+        for entry in ({name: "someone/kernel"}, {"text_config": {name: "someone/kernel@main:function"}}):
+            edit(path, **{name: ..., "text_config": ...} | entry)
+            with pytest.raises(sl.CheckpointError, match=f"llama: .*code from the hub.*{name}: someone/kernel"):
+                sl.load(path, device_map="cpu")
+        edit(path, **{name: ...})
+    assert not marker.exists()
+
+
 def test_the_trap_of_the_test_above_works(tmp_path):
     marker = tmp_path / "was_here"
     call, arguments = Writes(marker).__reduce__()  # what unpickling would do

@@ -1,0 +1,97 @@
+"""Files and directories that appear whole or not at all, and errors of a full disk that name what was written."""
+
+import os
+import pickle
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+
+# A failed write in the words of safetensors and of torch.save, which raise no OSError.
+FAILED_WRITE = re.compile(r"os error \d+|inline_container|file write failed")
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Give the name of ``path`` to an error of writing that has none; what is not about writing stays as it is."""
+    try:
+        yield
+    except OSError as error:
+        named = error.filename is not None and f".{path.name}." not in str(error.filename)
+        if error.errno is None or named:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    except Exception as error:
+        said = next(iter(str(error).splitlines()), "")
+        if not FAILED_WRITE.search(said):
+            raise
+        free = shutil.disk_usage(path if path.is_dir() else path.parent).free / 2**20
+        raise OSError(f"{path}: cannot be written ({said}); {free:,.1f} MiB of that disk are free") from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file beside ``path`` to be written, which takes its place at the end; an error leaves ``path`` as it was.
+
+    So nobody ever sees half of it, neither a reader nor the run that goes on after one that was killed.
+    """
+    partial = None
+    try:
+        with naming(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            os.close(handle)
+            yield Path(partial)
+            os.chmod(partial, 0o644)
+            os.replace(partial, path)
+    except BaseException:
+        if partial:
+            Path(partial).unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def replacing_directory(path: Path) -> Iterator[Path]:
+    """The same for a directory, empty at first; killed in its last moment, it leaves none, but never half of one."""
+    partial = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        with naming(path):
+            partial.mkdir(parents=True)
+            yield partial
+            shutil.rmtree(path, ignore_errors=True)
+            partial.rename(path)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file, ending in a line feed, whole or not at all."""
+    with replacing(path) as partial:
+        partial.write_text(text if text.endswith("\n") else text + "\n", encoding="utf-8")
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a file, whole or not at all."""
+    with replacing(target) as partial:
+        shutil.copyfile(source, partial)
+
+
+def kept(path: Path, make: Callable[[], T]) -> T:
+    """What ``make`` gives, read from ``path`` if it was made before; made again if what lies there cannot be read.
+
+    For results of our own under the cache directory, whose names hold what they depend on: they are pickled.
+    """
+    if path.is_file():
+        with suppress(Exception):  # a damaged pickle can raise anything
+            return pickle.loads(path.read_bytes())
+    made = make()
+    with replacing(path) as partial, partial.open("wb") as file:
+        pickle.dump(made, file)
+    return made
