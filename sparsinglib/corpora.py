@@ -239,7 +239,7 @@ def _dataset(path: Path) -> list[str]:
 
 def token_batches(
     text: str,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | None,
     length: int = 512,
     batch_size: int = 8,
     max_tokens: int | None = None,

@@ -14,6 +14,7 @@ from numba.extending import overload
 
 # torch brings its own OpenMP runtime; numba's OpenMP layer would load a second one, whose waiting threads keep the
 # cores from torch's (measured: 20 times slower). The workqueue layer's threads sleep.
+# numba sets the attributes of its config at run time, so mypy knows none of them.
 if "NUMBA_THREADING_LAYER" not in os.environ:
     numba.config.THREADING_LAYER = "workqueue"  # type: ignore[attr-defined]
 

@@ -8,6 +8,7 @@ prints, 1e6 for the ladder. Only ``c`` changes with the unit. Pure functions of 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -40,7 +41,10 @@ class Fit:
     flags: tuple[str, ...]
 
     def predict(self, tokens: ArrayLike) -> Array:
-        """The law's activation ratio (fraction) at ``tokens``, in the unit the fit was made in; same shape."""
+        """The law's activation ratio (fraction) at ``tokens``, in the unit the fit was made in; same shape (Eq. 4, 5).
+
+        Raises ValueError for tokens that are not positive.
+        """
         d = np.asarray(tokens, dtype=float)
         if np.any(~(d > 0)):
             raise ValueError("tokens must be positive numbers, in the unit the law was fitted in")
@@ -129,27 +133,30 @@ def fit(kind: str, tokens: ArrayLike, activation_ratio: ArrayLike, drop: int = 0
 
 
 def fit_drops(kind: str, tokens: ArrayLike, activation_ratio: ArrayLike, most: float = 1 / 3) -> list[Fit]:
-    """One fit for every number of dropped leading points from 0 to the share ``most`` of the run."""
+    """One fit for every number of dropped leading points from 0 to the share ``most`` of the run (Appendix E).
+
+    Points as for ``fit``; fewer are dropped where too few would remain. Raises ValueError as ``fit`` does.
+    """
     d, y = _checked(kind, tokens, activation_ratio, 0)
     last = min(int(len(d) * most), len(d) - len(COEFFICIENTS[kind]) - 2)
     return [fit(kind, d, y, drop) for drop in range(last + 1)]
 
 
 def steady(fits: Sequence[Fit], slack: float = 1.25) -> Fit:
-    """The fit with the fewest dropped points whose residual variance is within ``slack`` of the best fit's.
+    """The fit with the fewest dropped points whose residual variance is within ``slack`` times the best fit's.
 
-    A rule that looks at the points only, never at printed coefficients: dropping goes on while it removes misfit,
-    and stops when what is left is noise.
+    ``fits`` are those of ``fit_drops``. A rule that looks at the points only, never at printed coefficients: dropping
+    goes on while it removes misfit, and stops when what is left is noise.
     """
     variance = [f.mse * len(f.tokens) / f.freedom for f in fits]
     return next(f for f, v in zip(fits, variance, strict=True) if v <= slack * min(variance))
 
 
 def limit_interval(result: Fit, level: float = 0.9) -> tuple[float, float]:
-    """Profile-likelihood interval of ``A0``: all limits for which the refitted rest is not clearly worse.
+    """Profile-likelihood interval of ``A0``, a fraction: all limits for which the refitted rest is not clearly worse.
 
-    The residuals' autocorrelation widens it, because neighbouring checkpoints tell partly the same. An end at 0 or 1
-    means that the points put no bound on the limit on that side.
+    ``level`` is the interval's, 0.9 for 90 %. The residuals' autocorrelation widens it, because neighbouring
+    checkpoints tell partly the same. An end at 0 or 1 means that the points put no bound on that side.
     """
     d, y = result.tokens, result.activation_ratio
     grid = Grid(result.kind, d / np.exp(np.log(d).mean()))
@@ -199,7 +206,11 @@ def bootstrap_drops(fits: Sequence[Fit], draws: int = 400, seed: int = 0) -> pd.
 
 
 def sample(result: Fit, tokens: ArrayLike, draws: pd.DataFrame, seed: int = 0) -> Array:
-    """What a checkpoint at ``tokens`` (m,) may measure, draws × m: the bootstrap's laws plus a checkpoint's scatter."""
+    """What a checkpoint at ``tokens`` (m,) may measure, draws × m: the bootstrap's laws plus a checkpoint's scatter.
+
+    ``tokens`` in the fit's unit; ``draws`` as ``bootstrap`` gives them. Activation ratios, as fractions. Raises
+    ValueError for tokens that are not positive.
+    """
     d = np.atleast_1d(np.asarray(tokens, dtype=float))
     curves = np.stack([_with(result, row).predict(d) for row in draws.itertuples(index=False)])
     scatter = np.sqrt(result.mse * len(result.tokens) / result.freedom)
@@ -209,7 +220,8 @@ def sample(result: Fit, tokens: ArrayLike, draws: pd.DataFrame, seed: int = 0) -
 def predict(result: Fit, tokens: ArrayLike, draws: pd.DataFrame | None = None, level: float = 0.9) -> pd.DataFrame:
     """The law at ``tokens`` with an interval for what one checkpoint there would measure.
 
-    ``draws`` is what ``bootstrap`` returned (made here if left out). Columns: tokens, activation_ratio, low, high.
+    ``tokens`` (m,) in the fit's unit; ``draws`` is what ``bootstrap`` returned (made here if left out). m rows:
+    tokens, activation_ratio, low, high, ratios as fractions. Raises ValueError for tokens that are not positive.
     """
     d = np.atleast_1d(np.asarray(tokens, dtype=float))
     values = sample(result, d, bootstrap(result) if draws is None else draws)
@@ -254,9 +266,9 @@ def _inverse(result: Fit, target: float) -> float:
         return float(base ** (1 / result.alpha)) if base > 0 else 0.0
 
 
-def _with(result: Fit, row: object) -> Fit:
-    """The same law with other coefficients."""
-    c = (row.alpha, row.b, row.c, row.a0)  # type: ignore[attr-defined]
+def _with(result: Fit, row: Any) -> Fit:
+    """The same law with the coefficients of a row of ``bootstrap``'s table."""
+    c = (row.alpha, row.b, row.c, row.a0)
     return Fit(result.kind, *c, result.tokens, result.activation_ratio, result.drop, result.flags)
 
 

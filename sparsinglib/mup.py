@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GraniteConfig, GraniteForCausalLM, GraniteMoeConfig, GraniteMoeForCausalLM, PreTrainedModel
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+from transformers.models.granitemoe.modeling_granitemoe import GraniteMoeExperts
 
 from . import ladder
 from .ladder import MixtureRun, Run
@@ -56,6 +57,7 @@ def build(run: Run) -> PreTrainedModel:
 def _inputs(name: str, run: Run) -> float:
     """Inputs of a hidden matrix over those in the base model; an expert's down projection reads its own neurons."""
     if EXPERTS_DOWN in name:
+        assert isinstance(run, MixtureRun)
         return run.expert_neurons / (ladder.BASE_WIDTH * 5 / 2)
     return run.width / ladder.BASE_WIDTH
 
@@ -73,18 +75,19 @@ def _mixture(run: MixtureRun, settings: dict[str, Any]) -> GraniteMoeForCausalLM
     model = GraniteMoeForCausalLM(config)
     model.set_experts_implementation(ONE_PRODUCT)
     # By default weights are saved under older names, which the Trainer passes over without an error when it resumes.
-    model.save_pretrained = partial(type(model).save_pretrained, model, save_original_format=False)
+    # In the object's dictionary: as an attribute of a module it would be a method assigned to.
+    vars(model)["save_pretrained"] = partial(type(model).save_pretrained, model, save_original_format=False)
     return model
 
 
-def one_product(experts: nn.Module, tokens: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+def one_product(experts: GraniteMoeExperts, tokens: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
     """Output of a layer's experts, (tokens, d), from all experts at once, those not ``chosen`` with weight 0.
 
     The function is that of transformers' own ways, which compute only the chosen experts. With experts of 4 to 15
     neurons one product of the whole FFN trains 1.3 to 1.6 times as fast on one core, and the grouped product, which is
     the default, refuses experts whose rows are not a multiple of 16 bytes.
     """
-    share = weights.new_zeros(len(tokens), experts.num_experts).scatter(1, chosen, weights)
+    share = weights.new_zeros(len(tokens), len(experts.down_proj)).scatter(1, chosen, weights)
     gate, up = experts.gate_up_proj.chunk(2, dim=1)
     neurons = experts.act_fn(tokens @ gate.flatten(0, 1).T) * (tokens @ up.flatten(0, 1).T)
     scaled = neurons * share.repeat_interleave(experts.intermediate_dim, dim=1)

@@ -11,10 +11,12 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from .files import write_atomically
 from .paths import FIGURES, PAPER, ROOT
 
 EVIDENCE = ("paper", "ladder", "released")
 VERDICTS = ("holds", "fails", "not testable here")
+NOT_YET = "not measured yet"  # testable, once what the row names is trained or measured
 TABLES = {
     1: "table1_average_performance.csv",
     2: "table2_law_coefficients.csv",
@@ -29,12 +31,15 @@ RESULTS = Path(os.environ.get("SPARSINGLIB_RESULTS", SHIPPED_RESULTS))
 
 
 class Check(NamedTuple):
-    """One claim held against one kind of evidence. ``verdict`` is True, False, or None for "not testable here"."""
+    """One claim held against one kind of evidence.
+
+    ``verdict`` is True, False, None for "not testable here", or NOT_YET where a measurement to come will tell.
+    """
 
     id: str
     evidence: str
     our_value: str
-    verdict: bool | None
+    verdict: bool | str | None
     why: str
 
 
@@ -70,7 +75,7 @@ def check(notebook: str, rows: Iterable[Check | tuple], folder: Path = RESULTS) 
 
     ``rows`` holds ``Check`` tuples; the claim's own columns come from ``claims()``. The rows also go to
     ``<folder>/<notebook>.json``, from which the scoreboard over all notebooks is built. Raises ValueError for an
-    unknown claim id or a verdict that is not True, False or None.
+    unknown claim id or a verdict that is not True, False, None or NOT_YET.
     """
     known = claims().set_index("id")
     out = []
@@ -79,19 +84,21 @@ def check(notebook: str, rows: Iterable[Check | tuple], folder: Path = RESULTS) 
             raise ValueError(
                 f"unknown claim {row.id!r}; data/paper/claims.csv has {known.index[0]} to {known.index[-1]}"
             )
-        if row.verdict is not None and bool(row.verdict) != row.verdict:
-            raise ValueError(f"{row.id}: verdict is {row.verdict!r}; give the outcome of a rule: True, False or None")
+        if row.verdict not in (None, NOT_YET) and bool(row.verdict) != row.verdict:
+            rules = "give the outcome of a rule: True, False, None or NOT_YET"
+            raise ValueError(f"{row.id}: verdict is {row.verdict!r}; {rules}")
         claim = known.loc[row.id]
         verdict = VERDICTS[2] if row.verdict is None else VERDICTS[0 if row.verdict else 1]
+        if row.verdict == NOT_YET:
+            verdict = NOT_YET
         value = f"{claim.paper_value} {claim.unit}".strip()
         out.append((row.id, claim["where"], claim.claim, value, row.evidence, str(row.our_value), verdict, row.why))
     columns = ["id", "where", "claim", "paper_value", "evidence", "our_value", "verdict", "why"]
     result = pd.DataFrame(out, columns=columns)
     if folder == SHIPPED_RESULTS and (result.evidence == "own model").any():
         folder = ROOT / "build" / "results"  # of a reader's own model: not what is shipped
-    folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"notebook": notebook, "checks": result.to_dict("records")}, indent=1, ensure_ascii=False)
-    (folder / f"{notebook}.json").write_text(text + "\n", encoding="utf-8")
+    write_atomically(folder / f"{notebook}.json", text)
     return result
 
 
@@ -105,5 +112,6 @@ def show(checks: pd.DataFrame, width: int = 60) -> str:
         lines.append(f"    ours:  {row.our_value}")
         lines.append(f"    why:   {row.why}")
     counts = checks.verdict.value_counts()
-    lines.append("; ".join(f"{counts.get(v, 0)} {v}" for v in VERDICTS))
+    named = [*VERDICTS, NOT_YET] if NOT_YET in counts else VERDICTS
+    lines.append("; ".join(f"{counts.get(v, 0)} {v}" for v in named))
     return "\n".join(lines)

@@ -7,6 +7,7 @@ figures in ``figures``. A run that ends with the claims notebook writes the gall
 
 import argparse
 import ast
+import difflib
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,8 @@ import papermill
 import yaml
 from filelock import FileLock, Timeout
 
-from . import run_state, suites
+from . import suites
+from .files import write_atomically
 from .paths import FIGURES, NOTEBOOKS, ROOT
 from .runner import Job, Runner, is_claims, short
 
@@ -57,7 +59,9 @@ def parse_settings(settings: Sequence[str], notebooks: Sequence[Path]) -> dict[s
         if not equals:
             raise ValueError(f"--set takes name=value, got {setting!r}.")
         if name not in known:
-            raise ValueError(f"No chosen notebook has the parameter {name}; known: {', '.join(sorted(known))}.")
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(known))}."
+            raise ValueError(f"No chosen notebook has the parameter {name}; {hint}")
         given[name] = _value(name, value, known[name]["default"])
     return given
 
@@ -86,8 +90,9 @@ def plan(
     for path in notebooks:
         known = papermill.inspect_notebook(str(path))
         parameters = parse_settings([s for s in settings if s.partition("=")[0] in known], [path])
-        if suite and "suite" in known:
-            parameters["suite"] = suite
+        if suite:
+            takes = {"suite": suite, **suites.two_models(suites.read(suite))}
+            parameters = {name: value for name, value in takes.items() if name in known} | parameters
         reads = [folder for folder in (FIGURES / "results", results) if folder] if is_claims(path) else []
         jobs.append(Job(path, parameters, parameters.get("suite", suite), folder, reads))
     return jobs
@@ -105,16 +110,20 @@ def store_outputs(executed: Path, notebook: Path) -> None:
             del cell.metadata["tags"]
     text = nbformat.writes(document)
     if notebook.read_text(encoding="utf-8") != text + "\n":
-        run_state.write_atomically(notebook, text)
+        write_atomically(notebook, text)
 
 
-def kernel_environment(jobs: int, dask: str, results: Path | None) -> dict[str, str]:
-    """Environment of the kernels: one thread each if they run side by side, and where results go and tasks run."""
+def kernel_environment(jobs: int, dask: str, own: Path | None) -> dict[str, str]:
+    """Environment of the kernels: one thread each if they run side by side, and where results go and tasks run.
+
+    ``own`` is the folder of results and figures that must not replace the shipped ones; None if they may.
+    """
     threads = dict.fromkeys(THREADS, "1") if jobs > 1 else {}
     extra = {"SPARSINGLIB_DASK": dask} if dask else {}
-    if results:
-        extra["SPARSINGLIB_RESULTS"] = str(results)
-    watch = os.pathsep.join(str(folder) for folder in (FIGURES, results) if folder)
+    watched = [own / "figures", own / "results"] if own else [FIGURES]
+    if own:
+        extra |= {"SPARSINGLIB_FIGURES": str(watched[0]), "SPARSINGLIB_RESULTS": str(watched[1])}
+    watch = os.pathsep.join(map(str, watched))
     return {**os.environ, **threads, **extra, "SPARSINGLIB_WATCH": watch}
 
 
@@ -123,24 +132,44 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m sparsinglib.reproduce", description=__doc__)
     parser.add_argument("paths", nargs="*", type=Path, metavar="NOTEBOOK", help="notebook files (default: all)")
     parser.add_argument("--notebooks", nargs="+", default=[], metavar="NN", help="notebooks by number, such as 03 07")
-    parser.add_argument("--suite", default="", help="ladder, released, a suite file or a directory of checkpoints")
-    parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="notebooks run side by side")
+    parser.add_argument(
+        "--suite",
+        default="",
+        help="ladder, released, a YAML file (data/suites/example.yaml explains it) or a directory of checkpoints",
+    )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=min(2, os.cpu_count() or 1),
+        help="notebooks run side by side (default: %(default)s)",
+    )
     parser.add_argument("--out", type=Path, help="directory for copies, logs, results and gallery (default: build)")
-    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE")
-    parser.add_argument("--store", action="store_true", help="keep the outputs in the notebooks themselves")
-    parser.add_argument("--again", action="store_true", help="run also what has not changed")
-    parser.add_argument("--dask", default="", metavar="ADDRESS", help="scheduler of a dask cluster that measures")
+    parser.add_argument(
+        "--set",
+        dest="settings",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a parameter, for every chosen notebook that has it; may be given several times",
+    )
+    parser.add_argument("--store", action="store_true", help="keep the outputs in the notebook files too")
+    parser.add_argument("--again", action="store_true", help="also run notebooks that have not changed")
+    parser.add_argument(
+        "--dask",
+        default="",
+        metavar="ADDRESS",
+        help="let the workers of this dask scheduler measure, such as tcp://host:8786",
+    )
     options = parser.parse_args(arguments)
     options.fail = parser.error
     return options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; exit status 1 if a notebook failed, 2 for bad input, 130 if interrupted."""
+    """Command line; exit status 1 if a notebook failed or the disk is full, 2 for bad input, 130 if interrupted."""
     options = read_options(arguments)
     folder = options.out.resolve() / "notebooks" if options.out else OUT
-    own = bool(options.suite or options.settings)
-    results = folder.parent / "results" if own else None
+    own = folder.parent if options.suite or options.settings else None
     try:
         chosen = find_notebooks(options.paths, options.notebooks)
         if options.store and own:
@@ -148,26 +177,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.jobs < 1:
             raise ValueError(f"--jobs must be at least 1, got {options.jobs}.")
         if options.suite:
-            suites.read(options.suite)
+            suite = suites.read(options.suite)
+            suites.check(suite)
+            print(suite.gaps() or f"{suite.name}: all {len(suite.checkpoints)} checkpoints are there")
             options.suite = str(Path(options.suite).resolve()) if Path(options.suite).exists() else options.suite
-        jobs = plan(chosen, options.settings, options.suite, folder, results)
+        jobs = plan(chosen, options.settings, options.suite, folder, own and own / "results")
     except ValueError as error:
         options.fail(str(error))
-    (folder / "state").mkdir(parents=True, exist_ok=True)
     try:
+        (folder / "state").mkdir(parents=True, exist_ok=True)
         with ExitStack() as locks:
             for job in sorted(jobs, key=lambda job: job.name):
                 locks.enter_context(FileLock(folder / f".{job.name}.lock", timeout=0))
-            return _run(jobs, options, kernel_environment(options.jobs, options.dask, results))
+            return _run(jobs, options, own, kernel_environment(options.jobs, options.dask, own))
     except Timeout as error:
         name = Path(error.lock_file).stem.lstrip(".")
         options.fail(f"another run is at work on {name} in {short(folder)}; wait for it, or give another --out.")
+    except OSError as error:
+        print(f"{error}. What is done is kept: started again with the same options it goes on.", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("Interrupted; started again with the same options it goes on from here.")
     return 130
 
 
-def _run(jobs: Sequence[Job], options: argparse.Namespace, environment: Mapping[str, str]) -> int:
+def _run(jobs: Sequence[Job], options: argparse.Namespace, own: Path | None, environment: Mapping[str, str]) -> int:
     for job in jobs:
         for left_over in job.folder.glob(f".{job.name}.*.ipynb"):
             left_over.unlink()
@@ -184,7 +218,7 @@ def _run(jobs: Sequence[Job], options: argparse.Namespace, environment: Mapping[
             if job.name not in [record.notebook for record in failed]:
                 store_outputs(job.copy, job.notebook)
     if any(is_claims(job.notebook) and job.notebook.parent == NOTEBOOKS for job in jobs):
-        _write_gallery(jobs[0].folder, bool(records))
+        _write_gallery(jobs[0].folder, own and own / "figures")
     if failed:
         print(f"{len(failed)} of {len(jobs)} notebooks failed; copies and logs are in {short(jobs[0].folder)}:")
         for record in failed:
@@ -192,13 +226,14 @@ def _run(jobs: Sequence[Job], options: argparse.Namespace, environment: Mapping[
     return 1 if failed else 0
 
 
-def _write_gallery(folder: Path, changed: bool) -> None:
-    """The gallery beside the executed copies, if something ran or there is none."""
+def _write_gallery(folder: Path, own: Path | None) -> None:
+    """The gallery beside the executed copies, if something ran since it was written."""
     from . import gallery
 
     page = folder.parent / "gallery" / "index.html"
-    if changed or not page.is_file():
-        gallery.write(page.parent, folder)
+    ran = [record.stat().st_mtime for record in (folder / "state").glob("*.json")]
+    if not page.is_file() or page.stat().st_mtime < max(ran, default=0):
+        gallery.write(page.parent, folder, own=own)
     print(f"Gallery: {short(page)}")
 
 

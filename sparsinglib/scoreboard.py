@@ -15,13 +15,13 @@ import pandas as pd
 from IPython.display import Markdown
 
 from . import paper, style
+from .files import write_atomically
 from .paths import FIGURES, ROOT
-from .run_state import write_atomically
 
 EVIDENCE = paper.EVIDENCE
 HOLDS, FAILS, NOT_TESTABLE = paper.VERDICTS
 PART = "holds in part"  # one statement of the claim holds, another fails
-UNMEASURED = "not measured yet"
+UNMEASURED = paper.NOT_YET
 COLUMNS = ["id", "where", "claim", "paper_value", "evidence", "our_value", "verdict", "why", "notebook"]
 # What ``data/paper/claims.csv`` notes beside a claim that has no measurement behind it, and what is missing then.
 NOTES = {
@@ -82,7 +82,7 @@ def read(path: Path = FIGURES / "claims.csv") -> pd.DataFrame:
     return pd.read_csv(path, dtype=str, keep_default_na=False)
 
 
-def save(claims: pd.DataFrame, folder: Path = FIGURES) -> Path:
+def save(claims: pd.DataFrame, folder: Path = style.DRAWN) -> Path:
     """Write ``claims.csv``."""
     style.save_table(claims, "claims", folder)
     return folder / "claims.csv"
@@ -90,10 +90,10 @@ def save(claims: pd.DataFrame, folder: Path = FIGURES) -> Path:
 
 def combined(verdicts: Iterable[str]) -> str:
     """One verdict for several checks of a claim on one kind of evidence."""
-    said = set(verdicts) - {UNMEASURED}
+    said = set(verdicts)
     if {HOLDS, FAILS} <= said:
         return PART
-    return next((verdict for verdict in (HOLDS, FAILS, NOT_TESTABLE) if verdict in said), "")
+    return next((verdict for verdict in (HOLDS, FAILS, UNMEASURED, NOT_TESTABLE) if verdict in said), "")
 
 
 def verdicts(claims: pd.DataFrame, evidence: Sequence[str] = EVIDENCE) -> pd.DataFrame:
@@ -107,7 +107,7 @@ def verdicts(claims: pd.DataFrame, evidence: Sequence[str] = EVIDENCE) -> pd.Dat
 def counts(claims: pd.DataFrame, evidence: Sequence[str] = EVIDENCE) -> pd.DataFrame:
     """Number of claims with each verdict, by evidence; each row adds up to all claims."""
     board = verdicts(claims, evidence)
-    names = [HOLDS, PART, FAILS, NOT_TESTABLE]
+    names = [HOLDS, PART, FAILS, NOT_TESTABLE, UNMEASURED]
     rows = {kind: [int((board[kind] == name).sum()) for name in (*names, "")] for kind in evidence}
     return pd.DataFrame.from_dict(rows, orient="index", columns=[*names, "no check"]).rename_axis("evidence")
 
@@ -116,11 +116,11 @@ def in_words(claims: pd.DataFrame) -> str:
     """How many claims have a verdict, how many cannot have one here, and which wait for a measurement."""
     board = verdicts(claims)
     judged = board.isin([HOLDS, PART, FAILS]).any(axis=1)
-    missing = claims.id[claims.verdict == UNMEASURED].unique()
-    untestable = len(board) - int(judged.sum()) - len(missing)
+    missing = ~judged & board.index.isin(claims.id[claims.verdict == UNMEASURED])
+    untestable = int((~judged & ~missing).sum())
     return (
         f"Of {len(board)} claims, {int(judged.sum())} were held against at least one kind of evidence, "
-        f"{untestable} are not testable here, {len(missing)} are not measured yet."
+        f"{untestable} are not testable here, {int(missing.sum())} are not measured yet."
     )
 
 
@@ -136,7 +136,7 @@ def one_line_each(claims: pd.DataFrame, evidence: Sequence[str] = EVIDENCE, widt
     board = verdicts(claims, evidence)
     text = claims.drop_duplicates("id").set_index("id").claim
     short = [c if len(c) <= width else c[: width - 1].rstrip() + "…" for c in text.loc[board.index]]
-    missing = set(claims.id[claims.verdict == UNMEASURED])
+    missing = set(claims.id[claims.evidence == ""])
     lines = [f"{'':4} {'claim':{width}} " + " ".join(f"{kind:17}" for kind in evidence)]
     for (claim, row), said in zip(board.iterrows(), short, strict=True):
         cells = [UNMEASURED] if claim in missing else [value or "–" for value in row]
@@ -167,7 +167,7 @@ def markdown(claims: pd.DataFrame, notebooks: str = "notebooks/", evidence: Sequ
         first = rows.iloc[0]
         said = first.paper_value or "(in words)"
         cells = ["<br>".join(_cell(row, notebooks) for row in rows[rows.evidence == k].itertuples()) for k in evidence]
-        if rows.verdict.eq(UNMEASURED).all():
+        if rows.evidence.eq("").all():
             cells[0] = f"*{UNMEASURED}*"
         lines.append(_row(f"**{claim}** {first.claim} *({first['where']})*", said, *cells))
     return "\n".join(lines)
@@ -179,7 +179,7 @@ def _row(*cells: str) -> str:
 
 def _cell(row: Any, notebooks: str) -> str:
     link = f"[{row.notebook.split('_')[0]}]({notebooks}{row.notebook}.ipynb#Checks)"
-    value = row.why if row.verdict == NOT_TESTABLE else row.our_value
+    value = row.why if row.verdict == NOT_TESTABLE or row.our_value == "–" else row.our_value
     return f"**{row.verdict}**: {value} {link}"
 
 
@@ -208,7 +208,9 @@ def with_block(text: str, block: str) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the scoreboard into a README; exit status 2 if it has no place for it."""
     parser = argparse.ArgumentParser(prog="python -m sparsinglib.scoreboard", description=__doc__)
-    parser.add_argument("file", nargs="?", type=Path, default=ROOT / "README.md", help="file with the two markers")
+    parser.add_argument(
+        "file", nargs="?", type=Path, default=ROOT / "README.md", help="file with the two markers (default: README.md)"
+    )
     options = parser.parse_args(arguments)
     try:
         text = options.file.read_text(encoding="utf-8")

@@ -16,6 +16,11 @@ from . import models
 from .paths import ROOT, SUITES
 
 EVIDENCE = ("ladder", "released", "own")
+PARTS = {  # of a checkpoint's directory, and the names that each may have
+    "config.json": ("config.json",),
+    "weights": ("*.safetensors", "pytorch_model*.bin"),
+    "tokenizer": ("tokenizer*", "vocab.json", "spiece.model"),
+}
 
 
 class SuiteError(ValueError):
@@ -81,6 +86,35 @@ class Suite:
         return f"{self.name}: {', '.join(self.missing)} not there yet" if self.missing else ""
 
 
+def check(suite: Suite) -> None:
+    """Raise SuiteError naming each directory of the suite that lacks a file to be loaded, and what it lacks."""
+    lacking = []
+    for folder in (Path(c.source).expanduser() for c in suite.checkpoints if c.source not in models.ladder_names()):
+        absent = [part for part, names in PARTS.items() if not any(any(folder.glob(name)) for name in names)]
+        if folder.is_dir() and absent:
+            lacking.append(f"{folder} has no {', no '.join(absent)}")
+    if lacking:
+        raise SuiteError(f"suite {suite.name}: {'; '.join(lacking)}. Is the download complete?")
+
+
+def two_models(suite: Suite) -> dict[str, str]:
+    """What notebooks about single models take from a suite: ``model`` and ``compare_with``, as ``sl.load`` takes them.
+
+    They are the last ReLU and the last SiLU model of the file, or the last model and "". Empty where a revision is
+    asked for, which those notebooks have no place for.
+    """
+    last = {c.activation: c for c in suite.checkpoints}
+    chosen = [last[a] for a in ("relu", "silu") if a in last] or [suite.checkpoints[-1]]
+    if any(c.revision for c in chosen):
+        return {}
+    return {"model": chosen[0].source, "compare_with": chosen[1].source if len(chosen) > 1 else ""}
+
+
+def is_released(name: str) -> bool:
+    """Whether this is one of the authors' checkpoints: its hub id, or a directory of that name."""
+    return Path(name).name in {Path(c.source).name for c in _parse(SUITES / "released.yaml").checkpoints}
+
+
 def read(suite: str | Path) -> Suite:
     """Read a suite: a shipped name, a YAML file, or a directory of downloaded checkpoints of the released suite.
 
@@ -93,7 +127,7 @@ def read(suite: str | Path) -> Suite:
     if path.suffix not in (".yaml", ".yml"):
         path = SUITES / f"{suite}.yaml"
     if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in SUITES.glob("*.yaml")))
+        known = ", ".join(sorted(p.stem for p in SUITES.glob("*.yaml") if "\ncheckpoints:" in p.read_text("utf-8")))
         raise SuiteError(f"no suite called {suite}: give {known}, a YAML file, or a directory of checkpoints.")
     return _present(_parse(path))
 

@@ -130,7 +130,10 @@ def _by_metric(samples: Sequence[dict[str, Any]]) -> dict[str, dict[int, float]]
 
 
 def find(tasks: Sequence[str], folder: Path | None = None) -> TaskManager:
-    """A manager that knows ``tasks``; lm-eval's own, which take seconds to scan, only if one of them is asked for."""
+    """A manager that knows ``tasks``; lm-eval's own, which take seconds to scan, only if one of them is asked for.
+
+    Raises TaskError, with the nearest names, for a task that neither ``folder`` nor lm-eval has.
+    """
     places = [offline_tasks.build()] if set(tasks) & set(offline_tasks.MAKERS) else []
     if folder is not None:
         check_examples(folder)

@@ -25,7 +25,7 @@ def gate_thresholds(model: PreTrainedModel, batches: Batches, activation_ratio: 
     scores in all. ``batches`` are token ids (rows × length) or dicts with ``attention_mask``. Raises ValueError for a
     ratio outside (0, 1], a text that cannot be measured, or a model without gate scores (UnsupportedModel).
     """
-    return GateSample.read(model, batches).rule("quantile per layer", activation_ratio)
+    return GateSample.read(model, batches).quantiles(activation_ratio)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,11 +68,14 @@ class GateSample:
             found.append(torch.where(ordered > 0, enters, torch.ones_like(enters)).reshape(-1))
         return torch.cat(found)
 
+    def quantiles(self, activation_ratio: float) -> GateThresholds:
+        """Each layer's own quantile of the scores; raises ValueError for a share outside (0, 1]."""
+        share = _share("quantile per layer", activation_ratio)
+        return GateThresholds(tuple(_value_at(s.reshape(-1), share) for s in self.scores))
+
     def rule(self, family: str, activation_ratio: float) -> Rule:
         """The rule of a family that leaves about this share active; raises ValueError for a share outside (0, 1]."""
-        share = float(activation_ratio)
-        if not 0 < share <= 1:
-            raise ValueError(f"{family}: the activation ratio aimed at is a share in (0, 1], got {activation_ratio!r}.")
+        share = _share(family, activation_ratio)
         if family == "Top-k":
             return TopK(share)
         if family == "Top-k of outputs":
@@ -80,10 +83,17 @@ class GateSample:
         if family == "FAT-ε":
             return FAT(_value_at(torch.cat([s.reshape(-1) for s in self.scores]), share))
         if family == "quantile per layer":
-            return GateThresholds(tuple(_value_at(s.reshape(-1), share) for s in self.scores))
+            return self.quantiles(share)
         if family == "top-p":
             return TopP(min(1.0, max(1e-6, -_value_at(-self._entries, share))))
         raise ValueError(f"no family of rules called {family!r}: choose from {', '.join(FAMILIES)}.")
+
+
+def _share(family: str, activation_ratio: float) -> float:
+    share = float(activation_ratio)
+    if not 0 < share <= 1:
+        raise ValueError(f"{family}: the activation ratio aimed at is a share in (0, 1], got {activation_ratio!r}.")
+    return share
 
 
 def _value_at(values: Tensor, share: float) -> float:

@@ -1,6 +1,8 @@
 """pyproject.toml is the one list of dependencies; lock and conda file follow it."""
 
 import re
+import subprocess
+import sys
 import tomllib
 from importlib.metadata import version
 
@@ -45,6 +47,18 @@ def test_conda_file_follows_the_lock():
     assert pip == ["-r requirements.lock", "-e ."]
     python = next(e for e in environment["dependencies"] if isinstance(e, str) and e.startswith("python="))
     assert Requirement(f"python{PROJECT['requires-python']}").specifier.contains(python.split("=")[1])
+
+
+@pytest.mark.slow  # 40 seconds of a core with nothing cached; make lint runs it too
+def test_types_of_the_whole_library_pass_mypy():
+    done = subprocess.run([sys.executable, "-m", "mypy"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_mypy_reads_the_whole_library_and_lint_runs_it():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]
+    assert settings["packages"] == ["sparsinglib"] and "exclude" not in settings and "overrides" not in settings
+    assert "-m mypy" in (ROOT / "Makefile").read_text()
 
 
 def test_ci_runs_the_test_command_of_the_readme():

@@ -1,0 +1,44 @@
+"""The process that runs one notebook, called as a function: what it leaves when cells work, fail or cannot run."""
+
+import json
+import sys
+
+import nbformat
+import pytest
+
+from sparsinglib import notebook_process
+
+KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+
+
+def notebook(path, source):
+    cells = [
+        nbformat.v4.new_code_cell("x: int = 1  # a number", metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell(source),
+    ]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=KERNEL), path)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "said"),
+    [("import os; print(x, os.path.basename(os.getcwd()))", "", "41 here\n"),
+     ("1 / 0", "ZeroDivisionError: division by zero", "")],
+)  # fmt: skip
+def test_the_copy_holds_what_ran_and_the_error_is_told(tmp_path, monkeypatch, capsys, source, error, said):
+    (tmp_path / "here").mkdir()
+    copy = tmp_path / "copy.ipynb"
+    asked = {"notebook": notebook(tmp_path / "here" / "n.ipynb", source), "copy": str(copy), "parameters": {"x": 41}}
+    monkeypatch.setattr(sys, "argv", ["notebook_process.py", json.dumps(asked)])
+    monkeypatch.setattr(notebook_process, "end_with_parent", lambda: None)  # pytest's standard input is closed
+    assert notebook_process.main() == bool(error)
+    assert json.loads(capsys.readouterr().out) == {"error": error}
+    cells = nbformat.read(copy, as_version=4).cells
+    assert "".join(out.get("text", "") for cell in cells for out in cell.get("outputs", [])).endswith(said)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["copy.ipynb", "here"]  # nothing unfinished
+
+
+def test_a_file_that_is_no_notebook_is_its_own_error(tmp_path):
+    (tmp_path / "n.ipynb").write_text("{")
+    assert notebook_process.run(str(tmp_path / "n.ipynb"), str(tmp_path / "copy.ipynb"), {})
+    assert not (tmp_path / "copy.ipynb").exists()
