@@ -127,3 +127,8 @@ def save_table(table: pd.DataFrame, name: str, folder: Path = DRAWN) -> None:
     """Write a table as ``name``.csv, with six digits, the same bytes on every run."""
     with replacing(folder / f"{name}.csv") as file:
         table.to_csv(file, index=False, float_format="%.6g", lineterminator="\n")
+
+
+def load_table(name: str, folder: Path = FIGURES) -> pd.DataFrame:
+    """Read the data that a figure was drawn from, as ``save`` wrote it."""
+    return pd.read_csv(folder / f"{name}.csv")

@@ -1,5 +1,6 @@
 """Corpora: what is read, split, checked and cached; and token windows against slices made by hand."""
 
+import itertools
 import math
 import re
 import subprocess
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from sparsinglib import corpora, problems
+from sparsinglib import corpora, problems, windows
 from sparsinglib.windows import TOKENIZER
 
 
@@ -25,6 +26,30 @@ class Words:
 
     def __call__(self, text, **_):
         return {"input_ids": [99] + [int(word) for word in text.split()]}
+
+
+def test_every_set_is_read_from_its_package_without_what_is_no_text():
+    """Straight from the packages: elsewhere a cache may stand between."""
+    articles = list(itertools.islice(corpora._wikipedia(), 4))
+    assert all(len(text) > 500 and not re.search(r"\[\[|\{\{|<ref", text) for text in articles)
+    chinese = list(itertools.islice(corpora._chinese(), 2))
+    assert all(sum("\u4e00" <= c <= "\u9fff" for c in text) > len(text) / 2 for text in chinese)
+    programs = list(itertools.islice(corpora._code(), 5))
+    assert not any(text.startswith("#") for text in programs)
+    assert all(compile(text, "read", "exec") for text in programs)
+    assert corpora._clean("a \r\nb\t\n\n\n\n\u3000\nc\n") == "a\nb\n\nc"
+
+
+def test_the_tokenizer_is_trained_again_from_the_text(tmp_path, monkeypatch):
+    text = "The mill turns at 1905 turns; 磨坊 turns. " * 50
+    monkeypatch.setattr(windows.corpora, "load", lambda name, split: text)
+    made = windows.train_tokenizer(tmp_path / "tokenizer")
+    again = AutoTokenizer.from_pretrained(tmp_path / "tokenizer")
+    ids = again("turns 1905 磨")["input_ids"]
+    assert ids == made("turns 1905 磨")["input_ids"] and again.decode(ids) == "turns 1905 磨"
+    pieces = again.convert_ids_to_tokens(ids)
+    assert {"1", "9", "0", "5"} <= set(pieces)  # single digits
+    assert again.convert_ids_to_tokens(again(" turns")["input_ids"]) == ["Ġturns"]  # frequent: one token
 
 
 # --- token_batches -------------------------------------------------------------------------------

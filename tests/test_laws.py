@@ -355,6 +355,31 @@ def test_loss_limit_of_an_exact_power_law():
     assert error < 1e-3
 
 
+def raw_and_shared(early, later, at_shared):
+    """Two runs whose ratio zigzags by ``early``, then ``later`` pp at their own CETT, by ``at_shared`` at one CETT."""
+    rows = []
+    for run in ("a", "b"):
+        for i, tokens in enumerate(np.logspace(0, 2, 24)):
+            sign = -1 if i % 2 else 1
+            size = early if tokens <= 10 else later
+            rows.append((run, tokens, 0.3 + sign * size / 100, 0.2 + sign * at_shared / 100))
+    table = pd.DataFrame(rows, columns=["run", "tokens", "value", "activation_ratio"])
+    return table[["run", "tokens", "value"]], table[["run", "tokens", "activation_ratio"]]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "verdict"), [((2.0, 1.0, 0.5), True), ((2.0, 1.0, 3.0), False), ((1.0, 2.0, 0.5), False)]
+)
+def test_early_jumps_are_set_beside_the_shared_cett_and_the_rest_of_the_run(sizes, verdict):
+    (check,) = law_checks.fluctuation_check(*raw_and_shared(*sizes))
+    assert (check.id, check.verdict) == ("C80", verdict)
+    shared, later = (float(part.split()[0]) for part in check.our_value.split("; ")[1:])
+    assert shared == pytest.approx(sizes[0] / sizes[2], rel=0.1)  # the ratios of the zigzags, by hand, but for the
+    assert later == pytest.approx(sizes[0] / sizes[1], rel=0.1)  # one jump between the two sizes, and rounding
+    raw, shared = raw_and_shared(*sizes)
+    assert law_checks.fluctuation_check(raw[raw.run == "a"], shared[shared.run == "a"]) == []
+
+
 def test_checks_turn_with_the_data(trend, fits):
     chosen = law_tables.steady_runs({run: fits[run] for run in ("0.1b-relu", "0.1b-silu")})
     limits = law_tables.limits(trend, chosen)

@@ -287,7 +287,7 @@ def test_no_vanilla_no_gap():
 
 @pytest.mark.parametrize(
     ("rise", "noise", "finished", "verdict"),
-    [(0.1, 0.0, True, "holds"), (-0.1, 0.0, True, "fails"), (0.1, 2.0, True, None), (0.1, 0.0, False, None)],
+    [(0.1, 0.0, True, "holds"), (-0.1, 0.0, True, "fails"), (0.1, 2.0, True, None), (0.1, 0.0, False, "yet")],
 )
 def test_verdict(monkeypatch, rise, noise, finished, verdict):
     monkeypatch.setattr(moe, "_facts", lambda name: {"finished": finished})
@@ -297,7 +297,7 @@ def test_verdict(monkeypatch, rise, noise, finished, verdict):
     published, row = moe.checks(gap, size)
     assert published.verdict is None
     assert (row.id, row.evidence) == ("C66", "ladder")
-    assert row.verdict == {"holds": True, "fails": False, None: None}[verdict]
+    assert row.verdict == {"holds": True, "fails": False, "yet": "not measured yet", None: None}[verdict]
 
 
 def test_figure_with_and_without_runs():

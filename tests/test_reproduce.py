@@ -134,7 +134,8 @@ def test_a_suite_goes_to_the_notebooks_that_have_one_and_changes_only_those(tmp_
     nbformat.write(notebook, with_suite)
     without = write_notebook(tmp_path / "02_without.ipynb", "print(x)")
     file = tmp_path / "mine.yaml"
-    file.write_text("checkpoints: []")
+    entry = 'checkpoints: [{name: 0.4m-relu, scale: "0.4M", activation: relu}]'
+    file.write_text(entry)
 
     def planned(suite):
         return reproduce.plan([with_suite, without], ["x=3"], suite, tmp_path / "out", None)
@@ -142,7 +143,7 @@ def test_a_suite_goes_to_the_notebooks_that_have_one_and_changes_only_those(tmp_
     before, after = planned(""), planned(str(file))
     assert [job.parameters for job in after] == [{"x": 3, "suite": str(file)}, {"x": 3}]
     assert [a.inputs != b.inputs for a, b in zip(before, after, strict=True)] == [True, False]
-    file.write_text("checkpoints: [{}]")
+    file.write_text(entry + "\ntokens: 4096")
     assert planned(str(file))[0].inputs != after[0].inputs  # the suite counts with its content
 
 
@@ -214,7 +215,9 @@ def test_results_of_other_parameters_do_not_replace_the_shipped_ones(tmp_path):
     plain = reproduce.kernel_environment(1, "", None)
     own = reproduce.kernel_environment(2, "tcp://host:8786", tmp_path)
     assert "SPARSINGLIB_RESULTS" not in plain
-    assert own["SPARSINGLIB_RESULTS"] == str(tmp_path)
-    assert str(tmp_path) in own["SPARSINGLIB_WATCH"].split(os.pathsep)
+    assert "SPARSINGLIB_FIGURES" not in plain
+    kept = [str(tmp_path / "figures"), str(tmp_path / "results")]
+    assert [own["SPARSINGLIB_FIGURES"], own["SPARSINGLIB_RESULTS"]] == kept
+    assert own["SPARSINGLIB_WATCH"].split(os.pathsep) == kept
     assert own["SPARSINGLIB_DASK"] == "tcp://host:8786"
     assert own["OMP_NUM_THREADS"] == "1"

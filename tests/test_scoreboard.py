@@ -53,15 +53,33 @@ def test_counts_and_words_by_hand(results):
         "holds in part": 1,
         "fails": 0,
         "not testable here": 1,
+        "not measured yet": 0,
         "no check": 79,
     }
-    assert counts.loc["ladder"].tolist() == [1, 0, 1, 0, 80]
-    assert counts.loc["released"].tolist() == [0, 0, 0, 0, 82]
+    assert counts.loc["ladder"].tolist() == [1, 0, 1, 0, 0, 80]
+    assert counts.loc["released"].tolist() == [0, 0, 0, 0, 0, 82]
     assert scoreboard.in_words(table).startswith(
         "Of 82 claims, 3 were held against at least one kind of evidence, 0 are"
     )
     assert scoreboard.in_disagreement(table).index.tolist() == ["C18"]
     assert scoreboard.reasons(table) == "C20 [paper] the run's last part is not published"
+
+
+def test_what_is_not_measured_yet_is_not_called_untestable(tmp_path):
+    rows = [
+        ("C34", "paper", "–", None, "the points are not published"),
+        ("C34", "ladder", "2 of 9 shapes", paper.NOT_YET, "needs six"),
+        ("C41", "ladder", "relu", True, "rule"),
+        ("C41", "ladder", "silu", paper.NOT_YET, "rule"),
+    ]
+    checks = paper.check("03_three", rows, tmp_path)
+    assert checks.verdict.tolist() == ["not testable here", "not measured yet", "holds", "not measured yet"]
+    assert paper.show(checks).endswith("1 holds; 0 fails; 1 not testable here; 2 not measured yet")
+    table = scoreboard.table(scoreboard.collect([tmp_path]))
+    assert scoreboard.verdicts(table).loc[["C34", "C41"], "ladder"].tolist() == ["not measured yet", "holds"]
+    assert scoreboard.in_words(table).endswith("1 were held against at least one kind of evidence, 0 are not testable "
+        "here, 81 are not measured yet.")  # fmt: skip
+    assert "**not measured yet**: 2 of 9 shapes" in scoreboard.markdown(table)
 
 
 VERDICT = st.sampled_from([True, False, None])

@@ -411,3 +411,12 @@ def test_the_matrix_of_corpora_is_drawn_as_it_is_measured():
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert texts == ["1.0 ± 0.2", "3.0 ± 0.2", "3.0 ± 0.2", "1.0 ± 0.2"]
     assert len(data) == 4
+
+
+def test_needed_from_recorded_points():
+    points = pd.DataFrame({"rule": ["A"] * 4 + ["B"] * 2, "activation_ratio": [0.1, 0.2, 0.5, 1.0, 0.3, 0.6],
+                           "ppl_ratio": [2.0, 1.5, 1.21, 1.0, 1.05, 1.01]})  # fmt: skip
+    found = numbers.recorded(points, 21).set_index("rule").iloc[:, 0]
+    assert found["A"] == pytest.approx(50, abs=0.2)
+    assert np.isnan(found["B"])  # it was not pushed so far
+    assert 20 < numbers.recorded(points, 30).iloc[0, 1] < 50

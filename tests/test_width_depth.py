@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from scipy import optimize
 
 from sparsinglib import ladder, paper, style
-from sparsinglib.studies import bend, law_checks, law_tables, width_depth, width_depth_checks, width_depth_figures
+from sparsinglib.studies import (
+    bend,
+    law_checks,
+    law_tables,
+    trends,
+    width_depth,
+    width_depth_checks,
+    width_depth_figures,
+)
 
 STEPS = [244, 308, 388, 488, 615, 775, 977, 1230, 1550, 1953, 2461, 3100, 3906, 4922, 6201, 7812, 9843]
 STEPS = np.array([*STEPS, 10312, 10663, 11015, 11366, 11718])
@@ -160,7 +168,17 @@ def test_no_run_at_all_is_a_sentence_and_empty_tables(tmp_path):
     checks = width_depth_checks.bend_checks(activation, {}, MAIN) + width_depth_checks.loss_checks(
         table, losses, activation
     )
-    assert {check.verdict for check in checks} == {None}
+    assert {(check.evidence, check.verdict) for check in checks} == {("paper", None), ("ladder", paper.NOT_YET)}
+
+
+def test_another_suite_leaves_the_paper_alone(tmp_path):
+    (tmp_path / "sparsing-law-0.1b-relu").mkdir()
+    table = width_depth.shapes(suite=str(tmp_path))
+    assert set(table.state) == {"not trained yet"} and width_depth.costs(table).empty
+    said = width_depth.missing(table)
+    assert "no models of other shapes" in said and "\n" not in said
+    checks = trends.told(width_depth_checks.count_checks(table), str(tmp_path))
+    assert [check.evidence for check in checks] == ["paper"]
 
 
 def test_every_state_is_named(tmp_path):
@@ -246,7 +264,7 @@ def test_best_interval_and_loss_verdicts(measured):
     level = {c.id: c.verdict for c in width_depth_checks.loss_checks(table, flat, activation) if c.evidence == "ladder"}
     assert level == {"C37": False, "C38": False, "C39": False}
     few = {c.verdict for c in width_depth_checks.loss_checks(table, losses.iloc[:4], activation)}
-    assert few == {None}
+    assert few == {None, paper.NOT_YET}
 
 
 def test_the_other_seeds_widen_the_intervals(full, measured):

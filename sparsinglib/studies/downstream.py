@@ -4,13 +4,14 @@ import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .. import corpora, offline_tasks, paper, style, tasks, windows
+from .. import corpora, offline_tasks, paper, style, suites, tasks, windows
 from ..ffn import find_ffns
 from ..ladder import SCALES
 from ..measure import measure
@@ -52,22 +53,25 @@ def check(p_values: Sequence[float], examples: int, figure_3_examples: int, toke
         raise ValueError(f"tokens must be at least {MEASURED_TOKENS}, got {tokens}.")
 
 
-def choose(names: Sequence[str] = ()) -> list[str]:
-    """The models asked for, or of each activation the largest trained one of the ladder's main runs."""
+def choose(names: Sequence[str] = (), suite: str = "ladder") -> list[str]:
+    """The models asked for, or of each activation the largest of a suite that is there."""
     if names:
         return list(names)
-    return [found[-1] for found in _trained().values() if found]
+    chosen = [found[-1] for found in _by_activation(suite).values() if found]
+    if not chosen:
+        raise ValueError(f"suite {suite} has no ReLU and no SiLU model; name what to score in models.")
+    return chosen
 
 
-def smallest() -> list[str]:
-    """Of each activation the smallest trained model, where it is not the largest too."""
-    return [found[0] for found in _trained().values() if len(found) > 1]
+def smallest(names: Sequence[str], suite: str = "ladder") -> list[str]:
+    """Of each activation the smallest model of a suite, where ``names`` (of ``choose``) holds its largest, another."""
+    return [found[0] for found in _by_activation(suite).values() if len(found) > 1 and found[-1] in names]
 
 
-def _trained() -> dict[str, list[str]]:
-    """Trained main runs by activation, small ones first."""
-    there = set(ladder_names())
-    return {a: [f"{s}-{a}" for s in SCALES if f"{s}-{a}" in there] for a in style.ACTIVATIONS}
+def _by_activation(suite: str) -> dict[str, list[str]]:
+    """A suite's models by activation as ``sl.load`` takes them, in the order of the file, which is small ones first."""
+    there = suites.read(suite)
+    return {a: [c.source for c in there.pick(activation=a) if c.revision is None] for a in style.ACTIVATIONS}
 
 
 def _load(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
@@ -77,11 +81,18 @@ def _load(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
 
 
 def stages(names: Sequence[str]) -> str:
-    """Say of each model which checkpoint is scored, and which runs of the ladder are not trained yet."""
+    """Say of each model which checkpoint is scored, and, with one of the ladder's, which runs are not trained yet."""
     there = ladder_names()
+    if not set(names) & set(there):
+        return "\n".join(f"{_label(name)}: {_stage(name)}" for name in names)
     missing = [f"{s}-{a}" for s in SCALES for a in style.ACTIVATIONS if f"{s}-{a}" not in there]
     lines = [f"{name}: {_stage(name)}" for name in names]
     return "\n".join([*lines, f"not trained yet: {', '.join(missing) or 'none'}"])
+
+
+def _label(name: str) -> str:
+    """What tables call a model: the last part of a hub id or a path."""
+    return Path(name).name
 
 
 def _stage(name: str) -> str:
@@ -94,7 +105,7 @@ def _stage(name: str) -> str:
     return f"{'end' if finished else 'middle'} of the stable stage; the paper scores models after the decay stage"
 
 
-def _batches(name: str, tokenizer: PreTrainedTokenizerBase | None, tokens: int) -> list[Tensor]:
+def _batches(name: str, tokenizer: PreTrainedTokenizerBase | None, tokens: int) -> Sequence[Tensor]:
     """Held-out text to find thresholds on, in the shares of the ladder's training data."""
     if name in ladder_names():
         return windows.validation_batches(tokens)
@@ -114,12 +125,12 @@ def study(names: Sequence[str], p_values: Sequence[float], examples: int, figure
     for name in names:
         model, tokenizer = _load(name)
         found, others = rules(model, _batches(name, tokenizer, tokens), p_values)
-        scores.append(tasks.examples(model, tokenizer, None, found, examples, name=name))
-        rivals.append(tasks.examples(model, tokenizer, simple, others, figure_3_examples, name=name))
+        scores.append(tasks.examples(model, tokenizer, None, found, examples, name=_label(name)))
+        rivals.append(tasks.examples(model, tokenizer, simple, others, figure_3_examples, name=_label(name)))
         few = _batches(name, tokenizer, MEASURED_TOKENS)
         for label, rule in {**found, **others}.items():
             ratio = measure(model, few, rule, kl=False, keep_tokens=False).activation_ratio
-            sparsities.append((name, label, FAMILIES[type(rule)], 1 - ratio))
+            sparsities.append((_label(name), label, FAMILIES[type(rule)], 1 - ratio))
     scored = pd.concat(scores, ignore_index=True)
     summary = summarise(scored)
     chance = above_chance(summary, offline_tasks.floors())
@@ -140,8 +151,8 @@ def _evidence(names: Sequence[str]) -> str:
 
 
 def rules(
-    model: PreTrainedModel, batches: list[Tensor], p_values: Sequence[float]
-) -> tuple[dict[str, Rule], dict[str, Rule]]:
+    model: PreTrainedModel, batches: Sequence[Tensor], p_values: Sequence[float]
+) -> tuple[dict[str, Thresholds], dict[str, Rule]]:
     """Thresholds for each p, and the rules that Figure 3 sets beside them at the same share of neurons."""
     with warnings.catch_warnings():
         # The searches warn of text too short for p; the intervals of the scores are far wider than that.
@@ -158,7 +169,7 @@ def rules(
 
 def dense_scores(names: Sequence[str], examples: int) -> pd.DataFrame:
     """Scores of the dense models alone, on every example: for claims about scale."""
-    parts = [tasks.examples(*_load(name), None, None, examples, name=name) for name in names]
+    parts = [tasks.examples(*_load(name), None, None, examples, name=_label(name)) for name in names]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["model"])
 
 
@@ -207,10 +218,12 @@ def group_table(s: Study) -> pd.DataFrame:
 
 
 def checks(s: Study, scale: pd.DataFrame) -> pd.DataFrame:
-    """Claims C02, C04 to C14, C22, C69 to C79 held against the printed tables and the ladder."""
-    rows = [
+    """Claims C02, C04 to C14, C22, C69 to C79 held against the printed tables and these models."""
+    rows: list[paper.Check] = [
         *task_checks.paper_checks(),
         *task_ladder_checks.ladder_checks(s.groups, s.summary, s.scores, s.compared, s.chance),
     ]
     rows += task_ladder_checks.scale_checks(scale, s.scores, s.chance)
-    return paper.check("08_downstream", sorted(rows, key=lambda row: (row.id, row.evidence != "paper")))
+    rows = [row if row.evidence == "paper" else row._replace(evidence=_evidence(s.models)) for row in rows]
+    rows.sort(key=lambda row: (row.id, row.evidence != "paper"))
+    return paper.check("08_downstream", rows)

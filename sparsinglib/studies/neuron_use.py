@@ -263,8 +263,17 @@ def checks(suite: Suite, uses: Sequence[Use]) -> pd.DataFrame:
     """Claims C46, C47 and C48 held against this suite; the rule stands in each row."""
     table = largest(distances(uses))
     of = {position: rows.set_index("activation") for position, rows in table.groupby("position")}
-    checked = [_similar_check, _ends_check, _middle_check]
-    return paper.check(NOTEBOOK, [check(suite.evidence, of) for check in checked])
+    rows = [check(suite.evidence, of) for check in (_similar_check, _ends_check, _middle_check)]
+    return paper.check(NOTEBOOK, resolved(uses, rows))
+
+
+def resolved(uses: Iterable[Use], rows: Sequence[paper.Check]) -> list[paper.Check]:
+    """The rows, without a verdict where thresholds of a checkpoint do not reach the rise asked for on this text."""
+    names = dict.fromkeys(u.checkpoint.name for u in uses if not getattr(u.whole.rule, "target_met", True))
+    if not names:
+        return list(rows)
+    why = f"missing: a text on which leaving neurons out raises the perplexity of {', '.join(names)} that far."
+    return [row._replace(verdict=None, why=f"{why} {row.why}") for row in rows]
 
 
 def _similar_check(evidence: str, of: dict[str, pd.DataFrame]) -> paper.Check:

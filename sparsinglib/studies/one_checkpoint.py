@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .. import corpora, figures, paper, style
+from .. import corpora, figures, paper, style, suites
 from ..anatomy import dissect
 from ..ffn import find_ffns
 from ..measure import Measurement, measure
@@ -36,6 +36,11 @@ class Study:
     sample_ids: torch.Tensor
     sample: Measurement
     zeros: Measurement | None
+
+    @property
+    def label(self) -> str:
+        """What tables and figures call it: its name, or the last part of its path."""
+        return Path(self.name).name if Path(self.name).exists() else self.name
 
 
 def check(
@@ -80,7 +85,7 @@ def study(model: str, text_file: str, strategy: str, argument: float, max_tokens
 
 def summary(*studies: Study | None) -> pd.DataFrame:
     """One column a model: what was asked for, what was reached where, and how sure it is; printed values."""
-    columns = {s.name: _summary(s) for s in studies if s is not None}
+    columns = {s.label: _summary(s) for s in studies if s is not None}
     return pd.DataFrame(columns).fillna("–")
 
 
@@ -134,7 +139,7 @@ def _saved(drawn: tuple[Figure, pd.DataFrame], name: str, save_as: str) -> Figur
 
 def draw_profile(*studies: Study | None, save_as: str = "") -> Figure:
     """Activation ratio and CETT of each layer, one line a model."""
-    return _saved(figures.layer_profile({s.name: s.measured for s in studies if s}), "layer_profile", save_as)
+    return _saved(figures.layer_profile({s.label: s.measured for s in studies if s}), "layer_profile", save_as)
 
 
 def draw_figure_1(s: Study, save_as: str = "") -> Figure:
@@ -187,7 +192,7 @@ def draw_coloured_text(*studies: Study | None, save_as: str = "") -> Figure:
     """The sample text coloured by the share of neurons each token needed, for each model."""
     known = [s for s in studies if s]
     return _saved(
-        figures.coloured_text({s.name: s.sample for s in known}, known[0].tokenizer), "coloured_text", save_as
+        figures.coloured_text({s.label: s.sample for s in known}, known[0].tokenizer), "coloured_text", save_as
     )
 
 
@@ -195,7 +200,7 @@ def evidence(name: str) -> str:
     """Which kind of evidence a measurement of this checkpoint is."""
     if name in ladder_names():
         return "ladder"
-    return "released" if name.startswith("SparseLLM/sparsing-law") else "own model"
+    return "released" if suites.is_released(name) else "own model"
 
 
 def checks(s: Study, other: Study | None) -> pd.DataFrame:
@@ -211,7 +216,9 @@ def _uncertain(s: Study | None) -> tuple[float, float, float] | None:
     rule = s.rule if s else None
     if not isinstance(rule, Thresholds) or rule.ppl_increase_pct is None or round(rule.ppl_increase_pct, 6) != 1:
         return None
-    return None if rule.activation_interval is None else (rule.activation_ratio, *rule.activation_interval)
+    if rule.activation_interval is None or not rule.target_met:
+        return None
+    return rule.activation_ratio, *rule.activation_interval
 
 
 def _zeros_check(s: Study | None, name: str) -> paper.Check:
@@ -220,7 +227,7 @@ def _zeros_check(s: Study | None, name: str) -> paper.Check:
         why = "needs a ReLU model, strategy pplp with 1.01, and enough text for an interval"
         return paper.Check("C03", evidence(name), "–", None, why)
     zeros, (ratio, _, high) = s.zeros.activation_ratio, ends
-    value = f"{100 * (1 - ratio / zeros):.0f} percent ({s.name}: {100 * zeros:.1f} % to {100 * ratio:.1f} %)"
+    value = f"{100 * (1 - ratio / zeros):.0f} percent ({s.label}: {100 * zeros:.1f} % to {100 * ratio:.1f} %)"
     why = "holds if the whole 90 % interval at p = 1 % lies below the share of nonzero neurons; the size is not judged"
     return paper.Check("C03", evidence(s.name), value, high < zeros, why)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from .. import offline_tasks
-from ..paper import Check
+from ..paper import NOT_YET, Check
 from ..task_statistics import DENSE, interval, with_dense
 from .task_checks import COMPARABLE, ENDS, MARGIN, MOST, PRINTED_CHANGE, comparable, every, not_worse, points
 from .task_tables import COMMONSENSE, COMPLEX, READING
@@ -70,10 +70,8 @@ def _changes(scores: pd.DataFrame, chance: pd.DataFrame) -> pd.DataFrame:
     own = _groups()
     part = with_dense(scores).merge(kept, on=["model", "task", "metric"]).merge(own, on=["task", "metric"])
     part = part[part.group != COMPLEX]
-    cells = part.groupby("group").apply(
-        lambda g: len(g[["model", "task", "metric"]].drop_duplicates()), include_groups=False
-    )
-    return part.assign(change=100 * (part.score - part.dense), weight=1 / part.group.map(cells))
+    cells = part.drop_duplicates(["model", "task", "metric"]).groupby("group").size()
+    return part.assign(change=100 * (part.score - part.dense), weight=1 / part.group.map(cells).astype(float))
 
 
 def _pooled(part: pd.DataFrame, values: pd.Series) -> tuple[float, float, float]:
@@ -171,7 +169,8 @@ def scale_checks(small: pd.DataFrame, scores: pd.DataFrame, chance: pd.DataFrame
         ours = large[(large.group == group) & large.model.str.contains(activation)]
         theirs = small[small.model.str.contains(activation)] if len(small) else small
         if ours.task.nunique() < 2 or theirs.empty:
-            rows.append(Check(claim, "ladder", "–", None, "needs two trained sizes and two tasks above chance. " + why))
+            open_verdict = NOT_YET if theirs.empty else None
+            rows.append(Check(claim, "ladder", "–", open_verdict, "needs two sizes and two tasks above chance. " + why))
             continue
         both = ours.merge(theirs, on=["task", "metric", "example"])
         cells = len(both[["task", "metric"]].drop_duplicates())

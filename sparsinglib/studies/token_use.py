@@ -21,7 +21,7 @@ from ..figures import BROKEN, token_pieces
 from ..measure import Measurement
 from ..suites import Checkpoint, Suite
 from . import use_figures
-from .neuron_use import Use
+from .neuron_use import Use, resolved
 
 NEAR = 1.25  # ratios from 0.8 to 1.25 are "within 20 %", seen from either model
 NOTEBOOK = "07_token_activation"
@@ -258,7 +258,7 @@ def checks(suite: Suite, uses: Sequence[Use], min_occurrences: int) -> pd.DataFr
         for r in table.itertuples()
     )
     near = bool((table.share_near > 0.5).all()) if len(table) else None
-    close = paper.Check("C49", suite.evidence, value or "no pair of scales", near, why)
+    (close,) = resolved(uses, [paper.Check("C49", suite.evidence, value or "no pair of scales", near, why)])
     seen = max(len(together([use.whole for use in mine])) for mine in by_checkpoint(uses).values())
     why = "Not a finding but a size: it belongs to the authors' text and their vocabulary of 122,753 entries."
     return paper.check(NOTEBOOK, [close, paper.Check("C50", suite.evidence, f"{seen} entries occur", None, why)])

@@ -7,7 +7,7 @@ quarters, the end of the paper's axis, and the points lie evenly (in logarithm) 
 import hashlib
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +76,13 @@ class Tradeoff:
         return [rule for rule in self.points["rule"].unique() if rule not in (ZEROS, ALL)]
 
     @property
+    def one_percent(self) -> Thresholds:
+        """``found``, for what cannot do without; raises ValueError if it was not searched."""
+        if self.found is None:
+            raise ValueError(f"{self.checkpoint.name}: no thresholds of CETT-PPL-1 % were found for it.")
+        return self.found
+
+    @property
     def unpruned(self) -> float:
         """Activation ratio with every nonzero neuron active: straightforward ReLU's, or 1."""
         return float(self.points.loc[self.points["rule"].isin((ZEROS, ALL)), "activation_ratio"].iloc[0])
@@ -118,20 +125,20 @@ def sweep(
     return survey.run(swept, [Task(c, Sweep(points), text) for c in checkpoints], jobs)
 
 
-def swept(task: Task) -> Tradeoff:
+def swept(task: Task[Sweep]) -> Tradeoff:
     """The sweep of a task with the thresholds of CETT-PPL-1 % beside it."""
-    done = survey.once(_sweep, task)
+    done: Tradeoff = survey.once(_sweep, task)
     found = survey.thresholds(task.checkpoint, PPLIncrease(1.0, task.text.corpus), task.text.length, task.text.tokens)
-    return Tradeoff(**{**done.__dict__, "found": found})
+    return replace(done, found=found)
 
 
-def _sweep(task: Task) -> Tradeoff:
+def _sweep(task: Task[Sweep]) -> Tradeoff:
     model, tokenizer = survey.loaded(task.checkpoint)
     batches = survey.batches(task.text, tokenizer)
     with_cett = cett_rules(model, batches)
     others = grid(model, batches, task.rule.points)
     scans = scan(model, batches, list(with_cett.values()), kl=True), scan(model, batches, list(others.values()))
-    points = pd.concat([_table(names, s) for names, s in zip((with_cett, others), scans, strict=True)])
+    points = pd.concat([_table(with_cett, scans[0]), _table(others, scans[1])])
     points.insert(0, "checkpoint", task.checkpoint.name)
     rises = np.concatenate([s.rises for s in scans])
     return Tradeoff(task.checkpoint, points.reset_index(drop=True), rises, scans[0].counts, layer_falls(model, batches))
@@ -166,7 +173,9 @@ def scan(model: PreTrainedModel, batches: Batches, rules: Sequence[Rule], *, kl:
         rule.check(ffns)
     corpus = Corpus(model, batches)
     active = np.zeros((len(rules), len(ffns)))
-    dense_sums, rises, divergences = [], [[] for _ in rules], [[] for _ in rules]
+    dense_sums: list[Tensor] = []
+    rises: list[list[Tensor]] = [[] for _ in rules]
+    divergences: list[list[Tensor]] = [[] for _ in rules]
     for batch in corpus:
         dense = passes.logits(model, batch)
         dense_loss = passes.require_finite(passes.losses(dense, batch), "dense loss")
@@ -209,9 +218,9 @@ def cett_rules(model: PreTrainedModel, batches: Batches) -> dict[tuple[str, floa
     trial = Trial(model, batches)
     for _ in range(2):  # the second time at thresholds that are nearly right
         trial.refine(CETT_GRID)
-    unknown = {"ppl_ratio": math.nan, "ppl_ratio_se": None, "activation_ratio": math.nan}
+    # What each does to perplexity and activation ratio is not known yet: the scan tells.
     return {
-        (CETT, cett): Thresholds(tuple(curve.threshold(cett) for curve in trial.curves), cett, **unknown)
+        (CETT, cett): Thresholds(tuple(c.threshold(cett) for c in trial.curves), cett, math.nan, None, math.nan)
         for cett in CETT_GRID
     }
 

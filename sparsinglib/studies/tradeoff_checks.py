@@ -19,7 +19,7 @@ def summary(tradeoffs: Sequence[Tradeoff]) -> pd.DataFrame:
     """One row a checkpoint: dense perplexity, all nonzero neurons, and CETT-PPL-1 % with its 90 % interval; printed."""
     rows = []
     for t in tradeoffs:
-        f, low, high = t.found, *_ends(t)
+        f, (low, high) = t.one_percent, _ends(t)
         se = "?" if f.ppl_ratio_se is None else f"{f.ppl_ratio_se:.3f}"
         rows.append(
             {
@@ -35,7 +35,7 @@ def summary(tradeoffs: Sequence[Tradeoff]) -> pd.DataFrame:
 
 
 def _ends(t: Tradeoff) -> tuple[float, float]:
-    return t.found.activation_interval or (np.nan, np.nan)
+    return t.one_percent.activation_interval or (np.nan, np.nan)
 
 
 def needed_table(needed: pd.DataFrame) -> pd.DataFrame:
@@ -79,7 +79,7 @@ def kl_table(tradeoffs: Sequence[Tradeoff], points: pd.DataFrame) -> pd.DataFram
     rows = []
     for t in tradeoffs:
         mine = points[points["checkpoint"] == t.checkpoint.name]
-        p = mine.loc[(mine["parameter"] - t.found.cett).abs().idxmin()]
+        p = mine.loc[(mine["parameter"] - t.one_percent.cett).abs().idxmin()]
         fewer = "–" if np.isnan(p.fewer_tokens) else f"{p.fewer_tokens:.0f}"
         rows.append(
             {
@@ -128,11 +128,11 @@ def _pareto(suite: Suite, advantage: pd.DataFrame) -> Check:
 
 def _zeros(suite: Suite, tradeoffs: Sequence[Tradeoff]) -> Check:
     relu = [t for t in tradeoffs if (t.points["rule"] == ZEROS).any()]
-    if not relu or any(t.found is None or t.found.activation_interval is None for t in relu):
+    if not relu or any(t.found is None or not t.found.target_met or t.found.activation_interval is None for t in relu):
         return Check("C03", suite.evidence, "–", None, "needs a model with exact zeros and text enough for an interval")
     parts = []
     for t in relu:
-        cut, *ends = (1 - x / t.unpruned for x in (t.found.activation_ratio, *reversed(_ends(t))))
+        cut, *ends = (1 - x / t.unpruned for x in (t.one_percent.activation_ratio, *reversed(_ends(t))))
         parts.append(f"{t.checkpoint.name} {100 * cut:.0f} ({100 * ends[0]:.0f} to {100 * ends[1]:.0f}) percent")
     holds = all(_ends(t)[1] < t.unpruned for t in relu)
     why = "holds if each whole 90 % interval at p = 1 % lies below the share of nonzero neurons; the size is not judged"

@@ -4,9 +4,11 @@ Each function takes what ``tradeoff`` measured and gives a matplotlib Figure and
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -27,6 +29,7 @@ RULES = {
 }
 PAPER = (CETT, "Top-k", "FAT-ε", ZEROS)
 OTHERS = (CETT, "top-p", "quantile per layer", "Top-k of outputs")
+Look = dict[str, Any]  # keyword arguments of Axes.plot
 
 
 def _label(c: Checkpoint) -> str:
@@ -49,7 +52,7 @@ def figure_2(tradeoffs: Sequence[Tradeoff]) -> tuple[Figure, pd.DataFrame]:
                 ax.set(xlabel="activation ratio (%)" if row else "", ylabel="" if column else labels[row])
                 if not row:
                     ax.set_title(_label(t.checkpoint))
-        handles = {}
+        handles: dict[str, Artist] = {}
         for ax in panels:
             handles |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(5, 1 + len(tradeoffs)))
@@ -89,13 +92,13 @@ def figure_15(tradeoffs: Sequence[Tradeoff]) -> tuple[Figure, pd.DataFrame]:
             c = t.checkpoint
             rows = t.points[t.points["rule"] == CETT]
             colour = style.COLOURS.get(c.scale, style.ACTIVATION_COLOURS.get(c.activation, "0.2"))
-            look = {"color": colour, "ls": style.ACTIVATION_LINES.get(c.activation, "-"), "lw": 1.3, "ms": 4,
-                    "marker": style.MARKERS.get(c.scale, "o"), "label": _label(c)}  # fmt: skip
+            line, marker = style.ACTIVATION_LINES.get(c.activation, "-"), style.MARKERS.get(c.scale, "o")
+            look: Look = {"color": colour, "ls": line, "lw": 1.3, "ms": 4, "marker": marker, "label": _label(c)}
             cett = np.insert(rows["parameter"].to_numpy(), 0, 0.0)
             left.plot(cett, np.insert(rows["ppl"].to_numpy(), 0, rows["dense_ppl"].iloc[0]), **look)
             right.plot(cett, 100 * np.insert(rows["activation_ratio"].to_numpy(), 0, t.unpruned), **look)
             if t.found is not None:
-                ring = {"marker": "o", "ms": 11, "mfc": "none", "mew": 1.6, "color": colour, "ls": "none"}
+                ring: Look = {"marker": "o", "ms": 11, "mfc": "none", "mew": 1.6, "color": colour, "ls": "none"}
                 left.plot(t.found.cett, rows["dense_ppl"].iloc[0] * t.found.ppl_ratio, **ring)
                 right.plot(t.found.cett, 100 * t.found.activation_ratio, **ring)
         dense = data["dense_ppl"]

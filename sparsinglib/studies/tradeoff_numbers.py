@@ -74,6 +74,19 @@ def needed(tradeoffs: Sequence[Tradeoff]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["checkpoint", "rule", "rise_pct", "activation_ratio", "low", "high"])
 
 
+def recorded(points: pd.DataFrame, rise_pct: float) -> pd.DataFrame:
+    """Activation ratio (%) that each rule needs at a rise of perplexity, from the points a figure was drawn from.
+
+    ``points``: rule, activation_ratio, ppl_ratio of one checkpoint whose neurons are all active when dense. Without the
+    text there are no resamples, and so no interval. NaN where a curve does not reach.
+    """
+    rows = []
+    for rule, part in points[points.activation_ratio.between(0, 1, inclusive="neither")].groupby("rule", sort=False):
+        curve = RuleCurve(np.append(part.activation_ratio, 1.0), np.append(np.log(part.ppl_ratio), 0.0))
+        rows.append((rule, 100 * curve.needed(math.log1p(rise_pct / 100))))
+    return pd.DataFrame(rows, columns=["rule", f"activation ratio (%) at +{rise_pct:g} %"])
+
+
 def advantage(tradeoffs: Sequence[Tradeoff]) -> pd.DataFrame:
     """CETT against each other rule over the activation ratios that both reach before perplexity has risen by 75 %.
 

@@ -5,12 +5,12 @@ measured yet is not an error: it is left out, and ``missing`` names it, so that 
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from .. import paper
+from .. import paper, suites
 from ..paths import LADDER
 from ..style import ACTIVATIONS, TOKEN_UNITS
 
@@ -27,6 +27,29 @@ def split_run(run: str) -> tuple[str, str, int]:
     if activation not in ACTIVATIONS:
         raise ValueError(f"run {run!r} is not named <scale>-<relu|silu>[-seed<n>]")
     return scale.upper(), activation, int(rest[0].removeprefix("seed")) if rest and rest[0].startswith("seed") else 1
+
+
+def lacks(suite: str) -> str:
+    """A sentence on what a suite lacks for a trend; "" for the ladder, the one suite with checkpoints along training.
+
+    ``suite`` is what ``suites.read`` takes. Raises SuiteError.
+    """
+    found = suites.read(suite)
+    if found.evidence == "ladder":
+        return ""
+    return f"{found.name}: no checkpoints along training, so no trend; what follows is the paper's evidence alone"
+
+
+def told(rows: Iterable[paper.Check], suite: str) -> list[paper.Check]:
+    """The rows for ``paper.check`` without those about the ladder, where the suite is another one."""
+    return [row for row in rows if row.evidence != "ladder" or not lacks(suite)]
+
+
+def _nothing(suite: str, *columns: str) -> pd.DataFrame:
+    """An empty frame that tells ``missing`` why it is empty."""
+    frame = pd.DataFrame(columns=[*COLUMNS, *columns])
+    frame.attrs["lacks"] = lacks(suite)
+    return frame
 
 
 def runs(name: str) -> list[str]:
@@ -46,11 +69,13 @@ def _ladder(file: str) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=COLUMNS)
 
 
-def trajectory(metric: str, p_pct: float | None = None) -> pd.DataFrame:
+def trajectory(metric: str, p_pct: float | None = None, suite: str = "ladder") -> pd.DataFrame:
     """A ladder metric along training (``"dead_neuron_share"``, …): COLUMNS and ``value``; empty if nothing is measured.
 
-    ``p_pct`` keeps the rows of one perplexity tolerance (percent).
+    ``p_pct`` keeps the rows of one perplexity tolerance (percent). Empty for a ``suite`` without a trend (``lacks``).
     """
+    if lacks(suite):
+        return _nothing(suite, "value")
     rows = _ladder("trajectory.csv")
     if rows.empty:
         return pd.DataFrame(columns=[*COLUMNS, "value"])
@@ -60,13 +85,15 @@ def trajectory(metric: str, p_pct: float | None = None) -> pd.DataFrame:
     return rows.loc[keep, [*COLUMNS, "value"]].sort_values(["run", "tokens"], ignore_index=True)
 
 
-def activation(evidence: str = "paper", p_pct: float = 1.0) -> pd.DataFrame:
+def activation(evidence: str = "paper", p_pct: float = 1.0, suite: str = "ladder") -> pd.DataFrame:
     """Activation ratio along training: COLUMNS and activation_ratio.
 
     ``tokens`` is a count, ``d`` the same in 1e9 (paper) or 1e6 (ladder), the unit laws are fitted in. Ladder rows are
     measured with the CETT shared by the run's checkpoints (Appendix E) at the tolerance ``p_pct``; ladder runs with
-    fewer than LEAST_POINTS checkpoints are left out.
+    fewer than LEAST_POINTS checkpoints are left out. Of another ``suite`` there are none (``lacks``).
     """
+    if evidence == "ladder" and lacks(suite):
+        return _nothing(suite, "activation_ratio")
     if evidence == "ladder":
         rows = trajectory("activation_ratio_shared_cett", p_pct)
         rows = rows[rows.tokens > 0].rename(columns={"value": "activation_ratio"})
@@ -79,12 +106,14 @@ def activation(evidence: str = "paper", p_pct: float = 1.0) -> pd.DataFrame:
     return rows[[*COLUMNS, "activation_ratio"]]
 
 
-def activations(evidence: Sequence[str] = ("paper", "ladder")) -> pd.DataFrame:
+def activations(evidence: Sequence[str] = ("paper", "ladder"), suite: str = "ladder") -> pd.DataFrame:
     """``activation`` of several kinds of evidence in one frame; kinds without a run add no rows."""
-    frames = [frame for frame in map(activation, evidence) if not frame.empty]
+    frames = [frame for kind in evidence if not (frame := activation(kind, suite=suite)).empty]
     if not frames:
         raise ValueError(f"no run measured yet for {', '.join(evidence)}; add 'paper', whose points are shipped")
-    return pd.concat(frames, ignore_index=True)
+    found = pd.concat(frames, ignore_index=True)
+    found.attrs["lacks"] = lacks(suite)
+    return found
 
 
 def params() -> pd.Series:
@@ -96,13 +125,15 @@ def params() -> pd.Series:
     return pd.Series(sizes, name="params")
 
 
-def loss() -> pd.DataFrame:
+def loss(suite: str = "ladder") -> pd.DataFrame:
     """Training loss along the ladder's runs: COLUMNS, step, loss, loss_smoothed (the paper prints no losses)."""
-    return _ladder("training.csv")
+    return _nothing(suite, "step", "loss", "loss_smoothed") if lacks(suite) else _ladder("training.csv")
 
 
 def missing(frame: pd.DataFrame) -> str:
-    """A sentence naming the ladder's runs that ``frame`` has no rows of; "" when all are there."""
+    """A sentence naming the ladder's runs that ``frame`` has no rows of, or what its suite lacks; "" if nothing."""
+    if frame.attrs.get("lacks"):
+        return str(frame.attrs["lacks"])
     absent = [run for run in LADDER_RUNS if run not in set(frame.get("run", []))]
     if not absent:
         return ""

@@ -54,16 +54,17 @@ def _ratios(names: Iterable[str], folder: Path) -> pd.DataFrame:
     return rows.sort_values(["run", "tokens"], ignore_index=True)
 
 
-def shapes(folder: Path = LADDER) -> pd.DataFrame:
-    """The nine shapes, deepest first, and how far each is.
+def shapes(folder: Path = LADDER, suite: str = "ladder") -> pd.DataFrame:
+    """The nine shapes, deepest first, and how far each is; of another ``suite`` than the ladder none is there.
 
     Columns: run, shape, width, layers, ratio (width / layers), times_usual (over the ladder's usual 12), params,
     millions (of tokens trained), checkpoints (measured), state: "measured", "not measured yet" (trained to its end),
     "still in training", "not trained yet".
     """
-    ratios, rows = _ratios(SHAPES, folder), []
+    lacks = trends.lacks(suite).replace("no checkpoints along training, so no trend", "no models of other shapes")
+    ratios, rows = _ratios([] if lacks else SHAPES, folder), []
     for name, run in SHAPES.items():
-        record = _record(folder / name)
+        record = {} if lacks else _record(folder / name)
         tokens, points = record.get("tokens", 0), ratios[ratios.run == name]
         state = "not measured yet" if record.get("finished") else "still in training" if record else "not trained yet"
         if record.get("finished") and len(points) >= trends.LEAST_POINTS and points.tokens.max() == tokens:
@@ -73,11 +74,15 @@ def shapes(folder: Path = LADDER) -> pd.DataFrame:
         shape = f"{run.width}×{run.layers}"
         rows.append((name, shape, run.width, run.layers, *size, tokens / TOKEN_UNITS["ladder"], len(points), state))
     names = ["run", "shape", "width", "layers", "ratio", "times_usual", "params", "millions", "checkpoints", "state"]
-    return pd.DataFrame(rows, columns=names).sort_values("ratio", ignore_index=True)
+    table = pd.DataFrame(rows, columns=names).sort_values("ratio", ignore_index=True)
+    table.attrs["lacks"] = lacks
+    return table
 
 
 def missing(table: pd.DataFrame) -> str:
-    """A sentence on the shapes of ``shapes`` that are not measured, by state."""
+    """A sentence on the shapes of ``shapes`` that are not measured, by state, or on what their suite lacks."""
+    if table.attrs.get("lacks"):
+        return str(table.attrs["lacks"])
     absent = table[table.state != "measured"].groupby("state").shape.agg(", ".join)
     parts = [f"{names} {state}" for state, names in absent.items()]
     return f"ladder: {(table.state == 'measured').sum()} of {len(table)} shapes measured" + "".join(
@@ -230,7 +235,7 @@ def costs(table: pd.DataFrame, folder: Path = LADDER) -> pd.DataFrame:
     """
     rows = []
     for row in table.itertuples():
-        speed = _record(folder / row.run).get("tokens_per_second")
+        speed = _record(folder / row.run).get("tokens_per_second") if row.state != "not trained yet" else None
         if speed:
             weights = parameters(row.width, row.layers) + ladder.VOCABULARY * row.width
             flop = 6 * weights + 12 * row.layers * ladder.CONTEXT * row.width

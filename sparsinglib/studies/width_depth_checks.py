@@ -1,7 +1,7 @@
 """The rules by which notebook 03 judges the paper's claims on width and depth: tables in, rows for ``paper.check`` out.
 
-Verdicts come from intervals. A claim is left open ("not testable here") while the shapes that would decide it are not
-measured, or where the intervals allow both answers; each rule stands in the row's ``why``.
+Verdicts come from intervals. A claim is "not measured yet" while shapes that could decide it are missing, and left open
+("not testable here") where the intervals of all shapes allow both answers; each rule stands in the row's ``why``.
 """
 
 from collections.abc import Mapping
@@ -11,13 +11,18 @@ import pandas as pd
 from scipy import stats
 
 from .. import paper
-from ..paper import Check
+from ..paper import NOT_YET, Check
 from . import width_depth
 from .bend import LEAST, Bend
 
 BAND = 0.01  # "best-performing": a training loss within one percent of the best shape's
 NAMES = {"limit": "limit", "last": "value at 12M tokens"}
 UNPUBLISHED = "The points of the paper's figure are not published."
+
+
+def _open(measured: pd.DataFrame) -> str | None:
+    """The verdict where no answer can be given: "not measured yet" while shapes are missing."""
+    return NOT_YET if len(measured) < len(width_depth.SHAPES) else None
 
 
 def count_checks(table: pd.DataFrame) -> list[Check]:
@@ -29,7 +34,7 @@ def count_checks(table: pd.DataFrame) -> list[Check]:
     wanted = int(paper.claims().set_index("id").paper_value["C36"])
     ours = f"{measured} of {len(table)} shapes measured"
     rule = "Rule: as many shapes measured as the paper tested; open until all are there."
-    enough = True if measured >= wanted else False if len(table) < wanted else None
+    enough = True if measured >= wanted else False if len(table) < wanted else NOT_YET
     return [Check("C36", "paper", value, None, why), Check("C36", "ladder", ours, enough, rule)]
 
 
@@ -49,10 +54,10 @@ def bend_checks(activation: pd.DataFrame, found: Mapping[str, Bend], main: pd.Se
             usable = int(activation.identified.sum()) if name == "limit" else len(activation)
             text = f"{label}: {usable} usable shapes, {LEAST} needed"
             why = "Rule: a two-segment fit; needs six shapes" + (", limit fixed." if name == "limit" else ".")
-            rows += [Check(claim, "ladder", text, None, why) for claim in ("C34", "C35")]
+            rows += [Check(claim, "ladder", text, _open(activation), why) for claim in ("C34", "C35")]
             continue
         rises = True if b.slope_interval[0] > 0 else False if b.slope_interval[1] < 0 else None
-        verdict = rises if not rises or b.turn_open in ("", "low") else None
+        verdict = rises if rises is False or (rises and b.turn_open in ("", "low")) else _open(activation)
         turn = f"bottleneck {b.turn:.1f} ({b.turn_interval[0]:.1f} to {b.turn_interval[1]:.1f})"
         slope = f"slope {b.slope:+.3f} ({b.slope_interval[0]:+.3f} to {b.slope_interval[1]:+.3f}) pp a unit of ratio"
         rows.append(Check("C34", "ladder", f"{label}: {slope}; {turn}", verdict, rule))
@@ -80,7 +85,9 @@ def _level_check(activation: pd.DataFrame, name: str, b: Bend) -> Check:
     text = f"{NAMES[name]}: level {b.level:.1f} ({b.level_interval[0]:.1f} to {b.level_interval[1]:.1f}) percent"
     rule = "Rule: a line through the shapes above the bottleneck's interval has a 90 % interval that holds zero"
     if len(above) < 3:
-        return Check("C35", "ladder", f"{text}; {len(above)} shapes above", None, f"{rule}; needs three shapes.")
+        return Check(
+            "C35", "ladder", f"{text}; {len(above)} shapes above", _open(activation), f"{rule}; needs three shapes."
+        )
     size = ((above[high] - above[low]) / 2 / width_depth.Z).to_numpy()
     x, y, weight = np.log2(above.ratio.to_numpy()), above[name].to_numpy(), 1 / size**2
     centred = x - np.average(x, weights=weight)
@@ -126,7 +133,7 @@ def loss_checks(table: pd.DataFrame, losses: pd.DataFrame, activation: pd.DataFr
     if len(losses) < LEAST:
         text = f"{len(losses)} of {len(table)} shapes trained, {LEAST} needed"
         why = "Rule: needs six shapes trained to the same number of tokens."
-        return rows + [Check(claim, "ladder", text, None, why) for claim in _LOSS_CLAIMS]
+        return rows + [Check(claim, "ladder", text, NOT_YET, why) for claim in _LOSS_CLAIMS]
     places, (low, high) = band(losses), best_interval(losses)
     all_there = len(losses) == len(table)
     worse = {
@@ -137,13 +144,13 @@ def loss_checks(table: pd.DataFrame, losses: pd.DataFrame, activation: pd.DataFr
     sparser = sparse_end(activation, low, high)
     word = {True: "sparsest at its lower end", False: "not sparsest at its lower end", None: "sparsity not told apart"}
     ends = [worse["below"] or (None if not all_there else False), sparser]
-    verdict = False if False in ends else None if None in ends else True
+    verdict = False if False in ends else _open(losses) if None in ends else True
     why = (
         "Rule: some deeper shape is clearly outside the band, and the narrowest shape inside has a lower activation "
         "ratio than the widest inside, intervals apart. 74 itself does not carry over: see the readings."
     )
     rows.append(Check("C37", "ladder", f"{text}, {word[sparser]}", verdict, why))
-    upper = True if worse["above"] else False if all_there else None
+    upper = True if worse["above"] else False if all_there else NOT_YET
     why = "Rule: some wider shape is clearly outside the band. 282 itself does not carry over: see the readings."
     rows.append(Check("C38", "ladder", text, upper, why))
     return [*rows, _deepest_check(table, places)]
@@ -165,9 +172,9 @@ def _deepest_check(table: pd.DataFrame, places: pd.DataFrame) -> Check:
     """C39: is the deepest shape's loss clearly above the band?"""
     deepest = places.sort_values("ratio").iloc[0]
     value = f"{deepest['shape']} ends {deepest.above:+.3f} ({deepest.above_low:+.3f} to {deepest.above_high:+.3f})"
-    verdict = {"outside": True, "inside": False, "open": None}[str(deepest.place)]
+    verdict: bool | str | None = {"outside": True, "inside": False, "open": None}[str(deepest.place)]
     if deepest.run != table.sort_values("ratio").run.iloc[0] and not verdict:
-        verdict = None
+        verdict = NOT_YET
     why = (
         f"Rule: the deepest shape's paired difference from the best is above {BAND:.0%} of the loss, interval included."
     )
@@ -177,7 +184,9 @@ def _deepest_check(table: pd.DataFrame, places: pd.DataFrame) -> Check:
 def cost_check(costs: pd.DataFrame) -> list[Check]:
     """C40: does training time grow with the number of layers at one size? Slope of log time on log layers."""
     if len(costs) < LEAST:
-        return [Check("C40", "ladder", f"{len(costs)} shapes timed, {LEAST} needed", None, "Rule: needs six shapes.")]
+        return [
+            Check("C40", "ladder", f"{len(costs)} shapes timed, {LEAST} needed", NOT_YET, "Rule: needs six shapes.")
+        ]
     line = stats.linregress(np.log2(costs.layers), np.log2(costs.seconds))
     half = float(stats.t.ppf(0.95, len(costs) - 2) * line.stderr)
     low, high = line.slope - half, line.slope + half
@@ -208,7 +217,8 @@ def recipe_checks(trend: pd.DataFrame, losses: pd.DataFrame, activation: pd.Data
         interval = best_interval(losses) if evidence == "ladder" and len(losses) >= LEAST else (np.nan, np.nan)
         parts = {"ReLU": first, "more data": second, "small ratio": sparse_end(activation, *interval)}
         words = {True: "yes", False: "no", None: "open"}
-        verdict = False if False in parts.values() else None if None in parts.values() else True
+        left_open = _open(losses) if evidence == "ladder" else None
+        verdict = False if False in parts.values() else left_open if None in parts.values() else True
         value = ", ".join(f"{name}: {words[answer]}" for name, answer in parts.items())
         why = (
             f"Rule: lower than SiLU at every scale with both ({len(pairs)}); falls from first to last third in every "
