@@ -58,7 +58,7 @@ def shapes(folder: Path = LADDER, suite: str = "ladder") -> pd.DataFrame:
     """The nine shapes, deepest first, and how far each is; of another ``suite`` than the ladder none is there.
 
     Columns: run, shape, width, layers, ratio (width / layers), times_usual (over the ladder's usual 12), params,
-    millions (of tokens trained), checkpoints (measured), state: "measured", "not measured yet" (trained to its end),
+    million_tokens (trained so far), checkpoints (measured), state: "measured", "not measured yet" (trained to its end),
     "still in training", "not trained yet".
     """
     lacks = trends.lacks(suite).replace("no checkpoints along training, so no trend", "no models of other shapes")
@@ -73,7 +73,7 @@ def shapes(folder: Path = LADDER, suite: str = "ladder") -> pd.DataFrame:
         size = (ratio, ratio * USUAL.layers / USUAL.width, parameters(run.width, run.layers))
         shape = f"{run.width}×{run.layers}"
         rows.append((name, shape, run.width, run.layers, *size, tokens / TOKEN_UNITS["ladder"], len(points), state))
-    names = ["run", "shape", "width", "layers", "ratio", "times_usual", "params", "millions", "checkpoints", "state"]
+    names = ["run", "shape", "width", "layers", "ratio", "times_usual", "params", "million_tokens", "checkpoints", "state"]
     table = pd.DataFrame(rows, columns=names).sort_values("ratio", ignore_index=True)
     table.attrs["lacks"] = lacks
     return table
