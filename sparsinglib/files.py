@@ -1,7 +1,6 @@
 """Files and directories that appear whole or not at all, and errors of a full disk that name what was written."""
 
 import os
-import pickle
 import re
 import shutil
 import tempfile
@@ -86,12 +85,14 @@ def copy(source: Path, target: Path) -> None:
 def kept(path: Path, make: Callable[[], T]) -> T:
     """What ``make`` gives, read from ``path`` if it was made before; made again if what lies there cannot be read.
 
-    For results of our own under the cache directory, whose names hold what they depend on: they are pickled.
+    For results of our own under the cache directory, whose names hold what they depend on.
     """
+    import joblib
+
     if path.is_file():
-        with suppress(Exception):  # a damaged pickle can raise anything
-            return pickle.loads(path.read_bytes())
+        with suppress(Exception):  # a damaged file can raise anything
+            return joblib.load(path)
     made = make()
-    with replacing(path) as partial, partial.open("wb") as file:
-        pickle.dump(made, file)
+    with replacing(path) as partial:
+        joblib.dump(made, partial)
     return made

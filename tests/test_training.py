@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import sparsinglib as sl
-from sparsinglib import corpora, ladder, training, trajectory
+from sparsinglib import corpora, ladder, shipping, training, trajectory
 from sparsinglib.block_attention import BLOCK_CAUSAL, block_causal
 from sparsinglib.ladder import RUNS, Run
 from sparsinglib.mup import build, make_optimizer
@@ -274,8 +274,8 @@ def test_a_finished_run_goes_on_from_what_is_shipped(texts, tmp_path):
         for p in ("whole", "new")
     ]
     assert rates[0]["learning_rate"] == rates[1]["learning_rate"]
-    assert not training._shipped(tmp_path / "new", tmp_path / "shipped")
-    assert training._shipped(tmp_path / "work", tmp_path / "shipped")
+    assert not shipping.is_shipped(tmp_path / "new", tmp_path / "shipped")
+    assert shipping.is_shipped(tmp_path / "work", tmp_path / "shipped")
     training.rebuild(TINY, tmp_path / "new", tmp_path / "shipped")  # a state that is there is left alone
     assert training.last_checkpoint(tmp_path / "new").name == "checkpoint-80"
 

@@ -73,7 +73,18 @@ def shapes(folder: Path = LADDER, suite: str = "ladder") -> pd.DataFrame:
         size = (ratio, ratio * USUAL.layers / USUAL.width, parameters(run.width, run.layers))
         shape = f"{run.width}×{run.layers}"
         rows.append((name, shape, run.width, run.layers, *size, tokens / TOKEN_UNITS["ladder"], len(points), state))
-    names = ["run", "shape", "width", "layers", "ratio", "times_usual", "params", "million_tokens", "checkpoints", "state"]
+    names = [
+        "run",
+        "shape",
+        "width",
+        "layers",
+        "ratio",
+        "times_usual",
+        "params",
+        "million_tokens",
+        "checkpoints",
+        "state",
+    ]
     table = pd.DataFrame(rows, columns=names).sort_values("ratio", ignore_index=True)
     table.attrs["lacks"] = lacks
     return table

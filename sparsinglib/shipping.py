@@ -1,0 +1,136 @@
+"""What is kept of a ladder run: its checkpoints, what is shipped of it, and how another machine goes on from that."""
+
+import copy
+import hashlib
+import json
+import shutil
+import sys
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from . import corpora, ladder
+from .files import copy as copy_file
+from .files import replacing, replacing_directory, write_atomically
+from .ladder import Run
+from .windows import TOKENIZER
+
+
+def save(model: PreTrainedModel, directory: Path) -> None:
+    """Write a checkpoint in bf16, all or nothing; ``model`` is left as it is. Raises OSError if the disk is full."""
+    half = copy.deepcopy(model).bfloat16()
+    half.config.use_cache = True
+    with replacing_directory(directory) as partial:
+        half.save_pretrained(partial)
+
+
+def last_checkpoint(work: Path) -> Path | None:
+    """Newest complete Trainer checkpoint; the Trainer writes ``trainer_state.json`` last, so one without is broken."""
+    complete = [path.parent for path in work.glob("checkpoint-*/trainer_state.json") if _readable(path)]
+    for path in sorted(set(work.glob("checkpoint-*")) - set(complete)):
+        print(f"{path.name} is only half written and is left out", file=sys.stderr)
+    return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def _readable(path: Path) -> bool:
+    try:
+        return bool(json.loads(path.read_text()))
+    except ValueError:
+        return False
+
+
+RESUME_FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
+
+
+def loss_log(run: Run, checkpoint: Path) -> pd.DataFrame:
+    """Training loss in nats: run, step, tokens, loss (mean of 65k tokens), loss_smoothed (half-life 0.5M tokens)."""
+    history = json.loads((checkpoint / "trainer_state.json").read_text())["log_history"]
+    rows = [{"run": run.name, "step": row["step"], "loss": row["loss"]} for row in history if "loss" in row]
+    log = pd.DataFrame(rows, columns=["run", "step", "loss"])
+    log.insert(2, "tokens", log["step"] * run.batch_tokens)
+    log["loss_smoothed"] = log["loss"].ewm(halflife=8).mean().round(4)
+    return log.round({"loss": 4})
+
+
+def describe(run: Run, model: PreTrainedModel, checkpoint: Path) -> dict[str, Any]:
+    """What ``run.json`` says of a run at ``checkpoint``: recipe, size, speed, seed, versions, hashes of its data."""
+    history = json.loads((checkpoint / "trainer_state.json").read_text())["log_history"]
+    seconds = sum(row.get("seconds", 0) for row in history)
+    half = [row.get("bf16", False) for row in history if "loss" in row]
+    total, embedding = (sum(p.numel() for p in part.parameters()) for part in (model, model.get_input_embeddings()))
+    step = step_of(checkpoint)
+    return {
+        **asdict(run),
+        "finished": step >= run.steps,
+        "steps": step,
+        "tokens": step * run.batch_tokens,
+        "tokens_per_step": run.batch_tokens,
+        "parameters": total - embedding,
+        "embedding_parameters": embedding,
+        "neurons": run.neurons,
+        "width_depth_ratio": round(run.width / run.layers, 2),
+        "tokens_per_parameter": round(step * run.batch_tokens / (total - embedding), 1),
+        "rate_times_decay_times_steps": round(
+            run.learning_rate * ladder.BASE_WIDTH / run.width * run.weight_decay * step, 2
+        ),
+        "seconds": round(seconds),
+        "tokens_per_second": round(step * run.batch_tokens / seconds) if seconds else None,
+        "threads": torch.get_num_threads(),
+        "steps_in_bf16_share": round(sum(half) / len(half), 3) if half else None,
+        "shares": corpora.SHARES,
+        "corpora_sha256": corpora.SHA256,
+        "tokenizer_sha256": hashlib.sha256((TOKENIZER / "tokenizer.json").read_bytes()).hexdigest(),
+        "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy")},
+    }
+
+
+def publish(run: Run, work: Path, target: Path) -> None:
+    """Write what is shipped of a run's stable stage: bf16 weights, ``run.json``, ``training.csv``.
+
+    An unfinished run's state is put beside them in ``resume``, so that another machine can continue it. Raises
+    ValueError if ``work`` holds no complete checkpoint.
+    """
+    checkpoint = last_checkpoint(work)
+    if checkpoint is None:
+        raise ValueError(f"{run.name} has no complete checkpoint yet: train it first")
+    model = AutoModelForCausalLM.from_pretrained(checkpoint)
+    half = work / f"step_{step_of(checkpoint):07d}"
+    save(model, half)
+    for name in ("config.json", "model.safetensors"):
+        copy_file(half / name, target / name)
+    with replacing(target / "training.csv") as file:
+        loss_log(run, checkpoint).to_csv(file, index=False)
+    write_atomically(target / "run.json", json.dumps(describe(run, model, checkpoint), indent=1))
+    resume = target / "resume"
+    if step_of(checkpoint) < run.steps:
+        with replacing_directory(resume) as partial:
+            for name in RESUME_FILES:
+                shutil.copy(checkpoint / name, partial / name)
+    else:
+        shutil.rmtree(resume, ignore_errors=True)
+
+
+def is_shipped(work: Path, target: Path) -> bool:
+    """Whether ``target`` already holds what the last checkpoint under ``work`` would make of it."""
+    checkpoint, facts = last_checkpoint(work), target / "run.json"
+    return bool(checkpoint and facts.is_file() and json.loads(facts.read_text())["steps"] == step_of(checkpoint))
+
+
+def restore(work: Path, target: Path) -> None:
+    """Bring back the state of an unfinished run from where ``publish`` put it, if this machine has none of its own."""
+    state = target / "resume" / "trainer_state.json"
+    if last_checkpoint(work) is None and state.is_file():
+        step = json.loads(state.read_text())["global_step"]
+        with replacing_directory(work / f"checkpoint-{step}") as partial:
+            shutil.copytree(state.parent, partial, dirs_exist_ok=True)
+            shutil.copy(target / "config.json", partial)
+
+
+def step_of(checkpoint: Path) -> int:
+    """Step of a Trainer checkpoint, from its name."""
+    return int(checkpoint.name.rpartition("-")[2])
