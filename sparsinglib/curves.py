@@ -81,6 +81,7 @@ class LayerCurve:
         self.log_t = np.log(knots[positive])
         self.log_c = np.maximum.accumulate(np.log(cett[positive])) if positive.any() else cett[positive]
         self.log_correction: tuple[np.ndarray, np.ndarray] = (np.zeros(1), np.zeros(1))
+        self.exact = False  # no pass has measured a point of the curve yet
         self.sorted_magnitudes = np.sort(magnitude.cpu().numpy().ravel())
 
     def threshold(self, cett: float) -> float:
@@ -110,9 +111,15 @@ class LayerCurve:
         log_t, order = np.unique(np.log(t[known]), return_index=True)
         # Knots of the sample between exact points keep their shape; the exact points become knots themselves.
         raw = np.interp(log_t, self.log_t, self.log_c)
-        self.log_correction = (log_t, np.log(c[known])[order] - raw)
+        self._add_exact(log_t, np.log(c[known])[order] - raw)
         self.log_t, index = np.unique(np.concatenate([self.log_t, log_t]), return_index=True)
         self.log_c = np.concatenate([self.log_c, raw])[index]
+
+    def _add_exact(self, log_t: np.ndarray, correction: np.ndarray) -> None:
+        """Keep what earlier passes measured: a second look beside the target must not lose the first one's bracket."""
+        seen_t, seen = self.log_correction if self.exact else (np.zeros(0), np.zeros(0))
+        log_t, index = np.unique(np.concatenate([log_t, seen_t]), return_index=True)
+        self.log_correction, self.exact = (log_t, np.concatenate([correction, seen])[index]), True
 
 
 def _spread_thresholds(magnitude: Tensor, full: Tensor) -> np.ndarray:

@@ -24,9 +24,9 @@ BRACKET_WIDTH = 0.01  # relative width of the bracket on CETT below which the ra
 MOST_SPARSE_PASSES = 6
 LARGEST_CETT = 0.999
 FINE_GRID = np.array([0.7, 1.0, 1.4])  # multiples of a CETT at which thresholds are made exact
-# Ratios of two lattices of CETT values. A target is approached through the lattice points around it, which it shares
+# Ratios of three lattices of CETT values. A target is approached through the lattice points around it, which it shares
 # with its neighbours: so thresholds rise with the target, however close two targets lie.
-COARSE_STEP, NARROW_STEP = 1.4, 1.005
+STEPS = (1.4, 1.05, 1.005)
 WIDE_GRID = np.geomspace(0.003, 0.95, 48)  # 13 % apart: wider, and CETT between two points is off by 3 %
 Z90 = 1.645
 
@@ -79,14 +79,14 @@ def find_thresholds(
 def thresholds_for_cett(
     model: PreTrainedModel, batches: Batches, cett: float | CETT, *, tokenizer: object | None = None
 ) -> Thresholds:
-    """Find the threshold of each layer that gives a target CETT (Sec 4.1): three dense passes and a sparse one.
+    """Find the threshold of each layer that gives a target CETT (Sec 4.1): four dense passes and a sparse one.
 
     Raises ValueError for a target outside [0, 1) and as ``find_thresholds`` does.
     """
     rule = cett if isinstance(cett, CETT) else CETT(cett)
     trial = Trial(model, batches)
     if rule.target > 0:
-        for step in (COARSE_STEP, NARROW_STEP):
+        for step in STEPS:
             trial.refine(_around(rule.target, step))
     return _artefact(trial, trial.evaluate(float(rule.target)), [], None, None, None, tokenizer)
 

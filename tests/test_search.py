@@ -52,10 +52,8 @@ def split(ids, sizes):
 def test_layers_reach_the_target_cett_by_brute_force(activation, cett, ids):
     model, text = golden_model(activation), ids["tiny64"]
     found = sl.thresholds_for_cett(model, [text], cett)
-    # Between two points of the search's finer lattice, half a step at most, and one neuron of this short text.
-    tolerance = cett * (search.NARROW_STEP - 1) / 2 + 4e-4
     for values, down, threshold in zip(dense_values(model, text), downs(model), found.values, strict=True):
-        assert np.mean(brute_cett(values, down, threshold)) == pytest.approx(cett, abs=tolerance)
+        assert np.mean(brute_cett(values, down, threshold)) == pytest.approx(cett, abs=1e-3)
 
 
 def test_a_text_longer_than_the_sample_reaches_it_too(responsive):
@@ -103,13 +101,12 @@ def test_layer_cett_of_single_tokens_by_loop():
 EDGE = 1.4**-5
 
 
-# Up to 0.8: beyond, less than one neuron a token is left on this text, and two targets 1 % apart can come out in the
-# wrong order by a few percent of a threshold. The same examples each time: so rare a case should not stop a build.
-@settings(max_examples=40, derandomize=True)
+@settings(max_examples=40)
+@example([0.5, 0.890625, 0.8984375])
 @example([0.5, 0.14633305489786164, 0.1462678383279269])
 @example([EDGE * (1 - 1e-6), EDGE, EDGE * (1 + 1e-6), EDGE * (1 + 1e-4), EDGE * (1 - 1e-4)])
 @example([0.1 * (1 + 3e-4 * i) for i in range(40)])
-@given(st.lists(st.floats(0.005, 0.8), min_size=3, max_size=6, unique=True))
+@given(st.lists(st.floats(0.005, 0.9), min_size=3, max_size=6, unique=True))
 def test_more_cett_means_higher_thresholds_and_fewer_neurons(cetts):
     model = golden_model("silu")
     text = torch.tensor([golden()["token_ids"]["tiny64"]])
