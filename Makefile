@@ -27,6 +27,7 @@ notebooks: $(READY)
 
 ladder: $(READY)
 	$(PYTHON) -m sparsinglib.training --all
+	$(PYTHON) -m sparsinglib.trajectory --all
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

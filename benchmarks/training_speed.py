@@ -38,12 +38,6 @@ def matmul_rate(size: int = 1024, repeats: int = 12) -> float:
     return 2 * size**3 / min(times)
 
 
-def flops_per_token(run: Run) -> float:
-    """Forward and backward: 6 for each weight of a matrix product (output layer included), and causal attention."""
-    weights = 11.5 * run.layers * run.width**2 + ladder.VOCABULARY * run.width
-    return 6 * (weights + run.layers * run.width * ladder.CONTEXT)
-
-
 def loop(run: Run, data: Windows, steps: int, compiled: bool, half: bool = False, blocks: bool = False) -> float:
     """Median seconds of a step in a plain loop of torch's own pieces."""
     model, times = build(run), []
@@ -113,7 +107,7 @@ def main() -> None:
     for name, way in ways.items():
         rate = matmul_rate()
         speed = run.batch_tokens / way()
-        rows.append({"way": name, "tokens_per_s": speed, "share_of_matmul": speed * flops_per_token(run) / rate})
+        rows.append({"way": name, "tokens_per_s": speed, "share_of_matmul": speed * run.flops_per_token() / rate})
     table = pd.DataFrame(rows)
     table.insert(2, "times_plain_loop", table["tokens_per_s"] / table["tokens_per_s"].iloc[0])
     print(table.round({"tokens_per_s": 0, "times_plain_loop": 2, "share_of_matmul": 3}).to_string(index=False))

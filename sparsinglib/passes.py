@@ -97,7 +97,7 @@ def _checked(batch: Tensor | Mapping[str, Tensor], index: int, config: Any) -> B
         raise ValueError(
             f"Batch {index}: expected a LongTensor of token ids (rows × length), got {type(ids).__name__}."
         )
-    ids = ids.long()
+    ids = ids.long().cpu()  # what is counted is counted there; each pass moves the ids to the model
     if ids.dim() == 1:
         ids = ids[None]
     if ids.dim() != 2 or ids.numel() == 0:
@@ -106,7 +106,7 @@ def _checked(batch: Tensor | Mapping[str, Tensor], index: int, config: Any) -> B
         raise ValueError(
             f"Batch {index}: attention_mask {tuple(mask.shape)} does not fit token ids {tuple(ids.shape)}."
         )
-    valid = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool().reshape(ids.shape)
+    valid = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool().cpu().reshape(ids.shape)
     vocabulary, context = config.vocab_size, getattr(config, "max_position_embeddings", None)
     if ids[valid].numel() and not 0 <= int(ids[valid].min()) <= int(ids[valid].max()) < vocabulary:
         raise ValueError(f"Batch {index}: token ids outside the model's vocabulary of {vocabulary}; wrong tokenizer?")

@@ -26,6 +26,10 @@ from .paths import FIGURES, NOTEBOOKS, ROOT
 from .runner import Job, Runner, is_claims, short
 
 OUT = ROOT / "build" / "notebooks"
+OUT_HELP = (
+    "directory for executed copies, logs and gallery (default: build); with --suite or --set also for figures and "
+    "results, which otherwise go to figures/"
+)
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
@@ -99,9 +103,10 @@ def plan(
 
 
 def store_outputs(executed: Path, notebook: Path) -> None:
-    """Put an executed copy in the notebook's place, without what differs from run to run (times, papermill's notes)."""
+    """Put an executed copy in the notebook's place, without what differs from run to run (papermill's notes, bars)."""
     document = nbformat.read(executed, as_version=4)
-    document.metadata.pop("papermill", None)
+    for name in ("papermill", "widgets"):  # progress bars are drawn again by whoever runs the notebook
+        document.metadata.pop(name, None)
     document.metadata["language_info"] = {"name": "python"}
     for cell in document.cells:
         for name in ("papermill", "execution"):
@@ -143,7 +148,7 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=min(2, os.cpu_count() or 1),
         help="notebooks run side by side (default: %(default)s)",
     )
-    parser.add_argument("--out", type=Path, help="directory for copies, logs, results and gallery (default: build)")
+    parser.add_argument("--out", type=Path, help=OUT_HELP)
     parser.add_argument(
         "--set",
         dest="settings",

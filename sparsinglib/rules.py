@@ -1,7 +1,7 @@
 """Which neurons of a token are active: the rules the paper compares (Sec 2.2 and 4.1) and three that other tools use.
 
-Each is a small value object with ``active(ffn, neurons, gate) -> bool tensor`` of the same shape. A neuron whose output
-vector is exactly zero adds nothing, so no rule ever counts it as active.
+Each is a small value object with ``active(ffn, neurons, gate) -> bool tensor`` of the same shape. What a rule ranks by
+(gate score or output vector) must be nonzero for a neuron to be active.
 """
 
 from collections.abc import Sequence
@@ -128,6 +128,8 @@ class TopK:
         if self.over == "token":
             return _largest(size, self.k)
         pool = (size if valid is None else size.reshape(-1, ffn.d_ff)[valid]).reshape(-1)
+        if not len(pool):  # a piece of a batch that holds nothing but padding
+            return torch.zeros_like(size, dtype=torch.bool)
         least = torch.topk(pool, max(1, round(self.k * len(pool)))).values[-1]
         return (size >= least) & (size > 0)
 

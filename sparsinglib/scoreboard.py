@@ -28,6 +28,7 @@ NOTES = {
     "; not measured)": "missing: a measurement; the paper states it without one that could be repeated",
     "(not this paper's result)": "missing: the phones and the engine of the work that the paper cites for it",
 }
+ARITHMETIC = "arithmetic on the printed numbers, no measurement"  # said in the ``why`` of a verdict that is no more
 BEGIN, END = "<!-- claims:begin -->", "<!-- claims:end -->"
 
 
@@ -113,13 +114,16 @@ def counts(claims: pd.DataFrame, evidence: Sequence[str] = EVIDENCE) -> pd.DataF
 
 
 def in_words(claims: pd.DataFrame) -> str:
-    """How many claims have a verdict, how many cannot have one here, and which wait for a measurement."""
+    """How many claims have a verdict and how many of these measure nothing; how many cannot have one, or wait."""
     board = verdicts(claims)
     judged = board.isin([HOLDS, PART, FAILS]).any(axis=1)
     missing = ~judged & board.index.isin(claims.id[claims.verdict == UNMEASURED])
     untestable = int((~judged & ~missing).sum())
+    said = claims[claims.verdict.isin([HOLDS, FAILS])]
+    measured = said.id[~said.why.str.contains(ARITHMETIC, regex=False)].nunique()
     return (
-        f"Of {len(board)} claims, {int(judged.sum())} were held against at least one kind of evidence, "
+        f"Of {len(board)} claims, {int(judged.sum())} could be judged by at least one kind of evidence, "
+        f"{int(judged.sum()) - measured} of them by {ARITHMETIC.replace(', no', ' and no')}; "
         f"{untestable} are not testable here, {int(missing.sum())} are not measured yet."
     )
 

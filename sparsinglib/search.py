@@ -45,10 +45,11 @@ def find_thresholds(
     """Find the one CETT, and with it a threshold for each layer, that raises perplexity by p % (Sec 4.2, Algorithm 1).
 
     ``batches`` are token ids (rows × length) or dicts with ``attention_mask``. ``criterion="kl"`` asks that
-    exp(KL(dense ‖ sparse)) rises by p % instead, which needs 50 to 100 times fewer tokens; each of its sparse passes
-    brings a dense one. ``method="bisection"`` is Algorithm 1 as printed, to ``stop_width`` on CETT; the default needs
-    about five sparse passes and stops when log(ratio) is within 2e-4 of its target or CETT is known to 1 %. The
-    answer is judged on ``held_out`` batches too if given; ``tokenizer`` is only noted in the result.
+    exp(KL(dense ‖ sparse)) rises by p % instead: it varies less from token to token, so that a shorter text will do
+    (notebook 01 has by how much); each of its sparse passes brings a dense one. ``method="bisection"`` is Algorithm 1
+    as printed, to ``stop_width`` on CETT; the default needs about five sparse passes and stops when log(ratio) is
+    within 2e-4 of its target or CETT is known to 1 %. The answer is judged on ``held_out`` batches too if given;
+    ``tokenizer`` is only noted in the result.
 
     Raises ValueError for an increase that is not positive, a text that cannot be measured, or a loss that is not
     finite; UnsupportedModel for a model whose FFNs cannot be found. Warns if the target cannot be met, the ratio is
@@ -242,15 +243,16 @@ def _artefact(
 ) -> Thresholds:
     ratio = math.exp(answer.log_ratio)
     uncertain: dict[str, Any] = {}
-    if target is not None and answer.se is not None:
-        shares = [max(0.0, 1 + sign * Z90 * answer.se / target) for sign in (-1, 1)]
+    error = answer.kl_se if criterion == "kl" else answer.se
+    if target is not None and error is not None:
+        shares = [max(0.0, 1 + sign * Z90 * error / target) for sign in (-1, 1)]
         ends = [min(answer.cett * math.sqrt(share), LARGEST_CETT) for share in shares]
         active = [trial.active_share(cett) for cett in (*ends, answer.cett)]
         scale = answer.activation_ratio / active[2] if active[2] else 1.0
         uncertain = {
             "cett_interval": tuple(ends),
             "activation_interval": (min(1.0, scale * active[1]), min(1.0, scale * active[0])),
-            "tokens_needed": math.ceil(trial.corpus.tokens * (answer.se / (0.1 * target)) ** 2),
+            "tokens_needed": math.ceil(trial.corpus.tokens * (error / (0.1 * target)) ** 2),
         }
     values = sorted(seen)
     return Thresholds(
@@ -301,7 +303,8 @@ def _warn(found: Thresholds) -> None:
             stacklevel=3,
         )
     if not found.monotone:
-        warnings.warn("The perplexity ratio is not monotone in CETT on this text; see Thresholds.points.", stacklevel=3)
+        what = "KL" if found.criterion == "kl" else "The perplexity ratio"
+        warnings.warn(f"{what} is not monotone in CETT on this text; see Thresholds.points.", stacklevel=3)
     if found.criterion == "ppl" and found.ppl_ratio_se is None:
         warnings.warn(f"{found.tokens} tokens are too few to say how sure the ratio is.", stacklevel=3)
     elif found.criterion == "ppl" and 2 * (found.ppl_ratio_se or 0.0) > p / 100:

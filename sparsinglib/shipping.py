@@ -18,7 +18,7 @@ from . import corpora, ladder
 from .files import copy as copy_file
 from .files import replacing, replacing_directory, write_atomically
 from .ladder import Run
-from .windows import TOKENIZER
+from .models import LADDER_TOKENIZER
 
 
 def save(model: PreTrainedModel, directory: Path) -> None:
@@ -59,9 +59,6 @@ def loss_log(run: Run, checkpoint: Path) -> pd.DataFrame:
 
 def describe(run: Run, model: PreTrainedModel, checkpoint: Path) -> dict[str, Any]:
     """What ``run.json`` says of a run at ``checkpoint``: recipe, size, speed, seed, versions, hashes of its data."""
-    history = json.loads((checkpoint / "trainer_state.json").read_text())["log_history"]
-    seconds = sum(row.get("seconds", 0) for row in history)
-    half = [row.get("bf16", False) for row in history if "loss" in row]
     total, embedding = (sum(p.numel() for p in part.parameters()) for part in (model, model.get_input_embeddings()))
     step = step_of(checkpoint)
     return {
@@ -78,14 +75,30 @@ def describe(run: Run, model: PreTrainedModel, checkpoint: Path) -> dict[str, An
         "rate_times_decay_times_steps": round(
             run.learning_rate * ladder.BASE_WIDTH / run.width * run.weight_decay * step, 2
         ),
-        "seconds": round(seconds),
-        "tokens_per_second": round(step * run.batch_tokens / seconds) if seconds else None,
+        **_timing(run, checkpoint),
         "threads": torch.get_num_threads(),
-        "steps_in_bf16_share": round(sum(half) / len(half), 3) if half else None,
         "shares": corpora.SHARES,
         "corpora_sha256": corpora.SHA256,
-        "tokenizer_sha256": hashlib.sha256((TOKENIZER / "tokenizer.json").read_bytes()).hexdigest(),
+        "tokenizer_sha256": hashlib.sha256((LADDER_TOKENIZER / "tokenizer.json").read_bytes()).hexdigest(),
         "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy")},
+    }
+
+
+def _timing(run: Run, checkpoint: Path) -> dict[str, Any]:
+    """Seconds, tokens a second and share of steps in bf16, of the rows of the log that say it.
+
+    Those of a run that goes on from its shipped weights do not, up to there (``training.rebuild``): speed is that of
+    the later steps, and the share is None.
+    """
+    history = json.loads((checkpoint / "trainer_state.json").read_text())["log_history"]
+    rows = [row for row in history if "loss" in row]
+    steps = [row["step"] - before for row, before in zip(rows, [0, *(row["step"] for row in rows)], strict=False)]
+    timed = [(count, row["seconds"]) for count, row in zip(steps, rows, strict=True) if "seconds" in row]
+    seconds, half = sum(time for _, time in timed), [row.get("bf16") for row in rows]
+    return {
+        "seconds": round(seconds),
+        "tokens_per_second": round(sum(count for count, _ in timed) * run.batch_tokens / seconds) if seconds else None,
+        "steps_in_bf16_share": round(sum(half) / len(half), 3) if half and None not in half else None,
     }
 
 

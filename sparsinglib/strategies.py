@@ -7,16 +7,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from . import passes
-from .ffn import FFN, find_ffns
-from .hooks import tap
-from .passes import Corpus
 from .rules import CETT, FAT, Rule, StraightforwardReLU, TopK
 from .search import find_thresholds, thresholds_for_cett
+from .tradeoff_rules import GateSample
 from .trial import Batches
 
 STRATEGIES = ("relu", "topk", "fat", "cett", "pplp")
-SAMPLED_SCORES = 2**22
 
 
 def check_strategy(strategy: str, argument: float) -> None:
@@ -81,23 +77,7 @@ def _stacked(rows: list[Tensor], size: int) -> list[Tensor]:
 def rules_at(model: PreTrainedModel, batches: Batches, activation_ratio: float) -> dict[str, Rule]:
     """Top-k and FAT-eps at about a given activation ratio, so that they can be set beside CETT at equal sparsity.
 
-    For FAT the eps is the quantile of \\|gate score\\| over all layers of a dense pass (an evenly spaced sample of
-    at most 4M scores).
+    For FAT the eps is the quantile of \\|gate score\\| over all layers of a dense pass (``GateSample``).
     """
-    ffns = find_ffns(model)
-    corpus = Corpus(model, batches)
-    stride = max(1, corpus.tokens * sum(ffn.d_ff for ffn in ffns) // SAMPLED_SCORES)
-    scores: list[Tensor] = []
-    current: list[Tensor] = []
-
-    def visit(ffn: FFN, neurons: Tensor, gate: Tensor) -> None:
-        flat = gate.reshape(-1, ffn.d_ff)[current[0].to(gate.device)]
-        scores.append(flat.abs().float().reshape(-1)[::stride].cpu())
-
-    with tap(ffns, visit, gate=True):
-        for batch in corpus:
-            current[:] = [batch.valid.reshape(-1)]
-            passes.logits(model, batch)
-    ordered = torch.cat(scores).sort().values
-    eps = float(ordered[min(len(ordered) - 1, round((1 - activation_ratio) * len(ordered)))])
-    return {"Top-k": TopK(activation_ratio), "FAT-ε": FAT(eps)}
+    sample = GateSample.read(model, batches)
+    return {family: sample.rule(family, activation_ratio) for family in ("Top-k", "FAT-ε")}

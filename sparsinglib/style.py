@@ -106,6 +106,16 @@ def say(ax: Axes, text: str) -> None:
     ax.text(0.5, 0.5, text, ha="center", va="center", wrap=True, transform=ax.transAxes, color="0.35")
 
 
+def of_evidence(drawn: tuple[Figure, pd.DataFrame], evidence: str) -> tuple[Figure, pd.DataFrame]:
+    """Say above a figure, and in the first column of its data, which kind of evidence it shows."""
+    figure, data = drawn
+    with context():
+        figure.suptitle(EVIDENCE_LABELS.get(evidence, evidence), fontsize=10, parse_math=False)
+    labelled = data.copy()
+    labelled.insert(0, "evidence", evidence)
+    return figure, labelled
+
+
 def save(fig: Figure, name: str, data: pd.DataFrame, folder: Path = DRAWN) -> Figure:
     """Write ``name``.png (150 dpi), ``name``.svg and the tidy data behind them as ``name``.csv; return the figure.
 

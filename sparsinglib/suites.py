@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from . import models
-from .paths import ROOT, SUITES
+from .paths import SUITES
 
 EVIDENCE = ("ladder", "released", "own")
 PARTS = {  # of a checkpoint's directory, and the names that each may have
@@ -37,7 +37,6 @@ class Checkpoint:
         scale: label of its size, such as "0.1B".
         activation: "relu", "silu", …: how series are named and coloured.
         revision: revision of a hub id.
-        steps: directory of the checkpoints along its training, if there are any.
     """
 
     name: str
@@ -45,7 +44,6 @@ class Checkpoint:
     scale: str
     activation: str
     revision: str | None = None
-    steps: str | None = None
 
     @property
     def here(self) -> bool:
@@ -192,9 +190,7 @@ def _checkpoint(where: str, entry: Any) -> Checkpoint:
             raise SuiteError(f"{where}: {name} must be a text, got {short(value)}; quote it if it looks like a number.")
     if absent := [name for name in ("name", "scale", "activation") if name not in entry]:
         raise SuiteError(f"{where}: {', '.join(absent)} is missing.")
-    steps = entry.get("steps")
-    rooted = {"steps": str(ROOT / steps)} if steps else {}
-    return Checkpoint(**{"source": entry["name"], **entry, **rooted})
+    return Checkpoint(**{"source": entry["name"], **entry})
 
 
 def _only(where: str, entry: dict[str, Any], known: set[str]) -> None:

@@ -208,14 +208,18 @@ def loaded(checkpoint: Checkpoint) -> tuple[PreTrainedModel, PreTrainedTokenizer
 def batches(text: Text, tokenizer: PreTrainedTokenizerBase) -> list[torch.LongTensor]:
     """Windows of a held-out text, or of the part of it that a task is about; none longer than the model's context.
 
-    Batches of token ids, rows × length. Raises ValueError for a text too short for its parts.
+    Batches of token ids, rows × length. Raises ValueError for a text too short for its parts, with the remedy.
     """
     characters = corpora.load(text.corpus, "validation")[: text.tokens * CHARACTERS_A_TOKEN]
     length = min(text.length, tokenizer.model_max_length)
     size = max(1, BATCH_TOKENS // length)
     found = corpora.token_batches(characters, tokenizer, length, size, text.tokens)
     if text.part >= len(found):
-        raise ValueError(f"{text.corpus}: {len(found)} batches cannot be cut into {text.parts} parts.")
+        raise ValueError(
+            f"{text.corpus}: {sum(b.numel() for b in found):,} tokens, of the {text.tokens:,} asked for, make "
+            f"{len(found)} batches of up to {size} windows of {length}, too few for {text.parts} parts: give a longer "
+            "text, or lower tokens or parts."
+        )
     return found[text.part :: text.parts]
 
 

@@ -114,7 +114,8 @@ def _mean_change(part: pd.DataFrame) -> tuple[float, float, float, float]:
 
 def _over_models(table: pd.DataFrame, used: pd.DataFrame) -> list[pd.DataFrame]:
     rows = []
-    for (rule, p, group), part in table.dropna(subset="value").groupby(["rule", "p", "group"], sort=False):
+    by_rule = table.dropna(subset="value").groupby(["rule", "p", "group"], sort=False, dropna=False)
+    for (rule, p, group), part in by_rule:
         if part.model.nunique() == table.model.nunique() > 1:
             cells = used[(used.rule == rule) & (used.group == group)]
             rows.append(("mean", rule, p, group, cells.task.nunique(), *_mean_change(cells)))

@@ -138,23 +138,24 @@ def _key(rule: Rule | None) -> tuple[str, str]:
 
 
 def model_digest(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
-    """SHA-256 of what a score depends on besides rule and task: weights, configuration, tokens, and the code used."""
+    """SHA-256 of what a score depends on besides rule and task: weights, configuration, tokens, code and versions."""
     digest = hashlib.sha256(model.config.to_json_string().encode())
     for key, tensor in sorted(model.state_dict().items()):
         digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     digest.update(joblib.hash((sorted(tokenizer.get_vocab().items()), tokenizer.special_tokens_map)).encode())
-    for module in ("ffn", "hooks", "rules", "offline_scoring"):
+    for module in ("ffn", "hooks", "rules", "offline_scoring", "task_harness"):
         digest.update(Path(__file__).with_name(f"{module}.py").read_bytes())
+    digest.update(" ".join(version(name) for name in ("lm-eval", "torch", "transformers")).encode())
     return digest.hexdigest()
 
 
 def _task_digest(task: str, folder: Path | None) -> str:
-    """Hash of what a local task is read from; the harness's version for one of its own."""
+    """Hash of what a local task is read from; nothing for one of the harness's own, whose version is in the model's."""
     if task in offline_tasks.MAKERS:
         paths = [offline_tasks.template(task), offline_tasks.build() / f"{task}.jsonl"]
     elif folder is not None:
         paths = sorted(path for path in folder.iterdir() if path.suffix in (".yaml", ".py", ".jsonl"))
     else:
-        return version("lm-eval")
+        return ""
     return joblib.hash([path.read_bytes() for path in paths])

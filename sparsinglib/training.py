@@ -204,8 +204,11 @@ def rebuild(run: Run, work: Path, target: Path) -> None:
 def decay_branch(run: Run, texts: dict[str, np.ndarray], work: Path, target: Path) -> None:
     """Train the WSD decay from the end of the stable stage and save it as ``decayed`` beside the stable checkpoint.
 
-    Raises ValueError if the stable stage is not finished.
+    One that is there from this end is left as it is. Raises ValueError if the stable stage is not finished.
     """
+    written = target / "decayed" / "training.csv"  # last of all
+    if written.is_file() and pd.read_csv(written)["step"].min() > run.steps:
+        return
     end, branch = last_checkpoint(work), work / "decay"
     if end is None or step_of(end) < run.steps:
         raise ValueError(f"{run.name}: the stable stage is not finished; train it first")
@@ -217,7 +220,7 @@ def decay_branch(run: Run, texts: dict[str, np.ndarray], work: Path, target: Pat
     assert done is not None  # the stable stage's, at least
     save(AutoModelForCausalLM.from_pretrained(done), target / "decayed")
     log = loss_log(run, done)
-    with replacing(target / "decayed" / "training.csv") as file:
+    with replacing(written) as file:
         log[log["step"] > run.steps].to_csv(file, index=False)
 
 
@@ -233,7 +236,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m sparsinglib.training", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="runs to train or to continue")
     parser.add_argument("--all", action="store_true", help="every run, one after another, with its decay branch")
-    parser.add_argument("--list", action="store_true", help="show the runs, and train nothing (so without any NAME)")
+    parser.add_argument("--list", action="store_true", help="show the runs, and train nothing (as without any NAME)")
     parser.add_argument(
         "--decay", action="store_true", help="after the run, train its decay branch (10 %% more tokens)"
     )

@@ -2,7 +2,8 @@
 
 ``python -m sparsinglib.trajectory 0.1m-relu`` measures the checkpoints that training left under ``build/ladder`` (or
 those shipped in ``data/ladder/<run>/steps``) and writes ``data/ladder/<run>/trajectory.csv``. Checkpoints that are
-measured already are not measured again, unless the shared CETT has changed.
+measured already are not measured again, unless the shared CETT has changed. ``--all`` measures what ``make ladder``
+has trained: every finished run with a kept checkpoint that is not in its ``trajectory.csv``.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import torch
 from transformers.utils import logging
 
 from .files import copy, replacing
-from .ladder import CONTEXT, RUNS, Run
+from .ladder import CONTEXT, RUNS, SHAPE_NAMES, VANILLA, MixtureRun, Run
 from .measure import measure
 from .models import load
 from .paths import LADDER
@@ -32,6 +33,7 @@ LAST = 5  # checkpoints that fix CETT
 DEAD = 1e-3  # a neuron active on a smaller share of tokens is dead
 SEARCHED = 1.0  # the p at which CETT is also searched at each checkpoint by itself
 COLUMNS = ["run", "step", "tokens", "metric", "p_pct", "value"]
+DIGITS = 10  # of a value, after the point
 
 
 def checkpoints(run: Run) -> dict[int, Path]:
@@ -45,11 +47,29 @@ def checkpoints(run: Run) -> dict[int, Path]:
 
 
 def chosen(run: Run, steps: list[int]) -> list[int]:
-    """About 24 log-spaced steps and the last five, spaced evenly over the last 15 % of what was trained."""
+    """Up to 24 log-spaced steps, three in each halving, and those at 88, 91, 94, 97 and 100 % of what was trained."""
     end = max(steps)
     last = {min(steps, key=lambda step: abs(step - end * (1 - SPACING * i))) for i in range(LAST)}
     log_spaced = {min(steps, key=lambda step: abs(step - end * 2 ** (-i / 3))) for i in range(24)}
     return sorted(last | log_spaced)
+
+
+def unmeasured() -> list[Run]:
+    """Finished runs with kept checkpoints that are not in ``trajectory.csv``; Figure 12's runs need only their end."""
+    found = []
+    for run in RUNS.values():
+        facts, table = LADDER / run.name / "run.json", LADDER / run.name / "trajectory.csv"
+        along = run != VANILLA and not isinstance(run, MixtureRun)
+        if not along or not facts.is_file() or not json.loads(facts.read_text())["finished"]:
+            continue
+        known = set(pd.read_csv(table)["step"]) if table.is_file() else set()
+        try:
+            steps = chosen(run, list(checkpoints(run)))
+        except ValueError:  # shipped by another machine, whose checkpoints along the run are not here
+            continue
+        if not known.issuperset(steps):
+            found.append(run)
+    return found
 
 
 def measure_checkpoint(
@@ -93,7 +113,8 @@ def measure_run(run: Run, max_tokens: int, brief: bool = False) -> pd.DataFrame:
     print(f"{run.name}: shared CETT {', '.join(f'{p:g} %: {value:.4f}' for p, value in cett.items())}", flush=True)
     table = pd.read_csv(target) if target.is_file() else pd.DataFrame(columns=COLUMNS)
     known = table.loc[table["metric"] == "cett_shared"].groupby("p_pct")["value"].last().to_dict()
-    if any(not math.isclose(known.get(p, math.nan), value, rel_tol=1e-9) for p, value in cett.items()):
+    # Compared as closely as it is written: a small CETT differs from its rounded self by more than a share of 1e-9.
+    if any(not math.isclose(known.get(p, math.nan), value, abs_tol=10.0 ** (1 - DIGITS)) for p, value in cett.items()):
         table = table.iloc[:0]
     for step in reversed(steps):  # the late ones matter most, should the time run out
         if step not in set(table["step"]):
@@ -103,7 +124,7 @@ def measure_run(run: Run, max_tokens: int, brief: bool = False) -> pd.DataFrame:
             rows.insert(0, "run", run.name)
             table = pd.concat([table, rows], ignore_index=True) if len(table) else rows
             with replacing(target) as file:
-                table[COLUMNS].sort_values(["step", "metric", "p_pct"]).round({"value": 10}).to_csv(file, index=False)
+                table[COLUMNS].sort_values(["step", "metric", "p_pct"]).round(DIGITS).to_csv(file, index=False)
             shown = rows[rows["metric"] == "activation_ratio_shared_cett"]["value"].round(4).tolist()
             print(f"{run.name} step {step}: activation ratio {shown}", flush=True)
     return table[COLUMNS]
@@ -122,7 +143,8 @@ def ship(run: Run) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Command line: measure runs by name."""
     parser = argparse.ArgumentParser(prog="python -m sparsinglib.trajectory", description=__doc__)
-    parser.add_argument("names", nargs="+", metavar="NAME", help="runs to measure")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="runs to measure")
+    parser.add_argument("--all", action="store_true", help="finished runs not measured yet; shapes as by --brief")
     parser.add_argument(
         "--max-tokens", type=int, default=16_384, help="held-out tokens measured on (default %(default)s)"
     )
@@ -132,6 +154,8 @@ def main(arguments: list[str] | None = None) -> None:
     unknown = [name for name in options.names if name not in RUNS]
     if unknown:
         parser.error(f"no run is called {', '.join(unknown)}; the runs: {', '.join(RUNS)}")
+    if bool(options.names) == options.all:
+        parser.error("give each NAME of a run, or --all.")
     if options.max_tokens < CONTEXT:
         parser.error(f"--max-tokens must be at least {CONTEXT}, one window; got {options.max_tokens}.")
     torch.set_num_threads(1)
@@ -139,10 +163,10 @@ def main(arguments: list[str] | None = None) -> None:
     # Early checkpoints and p = 1 % are noisy on a text of this length: the README gives the spread instead.
     warnings.filterwarnings("ignore", message=".*(cannot resolve|not monotone).*")
     try:
-        for name in options.names:
+        for run in unmeasured() if options.all else [RUNS[name] for name in options.names]:
             if options.ship:
-                ship(RUNS[name])
-            measure_run(RUNS[name], options.max_tokens, options.brief)
+                ship(run)
+            measure_run(run, options.max_tokens, options.brief or (options.all and run.name in SHAPE_NAMES))
     except (ValueError, ModuleNotFoundError, OSError) as error:
         sys.exit(str(error))
 

@@ -20,12 +20,13 @@ Batches = Iterable[Tensor | Mapping[str, Tensor]]
 
 @dataclass
 class Point:
-    """One sparse pass: the CETT tried and what it gave, log(sparse / dense perplexity) or KL, over one corpus."""
+    """One sparse pass over a corpus: the CETT tried, log(sparse / dense perplexity) and, if asked for, KL; in nats."""
 
     cett: float
     log_ratio: float
     se: float | None
     kl: float | None
+    kl_se: float | None
     activation_ratio: float
     thresholds: list[float]
 
@@ -101,5 +102,5 @@ class Trial:
         self.sparse_passes += 1
         self.dense_passes += self.with_kl
         rise, se = passes.mean_and_error(rises)
-        kl = passes.mean_and_error(divergences)[0] if divergences else None
-        return Point(cett, rise, se, kl, float(active.mean()) / self.corpus.tokens, list(thresholds))
+        kl, kl_se = passes.mean_and_error(divergences) if divergences else (None, None)
+        return Point(cett, rise, se, kl, kl_se, float(active.mean()) / self.corpus.tokens, list(thresholds))

@@ -11,13 +11,12 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from . import corpora, ladder
 from .files import replacing_directory
-from .paths import LADDER
+from .models import LADDER_TOKENIZER
 
-TOKENIZER = LADDER / "tokenizer"
 PATTERN = 40  # windows in which every set has exactly its share
 
 
-def train_tokenizer(directory: Path = TOKENIZER, characters: int = 12_000_000) -> PreTrainedTokenizerBase:
+def train_tokenizer(directory: Path = LADDER_TOKENIZER, characters: int = 12_000_000) -> PreTrainedTokenizerBase:
     """Train the byte-level BPE tokenizer on the mixture and save it where ``AutoTokenizer`` can load it."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -58,7 +57,7 @@ def tokens(name: str, split: corpora.Split = "train") -> np.ndarray:
     """Token ids of one set under the ladder's tokenizer, uint16, cached."""
     from joblib import Memory
 
-    path = TOKENIZER / "tokenizer.json"
+    path = LADDER_TOKENIZER / "tokenizer.json"
     digest = hashlib.sha256(path.read_bytes() + corpora.SHA256[name].encode()).hexdigest()
     remember = Memory(corpora.cache_dir(), verbose=0).cache(_tokenise, ignore=["tokenizer_json"])
     return remember(name, split, digest, str(path))

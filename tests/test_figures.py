@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from helpers import tiny_llama
 
 import sparsinglib as sl
-from sparsinglib import figures, style
+from sparsinglib import figures, style, tradeoff_rules
 from sparsinglib.anatomy import dissect
 from sparsinglib.strategies import check_strategy, find_rule, halves, rules_at
 from sparsinglib.studies import one_checkpoint
@@ -95,6 +96,17 @@ def test_rules_at_meet_the_asked_activation_ratio(ladder, text):
     # In the dense run: quantile of |gate|; the sparse run then moves it a little.
     assert sl.measure(model, batches, rules["FAT-ε"]).activation_ratio == pytest.approx(0.2, abs=0.03)
     assert sl.measure(model, batches, rules["Top-k"]).activation_ratio == pytest.approx(0.2, abs=0.005)
+
+
+def test_every_neuron_has_a_part_in_eps_however_few_tokens_are_sampled(monkeypatch):
+    model = tiny_llama()
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.mlp.gate_proj.weight[1::2] *= 10  # a sample of every other neuron would see one kind only
+    text = [torch.randint(0, 40, (16, 64), generator=torch.Generator().manual_seed(0))]
+    whole = rules_at(model, text, 0.3)["FAT-ε"].eps
+    monkeypatch.setattr(tradeoff_rules, "SAMPLED_SCORES", 16 * 64 * 48 // 2)
+    assert rules_at(model, text, 0.3)["FAT-ε"].eps == pytest.approx(whole, rel=0.15)
 
 
 @pytest.mark.parametrize(

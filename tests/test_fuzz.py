@@ -91,9 +91,11 @@ def test_damaged_thresholds(thresholds_file, tmp_path):
 
 def test_swapped_entries_of_thresholds(thresholds_file, tmp_path):
     entry, path = json.loads(thresholds_file.read_text()), tmp_path / "swapped.json"
-    for seed in range(120):
+    read, tries = 0, 120
+    for seed in range(tries):
         path.write_text(json.dumps(swapped(entry, seed)))
-        attempt(sl.Thresholds.load, path, ValueError)
+        read += len(attempt(sl.Thresholds.load, path, ValueError))
+    assert read < tries / 5  # nearly every entry matters
 
 
 def test_hostile_thresholds_allocate_nothing_large(thresholds_file, tmp_path):
@@ -130,12 +132,14 @@ def test_damaged_suites(tmp_path):
 
 def test_swapped_entries_of_suites(tmp_path):
     entry, path = yaml.safe_load((suites.SUITES / "example.yaml").read_text()), tmp_path / "swapped.yaml"
-    for seed in range(60):
+    read, tries = 0, 60
+    for seed in range(tries):
         path.write_text(yaml.safe_dump(swapped(entry, seed)))
-        attempt(suites.read, path, SuiteError)
+        read += len(attempt(suites.read, path, SuiteError))
         checkpoint = swapped(entry["checkpoints"][0], seed)
         path.write_text(yaml.safe_dump({**entry, "checkpoints": [checkpoint]}))
-        attempt(suites.read, path, SuiteError)
+        read += len(attempt(suites.read, path, SuiteError))
+    assert read < 2 * tries / 5  # two files each
 
 
 def test_a_suite_runs_nothing(tmp_path):
@@ -194,6 +198,8 @@ def test_swapped_entries_of_a_config(tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(GOLDEN / "tiny_minicpm_relu", folder)
     config = json.loads((folder / "config.json").read_text())
-    for seed in range(60):
+    read, tries = 0, 60
+    for seed in range(tries):
         (folder / "config.json").write_text(json.dumps(swapped(config, seed)))
-        attempt(on_cpu, folder, CheckpointError)
+        read += len(attempt(on_cpu, folder, CheckpointError))
+    assert 0 < read < 5 * tries / 6  # transformers lets most of the entries be anything

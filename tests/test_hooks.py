@@ -104,6 +104,17 @@ def test_gate_score_is_the_activations_output(model):
         assert torch.allclose(seen[layer][0], value, atol=1e-5)
 
 
+def test_a_gate_that_is_computed_elsewhere_is_not_replaced_by_the_neurons(model):
+    ffns = sl.find_ffns(model)
+    for ffn in ffns:
+        ffn.activation = torch.nn.ReLU()  # not the module that the model calls
+    with (
+        pytest.raises(sl.UnsupportedModel, match=rf"{ffns[0].name}.*not called"),
+        sl.tap(ffns, lambda ffn, neurons, gate: None, gate=True),
+    ):
+        logits(model)
+
+
 def test_generate_with_cache_equals_the_whole_text_at_once(model):
     with sl.sparsify(model, RULES[3]):
         out = model.generate(

@@ -214,6 +214,18 @@ def test_topk_over_a_layer_ignores_padding(setting):
     )
 
 
+@pytest.mark.parametrize("rule", [*RULES.values(), sl.TopK(0.25, over="layer")], ids=str)
+def test_a_row_of_nothing_but_padding(rule, setting, monkeypatch):
+    model, text = setting
+    monkeypatch.setattr("sparsinglib.passes.LOGIT_BUDGET", 1)  # one row at a time, as with large vocabularies
+    ids, mask = torch.cat([text[:2], torch.full((1, 30), 3)]), torch.tensor([[1] * 30, [1] * 30, [0] * 30])
+    padded = sl.measure(model, [{"input_ids": ids, "attention_mask": mask}], rule)
+    plain = sl.measure(model, [text[:2]], rule)
+    assert padded.tokens == plain.tokens
+    assert padded.ppl_ratio == pytest.approx(plain.ppl_ratio, rel=1e-6)
+    assert padded.by_layer.activation_ratio.tolist() == pytest.approx(plain.by_layer.activation_ratio.tolist())
+
+
 def test_topk_over_a_token_does_not_depend_on_its_neighbours(setting):
     model, text = setting
     alone = sl.measure(model, [text[:1, :10]], sl.TopK(0.25)).token_activation

@@ -69,6 +69,13 @@ def test_muP_scalings_matter(copied, ids):
         assert not torch.allclose(model(ids["tiny64"]).logits, golden_model("relu")(ids["tiny64"]).logits, atol=1e-2)
 
 
+def test_scaled_rotary_embeddings_keep_their_base(copied, ids):
+    path = copied("tiny_minicpm_relu")
+    edit(path, rope_theta=5e5, rope_scaling={"rope_type": "linear", "factor": 2.0})
+    rope = sl.load(path, device_map="cpu")[0].config.rope_parameters
+    assert (rope["rope_type"], rope["factor"], rope["rope_theta"]) == ("linear", 2.0, 5e5)
+
+
 class Writes:
     """Unpickling this creates a file."""
 

@@ -260,13 +260,13 @@ def curve(name: str, points: dict[float, float], trained_at: float | None = None
     spread = torch.linspace(-1, 1, 20)
     blocks = [torch.stack([10 * (loss + noise * spread), torch.full((20,), 10.0)], 1) for loss in points.values()]
     ratios = np.array(list(points))
-    return moe.Curve(name, [float(r) for r in ratios], ratios, torch.stack(blocks).double(), trained_at)
+    return moe.Curve(name, [float(round(100 * r)) for r in ratios], ratios, torch.stack(blocks).double(), trained_at)
 
 
 def family(rise: float, noise: float = 0.0) -> dict[str, moe.Curve]:
     vanilla = curve(moe.VANILLA, {0.3: 2.0, 0.1: 2.4, 0.05: 3.0})
     return {moe.VANILLA: vanilla} | {
-        name: curve(name, {0.02: 9.0, 0.2: 2.2 + rise, 0.3: 2.0 + rise, 0.6: 1.0}, 0.2, noise) for name in moe.MIXTURES
+        name: curve(name, {0.02: 9.0, 0.2: 2.2 + rise, 0.3: 2.0 + rise, 0.6: 1.0}, 20, noise) for name in moe.MIXTURES
     }
 
 
@@ -286,21 +286,47 @@ def test_no_vanilla_no_gap():
 
 
 @pytest.mark.parametrize(
-    ("rise", "noise", "finished", "verdict"),
-    [(0.1, 0.0, True, "holds"), (-0.1, 0.0, True, "fails"), (0.1, 2.0, True, None), (0.1, 0.0, False, "yet")],
+    ("rise", "noise", "margin", "finished", "verdict"),
+    [
+        (0.1, 0.0, 5.0, True, True),
+        (0.1, 0.0, 12.0, True, None),  # 10.5 % could be seeds
+        (0.1, 0.0, None, True, "not measured yet"),  # nobody knows what seeds do
+        (-0.1, 0.0, 5.0, True, False),
+        (-0.1, 0.0, 12.0, True, None),
+        (0.1, 2.0, 5.0, True, None),
+        (0.1, 0.0, 5.0, False, "not measured yet"),
+    ],
 )
-def test_verdict(monkeypatch, rise, noise, finished, verdict):
+def test_verdict(monkeypatch, rise, noise, margin, finished, verdict):
     monkeypatch.setattr(moe, "_facts", lambda name: {"finished": finished})
+    monkeypatch.setattr(moe, "seed_margin", lambda: margin)
     monkeypatch.setattr(moe.paper, "check", lambda notebook, rows: rows)
-    gap = moe.gaps(family(rise, noise))
+    found = family(rise, noise)
     size = moe.pd.DataFrame({"run": [moe.VANILLA, *moe.MIXTURES], "tokens": 1})
-    published, row = moe.checks(gap, size)
+    published, row = moe.checks(moe.gaps(found), size)
     assert published.verdict is None
     assert (row.id, row.evidence) == ("C66", "ladder")
-    assert row.verdict == {"holds": True, "fails": False, "yet": "not measured yet", None: None}[verdict]
+    assert row.verdict == verdict
+    # Away from the rings a mixture runs as it was never trained to: that decides nothing.
+    away = {name: curve(name, {0.2: 2.2 + rise, 0.3: 9.0}, 20, noise) for name in moe.MIXTURES}
+    again = moe.checks(moe.gaps({moe.VANILLA: found[moe.VANILLA]} | away), size)[1]
+    assert again.verdict == verdict
 
 
-def test_figure_with_and_without_runs():
+def test_the_margin_is_the_spread_of_runs_that_differ_in_their_seed(tmp_path, monkeypatch):
+    monkeypatch.setattr(moe, "LADDER", tmp_path)
+    monkeypatch.setattr(moe, "_facts", lambda name: {"finished": name != "b-seed2"})
+    losses = {"a": 3.0, "a-seed2": 3.02, "b": 2.0, "b-seed2": 9.0, "c": 5.0}
+    for name, loss in losses.items():
+        (tmp_path / name).mkdir()
+        moe.pd.DataFrame({"loss_smoothed": [7.0, loss]}).to_csv(tmp_path / name / "training.csv", index=False)
+    monkeypatch.setattr(moe, "ladder_names", lambda: list(losses))
+    assert moe.seed_margin() == pytest.approx(100 * math.expm1(1.645 * 0.02))  # the difference of two, by its variance
+    monkeypatch.setattr(moe, "ladder_names", lambda: ["a", "b", "c"])
+    assert moe.seed_margin() is None
+
+
+def test_figure_with_and_without_runs(monkeypatch):
     found = family(0.1)
     left, right = moe.figure_12(found, moe.gaps(found)).axes
     assert [t.get_text() for t in left.figure.legends[0].get_texts()] == [
@@ -308,8 +334,11 @@ def test_figure_with_and_without_runs():
     ]  # fmt: skip
     assert left.lines[0].get_xdata() == pytest.approx([5, 10, 30])
     assert right.get_ylabel().endswith("(%)")
+    points = moe.table(found)
+    assert points.cett.notna().tolist() == points.active_experts.isna().tolist() == [True] * 3 + [False] * 12
+    monkeypatch.setattr(moe, "ladder_names", list)
     empty = moe.figure_12({}, moe.gaps({}))
-    assert "python -m sparsinglib.training" in empty.axes[0].texts[0].get_text() or moe.trained()
+    assert "python -m sparsinglib.training" in empty.axes[0].texts[0].get_text()
 
 
 def test_missing_runs_are_named(monkeypatch):

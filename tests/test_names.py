@@ -1,4 +1,4 @@
-"""The names that code outside relies on, as shared/design.md writes them: each works, and gives what is said there."""
+"""The names that code outside relies on: each works, and gives what the README and its docstring say."""
 
 import numpy as np
 import pandas as pd

@@ -1,6 +1,6 @@
 """Misbehaviours that a search of this kind can have: each test would fail with one.
 
-Most were measured on the authors' implementation with the same inputs; tests about one behaviour share a number.
+Most were measured on the authors' implementation with the same inputs.
 """
 
 import copy
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:sparsinglib")
 
 
 @pytest.mark.parametrize("target", [0.0, 1e-12])
-def test_1_tiny_target_prunes_next_to_nothing(target, ids):
+def test_tiny_target_prunes_next_to_nothing(target, ids):
     found = sl.thresholds_for_cett(golden_model("silu"), [ids["tiny64"]], target)
     assert found.activation_ratio > 0.999 and max(found.values) < 1e-6 and found.ppl_ratio == pytest.approx(1, abs=1e-6)
     relu = sl.thresholds_for_cett(golden_model("relu"), [ids["tiny64"]], target)
@@ -36,7 +36,7 @@ def mostly_zero(model, share=0.995):
 
 
 @pytest.mark.parametrize("cett", [0.0, 0.05, 0.5])
-def test_2_layer_with_almost_only_zeros_is_not_fully_active(cett, relu, ids):
+def test_layer_with_almost_only_zeros_is_not_fully_active(cett, relu, ids):
     model = mostly_zero(relu)
     result = sl.measure(model, [ids["tiny64"]], sl.CETT(cett))
     assert result.by_layer.activation_ratio[0] <= 0.01
@@ -46,13 +46,13 @@ def test_2_layer_with_almost_only_zeros_is_not_fully_active(cett, relu, ids):
         assert 0 < found.values[0] < float((values.abs() * down.norm(dim=0)).max())
 
 
-def test_2_more_than_99_percent_can_be_pruned(silu, ids):
+def test_more_than_99_percent_can_be_pruned(silu, ids):
     found = sl.thresholds_for_cett(silu, [ids["tiny64"]], 0.99)
     assert found.activation_ratio < 0.0085  # the 0.99 quantile stops at 0.00879
 
 
 @pytest.mark.parametrize("cett", [0.01, 0.1])
-def test_3_token_with_zero_ffn_output(cett, own_relu, ids):
+def test_token_with_zero_ffn_output(cett, own_relu, ids):
     mlp = own_relu.model.layers[0].mlp
     plain = mlp.forward
 
@@ -69,7 +69,7 @@ def test_3_token_with_zero_ffn_output(cett, own_relu, ids):
     assert result.token_activation[0, 0] == 0
 
 
-def test_3_layer_that_no_token_uses(own_relu, ids):
+def test_layer_that_no_token_uses(own_relu, ids):
     with torch.no_grad():
         own_relu.model.layers[0].mlp.gate_proj.weight.zero_()
     result = sl.measure(own_relu, [ids["tiny64"]], sl.CETT(0.1))
@@ -77,7 +77,7 @@ def test_3_layer_that_no_token_uses(own_relu, ids):
     assert result.by_layer.activation_ratio[1] > 0.1
 
 
-def test_4_ratio_is_measured_and_says_when_not_monotone(ids):
+def test_ratio_is_measured_and_says_when_not_monotone(ids):
     model, text = golden_model("silu"), ids["tiny64"]
     with pytest.warns(UserWarning, match="not monotone"):
         found = sl.find_thresholds(model, [text], 1.0)
@@ -87,14 +87,14 @@ def test_4_ratio_is_measured_and_says_when_not_monotone(ids):
 
 @pytest.mark.parametrize("method", ["secant", "bisection"])
 @pytest.mark.parametrize("p", [30.0, 500.0])
-def test_4_target_that_cannot_be_met_says_so(p, method, ids):
+def test_target_that_cannot_be_met_says_so(p, method, ids):
     with pytest.warns(UserWarning, match=f"not raised by {p:g} %"):
         found = sl.find_thresholds(golden_model("relu"), [ids["tiny64"]], p, method=method)
     assert not found.target_met
     assert found.ppl_ratio < 1 + p / 100 and found.cett > 0.98
 
 
-def test_4_search_that_runs_out_of_passes_says_so():
+def test_search_that_runs_out_of_passes_says_so():
     seen = []
     crossed = []
 
@@ -109,7 +109,7 @@ def test_4_search_that_runs_out_of_passes_says_so():
     assert max(v for _, v in seen) < 1e-4 and cett == max(c for c, _ in seen)
 
 
-def test_4_an_answer_below_its_target_everywhere_is_not_called_met(monkeypatch, responsive):
+def test_an_answer_below_its_target_everywhere_is_not_called_met(monkeypatch, responsive):
     model, text = responsive
     monkeypatch.setattr(search, "_secant", lambda rise, refine, target, seen: 0.01 + 0 * rise(0.01))
     with pytest.warns(UserWarning, match="not raised by 20 %"):
@@ -118,19 +118,19 @@ def test_4_an_answer_below_its_target_everywhere_is_not_called_met(monkeypatch, 
 
 
 @pytest.mark.parametrize("p", [0, -1, float("nan"), float("inf"), "1", None, True])
-def test_4_increase_that_makes_no_sense(p, ids):
+def test_increase_that_makes_no_sense(p, ids):
     with ForwardCount(golden_model("relu")) as counted, pytest.raises(ValueError, match="ppl_increase_pct"):
         sl.find_thresholds(golden_model("relu"), [ids["tiny64"]], p)
     assert counted.total == 0
 
 
-def test_4_one_means_one_percent(responsive, quiet):
+def test_one_means_one_percent(responsive, quiet):
     model, text = responsive
     found = sl.find_thresholds(model, [text], 1)
     assert found.ppl_ratio == pytest.approx(1.01, abs=0.002)
 
 
-def test_5_losses_of_a_bfloat16_model_are_not_quantised(ids, quiet):
+def test_losses_of_a_bfloat16_model_are_not_quantised(ids, quiet):
     model, _ = sl.load(GOLDEN / "tiny_minicpm_silu", dtype=torch.bfloat16, device_map="cpu")
     found = sl.find_thresholds(model, [ids["greedy64_silu"]], 5.0)
     batch = passes.Corpus(model, [ids["greedy64_silu"]]).batches[0]
@@ -142,7 +142,7 @@ def test_5_losses_of_a_bfloat16_model_are_not_quantised(ids, quiet):
     assert any(abs(r * 64 - round(r * 64)) > 0.05 for r in ratios), "ratios move in steps of 1/64"
 
 
-def test_6_no_autograd_graph_is_kept(responsive, quiet):
+def test_no_autograd_graph_is_kept(responsive, quiet):
     model, text = responsive
     kept = []
 
@@ -163,7 +163,7 @@ def test_6_no_autograd_graph_is_kept(responsive, quiet):
 
 @pytest.mark.parametrize("dead_layer", [0, 1])
 @pytest.mark.parametrize("cett", [0.0, 0.05])
-def test_10_zero_output_column_is_never_active_and_changes_nothing_else(cett, dead_layer, own_silu, ids):
+def test_zero_output_column_is_never_active_and_changes_nothing_else(cett, dead_layer, own_silu, ids):
     with torch.no_grad():
         own_silu.model.layers[dead_layer].mlp.down_proj.weight[:, 17] = 0
     result = sl.measure(own_silu, [ids["tiny64"]], sl.CETT(cett))
@@ -173,7 +173,7 @@ def test_10_zero_output_column_is_never_active_and_changes_nothing_else(cett, de
     assert result.by_layer.activation_ratio[dead_layer] == pytest.approx(wanted, abs=0.02)
 
 
-def test_11_text_longer_than_the_context_is_refused(relu):
+def test_text_longer_than_the_context_is_refused(relu):
     text = torch.zeros(1, 300, dtype=torch.long)
     with ForwardCount(relu) as counted, pytest.raises(ValueError, match=r"300 tokens.*context is 256.*token_batches"):
         sl.find_thresholds(relu, [text])
@@ -199,7 +199,7 @@ def test_11_text_longer_than_the_context_is_refused(relu):
     ],
     ids=str,
 )
-def test_12_text_that_cannot_be_measured(batches, word, relu):
+def test_text_that_cannot_be_measured(batches, word, relu):
     with ForwardCount(relu) as counted:
         for call in (
             lambda: sl.find_thresholds(relu, batches),
@@ -213,12 +213,12 @@ def test_12_text_that_cannot_be_measured(batches, word, relu):
     assert counted.total == 0
 
 
-def test_12_two_tokens_are_enough(relu, quiet):
+def test_two_tokens_are_enough(relu, quiet):
     found = sl.find_thresholds(relu, [torch.tensor([[5, 6]])], 1.0)
     assert math.isfinite(found.ppl_ratio)
 
 
-def test_13_what_a_tokenizer_adds_does_no_harm(relu, ids):
+def test_what_a_tokenizer_adds_does_no_harm(relu, ids):
     batch = {"input_ids": ids["tiny64"], "attention_mask": torch.ones_like(ids["tiny64"])}
     plain = sl.thresholds_for_cett(relu, [ids["tiny64"]], 0.1)
     more = batch | {"token_type_ids": torch.zeros_like(ids["tiny64"])}
@@ -226,7 +226,7 @@ def test_13_what_a_tokenizer_adds_does_no_harm(relu, ids):
 
 
 @pytest.mark.parametrize("options", [{"criterion": "loss"}, {"method": "newton"}])
-def test_17_unknown_names_are_refused_at_once(options, relu, ids):
+def test_unknown_names_are_refused_at_once(options, relu, ids):
     with ForwardCount(relu) as counted, pytest.raises(ValueError, match="criterion"):
         sl.find_thresholds(relu, [ids["tiny64"]], **options)
     assert counted.total == 0

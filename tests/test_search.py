@@ -203,6 +203,11 @@ def test_kl_criterion_meets_its_target(responsive, quiet):
     result = sl.measure(model, [text], found)
     assert result.kl == pytest.approx(found.kl, rel=1e-5)
     assert result.ppl_ratio == pytest.approx(found.ppl_ratio, rel=1e-6)
+    # How sure the answer is follows from the spread of KL, not from that of the perplexity ratio.
+    share = 1.645 * result.kl_se / math.log(1.02)
+    ends = [found.cett * math.sqrt(max(0, 1 + sign * share)) for sign in (-1, 1)]
+    assert found.cett_interval == pytest.approx(ends, rel=1e-4)
+    assert found.tokens_needed == math.ceil(text.numel() * (result.kl_se / (0.1 * math.log(1.02))) ** 2)
 
 
 def test_shared_cett_meets_the_mean_ratio(responsive, quiet):

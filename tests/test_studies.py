@@ -9,6 +9,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import sparsinglib as sl
 from sparsinglib import laws, paper, style
@@ -96,7 +97,7 @@ def test_the_summary_says_what_was_measured(two):
         assert said["activation ratio (%)"] == f"{100 * study.measured.activation_ratio:.1f}"
         assert said["CETT, all layers"].startswith(f"{study.rule.cett:.3f}")
         assert float(said["perplexity ratio"].partition(" ")[0]) == pytest.approx(study.measured.ppl_ratio, abs=6e-4)
-    assert table["0.1m-silu"]["activation ratio, zeros alone (%)"] == "–"
+    assert table["0.1m-silu"]["zeros alone, on the first half (%)"] == "–"
     plain = one_checkpoint.study("0.1m-relu", "", "topk", 0.2, 1024, 128)
     assert one_checkpoint.summary(plain)["0.1m-relu"]["rule"] == str(sl.TopK(0.2))
     assert one_checkpoint.save_thresholds(plain) is None
@@ -107,14 +108,14 @@ def test_the_rules_of_the_heat_map_keep_about_the_same_share(two, drawn):
         results = one_checkpoint.heat_map_rules(study)
         assert list(results)[1:] == ["Top-k", "FAT-ε"]
         ratios = [m.activation_ratio for m in results.values()]
-        assert max(ratios) - min(ratios) < 0.1
+        assert max(ratios) - min(ratios) < 0.01
         printed = one_checkpoint.rule_table(results)
         assert printed["activation ratio (%)"].tolist() == [f"{100 * r:.1f}" for r in ratios]
         one_checkpoint.draw_heat_map(results, study, "test")
         data = pd.read_csv(drawn / "heat_map_test.csv")
         shown = data[data.rule == "Top-k"].groupby("layer").activation_ratio.mean()
         measured = results["Top-k"].token_activation[:, : data.position.nunique()].mean(axis=1)
-        np.testing.assert_allclose(shown, measured, rtol=1e-6)
+        np.testing.assert_allclose(shown, measured, rtol=1e-5)  # tables hold six digits
 
 
 def test_pictures_show_the_measured(two, drawn):
@@ -137,6 +138,8 @@ def test_verdicts_follow_from_the_intervals(two, drawn):
     rows = one_checkpoint.checks(relu, silu).set_index("id")
     for study in two:
         assert study.rule.activation_interval[0] <= study.rule.activation_ratio <= study.rule.activation_interval[1]
+    ids, known = torch.cat([batch.reshape(-1) for batch in relu.fitted_on]), relu.zeros.vocabulary_tokens
+    assert torch.equal(known, ids.bincount(minlength=len(known)))  # the text of the interval it is held against
     below = relu.rule.activation_interval[1] < relu.zeros.activation_ratio
     assert rows.verdict["C03"] == ("holds" if below else "fails")
     apart = relu.rule.activation_interval[1] < silu.rule.activation_interval[0]

@@ -160,6 +160,12 @@ def test_parts_add_up_to_the_whole(cached, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(parts.neuron_counts, whole.neuron_counts, strict=True))
 
 
+def test_a_text_too_short_for_its_parts_says_what_to_do(cached, text_file):
+    suite = suite_of(text_file, tokens=4 * survey.BATCH_TOKENS)
+    with pytest.raises(ValueError, match=r"own\.txt: [\d,]+ tokens, of the 16,384 asked .* 2 batches.*longer.*lower"):
+        survey.measure(suite, {"relu": sl.StraightforwardReLU()}, parts=4)
+
+
 def test_two_processes_give_what_one_gives(cached, text_file, monkeypatch):
     suite = suite_of(text_file)
     rules = {"fat": sl.FAT(0.1), "relu": sl.StraightforwardReLU()}

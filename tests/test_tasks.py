@@ -181,6 +181,15 @@ def test_a_damaged_cache_is_written_again(tmp_path, monkeypatch):
     assert offline_tasks.build(folder) == folder and damaged.read_text() == whole
 
 
+def test_a_cache_that_was_moved_points_to_where_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(offline_tasks, "make", lambda task: [{"query": task, "choices": ["a", "b"], "gold": 0}])
+    offline_tasks.build(tmp_path / "before").rename(tmp_path / "after")
+    folder = offline_tasks.build(tmp_path / "after")
+    for task in offline_tasks.MAKERS:
+        (place,) = re.findall(r"^dataset_kwargs: (.*)$", (folder / f"{task}.yaml").read_text(), re.MULTILINE)
+        assert json.loads(place)["data_files"]["test"] == str(folder / f"{task}.jsonl")
+
+
 # Running generated code.
 
 
@@ -465,6 +474,14 @@ def test_only_tasks_above_chance_enter_and_a_group_needs_two(two_groups):
     assert width["mean", "T", "r"] == pytest.approx(width["a-relu", "T", "r"], rel=1e-6)
 
 
+def test_the_mean_over_models_has_rules_without_a_p_too(two_groups):
+    scores, groups, floors = two_groups
+    chance = task_statistics.above_chance(task_statistics.summarise(scores), floors)
+    means = task_statistics.group_means(scores.assign(p=scores.p.where(scores.rule != "r")), groups, chance)
+    mean = means[means.model == "mean"].set_index(["group", "rule"])
+    assert mean.p.isna()["T", "r"] and mean.difference["T", "r"] == pytest.approx(-0.05)
+
+
 def test_a_mean_over_metrics_counts_each_metric_once():
     cells = {}
     for rule, p, drop in (("dense", 0.0, 0), ("r", 1.0, 1)):
@@ -528,7 +545,13 @@ def test_figure_3_says_what_it_cannot_show():
         rows.append(("m", group, "dense", math.nan, value, 0, 0, 0))
         rows += [("m", group, family, 0.8, value - 0.1, -0.1, -0.2, 0.05) for family in task_figures.RULES]
     names = ["model", "group", "family", "sparsity", "value", "difference", "difference_low", "difference_high"]
-    left, right = task_figures.figure_3(pd.DataFrame(rows, columns=names).assign(evidence="ladder")).axes
+    curves = pd.DataFrame(rows, columns=names).assign(evidence="ladder", n=75, p=math.nan, rule="r", tasks=3)
+    figure = task_figures.figure_3(curves)
+    left, right = figure.axes
+    said = figure.get_suptitle()
+    assert said.startswith("ladder") and "n = 75" in said and "95 % intervals of the change" in said
+    saved = task_figures.in_percent(curves.assign(difference=-8.67e-19))
+    assert set(saved.change) == {0} and saved.score_pct[0] == 60 and saved.sparsity_pct[1] == 80
     assert {line.get_label() for line in left.lines} >= {"dense"}
     assert len(left.containers) == len(task_figures.RULES)
     assert "not testable at this scale" in right.texts[0].get_text()

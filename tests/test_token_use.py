@@ -1,5 +1,6 @@
 """What each vocabulary entry needs, against plain counts and hand-made cases; kinds of tokens against Unicode."""
 
+import dataclasses
 import unicodedata
 
 import numpy as np
@@ -183,15 +184,10 @@ def test_every_entry_has_a_kind_and_it_agrees_with_unicode(tokenizer):
     for i, name in found.items():
         text = tokenizer.decode([i]).strip()
         first = unicodedata.category(text[0])[0] if text else ""
-        expected = {
-            "digit": "N",
-            "punctuation": "PS",
-            "Chinese character": "L",
-            "word start": "L",
-            "word continuation": "L",
-        }
-        if name in expected and name != "punctuation":
-            assert first in expected[name], (i, text)
+        letters = dict.fromkeys(("Chinese character", "word start", "word continuation"), "L")
+        expected = letters | {"digit": "N"}
+        if name in expected:
+            assert first == expected[name], (i, text)
 
 
 def test_kinds_of_a_text_are_weighted_by_occurrence(tokenizer, monkeypatch):
@@ -216,13 +212,49 @@ def test_extremes_by_hand(tokenizer, monkeypatch):
     assert table.tokens.tolist() == [29, 9]
 
 
-@pytest.mark.parametrize(("b", "verdict"), [(0.22, "holds"), (0.4, "fails")])
-def test_verdict_follows_its_rule(tmp_path, monkeypatch, b, verdict):
+LEVELS = np.linspace(0.1, 0.5, 30)
+
+
+def pair_of(a, b):
+    """Two models, 30 entries each, whose halves are alike."""
+    uses = []
+    for name, scale, ratios in (("a", "0.1M", a), ("b", "0.4M", b)):
+        halves = [{i: (r, 100) for i, r in enumerate(ratios)}] * 2
+        uses.append(use(name, {i: (r, 200) for i, r in enumerate(ratios)}, scale, halves=halves))
+    return uses
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "verdict"),
+    [
+        (LEVELS, 1.1 * LEVELS, "holds"),
+        (LEVELS, 2 * LEVELS, "fails"),  # same order, another level
+        (0.3 + LEVELS / 50, 0.31 - LEVELS / 50, "fails"),  # same level, another order
+        (LEVELS, np.random.default_rng(1).permutation(LEVELS), "fails"),
+        (0.3 + LEVELS / 50, 0.3 + LEVELS / 50, "not testable here"),  # shuffled entries lie as near
+    ],
+)
+def test_verdict_follows_its_rule(tmp_path, monkeypatch, a, b, verdict):
     monkeypatch.setattr(paper.check, "__defaults__", (tmp_path,))
-    uses = two({i: (0.2 + 0.001 * i, 5) for i in range(5)}, {i: (b + 0.001 * i, 5) for i in range(5)})
+    uses = pair_of(a, b)
     suite = Suite("mine", "own", ("code",), 16, 32, tuple(u.checkpoint for u in uses))
-    found = token_use.checks(suite, uses, 5).set_index("id").verdict
-    assert found.to_dict() == {"C49": verdict, "C50": "not testable here"}
+    found = token_use.checks(suite, uses, 5).set_index("id")
+    assert found.verdict.to_dict() == {"C49": verdict, "C50": "not testable here"}
+    assert "shuffled" in found.our_value["C49"] and "halves" in found.our_value["C49"]
+
+
+def test_without_halves_noise_is_unknown_and_nothing_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(paper.check, "__defaults__", (tmp_path,))
+    uses = [dataclasses.replace(u, halves=()) for u in pair_of(LEVELS, LEVELS)]
+    suite = Suite("mine", "own", ("code",), 16, 32, tuple(u.checkpoint for u in uses))
+    assert token_use.checks(suite, uses, 5).verdict[0] == "not testable here"
+
+
+def test_a_shuffle_keeps_levels_and_loses_pairs():
+    a = pd.Series(LEVELS)
+    apart = token_use.within(a, a.sample(frac=1, random_state=0, ignore_index=True))
+    assert apart <= token_use.shuffled_near(a, a) < 0.6
+    assert token_use.shuffled_near(a * 0 + 0.3, a * 0 + 0.31) == 1
 
 
 def test_one_checkpoint_has_no_pair(tmp_path, monkeypatch):

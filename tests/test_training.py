@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -57,7 +56,7 @@ def test_parameters_follow_the_papers_formula(scale):
     run = RUNS[f"{scale}-relu"]
     model = build(run)
     matrices = sum(p.numel() for p in model.model.layers.parameters() if p.ndim == 2)
-    assert matrices == 11.5 * run.layers * run.width**2
+    assert matrices == 11.5 * run.layers * run.width**2 == run.non_embedding_parameters
     assert matrices == pytest.approx(float(scale[:-1]) * 1e6, rel=0.2)
     assert run.width // run.heads == ladder.HEAD_SIZE
     assert 12 <= run.width / run.layers <= 14
@@ -280,6 +279,41 @@ def test_a_finished_run_goes_on_from_what_is_shipped(texts, tmp_path):
     assert training.last_checkpoint(tmp_path / "new").name == "checkpoint-80"
 
 
+def test_speed_is_of_the_steps_whose_seconds_are_known(tmp_path):
+    """A run that goes on from its shipped weights has a log without times up to there."""
+    rows = [{"step": step, "loss": 3.0} for step in (4, 8)]
+    timed = [{"step": step, "loss": 3.0, "seconds": 2.0, "bf16": True} for step in (12, 16)]
+    checkpoint = tmp_path / "checkpoint-16"
+    checkpoint.mkdir()
+
+    def described(history):
+        (checkpoint / "trainer_state.json").write_text(json.dumps({"log_history": [*history, {"train_runtime": 9}]}))
+        facts = shipping.describe(TINY, build(TINY), checkpoint)
+        return facts["seconds"], facts["tokens_per_second"], facts["steps_in_bf16_share"]
+
+    assert described(rows + timed) == (4, 8 * ladder.CONTEXT / 4, None)
+    assert described(rows) == (0, None, None)
+    whole = [row | {"seconds": 2.0, "bf16": False} for row in rows] + timed
+    assert described(whole) == (8, 16 * ladder.CONTEXT / 8, 0.5)
+
+
+def test_a_decay_branch_that_is_there_is_left_alone(tmp_path):
+    written = tmp_path / "decayed" / "training.csv"
+    written.parent.mkdir()
+    written.write_text(f"run,step\ntiny,{TINY.steps + 1}\n")
+    training.decay_branch(TINY, {}, tmp_path / "work", tmp_path)
+    with pytest.raises(ValueError, match="not finished"):  # of a higher target it is not the decay
+        training.decay_branch(replace(TINY, tokens=2 * TINY.tokens), {}, tmp_path / "work", tmp_path)
+
+
+def test_flops_of_a_token_by_hand():
+    run = Run("tiny", 16, 2, "relu", 1, 1, 1)
+    matrices = 2 * (4 * 16 * 16 + 3 * 16 * 40) + ladder.VOCABULARY * 16
+    scores = 2 * ladder.CONTEXT * 16  # for each layer and token: with the keys, and with the values
+    assert run.flops_per_token(causal=False) == 3 * (2 * matrices + 2 * 2 * scores)
+    assert run.flops_per_token() == 3 * (2 * matrices + 2 * scores)
+
+
 @pytest.mark.parametrize(("batch", "length"), [(1, 64), (2, 256), (3, 50)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_attention_in_blocks_is_causal_attention(batch, length, dtype):
@@ -315,17 +349,6 @@ def test_points_do_not_depend_on_the_target():
 
 
 # --- the command line ----------------------------------------------------------------------------
-
-
-def test_unknown_run_lists_the_names(capsys):
-    with pytest.raises(SystemExit):
-        training.main(["3b-gelu"])
-    assert re.search(r"no run is called 3b-gelu.*0.1m-relu.*1.2m-silu", capsys.readouterr().err)
-
-
-def test_list(capsys):
-    training.main(["--list"])
-    assert all(name in capsys.readouterr().out for name in ("0.1m-relu",))
 
 
 def test_full_disk_is_one_error(monkeypatch, tmp_path, texts):
@@ -373,3 +396,57 @@ def test_a_brief_trajectory_is_resumed_and_holds_what_the_library_measures(tmp_p
     )
     monkeypatch.setattr(trajectory, "measure_checkpoint", lambda *_, **__: pytest.fail("measured again"))
     assert len(trajectory.measure_run(run, 2048, brief=True)) == len(table)
+
+
+def stubbed(monkeypatch, tmp_path, run, cett):
+    """Measures of a run's kept checkpoints made up, all but the bookkeeping; returns the steps that were measured."""
+    measured = []
+
+    def rows(path, batches, cett, *_, **__):
+        measured.append(int(path.name[5:]))
+        return pd.DataFrame(
+            [("cett_shared", p, value) for p, value in cett.items()], columns=["metric", "p_pct", "value"]
+        )
+
+    monkeypatch.setattr(trajectory, "LADDER", tmp_path / "shipped")
+    monkeypatch.setattr(trajectory, "WORK", tmp_path / "work")
+    monkeypatch.setattr(trajectory, "validation_batches", lambda _: [])
+    monkeypatch.setattr(trajectory, "load", lambda path: (None, None))
+    monkeypatch.setattr(trajectory, "shared_cett", lambda models, batches, p: cett * p)
+    monkeypatch.setattr(trajectory, "measure_checkpoint", rows)
+    for step in training.points(run)[-6:]:
+        (tmp_path / "work" / run.name / f"step_{step:07d}").mkdir(parents=True)
+    return measured
+
+
+@pytest.mark.parametrize("cett", [0.0123456789012345, 0.2345678901234567])
+def test_what_was_measured_at_this_shared_cett_is_kept(tmp_path, monkeypatch, cett):
+    run = RUNS["0.1m-relu"]
+    measured = stubbed(monkeypatch, tmp_path, run, cett)
+    table = trajectory.measure_run(run, 2048)
+    assert sorted(measured) == sorted(set(table["step"])) and len(measured) > 4
+    measured.clear()
+    trajectory.measure_run(run, 2048)
+    assert not measured
+    monkeypatch.setattr(trajectory, "shared_cett", lambda models, batches, p: (cett + 1e-6) * p)
+    trajectory.measure_run(run, 2048)
+    assert sorted(measured) == sorted(set(table["step"]))
+
+
+def test_all_measures_finished_runs_once_and_shapes_briefly(tmp_path, monkeypatch):
+    shape, whole, mixture = RUNS["0.1m-relu-w24x16"], RUNS["0.1m-silu"], RUNS["moe-16"]
+    for run in (shape, whole, mixture):
+        measured = stubbed(monkeypatch, tmp_path, run, 0.1)
+    for run, finished in ((shape, True), (whole, False), (mixture, True), (RUNS["0.4m-relu"], True)):
+        facts = tmp_path / "shipped" / run.name / "run.json"
+        facts.parent.mkdir(parents=True)
+        facts.write_text(json.dumps({"finished": finished, "steps": run.steps}))
+    trajectory.main(["--all"])
+    table = pd.read_csv(tmp_path / "shipped" / shape.name / "trajectory.csv")
+    assert sorted(measured) == sorted(set(table["step"])) and set(table["p_pct"]) == {1.0}
+    assert [path.parent.name for path in (tmp_path / "shipped").glob("*/trajectory.csv")] == [shape.name]
+    table[table["step"] > table["step"].min()].to_csv(tmp_path / "shipped" / shape.name / "trajectory.csv", index=False)
+    assert trajectory.unmeasured() == [shape]  # it was interrupted: late checkpoints are measured first
+    trajectory.main(["--all"])
+    assert measured.count(table["step"].min()) == 2 and len(measured) == table["step"].nunique() + 1
+    assert not trajectory.unmeasured()

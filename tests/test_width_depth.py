@@ -295,7 +295,8 @@ def scale_limits(spread, seeds=(0.0, 0.004, -0.004)):
     """Limits of five ladder scales, ``spread`` from first to last, the smallest with several seeds."""
     rows = [("0.1M", seed + 1, 0.16 + shift) for seed, shift in enumerate(seeds)]
     rows += [(f"{rung}M", 1, 0.16 + spread * i / 4) for i, rung in enumerate(("0.2", "0.4", "0.8", "1.2"), 1)]
-    table = pd.DataFrame(rows, columns=["scale", "seed", "a0"]).assign(evidence="ladder", activation="relu")
+    table = pd.DataFrame(rows, columns=["scale", "seed", "a0"])
+    table = table.assign(run=table.scale.str.lower() + "-relu", evidence="ladder", activation="relu")
     return table.assign(low=table.a0 - 1e-3, high=table.a0 + 1e-3, identified=True)
 
 
@@ -329,7 +330,7 @@ def test_a_wide_span_counts_only_beyond_the_seeds(spread, seeds, verdict):
 
 def test_seeds_widen_the_interval_of_the_change_with_scale():
     def half(limits):
-        return float(weak_dependence(limits)[1].our_value.split(" to ")[1].split(")")[0])
+        return float(weak_dependence(limits)[-1].our_value.split(" to ")[1].split(")")[0])
 
     alone, with_seeds = half(scale_limits(0.02, (0.0,))), half(scale_limits(0.02))
     assert alone == pytest.approx(2 + 0.1 * np.sqrt(2), abs=0.006)
@@ -394,7 +395,12 @@ def test_recipe_needs_all_three_parts(measured):
     checks = {c.evidence: c for c in width_depth_checks.recipe_checks(trend, losses, activation)}
     assert checks["ladder"].verdict is True and checks["paper"].verdict is None
     rising = trend.assign(activation_ratio=1 - trend.activation_ratio)
-    assert width_depth_checks.recipe_checks(rising, losses, activation)[1].verdict is False
+    check = width_depth_checks.recipe_checks(rising, losses, activation)[1]
+    assert check.verdict is False and "wrong way: 0.1m-relu" in check.why
+
+
+def test_the_number_of_our_shapes_tests_nothing(measured):
+    assert {check.verdict for check in width_depth_checks.count_checks(measured[0])} == {None}
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------

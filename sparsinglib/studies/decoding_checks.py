@@ -3,6 +3,7 @@
 import pandas as pd
 
 from .. import paper
+from ..scoreboard import ARITHMETIC
 from .decoding_figures import CASES, LARGEST
 
 TYPICAL = 0.065  # activation ratio of the paper's sparsest runs, at which the goal for the kernel is set
@@ -79,11 +80,12 @@ def goals(table: pd.DataFrame) -> pd.DataFrame:
         slowest = mine.sort_values("speedup").iloc[0]
         out += [
             (f"{100 * TYPICAL:g} % active, zeros alone: at least {GOAL_OVER_DENSE} x over dense", threads,
-             f"{typical.speedup:.2f} x", typical.speedup >= GOAL_OVER_DENSE),
+             f"{typical.speedup:.2f} x ({typical.over_kernel:.2f} over own dense)", typical.speedup >= GOAL_OVER_DENSE),
             (f"time at memory speed, six shapes: at least {100 * GOAL_OF_MEMORY:.0f} %", threads,
              f"{100 * share.min():.0f} to {100 * share.max():.0f} %", share.min() >= GOAL_OF_MEMORY),
             ("never slower than dense (upper quartile)", threads,
-             f"{slowest.speedup:.2f} x at {100 * slowest.a:.3g} % active", slowest.speedup_high >= 1),
+             f"{slowest.speedup:.2f} x at {100 * slowest.a:.3g} % active ({slowest.over_kernel:.2f} over own dense)",
+             slowest.speedup_high >= 1),
         ]  # fmt: skip
     result = pd.DataFrame(out, columns=["goal (float32)", "threads", "recorded", "reached"])
     return result.assign(reached=result.reached.map({True: "yes", False: "no"}))
@@ -106,13 +108,13 @@ def _factor(table: pd.DataFrame) -> list[paper.Check]:
         f"whole model at most {most_gain()['whole model'].iloc[0]:.2f} x"
     )
     why = "two engines on a GPU that is not here; one engine with and without sparsity is what we time"
+    read, predicted = most_gain()["whole model"]
+    caveat = f"two engines; skipping neurons in one: at most {read:.2f} x, {predicted:.2f} x with a free predictor"
+    rule = f"Rule: the printed speeds' ratio rounds to the printed factor; {ARITHMETIC}."
     return [
-        paper.Check(
-            "C62", "paper", f"{factor:.3f} x", round(factor, 1) == claim,
-            "Rule: the printed speeds' ratio rounds to the printed factor. It compares two engines, not one to itself.",
-        ),
+        paper.Check("C62", "paper", f"{factor:.3f} x ({caveat})", round(factor, 1) == claim, rule),
         paper.Check("C62", EVIDENCE, ours, None, why),
-    ]  # fmt: skip
+    ]
 
 
 def _speeds() -> list[paper.Check]:

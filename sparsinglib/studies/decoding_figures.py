@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from .. import paper, style
 from ..paths import DATA, ROOT
@@ -117,11 +118,12 @@ def model_table(table: pd.DataFrame) -> pd.DataFrame:
     rate = (1 / rows.set_index([*keys, "variant"]).seconds).unstack().rename(columns=VARIANTS)
     sparse = rows[rows.variant == "sparse"].set_index(keys)
     rate = rate.map("{:.3g}".format)
-    rate["over dense"] = pd.Series(_spread(sparse), index=sparse.index)
+    rate["over dense torch"] = pd.Series(_spread(sparse), index=sparse.index)
     rate["bound of FFNs"] = sparse.bound.round(2)
     same = [f"{row.agree:.0f} of {row.tokens:.0f}" for row in sparse.itertuples()]
     rate["same tokens"] = pd.Series(same, index=sparse.index)
-    return rate.loc[sparse.index, [*VARIANTS.values(), "over dense", "bound of FFNs", "same tokens"]].reset_index()
+    columns = [*VARIANTS.values(), "over dense torch", "bound of FFNs", "same tokens"]
+    return rate.loc[sparse.index, columns].reset_index()
 
 
 def speed_up(table: pd.DataFrame) -> Figure:
@@ -134,8 +136,18 @@ def speed_up(table: pd.DataFrame) -> Figure:
             ax.set_title(title)
         _ratio_axes(panels, rows)
         panels[0].set_ylabel("speed-up of the FFN")
-        fig.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+        handles, labels = panels[0].get_legend_handles_labels()
+        fig.legend([_neutral(handle) for handle in handles], labels, loc="outside lower center", ncols=5)
+        fig.suptitle("coloured: over dense torch; grey: over our own kernel with all neurons active", fontsize=9)
     return style.save(fig, "decoding_speed_up", rows)
+
+
+def _neutral(handle: Any) -> Line2D:
+    """A legend's handle for curves that have another colour in each panel: black, and hollow for the coloured ones."""
+    line = handle if isinstance(handle, Line2D) else handle[0]
+    coloured = handle is not line
+    look: dict[str, Any] = {"ls": line.get_linestyle(), "marker": line.get_marker(), "ms": 4, "lw": 1}
+    return Line2D([], [], color="black" if coloured else line.get_color(), mfc="none" if coloured else None, **look)
 
 
 def _curve(ax: Axes, rows: pd.DataFrame, case: str) -> None:

@@ -139,7 +139,7 @@ def study(names: Sequence[str], p_values: Sequence[float], examples: int, figure
     curves = group_means(compared, grouped[grouped.group != task_tables.COMPLEX], chance)
     sparse = pd.DataFrame(sparsities, columns=["model", "rule", "family", "sparsity"])
     curves = curves[curves.model != "mean"].merge(sparse, on=["model", "rule"], how="left")
-    curves = curves.assign(family=curves.family.fillna(DENSE), evidence=_evidence(names))
+    curves = curves.assign(family=curves.family.fillna(DENSE), evidence=_evidence(names), n=figure_3_examples)
     compared = compared.merge(sparse, on=["model", "rule"], how="left")
     return Study(list(names), scored, summary, chance, group_means(scored, grouped, chance), curves, compared)
 
@@ -174,8 +174,9 @@ def dense_scores(names: Sequence[str], examples: int) -> pd.DataFrame:
 
 
 def draw_figure_3(s: Study, save_as: str = "") -> Figure:
-    """The paper's Figure 3, on the ladder."""
-    return style.save(task_figures.figure_3(s.curves), f"figure_03{save_as and '_' + save_as}", s.curves)
+    """The paper's Figure 3, on these models; its data in the units of the tables (points, percent)."""
+    data = task_figures.in_percent(s.curves)
+    return style.save(task_figures.figure_3(s.curves), f"figure_03{save_as and '_' + save_as}", data)
 
 
 def save_tables(s: Study, save_as: str = "") -> dict[int, pd.DataFrame]:

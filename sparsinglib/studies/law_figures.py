@@ -9,11 +9,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
-from .. import laws, style
+from .. import laws, paper, style
 from . import trends
 
 PERCENT = 100
+APART = 1.04  # one activation's marks right of the other's, so that they do not hide each other
 
 
 def _dots(ax: Axes, x: pd.Series, y: pd.Series, scale: str, label: str | None = None) -> None:
@@ -22,13 +25,13 @@ def _dots(ax: Axes, x: pd.Series, y: pd.Series, scale: str, label: str | None = 
 
 
 def _run_panel(ax: Axes, trend: pd.DataFrame, fits: Mapping[str, laws.Fit], limits: pd.DataFrame | None) -> None:
-    """Points, law (brown) and limit (dashed, starred where the points do not fix it) of each run in ``trend``."""
+    """Points, law (brown) and limit (dashed, left out where the points do not fix it) of each run in ``trend``."""
     for run, part in trend.groupby("run", sort=True):
         scale, fit = part.scale.iloc[0], fits[str(run)]
         row = None if limits is None else limits[limits.run == run].iloc[0]
         open_limit = row is not None and not row.identified
         name = f"{scale}{f' seed {part.seed.iloc[0]}' if part.seed.iloc[0] > 1 else ''}"
-        label = f"{name}: {PERCENT * fit.a0:.2f} %" + (" (not fixed by the points)" if open_limit else "")
+        label = f"{name}: " + ("not fixed by the points" if open_limit else f"{PERCENT * fit.a0:.2f} %")
         _dots(ax, part.d, PERCENT * part.activation_ratio, scale, label)
         d = np.linspace(fit.tokens[0], part.d.max(), 200)
         ax.plot(d, PERCENT * fit.predict(d), color=style.FIT_COLOUR, lw=1)
@@ -38,6 +41,7 @@ def _run_panel(ax: Axes, trend: pd.DataFrame, fits: Mapping[str, laws.Fit], limi
     ax.set_xlabel(style.TOKEN_LABELS[style.TOKEN_UNITS[first.evidence]])
     ax.set_ylabel("activation ratio (%)")
     ax.set_xlim(left=0)
+    ax.plot([], [], color=style.FIT_COLOUR, lw=1, label="fits")
     ax.legend(title="limit of each run (dashed)", title_fontsize=8)
 
 
@@ -68,17 +72,19 @@ def figure_4(trend: pd.DataFrame, fits: Mapping[str, laws.Fit], limits: pd.DataF
 
 
 def figure_11(trend: pd.DataFrame, curves: Mapping[str, laws.Fit]) -> Figure:
-    """The 2.4B run's points with several laws, each extended to the 8e11 tokens the paper trained for."""
+    """The 2.4B run's points with several laws, each extended to the tokens the paper trained for (C60)."""
+    end = float(paper.claims().set_index("id").paper_value["C60"]) / style.TOKEN_UNITS["paper"]
     with style.context():
         fig, (ax,) = style.axes(1, 1, 6.4, 4.0)
         part = trend[trend.run == "2.4b-relu"]
         _dots(ax, part.d, PERCENT * part.activation_ratio, "2.4B", "2.4B ReLU, published points")
         colours = ("#7F4F24", "#0072B2", "#009E73", "#E69F00")
         for (name, fit), colour, dash in zip(curves.items(), colours, ("-", "--", "-.", ":"), strict=False):
-            d = np.linspace(part.d.min(), 800, 300)
+            d = np.linspace(part.d.min(), end, 300)
             ax.plot(d, PERCENT * fit.predict(d), color=colour, ls=dash, lw=1.4, label=name)
-        ax.axvspan(part.d.max(), 800, color="0.9", zorder=0)
-        ax.text((part.d.max() + 800) / 2, 9.55, "no published points", ha="center", color="0.4")
+        ax.axvspan(part.d.max(), end, color="0.9", zorder=0)
+        middle, across = (part.d.max() + end) / 2, ax.get_xaxis_transform()
+        ax.text(middle, 0.96, "no published points", ha="center", va="center", color="0.4", transform=across)
         ax.set(xlabel=style.TOKEN_LABELS[1e9], ylabel="activation ratio (%)", title="Figure 11: 2.4B ReLU (paper)")
         ax.legend(loc="upper right", bbox_to_anchor=(1, 0.92))
         return fig
@@ -95,8 +101,7 @@ def _by_params(ax: Axes, table: pd.DataFrame, params: pd.Series, ends: tuple[flo
     bottom, top = ends or (scale.low.min() - room, scale.high.max() + room)
     inside = 0.04 * (top - bottom)
     for shift, (activation, part) in enumerate(table.groupby("activation", sort=True)):
-        # A little apart, so that the bars of two activations at one size do not hide each other.
-        points = part.assign(n=params.loc[part.scale].to_numpy(float) * 1.04**shift).sort_values(["n", "seed"])
+        points = part.assign(n=params.loc[part.scale].to_numpy(float) * APART**shift).sort_values(["n", "seed"])
         look: dict[str, Any] = {"color": style.ACTIVATION_COLOURS[activation], "ls": style.ACTIVATION_LINES[activation]}
         label = style.ACTIVATION_LABELS[activation]
         fixed, open_ones = points[points.fixed], points[~points.fixed]
@@ -110,7 +115,7 @@ def _by_params(ax: Axes, table: pd.DataFrame, params: pd.Series, ends: tuple[flo
                 if row.Index == open_ones.index[0]
                 else None
             )
-            at = min(max(row.value, bottom + inside), top - inside)
+            at = top - inside if row.value > top else bottom + inside if row.value < bottom else row.value
             ax.plot(row.n, at, ls="", marker=marker, ms=7, mfc="white", color=look["color"], label=note)
     ax.set(xscale="log", ylim=(bottom, top), xlabel="non-embedding parameters")
 
@@ -137,8 +142,14 @@ def figure_7(limits: pd.DataFrame, params: pd.Series) -> Figure:
         return fig
 
 
+LINEAR = 1e-5  # of Figure 8's axis: below it the scale is linear, so that both signs can be drawn
+
+
 def figure_8(derivative: pd.DataFrame) -> Figure:
-    """dA/dD against tokens per parameter, one line a run; D in each evidence's own token unit."""
+    """dA/dD against tokens per parameter, one line a run (of ``law_tables.derivatives``).
+
+    Dotted where the run has no points or where they do not fix the limit.
+    """
     with style.context():
         fig, panels = style.axes(1, 2, 5.2, 3.8)
         for ax, evidence in zip(panels, ("paper", "ladder"), strict=True):
@@ -149,13 +160,17 @@ def figure_8(derivative: pd.DataFrame) -> Figure:
                 continue
             for _run, line in part.groupby("run", sort=True):
                 scale, activation = line.scale.iloc[0], line.activation.iloc[0]
-                look: dict[str, Any] = {"color": style.COLOURS[scale], "ls": style.ACTIVATION_LINES[activation]}
-                ax.plot(line.tokens_per_param, line.derivative, **look)
-            ax.axhline(0, color="0.5", lw=0.6)
+                look: dict[str, Any] = {"color": style.COLOURS[scale]}
+                seen = line.derivative.where(line.inside & line.fixed)
+                ax.plot(line.tokens_per_param, line.derivative.where(seen.isna()), ls=":", lw=0.8, **look)
+                ax.plot(line.tokens_per_param, seen, ls=style.ACTIVATION_LINES[activation], **look)
+            ax.axhspan(-LINEAR, LINEAR, color="0.9", lw=0, zorder=0)
             unit = style.TOKEN_LABELS[style.TOKEN_UNITS[evidence]].removeprefix("tokens (").removesuffix(")")
             ax.set(xlabel="tokens per parameter", ylabel=f"dA / dD (1 / {unit} of tokens)")
-            ax.set_yscale("symlog", linthresh=1e-5)
-            ax.legend(handles=_keys(part), ncols=2)
+            ax.set_yscale("symlog", linthresh=LINEAR)
+            dots = Line2D([], [], color="0.3", ls=":", lw=0.8, label="no points, or limit not fixed")
+            zone = Patch(color="0.9", label=f"linear axis (below {LINEAR:g})")
+            ax.legend(handles=[*_keys(part), dots, zone], ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.14))
         return fig
 
 
@@ -167,8 +182,8 @@ def _keys(part: pd.DataFrame) -> list[Line2D]:
     return scales + lines
 
 
-def along_training(frame: pd.DataFrame, value: str, label: str, title: str, log: bool = False) -> Figure:
-    """A ladder quantity against tokens, one line a run (Figure 13 for the smoothed loss; dead neurons likewise)."""
+def along_training(frame: pd.DataFrame, value: str, label: str, title: str, factor: float = 1) -> Figure:
+    """A ladder quantity times ``factor`` against tokens, one line a run (Figure 13; dead neurons in percent)."""
     with style.context():
         fig, (ax,) = style.axes(1, 1, 6.0, 3.8)
         ax.set_title(title)
@@ -180,10 +195,8 @@ def along_training(frame: pd.DataFrame, value: str, label: str, title: str, log:
                 "color": style.COLOURS[part.scale.iloc[0]],
                 "ls": style.ACTIVATION_LINES[part.activation.iloc[0]],
             }
-            ax.plot(part.d, part[value], lw=1.1, **look)
-        ax.set(xlabel=style.TOKEN_LABELS[1e6], ylabel=label)
-        if log:
-            ax.set_xscale("log")
+            ax.plot(part.d, factor * part[value], lw=1.1, **look)
+        ax.set(xlabel=style.TOKEN_LABELS[1e6], ylabel=label, xscale="log")
         ax.legend(handles=_keys(frame), ncols=2)
         if absent := trends.missing(frame):
             ax.set_title(title + "\n" + textwrap.fill(absent, 90), fontsize=8)
@@ -198,11 +211,9 @@ def figure_14(losses: pd.DataFrame, params: pd.Series) -> Figure:
         if losses.empty:
             style.say(ax, "ladder: no training loss yet")
             return fig
-        # An interval that reaches zero or the loss that was reached says only that a limit lies between them.
-        fixed = (losses.low > 0) & (losses.high < losses.final)
-        shown = losses.rename(columns={"limit": "value"}).assign(fixed=fixed)
+        shown = losses.rename(columns={"limit": "value"})
         _by_params(ax, shown, params, (-0.1, 1.08 * losses.final.max()))
-        for activation, part in losses.groupby("activation", sort=True):
+        for shift, (activation, part) in enumerate(losses.groupby("activation", sort=True)):
             label = f"{style.ACTIVATION_LABELS[activation]}, loss reached"
             look: dict[str, Any] = {
                 "color": style.ACTIVATION_COLOURS[activation],
@@ -211,7 +222,7 @@ def figure_14(losses: pd.DataFrame, params: pd.Series) -> Figure:
                 "marker": "s",
                 "ms": 5,
             }
-            ax.plot(params.loc[part.scale].to_numpy(float), part.final, label=label, **look)
+            ax.plot(params.loc[part.scale].to_numpy(float) * APART**shift, part.final, label=label, **look)
         ax.set_ylabel("limit training loss (nats per token)")
         ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
         return fig
@@ -238,66 +249,107 @@ def limit_by_drop(fits: Mapping[str, list[laws.Fit]], printed: Mapping[str, floa
             ax.set_ylim(low, high)
             ax.axhline(PERCENT * printed[run], color=style.FIT_COLOUR, ls="--", lw=1)
             ax.set_title(run)
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         fig.supxlabel("leading points dropped")
         fig.supylabel("limit activation ratio (%)")
         fig.suptitle(
-            "Dashed: printed. Hollow: not fixed by the points, or at a bound. Triangles: off the panel.", fontsize=9
+            "Bars: 1.645 standard errors. Dashed: printed. Hollow: not fixed by the points, or at a bound. "
+            "Triangles: off the panel.",
+            fontsize=9,
         )
         return fig
 
 
+def _kinds(table: pd.DataFrame) -> list[str]:
+    """The kinds of evidence in ``table``, the paper first."""
+    return [kind for kind in style.EVIDENCE_LABELS if kind in set(table.evidence)]
+
+
 def hold_out(table: pd.DataFrame) -> Figure:
-    """Mean absolute error on the held-out last third, law against rivals, one row a run."""
+    """Mean absolute error on the held-out last third, law against rivals, one row a run, a panel an evidence."""
     with style.context():
-        wide = PERCENT * table.pivot(index="run", columns="law", values="mae_ahead")
-        fig, (ax,) = style.axes(1, 1, 7.2, 0.3 * len(wide) + 1.6)
+        kinds = _kinds(table)
+        fig, panels = style.axes(len(kinds), 1, 7.2, 0.3 * table.groupby("evidence").run.nunique().max() + 0.9)
         order = ["the paper's law", "logarithm", "inverse exponential", "plain power law", "last value"]
-        looks = zip(order, ("o", "s", "^", "D", "x"), ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "0.3"), strict=True)
-        for name, marker, colour in looks:
-            ax.plot(wide[name], np.arange(len(wide)), ls="", marker=marker, color=colour, ms=6, label=name)
-        ax.set_yticks(np.arange(len(wide)), wide.index)
-        ax.invert_yaxis()
-        ax.set_xscale("log")
-        ax.set_xlabel("mean absolute error on the last third (percentage points of activation ratio)")
-        ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+        looks = [*zip(order, "os^Dx", ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "0.3"), strict=True)]
+        for ax, kind in zip(panels, kinds, strict=True):
+            part = table[table.evidence == kind]
+            wide = PERCENT * part.pivot(index="run", columns="law", values="mae_ahead").reindex(columns=order)
+            for name, marker, colour in looks:
+                ax.plot(wide[name], np.arange(len(wide)), ls="", marker=marker, color=colour, ms=6, label=name)
+            ax.set_yticks(np.arange(len(wide)), wide.index)
+            ax.set(xscale="log", title=style.EVIDENCE_LABELS[kind])
+            ax.invert_yaxis()
+        panels[-1].set_xlabel("mean absolute error on the last third (percentage points of activation ratio)")
+        panels[0].legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+        fig.suptitle("The last third of each run, predicted from the first two thirds", fontsize=10)
         return fig
+
+
+def _forecast_rows(ax: Axes, part: pd.DataFrame) -> None:
+    """Intervals about the measured end; an arrow where one runs out of the panel."""
+    ends = PERCENT * part[["low", "high"]].sub(part.measured, axis=0)
+    middle = PERCENT * part.error
+    # Wide enough for every prediction and for most intervals: a few long ones would squeeze all the others.
+    reach = 1.15 * max(middle.abs().max(), ends.abs().stack().quantile(0.8))
+    for i, row in enumerate(part.itertuples()):
+        low, high = ends.iloc[i]
+        colour = "#0072B2" if row.inside else "#D55E00"
+        ax.plot([max(low, -reach), min(high, reach)], [i, i], color=colour, lw=2)
+        for off, at, marker in ((low < -reach, -reach, "<"), (high > reach, reach, ">")):
+            if off:
+                ax.plot(at, i, marker=marker, color=colour, ms=6, clip_on=False)
+        ax.plot(middle.iloc[i], i, "o", color=colour, mfc="white" if row.flags else colour)
+    ax.set_yticks(range(len(part)), part.run)
+    ax.set_xlim(-reach, reach)
+    ax.invert_yaxis()
+    ax.axvline(0, color="0.4", lw=0.8)
 
 
 def forecast(table: pd.DataFrame) -> Figure:
-    """Error of the predicted end of each run with its interval, one panel a share of the run seen."""
+    """Error of the predicted end of each run with its interval: evidence down, share of the run seen across."""
     with style.context():
-        shares = sorted(table.share.unique())
-        fig, panels = style.axes(1, len(shares), 5.0, 0.28 * table.run.nunique() + 1.5)
-        for ax, share in zip(panels, shares, strict=True):
-            part = table[table.share == share].reset_index(drop=True)
-            for i, row in part.iterrows():
-                middle = PERCENT * (row.predicted - row.measured)
-                ends = [PERCENT * (row.low - row.measured), PERCENT * (row.high - row.measured)]
-                colour = "#0072B2" if row.inside else "#D55E00"
-                ax.plot(ends, [i, i], color=colour, lw=2)
-                ax.plot(middle, i, "o", color=colour, mfc="white" if row["flags"] else colour)
-            ax.set_yticks(range(len(part)), part.run)
-            ax.invert_yaxis()
-            ax.axvline(0, color="0.4", lw=0.8)
+        shares, kinds = sorted(table.share.unique()), _kinds(table)
+        most = table.groupby("evidence").run.nunique().max()
+        fig, panels = style.axes(len(kinds), len(shares), 5.0, 0.26 * most + 1.0)
+        for i, ax in enumerate(panels):
+            kind, share = kinds[i // len(shares)], shares[i % len(shares)]
+            part = table[(table.evidence == kind) & (table.share == share)]
+            _forecast_rows(ax, part)
+            ax.set_title(f"{kind}, first {share:.0%} of the run seen: {part.inside.sum()} of {len(part)} inside")
+        for ax in panels[-len(shares) :]:
             ax.set_xlabel("predicted less measured end (percentage points)")
-            ax.set_title(f"first {share:.0%} of the run seen: {part.inside.sum()} of {len(part)} inside")
         keys = [("end inside the 90 % interval", "#0072B2", "#0072B2"), ("outside", "#D55E00", "#D55E00")]
         keys.append(("limit flagged (not fixed, or at a bound)", "0.3", "white"))
         handles = [Line2D([], [], color=c, marker="o", mfc=face, label=name) for name, c, face in keys]
-        fig.legend(handles=handles, loc="outside lower center", ncols=3)
+        arrow = Line2D([], [], color="0.3", ls="", marker=">", label="runs on beyond the panel")
+        fig.legend(handles=[*handles, arrow], loc="outside lower center", ncols=4)
         return fig
 
 
-def own_run(fit: laws.Fit, ahead: pd.DataFrame, unit: str) -> Figure:
-    """One run's points, its law, and what the law says comes next (``laws.predict``), with the interval."""
+def token_unit(unit: float) -> str:
+    """What a token unit is called on an axis: "billions of tokens" for 1e9."""
+    return {1e9: "billions of tokens", 1e6: "millions of tokens", 1: "tokens"}.get(unit, f"units of {unit:g} tokens")
+
+
+def own_run(fit: laws.Fit, ahead: pd.DataFrame, unit: float, later: pd.DataFrame | None = None) -> Figure:
+    """One run's points, its law, and what the law says comes next (``laws.predict``), with the interval.
+
+    ``unit`` is the tokens' (1e9); ``later`` holds points measured after those used (d, activation_ratio), if any.
+    """
     with style.context():
         fig, (ax,) = style.axes(1, 1, 6.0, 3.6)
         band: dict[str, Any] = {"color": "#0072B2", "alpha": 0.18, "lw": 0, "label": "90 % interval of one checkpoint"}
         ax.fill_between(ahead.tokens, PERCENT * ahead.low, PERCENT * ahead.high, **band)
         ax.plot(ahead.tokens, PERCENT * ahead.activation_ratio, color=style.FIT_COLOUR, label="law")
         ax.plot(fit.tokens, PERCENT * fit.activation_ratio, "o", ms=3.5, color="0.2", label="points used")
+        if later is not None and len(later):
+            after = later[later.d <= ahead.tokens.max()]
+            ax.plot(
+                after.d, PERCENT * after.activation_ratio, "o", ms=3.5, mfc="white", color="0.2", label="came later"
+            )
         note = f"limit {PERCENT * fit.a0:.2f} %" + (f" ({'; '.join(fit.flags)})" if fit.flags else "")
         ax.axhline(PERCENT * fit.a0, color="#D55E00", ls="--", lw=1, label=note)
-        ax.set(xlabel=f"tokens ({unit})", ylabel="activation ratio (%)")
+        ax.set(xlabel=token_unit(unit), ylabel="activation ratio (%)")
         ax.legend()
         return fig

@@ -101,32 +101,38 @@ def forecast(
 
     The prediction is the law's with the number of dropped points that ``laws.steady`` chooses from the part seen.
     ``low`` and ``high`` hold the bootstrap draws of every drop up to a third, because how many points are warm-up is
-    not known either; ``low_chosen`` and ``high_chosen`` only those of the chosen drop. Columns: seen, drop, tokens,
-    predicted, low, high, low_chosen, high_chosen, measured (mean of the last three points), error, inside,
-    inside_chosen, flags.
+    not known either; ``low_chosen`` and ``high_chosen`` only those of the chosen drop. Prediction, intervals and what
+    came are each a mean over the last three checkpoints. ``soonest`` and ``latest`` turn the question round: the tokens
+    (in the unit of ``tokens``) at which the pooled laws reach what came. Columns: seen, drop, tokens, predicted, low,
+    high, low_chosen, high_chosen, measured, error, inside, inside_chosen, soonest, latest, tokens_inside, flags.
     """
     d, y = np.asarray(tokens, dtype=float), np.asarray(activation_ratio, dtype=float)
     seen = round(len(d) * share)
     if not 0 < share < 1 or seen >= len(d) - 2:
         raise ValueError(f"share is {share}; it must leave at least three points of the {len(d)} to predict")
     fits = laws.fit_drops(kind, d[:seen], y[:seen])
-    law, end = laws.steady(fits), float(d[-3:].mean())
-    pooled = np.quantile(laws.sample(law, end, laws.bootstrap_drops(fits, draws)), [0.05, 0.95])
-    chosen = np.quantile(laws.sample(law, end, laws.bootstrap(law, draws)), [0.05, 0.95])
-    predicted, measured = float(law.predict(end)), float(y[-3:].mean())
+    law, last, end = laws.steady(fits), d[-3:], float(d[-3:].mean())
+    draws_of = {"": laws.bootstrap_drops(fits, draws), "_chosen": laws.bootstrap(law, draws)}
+    ends = {k: np.quantile(laws.sample(law, last, table).mean(axis=1), [0.05, 0.95]) for k, table in draws_of.items()}
+    predicted, measured = float(law.predict(last).mean()), float(y[-3:].mean())
+    inside = {k: bool(low <= measured <= high) for k, (low, high) in ends.items()}
+    soonest, latest = laws.arrival(law, measured, draws_of[""])
     row = {
         "seen": seen,
         "drop": law.drop,
         "tokens": end,
         "predicted": predicted,
-        "low": pooled[0],
-        "high": pooled[1],
-        "low_chosen": chosen[0],
-        "high_chosen": chosen[1],
+        "low": ends[""][0],
+        "high": ends[""][1],
+        "low_chosen": ends["_chosen"][0],
+        "high_chosen": ends["_chosen"][1],
         "measured": measured,
         "error": predicted - measured,
-        "inside": bool(pooled[0] <= measured <= pooled[1]),
-        "inside_chosen": bool(chosen[0] <= measured <= chosen[1]),
+        "inside": inside[""],
+        "inside_chosen": inside["_chosen"],
+        "soonest": soonest,
+        "latest": latest,
+        "tokens_inside": soonest <= end <= latest,
         "flags": "; ".join(law.flags),
     }
     return pd.DataFrame([row])

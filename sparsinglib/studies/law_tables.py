@@ -13,7 +13,7 @@ from scipy import optimize, stats
 
 from .. import laws, paper
 from ..style import TOKEN_UNITS
-from . import law_rivals
+from . import law_rivals, trends
 
 Fits = Mapping[str, list[laws.Fit]]
 TOLERANCE = 0.01
@@ -55,7 +55,8 @@ def closest_runs(fits: Fits) -> dict[str, laws.Fit]:
 def table_2(fits: Fits) -> pd.DataFrame:
     """Table 2 again: one row for each run and coefficient, printed beside refit.
 
-    Columns: run, drop, points, coefficient, printed, refit, difference_pct, standard_error, back (within 1 %).
+    Columns: evidence, run, drop, points, coefficient, printed, refit, difference_pct, standard_error, back (within
+    1 %).
     """
     rows = []
     printed = paper.table(2).assign(run=lambda t: t.scale.str.lower() + "-" + t.activation).set_index("run")
@@ -63,10 +64,10 @@ def table_2(fits: Fits) -> pd.DataFrame:
         for name, away in _away(fit, printed.loc[run]).items():
             error = fit.standard_errors[name]
             value = float(printed.loc[run, name])
-            rows.append(
-                (run, fit.drop, len(fit.tokens), name, value, fit[name], 100 * away, error, abs(away) <= TOLERANCE)
-            )
-    names = ["run", "drop", "points", "coefficient", "printed", "refit", "difference_pct", "standard_error", "back"]
+            labels = ("paper", run, fit.drop, len(fit.tokens))
+            rows.append((*labels, name, value, fit[name], 100 * away, error, abs(away) <= TOLERANCE))
+    names = ["evidence", "run", "drop", "points", "coefficient", "printed", "refit", "difference_pct", "standard_error"]
+    names += ["back"]
     return pd.DataFrame(rows, columns=names)
 
 
@@ -141,14 +142,15 @@ def nearest_window(printed: laws.Fit) -> tuple[tuple[int, int], float]:
 def table_3() -> pd.DataFrame:
     """Table 3 with the parameter count computed from the architecture, L (4 d² + 3 d d_ff), and tokens a step.
 
-    Columns: scale, hidden_size, num_layers, intermediate_size, width_depth_ratio, printed_params, computed_params,
-    params_difference_pct, printed_batch_tokens, computed_batch_tokens, batch_difference_pct.
+    Columns: evidence, scale, hidden_size, num_layers, intermediate_size, width_depth_ratio, printed_params,
+    computed_params, params_difference_pct, printed_batch_tokens, computed_batch_tokens, batch_difference_pct.
     """
     t = paper.read("model_architectures").merge(paper.table(3), on="scale")
     params = t.num_layers * (4 * t.hidden_size**2 + 3 * t.hidden_size * t.intermediate_size)
     batch = t.batch_sequences * t.sequence_length
     return pd.DataFrame(
         {
+            "evidence": "paper",
             "scale": t.scale,
             "hidden_size": t.hidden_size,
             "num_layers": t.num_layers,
@@ -173,7 +175,7 @@ def limits(trend: pd.DataFrame, chosen: Mapping[str, laws.Fit]) -> pd.DataFrame:
     for run, fit in chosen.items():
         first = trend[trend.run == run].iloc[0]
         low, high = laws.limit_interval(fit)
-        fixed = low > 0 and high < 1 and high - low < float(np.ptp(fit.activation_ratio))
+        fixed = laws.identified(fit, interval=(low, high))
         size = np.sqrt(np.diag(fit.covariance))
         corr = fit.covariance[0, -1] / (size[0] * size[-1])
         labels = (first.evidence, run, first.scale, first.activation, first.seed, fit.drop, len(fit.tokens))
@@ -183,13 +185,17 @@ def limits(trend: pd.DataFrame, chosen: Mapping[str, laws.Fit]) -> pd.DataFrame:
 
 
 def hold_outs(trend: pd.DataFrame, chosen: Mapping[str, laws.Fit], share: float = 2 / 3) -> pd.DataFrame:
-    """``law_rivals.hold_out`` for every run, at the drop of ``chosen`` as far as the part seen allows it."""
+    """``law_rivals.hold_out`` for every run, at the drop of ``chosen`` as far as the part seen allows it.
+
+    Its columns with evidence and run.
+    """
     parts = []
     for run, g in trend.groupby("run", sort=True):
         kind = g.activation.iloc[0]
         spare = round(len(g) * share) - len(laws.COEFFICIENTS[kind]) - 2
         drop = min(chosen[run].drop, max(spare, 0))
-        parts.append(law_rivals.hold_out(kind, g.d, g.activation_ratio, share, drop).assign(run=run))
+        labels = {"evidence": g.evidence.iloc[0], "run": run}
+        parts.append(law_rivals.hold_out(kind, g.d, g.activation_ratio, share, drop).assign(**labels))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -200,6 +206,55 @@ def forecasts(trend: pd.DataFrame, share: float) -> pd.DataFrame:
         labels = {"evidence": g.evidence.iloc[0], "run": run, "share": share}
         parts.append(law_rivals.forecast(g.activation.iloc[0], g.d, g.activation_ratio, share).assign(**labels))
     return pd.concat(parts, ignore_index=True)
+
+
+def rivals_ahead(table: pd.DataFrame, law: str = "the paper's law") -> str:
+    """By evidence and activation of ``hold_outs``: the runs on which a rival errs less, and the best in the mean."""
+    lines = []
+    kinds = table.run.str.split("-").str[1].rename("activation")
+    for (evidence, kind), part in table.groupby(["evidence", kinds], sort=True):
+        wide = part.pivot(index="run", columns="law", values="mae_ahead")
+        best = wide.idxmin(axis=1)
+        ahead = ", ".join(f"{run} ({best[run]})" for run in wide.index if best[run] != law)
+        lines.append(f"{evidence} {kind}: {ahead or 'on no run'}; best in the mean: {wide.mean().idxmin()}")
+    return "\n".join(lines)
+
+
+def forecast_score(table: pd.DataFrame) -> pd.DataFrame:
+    """How often the intervals of ``forecasts`` hold what came, for each evidence and share, and the median error."""
+    return (
+        table.assign(error_pp=100 * table.error.abs())
+        .groupby(["evidence", "share"])
+        .agg(
+            runs=("run", "size"),
+            inside=("inside", "sum"),
+            inside_chosen=("inside_chosen", "sum"),
+            tokens_inside=("tokens_inside", "sum"),
+            median_error_pp=("error_pp", "median"),
+        )
+        .reset_index()
+    )
+
+
+def tokens_text(fit: laws.Fit, target: float, draws: pd.DataFrame, unit: str) -> str:
+    """``laws.tokens_for`` in a sentence, also where the law never gets to ``target`` or is past it already."""
+    try:
+        tokens, soonest, latest = laws.tokens_for(fit, target, draws)
+    except ValueError as error:
+        soonest, latest = laws.arrival(fit, target, draws)
+        return f"{error}\nThe laws of all draws get there at {soonest:.0f} to {latest:.0f} {unit} (90 %; inf: never)"
+    seen = "; the points seen are there already" if tokens <= fit.tokens[-1] else ""
+    return f"{target:.1%} at {tokens:.0f} {unit} (90 %: {soonest:.0f} to {latest:.0f}){seen}"
+
+
+def came_text(fit: laws.Fit, later: pd.DataFrame, draws: pd.DataFrame, rows: int = 4) -> str:
+    """A few of the points that came after a fit beside what it foretold, the last among them, and where they lie."""
+    picked = later.iloc[np.linspace(len(later) / rows, len(later), rows).astype(int) - 1]
+    table = laws.predict(fit, picked.d, draws).assign(measured=picked.activation_ratio.to_numpy())
+    inside = table.measured.between(table.low, table.high)
+    lowest, (low, high) = float(later.activation_ratio.min()), laws.limit_interval(fit)
+    ends = f"limit at the chosen drop {low:.2%} to {high:.2%}; smallest ratio that came {lowest:.2%}"
+    return f"{table.round(4).to_string(index=False)}\n{inside.sum()} of {len(table)} inside; {ends}"
 
 
 def slopes(limit_table: pd.DataFrame, params: pd.Series, draws: int = 4000, seed: int = 0) -> pd.DataFrame:
@@ -228,36 +283,87 @@ def slopes(limit_table: pd.DataFrame, params: pd.Series, draws: int = 4000, seed
     return pd.DataFrame(rows, columns=names)
 
 
-def derivatives(chosen: Mapping[str, laws.Fit], trend: pd.DataFrame, params: pd.Series) -> pd.DataFrame:
-    """dA/dD at 20 to 100 tokens per parameter (Figure 8).
+def moved(trend: pd.DataFrame) -> pd.Series:
+    """For each run, by how much its last third lies above its first third after warm-up, in activation ratio."""
+    change = {}
+    for run, part in trends.after_warm_up(trend).sort_values("tokens").groupby("run", sort=True):
+        third = max(len(part) // 3, 1)
+        ratio = part.activation_ratio
+        change[run] = float(ratio.iloc[-third:].mean() - ratio.iloc[:third].mean())
+    return pd.Series(change, dtype=float)
 
-    Columns: evidence, run, scale, activation, tokens_per_param, derivative. D is in the evidence's own token unit (1e9
-    or 1e6); ``params`` maps scale to a parameter count.
+
+def derivatives(chosen: Mapping[str, laws.Fit], trend: pd.DataFrame, params: pd.Series) -> pd.DataFrame:
+    """dA/dD over the tokens per parameter of the paper's Figure 8, from further left where a run ends before them.
+
+    Columns: evidence, run, scale, activation, tokens_per_param, derivative, inside (between the run's first point used
+    and its last), fixed (``laws.identified``). D is in the evidence's own token unit (1e9 or 1e6); ``params`` maps
+    scale to a parameter count.
     """
+    axis = paper.read("figure_axes").query("figure == 8").iloc[0]
+    labels, ends = trend.drop_duplicates("run").set_index("run"), {}
+    for run, fit in chosen.items():
+        size = float(params[labels.scale[run]]) / TOKEN_UNITS[labels.evidence[run]]
+        ends[run] = (fit.tokens[0] / size, fit.tokens[-1] / size)
     rows = []
     for run, fit in chosen.items():
-        first = trend[trend.run == run].iloc[0]
-        ratio = np.linspace(20, 100, 41)
+        first = labels.loc[run]
+        beside = [ends[other] for other in chosen if labels.evidence[other] == first.evidence]
+        shortest = min(last for _, last in beside)
+        start = float(axis.x_tick_min) if shortest > axis.x_tick_min else max(begin for begin, _ in beside)
+        ratio = np.linspace(start, float(axis.x_tick_max), 201)
         slope = fit.derivative(ratio * float(params[first.scale]) / TOKEN_UNITS[first.evidence])
-        labels = {"evidence": first.evidence, "run": run, "scale": first.scale, "activation": first.activation}
-        rows.append(pd.DataFrame({**labels, "tokens_per_param": ratio, "derivative": slope}))
+        named = {"evidence": first.evidence, "run": run, "scale": first.scale, "activation": first.activation}
+        shown = pd.DataFrame({**named, "tokens_per_param": ratio, "derivative": slope})
+        inside = (ends[run][0] <= ratio) & (ratio <= ends[run][1])
+        rows.append(shown.assign(inside=inside, fixed=laws.identified(fit)))
     return pd.concat(rows, ignore_index=True)
 
 
 def falls_with_scale(derivative: pd.DataFrame, params: pd.Series) -> pd.DataFrame:
-    """How often the smaller of two neighbouring scales has the larger absolute derivative, over the compared points.
+    """How often the smaller of two neighbouring scales has the larger absolute derivative, where both have points.
 
-    Columns: activation, pairs_in_order (share of pairs and points), points_all_in_order (share of points).
+    Runs whose limit is not fixed are left out; seeds of a scale are averaged. Columns: activation, scales (compared),
+    low and high (tokens per parameter compared), pairs_in_order (share of pairs and points).
     """
     rows = []
-    for activation, part in derivative.groupby("activation", sort=True):
-        wide = part.assign(size=part.derivative.abs()).pivot(index="tokens_per_param", columns="scale", values="size")
+    usable = derivative[derivative.fixed & derivative.inside]
+    for activation, part in usable.groupby("activation", sort=True):
+        sizes = part.assign(size=part.derivative.abs()).groupby(["tokens_per_param", "scale"])["size"]
+        wide = sizes.mean().unstack("scale")
         order = sorted(wide.columns, key=lambda scale: float(params[scale]))
-        if len(order) < 2:
+        pairs = [wide[[a, b]].dropna() for a, b in pairwise(order)]
+        pairs = [pair for pair in pairs if len(pair)]
+        if not pairs:
             continue
-        larger = [(wide[a] > wide[b]).to_numpy() for a, b in pairwise(order)]
-        rows.append((activation, float(np.mean(larger)), float(np.all(larger, axis=0).mean())))
-    return pd.DataFrame(rows, columns=["activation", "pairs_in_order", "points_all_in_order"])
+        larger = np.concatenate([(pair.iloc[:, 0] > pair.iloc[:, 1]).to_numpy() for pair in pairs])
+        scales = [scale for scale in order if any(scale in pair for pair in pairs)]
+        low, high = min(pair.index.min() for pair in pairs), max(pair.index.max() for pair in pairs)
+        rows.append((activation, len(scales), low, high, float(larger.mean())))
+    return pd.DataFrame(rows, columns=["activation", "scales", "low", "high", "pairs_in_order"])
+
+
+def order_by_variable(derivative: pd.DataFrame, params: pd.Series) -> pd.DataFrame:
+    """``falls_with_scale`` for each evidence, by D and by tokens per parameter: its columns with evidence, variable."""
+    per_param = derivative.assign(derivative=derivative.derivative * derivative.scale.map(params))
+    parts = [
+        falls_with_scale(part, params).assign(evidence=evidence, variable=variable)
+        for variable, table in (("dA/dD", derivative), ("dA/d(tokens per parameter)", per_param))
+        for evidence, part in table.groupby("evidence", sort=True)
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def order_text(order: pd.DataFrame, share: float = 0.95) -> str:
+    """By which variable the order of ``order_by_variable`` holds in at least ``share`` of the comparisons."""
+    lines = []
+    for variable, part in order.groupby("variable", sort=False):
+        holds = part.pairs_in_order >= share
+        names = [f"{r.evidence} {r.activation}" for r in part.itertuples()]
+        yes = ", ".join(name for name, ok in zip(names, holds, strict=True) if ok)
+        no = ", ".join(name for name, ok in zip(names, holds, strict=True) if not ok)
+        lines.append(f"by {variable}: in order for {yes or 'none'}; not for {no or 'none'}")
+    return "\n".join(lines)
 
 
 def settling(frame: pd.DataFrame, value: str, within: float = 0.1) -> pd.DataFrame:
@@ -274,6 +380,23 @@ def settling(frame: pd.DataFrame, value: str, within: float = 0.1) -> pd.DataFra
     return pd.DataFrame(rows, columns=["run", "settled_share"])
 
 
+def settled(activation: pd.DataFrame, loss: pd.DataFrame) -> pd.DataFrame:
+    """``settling`` of activation ratio and smoothed loss at the same checkpoints, both without their warm-up.
+
+    The loss is logged far more often, and more points leave a band later: so it is read at the checkpoints. Columns:
+    run, settled_share, settled_share_loss; only runs with both.
+    """
+    parts = []
+    for run, part in trends.after_warm_up(activation).sort_values("tokens").groupby("run", sort=True):
+        rows = loss[loss.run == run].sort_values("tokens")
+        if len(rows):
+            parts.append(part.assign(loss=np.interp(part.tokens, rows.tokens, rows.loss_smoothed)))
+    if not parts:
+        return pd.DataFrame(columns=["run", "settled_share", "settled_share_loss"])
+    both = pd.concat(parts, ignore_index=True)
+    return settling(both, "activation_ratio").merge(settling(both, "loss"), on="run", suffixes=("", "_loss"))
+
+
 def loss_limit(tokens: np.ndarray, loss: np.ndarray) -> tuple[float, float]:
     """Limit of ``L(D) = L0 + k / D^a`` and its standard error (Figure 14).
 
@@ -287,11 +410,12 @@ def loss_limit(tokens: np.ndarray, loss: np.ndarray) -> tuple[float, float]:
 
 
 def loss_limits(loss: pd.DataFrame, block: float = 0.02) -> pd.DataFrame:
-    """Limit of the training loss of each run: run, scale, activation, seed, limit, low, high (90 %), final.
+    """Limit of the training loss of each run: run, scale, activation, seed, limit, low, high (90 %), final, fixed.
 
     The loss is averaged over blocks of ``block`` of the run, after its first tenth, so that the points are close to
     independent; ``final`` is the mean over the last twentieth. The interval ends at 0 and at ``final``, since a limit
-    lies below what was reached; an interval that wide says that the run does not fix the limit of its loss.
+    lies below what was reached; ``fixed`` says that neither end is there and that the interval is narrower than the
+    fall of these points. Rounded to 1e-6 nats.
     """
     rows = []
     for run, part in loss.groupby("run", sort=True):
@@ -300,8 +424,10 @@ def loss_limits(loss: pd.DataFrame, block: float = 0.02) -> pd.DataFrame:
         limit, error = loss_limit(means.tokens.to_numpy(float), means.loss.to_numpy(float))
         first, final = part.iloc[0], float(part.loss[share > 0.95].mean())
         ends = (max(limit - 1.645 * error, 0.0), min(limit + 1.645 * error, final))
-        rows.append((run, first.scale, first.activation, first.seed, limit, *ends, final))
-    return pd.DataFrame(rows, columns=["run", "scale", "activation", "seed", "limit", "low", "high", "final"])
+        numbers = np.round([limit, *ends, final], 6)
+        fixed = bool(ends[0] > 0 and ends[1] < final and ends[1] - ends[0] < np.ptp(means.loss))
+        rows.append((run, first.scale, first.activation, first.seed, *numbers, fixed))
+    return pd.DataFrame(rows, columns=["run", "scale", "activation", "seed", "limit", "low", "high", "final", "fixed"])
 
 
 def notes_2_4b() -> laws.Fit:
@@ -312,14 +438,22 @@ def notes_2_4b() -> laws.Fit:
     return laws.Fit("relu", row.alpha, row.b, row.c, row.a0, d, points.activation_ratio.to_numpy(float), 0, ())
 
 
-def drop_table(fits: Fits) -> pd.DataFrame:
-    """Every fit of every run: run, drop, points, alpha, b, c, a0, a0_standard_error, mse, flags."""
-    rows = []
+def notes_table(fits: Fits) -> pd.DataFrame:
+    """The notes' 2.4B coefficients beside those of the drop whose fit is nearest to them, one row a coefficient."""
+    notes, names = notes_2_4b(), list(laws.COEFFICIENTS["relu"])
+    near = min(fits["2.4b-relu"], key=lambda f: max(abs(f[k] / notes[k] - 1) for k in names))
+    columns = {"authors' notes": notes, f"refit, {near.drop} dropped": near}
+    return pd.DataFrame({title: [law[k] for k in names] for title, law in columns.items()}, index=names)
+
+
+def drop_table(fits: Fits, trend: pd.DataFrame) -> pd.DataFrame:
+    """Every fit of every run: evidence, run, drop, points, alpha, b, c, a0, a0_standard_error, mse, flags."""
+    rows, evidence = [], trend.drop_duplicates("run").set_index("run").evidence
     for run, each in fits.items():
         for f in each:
-            error = f.standard_errors["a0"]
-            rows.append((run, f.drop, len(f.tokens), f.alpha, f.b, f.c, f.a0, error, f.mse, "; ".join(f.flags)))
-    names = ["run", "drop", "points", "alpha", "b", "c", "a0", "a0_standard_error", "mse", "flags"]
+            error, labels = f.standard_errors["a0"], (evidence[run], run, f.drop, len(f.tokens))
+            rows.append((*labels, f.alpha, f.b, f.c, f.a0, error, f.mse, "; ".join(f.flags)))
+    names = ["evidence", "run", "drop", "points", "alpha", "b", "c", "a0", "a0_standard_error", "mse", "flags"]
     return pd.DataFrame(rows, columns=names)
 
 

@@ -28,7 +28,7 @@ SPECIALISED = 5  # times as often on one corpus as on any other
 RARE = 0.01  # neurons that fire less often than this on every corpus are not called specialised
 POINTS_DRAWN = 200
 APART = 2.0  # times the noise floor
-SIMILAR = 0.5  # of the distance between the two activation functions
+SIMILAR = 0.5  # of the distance between the two activation functions: up to it similar, beyond it different
 NOTEBOOK = "06_neuron_frequency"
 
 
@@ -82,10 +82,11 @@ def ending(suite: Suite, save_as: str = "") -> str:
 
 
 def summary(uses: Iterable[Use]) -> pd.DataFrame:
-    """One row a checkpoint: CETT found, and the activation ratio (%) on each corpus."""
+    """One row a checkpoint: its number of layers, CETT found, and the activation ratio (%) on each corpus."""
     rows: dict[str, dict[str, float]] = {}
     for use in uses:
-        row = rows.setdefault(use.checkpoint.name, {"CETT": cast(Thresholds, use.whole.rule).cett})
+        found = {"layers": len(use.whole.neuron_frequency), "CETT": cast(Thresholds, use.whole.rule).cett}
+        row = rows.setdefault(use.checkpoint.name, found)
         row[f"{use.corpus} (%)"] = 100 * use.whole.activation_ratio
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("checkpoint").reset_index()
 
@@ -233,16 +234,18 @@ def _saved(drawn: tuple[Figure, pd.DataFrame], name: str, save_as: str) -> Figur
     return style.save(figure, f"{name}_{save_as}" if save_as else name, data)
 
 
-def draw_figure_9(uses: Sequence[Use], save_as: str = "") -> Figure:
+def draw_figure_9(uses: Sequence[Use], save_as: str = "", evidence: str = "own model") -> Figure:
     """The paper's Figure 9: mean over layers, one panel a corpus."""
     table = curve_table(uses)
-    return _saved(use_figures.frequency(table[table.position == MEAN]), "figure_09", save_as)
+    drawn = use_figures.frequency(table[table.position == MEAN])
+    return _saved(style.of_evidence(drawn, evidence), "figure_09", save_as)
 
 
-def draw_figure_16(uses: Sequence[Use], save_as: str = "") -> Figure:
+def draw_figure_16(uses: Sequence[Use], save_as: str = "", evidence: str = "own model") -> Figure:
     """The paper's Figure 16: first, exact middle and last layer down, corpora across."""
     table = curve_table(uses)
-    return _saved(use_figures.frequency(table[table.position != MEAN]), "figure_16", save_as)
+    drawn = use_figures.frequency(table[table.position != MEAN])
+    return _saved(style.of_evidence(drawn, evidence), "figure_16", save_as)
 
 
 def draw_distances(table: pd.DataFrame, save_as: str = "") -> Figure | None:
@@ -279,21 +282,31 @@ def resolved(uses: Iterable[Use], rows: Sequence[paper.Check]) -> list[paper.Che
 def _similar_check(evidence: str, of: dict[str, pd.DataFrame]) -> paper.Check:
     rows = of[MEAN] if MEAN in of else pd.DataFrame(columns=["scales", "halves", "activations"])
     why = (
-        "Rule: curves of two scales lie at most half as far apart as those of ReLU and SiLU at one scale, every corpus."
+        f"Rule: on every corpus, curves of two scales lie at most {SIMILAR:g} times as far apart as those of ReLU and "
+        "SiLU at one scale. Beyond that they differ: C47 asks for it."
     )
     if rows[["scales", "activations"]].isna().any(axis=None) or rows.empty:
         return paper.Check("C46", evidence, "–", None, f"{why} Needs two scales of each activation.")
-    value = f"{_values(rows)}; ReLU from SiLU at least {rows.activations.min():.1f} pp"
-    return paper.Check("C46", evidence, value, bool((rows.scales <= SIMILAR * rows.activations).all()), why)
+    return paper.Check("C46", evidence, _values(rows), not _different(rows).any(), why)
 
 
 def _ends_check(evidence: str, of: dict[str, pd.DataFrame]) -> paper.Check:
-    why = "Rule: in both layers, each activation, scales lie more than twice as far apart as two halves of one text."
+    why = (
+        f"Rule: in both layers, for each activation, scales lie on some corpus more than {SIMILAR:g} times as far "
+        f"apart as ReLU and SiLU at one scale (C46's criterion), and {APART:g} times as far as two halves of one text."
+    )
     rows = [of[position] for position in (FIRST, LAST) if position in of]
-    if not rows or any(r[["scales", "halves"]].isna().any(axis=None) for r in rows):
+    if not rows or any(r[["scales", "halves", "activations"]].isna().any(axis=None) for r in rows):
         return paper.Check("C47", evidence, "–", None, f"{why} Needs two scales of each activation and two halves.")
     value = "; ".join(f"{name}: {_values(r)}" for name, r in zip(("first", "last"), rows, strict=True))
-    return paper.Check("C47", evidence, value, all((r.scales > APART * r.halves).all() for r in rows), why)
+    differ = all(_different(r).all() for r in rows)
+    noise = any((r.scales <= APART * r.halves).any() for r in rows)
+    return paper.Check("C47", evidence, value, None if differ and noise else differ, why)
+
+
+def _different(rows: pd.DataFrame) -> pd.Series:
+    """The one criterion of C46 and C47, so that no distance is both similar and different."""
+    return rows.scales > SIMILAR * rows.activations
 
 
 def _middle_check(evidence: str, of: dict[str, pd.DataFrame]) -> paper.Check:
@@ -310,4 +323,5 @@ def _values(rows: pd.DataFrame) -> str:
         f"{a} {row.scales:.1f} pp" + ("" if np.isnan(row.halves) else f" (halves {row.halves:.1f})")
         for a, row in rows.iterrows()
     ]
-    return ", ".join(parts)
+    between = rows.activations.min()
+    return ", ".join(parts) + ("" if np.isnan(between) else f", ReLU from SiLU at least {between:.1f} pp")

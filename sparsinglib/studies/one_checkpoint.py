@@ -1,5 +1,6 @@
 """The steps of the first notebook: one model, one text, one strategy, measured, drawn and checked."""
 
+import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from ..anatomy import dissect
 from ..ffn import find_ffns
 from ..measure import Measurement, measure
 from ..models import ladder_names, load
-from ..paths import DATA, ROOT
+from ..paths import DATA, LADDER, ROOT
 from ..rules import Rule, StraightforwardReLU
 from ..search import thresholds_for_cett
 from ..strategies import check_strategy, find_rule, halves, rules_at
@@ -25,7 +26,11 @@ SAMPLE = DATA / "texts" / "sample.txt"
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """A model with the rule found for it; ``measured`` on text the search has not seen, ``sample`` on a short one."""
+    """A model with the rule found for it; ``measured`` on text the search has not seen, ``sample`` on a short one.
+
+    ``zeros``, what straightforward ReLU leaves, is measured where the rule was found, as the rule's own intervals are;
+    None for a model whose gate has no exact zeros.
+    """
 
     name: str
     model: PreTrainedModel
@@ -51,7 +56,7 @@ def check(
     if not model:
         raise ValueError("model is empty: give a hub id, a directory, a .gguf file or a ladder name.")
     if text_file and not Path(text_file).is_file():
-        raise ValueError(f"text_file {text_file!r} does not exist (paths are relative to the notebook's folder).")
+        raise ValueError(f"text_file {text_file!r} does not exist: there is no {Path(text_file).resolve()}.")
     if window < 2 or max_tokens < 2:
         raise ValueError(f"max_tokens and window must be at least 2, got {max_tokens} and {window}.")
 
@@ -79,7 +84,7 @@ def study(model: str, text_file: str, strategy: str, argument: float, max_tokens
         measure(network, judge, rule),
         sample[0][0],
         measure(network, sample, rule, keep_tokens=True),
-        measure(network, judge, StraightforwardReLU(), kl=False) if zeroes else None,
+        measure(network, fit, StraightforwardReLU(), kl=False) if zeroes else None,
     )
 
 
@@ -109,7 +114,7 @@ def _summary(s: Study) -> dict[str, str]:
     rows["KL(dense ‖ sparse), nats"] = "–" if m.kl is None else f"{m.kl:.4f}"
     rows["activation ratio (%)"] = f"{100 * m.activation_ratio:.1f}"
     if s.zeros:
-        rows["activation ratio, zeros alone (%)"] = f"{100 * s.zeros.activation_ratio:.1f}"
+        rows["zeros alone, on the first half (%)"] = f"{100 * s.zeros.activation_ratio:.1f}"
     return rows
 
 
@@ -152,9 +157,9 @@ def draw_figure_1(s: Study, save_as: str = "") -> Figure:
 
 
 def heat_map_rules(s: Study) -> dict[str, Measurement]:
-    """The study's rule and the two other metrics at its activation ratio, measured on the sample text."""
+    """The study's rule on the sample text, and the two other metrics set to the same activation ratio on it."""
     sample = [s.sample_ids[None]]
-    others = rules_at(s.model, s.fitted_on, s.measured.activation_ratio)
+    others = rules_at(s.model, sample, s.sample.activation_ratio)
     label = str(s.rule)
     if isinstance(s.rule, Thresholds):
         p = s.rule.ppl_increase_pct
@@ -196,6 +201,15 @@ def draw_coloured_text(*studies: Study | None, save_as: str = "") -> Figure:
     )
 
 
+def trained_on(s: Study) -> str:
+    """Size of a model and, of one of the ladder's, how much text it was trained on."""
+    words = f"{s.label}: {s.model.num_parameters(exclude_embeddings=True) / 1e6:.2f}M parameters beside the embedding"
+    record = LADDER / s.name / "run.json"
+    if s.name not in ladder_names() or not record.is_file():
+        return words
+    return f"{words}, trained on {json.loads(record.read_text(encoding='utf-8'))['tokens'] / 1e6:.0f}M tokens"
+
+
 def evidence(name: str) -> str:
     """Which kind of evidence a measurement of this checkpoint is."""
     if name in ladder_names():
@@ -228,7 +242,10 @@ def _zeros_check(s: Study | None, name: str) -> paper.Check:
         return paper.Check("C03", evidence(name), "–", None, why)
     zeros, (ratio, _, high) = s.zeros.activation_ratio, ends
     value = f"{100 * (1 - ratio / zeros):.0f} percent ({s.label}: {100 * zeros:.1f} % to {100 * ratio:.1f} %)"
-    why = "holds if the whole 90 % interval at p = 1 % lies below the share of nonzero neurons; the size is not judged"
+    why = (
+        "holds if the whole 90 % interval at p = 1 % lies below the share of nonzero neurons on the same text; the "
+        "size is not judged"
+    )
     return paper.Check("C03", evidence(s.name), value, high < zeros, why)
 
 

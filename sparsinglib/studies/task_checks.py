@@ -7,6 +7,7 @@ import pandas as pd
 
 from .. import paper
 from ..paper import Check
+from ..scoreboard import ARITHMETIC
 from . import task_tables
 from .task_tables import COMMONSENSE, COMPLEX, READING, ROUNDING, t_interval
 
@@ -52,7 +53,7 @@ def _printed(means: pd.DataFrame) -> list[Check]:
     rows, table = [], task_tables.averages()
     dense = table[table.p_pct == 0]
     printed = paper.claims().set_index("id").paper_value.replace("", np.nan).astype(float)
-    why = f"Rule: the printed columns of Tables 4 and 5 give the number to {ROUNDING} points."
+    why = f"Rule: the printed columns of Tables 4 and 5 give the number to {ROUNDING} points; {ARITHMETIC}."
     for claim, group in PRINTED_MEAN.items():
         value = dense[dense.group == group].recomputed_pct.mean()
         rows.append(Check(claim, "paper", f"{value:.2f} percent", bool(abs(value - printed[claim]) <= ROUNDING), why))
@@ -78,10 +79,9 @@ def _trends(means: pd.DataFrame) -> list[Check]:
     why = f"Rule: both intervals stay above -{MARGIN:g} point ({ten})."
     rows.append(Check("C04", "paper", value, every(verdicts), why))
     reading = means.loc[READING]
-    falls = bool((np.diff([0.0, *reading.change]) < 0).all() and reading.high[10] < 0)
     value = "; ".join(f"p = {p}: {points(*r[['change', 'low', 'high']])}" for p, r in reading.iterrows())
-    why = f"Rule: falls at each p, and the interval at 10 % is below 0 ({ten})."
-    rows.append(Check("C13", "paper", value, falls, why))
+    steps = _steps()
+    rows.append(Check("C13", "paper", value, falls(reading, steps), f"{FALLS} ({ten})."))
     wide = task_tables.changes().pivot(index=["scale", "activation", "p_pct"], columns="group", values="change")
     gap = t_interval((wide[READING] - wide[COMMONSENSE]).xs(10, level="p_pct"))
     small = all(not_worse(r.low, r.high) for _, r in means.loc[COMMONSENSE].iterrows())
@@ -93,21 +93,65 @@ def _trends(means: pd.DataFrame) -> list[Check]:
     return rows
 
 
+def _steps() -> pd.DataFrame:
+    """Change of the ten models' reading scores from each p to the next, dense first, paired by model."""
+    table = task_tables.averages().query("group == @READING", local_dict={"READING": READING})
+    wide = table.pivot(index=["scale", "activation"], columns="p_pct", values="recomputed_pct")
+    pairs = list(zip(wide.columns, wide.columns[1:], strict=False))
+    return pd.DataFrame([t_interval(wide[b] - wide[a]) for a, b in pairs], columns=["change", "low", "high"])
+
+
+FALLS = (
+    "Rule: the interval at the last p is below 0, and no step rises by more than its paired interval allows; fails if "
+    "an interval lies above 0 or the last excludes a fall"
+)
+
+
+def falls(changes: pd.DataFrame, steps: pd.DataFrame) -> bool | None:
+    """Verdict on a fall over rows of low and high: ``changes`` from dense, and ``steps`` from one p to the next.
+
+    A step whose interval holds 0 is no rise. With the last interval reaching 0, a fall is neither shown nor excluded.
+    """
+    if (changes.low > 0).any() or (steps.low > 0).any() or changes.low.iloc[-1] >= 0:
+        return False
+    return True if changes.high.iloc[-1] < 0 else None
+
+
 def every(verdicts: list[bool | None]) -> bool | None:
     """False if one is, else None if one is, else True."""
     return False if False in verdicts else None if None in verdicts else True
 
 
+def generally(changes: pd.DataFrame) -> tuple[bool | None, str]:
+    """Verdict on "generally no harm" over rows of change, low and high (points), and the rule with what it can see."""
+    said = [not_worse(low, high) for low, high in zip(changes.low, changes.high, strict=True)]
+    verdict = True if said.count(True) > MOST * len(said) else None
+    if said and said.count(False) >= (1 - MOST) * len(said):
+        verdict = False
+    seen = (changes.change - changes.low).median()
+    why = (
+        f"Rule: for more than {MOST:.0%} of them the 95 % interval stays above -{MARGIN:g} point; fails if for "
+        f"{1 - MOST:.0%} or more it lies below 0. Mostly not seen (half width): a drop of less than {seen:.1f} points."
+    )
+    return verdict, why
+
+
+def counted(changes: pd.DataFrame) -> str:
+    """How many rows of ``changes`` are shown to be no worse, and how many worse."""
+    said = [not_worse(low, high) for low, high in zip(changes.low, changes.high, strict=True)]
+    true, false = said.count(True), said.count(False)
+    return f"{true} of {len(said)} surely less than {MARGIN:g} point below dense, {false} surely below it"
+
+
 def _single_benchmarks() -> list[Check]:
     scores = pd.concat([paper.table(4), paper.table(5)])
     wide = scores.pivot(index=["scale", "activation", "benchmark"], columns="p_pct", values="score_pct")
-    change = (wide[1] - wide[0]).groupby("benchmark").apply(t_interval)
-    bad = [name for name, (_, low, high) in change.items() if high < 0]
-    worst = change.map(lambda ends: ends[0]).idxmin()
-    value = f"{len(change) - len(bad)} of {len(change)} not below dense; lowest {worst}: {points(*change[worst])}"
-    why = f"Rule: more than {MOST:.0%} of the benchmarks; below: the whole 95 % t interval over ten models is."
-    verdict = len(bad) < (1 - MOST) * len(change)
-    return [Check("C77", "paper", value + (f"; below: {', '.join(bad)}" if bad else ""), verdict, why)]
+    ends = (wide[1] - wide[0]).groupby("benchmark").apply(t_interval)
+    changes = pd.DataFrame(ends.tolist(), index=ends.index, columns=["change", "low", "high"])
+    worst = changes.change.idxmin()
+    verdict, why = generally(changes)
+    value = f"{counted(changes)}; lowest {worst}: {points(*changes.loc[worst])}"
+    return [Check("C77", "paper", value, verdict, f"{why} t intervals over ten models, at p = 1 %.")]
 
 
 def _by_activation() -> Check:

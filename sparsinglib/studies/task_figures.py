@@ -19,21 +19,38 @@ RULES = {  # colour, marker
 def figure_3(curves: pd.DataFrame) -> Figure:
     """Score (%) against sparsity (%), models down, the two groups across; bars: 95 % of the change from dense.
 
-    ``curves``: evidence, model, group, family (a key of ``RULES``, or "dense"), sparsity (0 to 1), value,
-    difference, difference_low, difference_high (0 to 1; NaN in a group with too few tasks above chance).
+    ``curves``: evidence, model, group, family (a key of ``RULES``, or "dense"), n (examples of each task), sparsity
+    (0 to 1), value, difference, difference_low, difference_high (0 to 1; NaN in a group with too few tasks above
+    chance).
     """
     models = list(dict.fromkeys(curves.model))
     with style.context():
         figure, panels = style.axes(len(models), 2, 4.6, 3.2)
         for ax, (model, group) in zip(panels, ((m, g) for m in models for g in GROUPS), strict=True):
             part = curves[(curves.model == model) & (curves.group == group)]
-            ax.set_title(f"{model}, {GROUPS[group]} tasks ({part.evidence.iloc[0]})")
+            ax.set_title(f"{model}, {GROUPS[group]} tasks", parse_math=False)
             if part.value.notna().any():
                 _draw(ax, part)
             else:
                 style.say(ax, "not testable at this scale:\nfewer than two tasks above chance")
         panels[0].legend()
+        first = curves.iloc[0]
+        evidence = style.EVIDENCE_LABELS.get(first.evidence, first.evidence)
+        title = f"{evidence}; n = {first.n} examples of each task; bars: 95 % intervals of the change from dense"
+        figure.suptitle(title, fontsize=10)
     return figure
+
+
+def in_percent(curves: pd.DataFrame) -> pd.DataFrame:
+    """The data of Figure 3 as it is saved: the columns of Table 1's CSV file, with sparsity, all in percent.
+
+    Rounded, so that no change is 0 and not what sums of weights leave of it.
+    """
+    names = {"value": "score_pct", "difference": "change", "difference_low": "low", "difference_high": "high"}
+    scaled = curves.assign(**{name: 100 * curves[name] for name in (*names, "sparsity")})
+    renamed = scaled.rename(columns=names | {"p": "p_pct", "sparsity": "sparsity_pct"})
+    first = ["evidence", "model", "rule", "family", "p_pct", "group", "tasks", "n"]
+    return renamed[[*first, "sparsity_pct", "score_pct", "change", "low", "high"]].round(9)
 
 
 def _draw(ax: Axes, part: pd.DataFrame) -> None:

@@ -1,15 +1,30 @@
 """Claims on downstream tasks held against our own models' scores on the offline tasks; intervals over examples."""
 
+import itertools
 import math
 
-import numpy as np
 import pandas as pd
 
 from .. import offline_tasks
-from ..paper import NOT_YET, Check
+from ..paper import Check
 from ..task_statistics import DENSE, interval, with_dense
-from .task_checks import COMPARABLE, ENDS, MARGIN, MOST, PRINTED_CHANGE, comparable, every, not_worse, points
+from .task_checks import (
+    COMPARABLE,
+    ENDS,
+    FALLS,
+    MARGIN,
+    PRINTED_CHANGE,
+    comparable,
+    counted,
+    every,
+    falls,
+    generally,
+    not_worse,
+    points,
+)
 from .task_tables import COMMONSENSE, COMPLEX, READING
+
+NOT_OURS = "a number of the paper's models; ours stands beside it"
 
 
 def ladder_checks(
@@ -19,15 +34,13 @@ def ladder_checks(
     model = "mean" if "mean" in set(groups.model) else groups.model.iloc[0]
     mean = groups[groups.model == model].set_index(["group", "p"])
     rows = [_ladder_figure_3(compared, chance)]
-    why = "a number of the paper's ten models; ours stands beside it"
-    rows += [Check(c, "ladder", _cell(mean, g, float(p)), None, why) for c, (g, p) in PRINTED_CHANGE.items()]
+    rows += [Check(c, "ladder", _cell(mean, g, float(p)), None, NOT_OURS) for c, (g, p) in PRINTED_CHANGE.items()]
     one = [_verdict(mean, g, 1.0) for g in (COMMONSENSE, READING)]
     value = "; ".join(f"{g.partition('_')[0]} {_cell(mean, g, 1.0)}" for g in (COMMONSENSE, READING))
     rows.append(Check("C04", "ladder", value, every(one), f"Rule: both 95 % intervals stay above -{MARGIN:g} point."))
     ps = sorted(p for p in groups.p.dropna().unique() if p > 0)
     value = "; ".join(f"p = {p:g}: {_cell(mean, READING, p)}" for p in ps)
-    why = "Rule: falls at each p, and the interval at the last is below 0; open if only that is missing."
-    rows.append(Check("C13", "ladder", value, _falls(mean, ps), why))
+    rows.append(Check("C13", "ladder", value, _falls(mean, scores, chance, ps), f"{FALLS} (over examples)."))
     rows.append(_unlike(scores, chance, mean, ps))
     rows += [
         _ladder_single(summary, chance),
@@ -55,13 +68,19 @@ def _verdict(mean: pd.DataFrame, group: str, p: float) -> bool | None:
     return not_worse(100 * mean.difference_low[group, p], 100 * mean.difference_high[group, p])
 
 
-def _falls(mean: pd.DataFrame, ps: list[float]) -> bool | None:
-    part = mean.loc[READING].difference.reindex(ps)
-    if part.isna().any():
+def _falls(mean: pd.DataFrame, scores: pd.DataFrame, chance: pd.DataFrame, ps: list[float]) -> bool | None:
+    names = {"difference_low": "low", "difference_high": "high"}
+    changes = 100 * mean.loc[READING].reindex(ps)[list(names)].rename(columns=names)
+    if changes.isna().any(axis=None):
         return None
-    if not (np.diff([0.0, *part]) < 0).all():
-        return False
-    return True if mean.difference_high[READING, ps[-1]] < 0 else None
+    part = _changes(scores, chance)
+    part = part[part.group == READING].set_index(["p", "model", "task", "metric", "example"])
+    signed = part.change * part.weight
+    steps = []
+    for before, after in itertools.pairwise(ps):
+        step = (signed[after] - signed[before]).rename("step").reset_index()
+        steps.append(_pooled(step, step.step)[1:])
+    return falls(changes, pd.DataFrame([(changes.low.iloc[0], changes.high.iloc[0]), *steps], columns=["low", "high"]))
 
 
 def _changes(scores: pd.DataFrame, chance: pd.DataFrame) -> pd.DataFrame:
@@ -117,10 +136,13 @@ def _ladder_single(summary: pd.DataFrame, chance: pd.DataFrame) -> Check:
     above = chance[chance.testable][["model", "task", "metric"]]
     part = summary[summary.p == 1].merge(above, on=["model", "task", "metric"])
     part = part[part.metric != "f1"]
-    bad = part[part.difference_high < 0]
-    value = f"{len(part) - len(bad)} of {len(part)} model × task not below dense"
-    why = f"Rule: more than {MOST:.0%} of the tasks above chance; below: the whole 95 % interval at p = 1 % is."
-    return Check("C77", "ladder", value, len(bad) < (1 - MOST) * len(part) if len(part) else None, why)
+    if part.empty:
+        return Check("C77", "ladder", "not testable at this scale", None, "no task above chance at p = 1 %")
+    names = {"difference": "change", "difference_low": "low", "difference_high": "high"}
+    changes = 100 * part[list(names)].rename(columns=names)
+    verdict, why = generally(changes)
+    why += f" Model × task above chance, p = 1 %, {part.n.min():.0f} examples."
+    return Check("C77", "ladder", counted(changes), verdict, why)
 
 
 def _ladder_five(mean: pd.DataFrame) -> Check:
@@ -157,24 +179,23 @@ def _ladder_complex(chance: pd.DataFrame) -> Check:
 
 
 def scale_checks(small: pd.DataFrame, scores: pd.DataFrame, chance: pd.DataFrame) -> list[Check]:
-    """C70, C72, C74, C76: does the largest dense model beat the smallest of its activation on the same examples?"""
+    """C70, C72, C74, C76, numbers of the paper's models: the largest dense model of ours less the smallest beside."""
     own = _groups()
     kept = chance[chance.testable][["model", "task", "metric"]]
     large = scores[scores.rule == DENSE].merge(kept, on=["model", "task", "metric"]).merge(own, on=["task", "metric"])
     rows = []
-    why = "Rule: the largest trained model is above the smallest (95 %), on tasks above chance; not the paper's levels."
+    why = f"{NOT_OURS}: largest less smallest model, same examples (95 %)"
     for claim, (group, activation, end) in ENDS.items():
         if end != "1.2B":
             continue
         ours = large[(large.group == group) & large.model.str.contains(activation)]
         theirs = small[small.model.str.contains(activation)] if len(small) else small
         if ours.task.nunique() < 2 or theirs.empty:
-            open_verdict = NOT_YET if theirs.empty else None
-            rows.append(Check(claim, "ladder", "–", open_verdict, "needs two sizes and two tasks above chance. " + why))
+            rows.append(Check(claim, "ladder", "–", None, why))
             continue
         both = ours.merge(theirs, on=["task", "metric", "example"])
         cells = len(both[["task", "metric"]].drop_duplicates())
         ends = _pooled(both, 100 * (both.score_x - both.score_y) / cells)
         value = f"{both.model_y.iloc[0]} to {both.model_x.iloc[0]}: {points(*ends)} points"
-        rows.append(Check(claim, "ladder", value, True if ends[1] > 0 else False if ends[2] < 0 else None, why))
+        rows.append(Check(claim, "ladder", value, None, why))
     return rows

@@ -291,7 +291,7 @@ def layer_falls(model: PreTrainedModel, batches: Sequence[Tensor]) -> pd.DataFra
         mean = cett.mean(axis=1)
         largest = float((np.maximum.accumulate(mean) - mean).max())
         share = float((fall.max(axis=0) > 0.01).mean())
-        rows.append({"layer": ffn.layer, "largest_fall": largest, "falling_tokens": share, "highest": mean.max()})
+        rows.append({"layer": ffn.layer, "largest_fall": largest, "falling_tokens": share})
 
     first = batches[0][: max(1, LAYER_TOKENS // batches[0].shape[1]), :LAYER_TOKENS]
     with tap(find_ffns(model), visit):

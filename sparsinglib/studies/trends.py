@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from .. import paper, suites
+from .. import ladder, paper, suites
 from ..paths import LADDER
 from ..style import ACTIVATIONS, TOKEN_UNITS
 
@@ -114,6 +114,15 @@ def activations(evidence: Sequence[str] = ("paper", "ladder"), suite: str = "lad
     found = pd.concat(frames, ignore_index=True)
     found.attrs["lacks"] = lacks(suite)
     return found
+
+
+def after_warm_up(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of ``frame`` (run, tokens) past each ladder run's learning-rate warm-up, which Appendix E leaves out.
+
+    The authors' first points lie past theirs, and a run unknown to the ladder has none to leave out.
+    """
+    ends = {run: ladder.RUNS[run].warmup_tokens for run in frame.run.unique() if run in ladder.RUNS}
+    return frame[frame.tokens > frame.run.map(ends).astype(float).fillna(-1)]
 
 
 def params() -> pd.Series:

@@ -57,7 +57,7 @@ def frequency(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
         figure.supylabel("activation frequency (% of tokens)", fontsize=9)
         keys = [Line2D([], [], color=c, lw=2, label=s) for s, c in colours.items()]
         keys += [Line2D([], [], color="0.3", ls=_line(a), label=_label(a)) for a in dict.fromkeys(table.activation)]
-        figure.legend(handles=keys, loc="outside upper center", ncols=len(keys))
+        figure.legend(handles=keys, loc="outside right upper")
     return figure, table
 
 

@@ -22,6 +22,7 @@ USUAL = ladder.RUNS["0.1m-relu"]
 SHAPES = {name: run for name, run in ladder.RUNS.items() if name.startswith(f"{USUAL.name}-w")}
 METRIC = "activation_ratio_shared_cett"
 LAST = 5  # checkpoints over the last 15 % of a run, as in Appendix E
+MILLIONS = f"{ladder.SHAPE_TOKENS / TOKEN_UNITS['ladder']:g}M"  # tokens of every shape, in words
 END = 0.1  # share of the run over which the loss reached is averaged
 Z = float(stats.norm.ppf(0.95))  # half width of a 90 % interval, in standard errors
 
@@ -212,17 +213,14 @@ def losses(table: pd.DataFrame, rows: pd.DataFrame, seed_error: float = np.nan) 
     ``rows`` is ``loss``. The limit is that of ``law_tables.loss_limits``; ``reached`` is the mean over the last tenth
     of the run. All shapes see the same batches, so ``above`` (reached less the best shape's) is a paired difference,
     far surer than either loss; ``seed_error`` is added to both if known. Columns: run, shape, width, layers, ratio,
-    times_usual, limit, low, high, fixed (interval narrower than the fall of the loss after the first tenth), reached,
-    reached_low, reached_high, above, above_low, above_high.
+    times_usual, limit, low, high, fixed (as there), reached, reached_low, reached_high, above, above_low, above_high.
     """
     keep = table[["run", "shape", "width", "layers", "ratio", "times_usual"]]
     names = ["run", "limit", "low", "high", "fixed"]
     if rows.empty:
         more = ["reached", "reached_low", "reached_high", "above", "above_low", "above_high"]
         return keep.iloc[:0].assign(**{name: [] for name in names[1:] + more})
-    known = law_tables.loss_limits(rows)
-    fall = rows[rows.tokens > 0.1 * rows.tokens.max()].groupby("run").loss.agg(lambda y: y.iloc[:5].mean() - y.min())
-    known = known.assign(fixed=known.high - known.low < known.run.map(fall))[names]
+    known = law_tables.loss_limits(rows)[names]
     end = rows[rows.tokens > (1 - END) * ladder.SHAPE_TOKENS].pivot(index="tokens", columns="run", values="loss")
     end = end.dropna()  # steps that every shape logged, so that batches pair up
     best = end.mean().idxmin()
@@ -258,7 +256,7 @@ def paper_shapes() -> pd.DataFrame:
     """The thirteen shapes of the authors' configurations, and what is known of their place in Figures 5 and 6.
 
     Columns: hidden_size, num_layers, ratio, times_usual (over the main 0.1B model's), params (millions, computed),
-    in_figures: "named in the text" (74, 114, 282), "beyond the axis", "not said".
+    in_figures: "named in the text", "beyond the axis", "not said".
     """
     shapes, facts = paper.read("width_depth_architectures"), paper.read("width_depth").set_index("item").value
     named = [float(facts[name]) for name in ("bottleneck_ratio", "best_interval_min", "best_interval_max")]

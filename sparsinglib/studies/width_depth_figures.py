@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from .. import paper, style
 from . import width_depth
 from .bend import Bend
+from .width_depth import MILLIONS
 
 POINT: dict[str, Any] = {"ls": "", "marker": "s", "ms": 4.5, "capsize": 3, "color": style.ACTIVATION_COLOURS["relu"]}
 HOLLOW: dict[str, Any] = {"ls": "", "marker": "s", "ms": 7, "mfc": "white", "color": style.ACTIVATION_COLOURS["relu"]}
@@ -35,16 +36,26 @@ def _ratio_axis(ax: Axes, table: pd.DataFrame, drawn: pd.DataFrame, title: str) 
 
 
 def _readings(ax: Axes, quantities: tuple[str, ...], name: str) -> None:
-    """Along the bottom: where the paper's numbers come to lie on the ladder, by each way of carrying them over."""
+    """On the bottom edge: where the paper's numbers come to lie on the ladder, by each way of carrying them over."""
     table = width_depth.translation()
     table = table[table.quantity.isin(quantities)]
-    low, high = ax.get_ylim()
-    ax.set_ylim(low - 0.14 * (high - low), high)  # room below the points
-    looks = zip(("#009E73", "#E69F00", "#CC79A7"), (0.03, 0.06, 0.09), strict=True)
-    for (reading, part), (colour, height) in zip(table.groupby("reading", sort=False), looks, strict=True):
-        look: dict[str, Any] = {"marker": "|", "ms": 8, "mew": 2, "lw": 2, "color": colour}
+    looks = zip(("#009E73", "#E69F00", "#CC79A7"), ("-", "--", ":"), strict=True)
+    for (reading, part), (colour, line) in zip(table.groupby("reading", sort=False), looks, strict=True):
+        look: dict[str, Any] = {
+            "marker": 6,
+            "ms": 7,
+            "lw": 1.2,
+            "ls": line if len(part) > 1 else "",
+            "color": colour,
+            "clip_on": False,
+        }
         label = f"paper's {name}, {reading}"
-        ax.plot(part.ratio, [height] * len(part), transform=ax.get_xaxis_transform(), label=label, **look)
+        # Below the axis' edge (marker 6 is a caret), so that no mark can be taken for a measured shape.
+        low, high = ax.get_xlim()
+        across = ax.get_xaxis_transform()
+        ax.plot(part.ratio.clip(low, high), [-0.01] * len(part), transform=across, label=label, zorder=3, **look)
+        if part.ratio.max() > high:
+            ax.plot(high, -0.01, transform=across, **look | {"marker": ">", "ms": 8})
 
 
 def _bars(part: pd.DataFrame, value: str, low: str, high: str) -> np.ndarray:
@@ -92,16 +103,16 @@ def _configured(ax: Axes) -> None:
 
 
 def figure_5(table: pd.DataFrame, activation: pd.DataFrame, found: Mapping[str, Bend], main: pd.Series) -> Figure:
-    """Activation ratio against width / depth: the paper's statements, the ladder's limits, its values at 12M tokens.
+    """Activation ratio against width / depth: the paper's statements, the ladder's limits, its values at the end.
 
     ``table`` is ``width_depth.shapes``, ``activation`` ``sparsity``, ``found`` ``bends``, ``main``
     ``paper_main``. Limits that the points do not fix are hollow and without a bar. Bars are 90 % intervals, the brown
-    band that of the turn; marks along the bottom are the paper's bottleneck, carried over in three ways.
+    band that of the turn; carets on the bottom edge are the paper's bottleneck, carried over in three ways.
     """
     with style.context():
         fig, (first, *panels) = style.axes(1, 3, 4.2, 5.0)
         _paper_activation(first, main)
-        titles = ("ladder: limit (ReLU law)", "ladder: at 12M tokens (last 5 checkpoints)")
+        titles = ("ladder: limit (ReLU law)", f"ladder: at {MILLIONS} tokens (last {width_depth.LAST} checkpoints)")
         for ax, title, name in zip(panels, titles, ("limit", "last"), strict=True):
             if activation.empty:
                 ax.set_title(title)
@@ -117,22 +128,22 @@ def figure_5(table: pd.DataFrame, activation: pd.DataFrame, found: Mapping[str, 
                     activation.ratio[loose], activation[name][loose], label="limit not fixed by the points", **HOLLOW
                 )
             _draw_bend(ax, table, found.get(name))
-            _readings(ax, ("bottleneck",), "114")
+            _readings(ax, ("bottleneck",), f"{float(_facts().bottleneck_ratio):g}")
             ax.set_ylabel("limit activation ratio (%)" if name == "limit" else "activation ratio (%)")
             _legend(ax)
         return fig
 
 
 def _paper_loss(ax: Axes) -> None:
+    """The paper's words on the loss, in words: no value of the curve is published."""
     facts = _facts()
-    low, high = float(facts.best_interval_min), float(facts.best_interval_max)
-    ax.axvspan(low, high, color="0.5", alpha=0.2, lw=0, label=f"best, as stated: {low:g} to {high:g}")
-    ax.axvline(float(facts.main_models_ratio_min), color=style.COLOURS["0.1B"], label="main 0.1B model: 48")
-    ax.set(xscale="log", xlim=(0.15, 1500), ylim=(float(facts.fig6_y_tick_min), float(facts.fig6_y_tick_max)))
-    ax.set(xlabel=RATIO, ylabel="limit training loss")
-    ax.xaxis.set_major_formatter("{x:g}")
-    ax.set_title("paper, 0.1B ReLU: the curve's points\nare not published")
-    _configured(ax)
+    low, high, main = (float(facts[name]) for name in _LOSS_FACTS)
+    ax.set_title("paper, 0.1B ReLU")
+    text = f"The curve's points are not published.\n\nAs stated: best from a ratio of {low:g} to {high:g}.\n"
+    style.say(ax, f"{text}The main 0.1B model has {main:g}.")
+
+
+_LOSS_FACTS = ("best_interval_min", "best_interval_max", "main_models_ratio_min")
 
 
 def figure_6(table: pd.DataFrame, losses: pd.DataFrame, edge: float) -> Figure:
@@ -144,7 +155,8 @@ def figure_6(table: pd.DataFrame, losses: pd.DataFrame, edge: float) -> Figure:
     with style.context():
         fig, (first, limit, above) = style.axes(1, 3, 4.2, 5.0)
         _paper_loss(first)
-        for ax, title in ((limit, "ladder: limit training loss"), (above, "ladder: loss at 12M tokens above the best")):
+        titles = ("ladder: limit training loss", f"ladder: loss at {MILLIONS} tokens above the best")
+        for ax, title in zip((limit, above), titles, strict=True):
             if losses.empty:
                 ax.set_title(title)
                 style.say(ax, textwrap.fill(width_depth.missing(table), 36))
@@ -163,7 +175,7 @@ def figure_6(table: pd.DataFrame, losses: pd.DataFrame, edge: float) -> Figure:
             "marker": "_",
             "ms": 10,
             "color": "0.2",
-            "label": "loss reached at 12M tokens",
+            "label": f"loss reached at {MILLIONS} tokens",
         }
         limit.plot(losses.ratio, losses.reached, **reached)
         limit.set_ylabel("training loss (nats per token)")
@@ -171,7 +183,8 @@ def figure_6(table: pd.DataFrame, losses: pd.DataFrame, edge: float) -> Figure:
         above.errorbar(losses.ratio, losses.above, bars, label="paired, 90 % interval", **POINT)
         above.axhspan(0, edge, color="0.5", alpha=0.2, lw=0, label=f"within {edge:.3f} nats of the best")
         above.set_ylabel("loss above the best shape's (nats per token)")
-        _readings(above, ("best, lower end", "best, upper end"), "74 to 282")
+        best = f"{float(_facts().best_interval_min):g} to {float(_facts().best_interval_max):g}"
+        _readings(above, ("best, lower end", "best, upper end"), best)
         _legend(limit)
         _legend(above)
         return fig
