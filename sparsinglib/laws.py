@@ -214,13 +214,17 @@ def bootstrap_drops(fits: Sequence[Fit], draws: int = 400, seed: int = 0) -> pd.
 def sample(result: Fit, tokens: ArrayLike, draws: pd.DataFrame, seed: int = 0) -> Array:
     """What a checkpoint at ``tokens`` (m,) may measure, draws × m: the bootstrap's laws plus a checkpoint's scatter.
 
-    ``tokens`` in the fit's unit; ``draws`` as ``bootstrap`` gives them. Activation ratios, as fractions. Raises
-    ValueError for tokens that are not positive.
+    ``tokens`` in the fit's unit, taken as neighbouring checkpoints: the scatter of one goes with that of the next as
+    the residuals' does. ``draws`` as ``bootstrap`` gives them. Activation ratios, as fractions. Raises ValueError for
+    tokens that are not positive.
     """
     d = np.atleast_1d(np.asarray(tokens, dtype=float))
     curves = np.stack([_with(result, row).predict(d) for row in draws.itertuples(index=False)])
     scatter = np.sqrt(result.mse * len(result.tokens) / result.freedom)
-    return curves + np.random.default_rng(seed).normal(0, scatter, size=curves.shape)
+    noise, together = np.random.default_rng(seed).normal(0, scatter, size=curves.shape), result.autocorrelation
+    for this in range(1, len(d)):
+        noise[:, this] = together * noise[:, this - 1] + np.sqrt(1 - together**2) * noise[:, this]
+    return curves + noise
 
 
 def predict(result: Fit, tokens: ArrayLike, draws: pd.DataFrame | None = None, level: float = 0.9) -> pd.DataFrame:

@@ -6,7 +6,7 @@ import pytest
 
 from sparsinglib import laws, paper
 from sparsinglib.paper import NOT_YET
-from sparsinglib.studies import law_checks, law_rivals, law_tables, trends
+from sparsinglib.studies import law_checks, law_rivals, law_tables, scale_checks, scaling_tables, trends
 
 PARAMS = {"0.1": 1e5, "0.2": 2e5, "0.4": 4e5, "0.8": 8e5, "1.2": 1.2e6}
 
@@ -49,9 +49,9 @@ def three(change, activation):
 def test_a_point_of_warm_up_does_not_turn_the_sign():
     trend = runs({"0.4m-silu": 0.002}, "silu")
     trend.loc[trend.index[0], ["tokens", "activation_ratio"]] = (250_000, 0.9)
-    assert law_tables.moved(trend).item() == pytest.approx(0.002)
+    assert scaling_tables.moved(trend).item() == pytest.approx(0.002)
     outsider = trend.assign(run="mine-silu")
-    assert law_tables.moved(outsider).item() < 0
+    assert scaling_tables.moved(outsider).item() < 0
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_laws_form(claim, activation, change, error, names, verdict):
     assert one(checks, claim) == verdict
     wrong = (change > 0) == (activation == "relu")
     assert ("Wrong way: none" in checks[0].why) != wrong
-    assert one(law_checks.derivative_checks(ORDER.iloc[:0], trend), "C45") is not wrong
+    assert one(scale_checks.derivative_checks(ORDER.iloc[:0], trend), "C45") is not wrong
 
 
 def quick_fit(kind="relu", noise=1e-4, alpha=0.7, c=0.15, seed=0, a0=0.07):
@@ -110,10 +110,10 @@ def test_sparsity_is_fitted_as_well_as_the_ratio_unless_its_error_is_larger(monk
 )
 def test_relu_keeps_fewer_neurons_with_intervals_apart(relu, silu, loose, verdict):
     limits = pd.concat([limit_rows({"0.1": relu}, loose=loose), limit_rows({"0.1": silu}, "silu")])
-    (check,) = law_checks.activation_checks(limits)
+    (check,) = scale_checks.activation_checks(limits)
     assert check.verdict is verdict
     assert ("limit not fixed: 0.1m-relu" in check.our_value) == bool(loose)
-    assert law_checks.activation_checks(limit_rows({"0.1": relu}))[0].verdict == NOT_YET
+    assert scale_checks.activation_checks(limit_rows({"0.1": relu}))[0].verdict == NOT_YET
 
 
 @pytest.mark.parametrize(("refit", "fixed", "verdict"), [(1.005, True, True), (1.05, True, False), (1.0, False, None)])
@@ -144,8 +144,10 @@ def test_alpha_grows_and_c_shrinks_at_every_step(alphas, loose, verdict):
 
 
 def scale_verdict(claim, limits, evidence="ladder"):
-    slopes = law_tables.slopes(limits[limits.identified], pd.Series(PARAMS).rename(lambda r: limits_scale(r, evidence)))
-    return one(law_checks.scale_checks(slopes, limits), claim, evidence)
+    slopes = scaling_tables.slopes(
+        limits[limits.identified], pd.Series(PARAMS).rename(lambda r: limits_scale(r, evidence))
+    )
+    return one(scale_checks.scale_checks(slopes, limits), claim, evidence)
 
 
 def limits_scale(rung, evidence):
@@ -179,7 +181,7 @@ def test_the_change_from_the_smallest_to_the_largest_scale(last, loose, verdict)
 @pytest.mark.parametrize(("value", "loose", "verdict"), [(0.07, (), True), (0.09, (), False), (0.07, ("2.4",), None)])
 def test_the_largest_limit_is_close_to_the_others(value, loose, verdict):
     limits = limit_rows({"0.1": 0.06, "1.2": 0.08, "2.4": value}, evidence="paper", loose=loose)
-    assert one(law_checks.largest_check(limits), "C61", "paper") is verdict
+    assert one(scale_checks.largest_check(limits), "C61", "paper") is verdict
 
 
 # --- speed -----------------------------------------------------------------------------------------------------------
@@ -193,10 +195,10 @@ ORDER = pd.DataFrame([{"evidence": "ladder"} | ROW])
 )
 def test_smaller_models_approach_faster(share, scales, verdict):
     order = ORDER.assign(pairs_in_order=share, scales=scales)
-    checks = law_checks.derivative_checks(order, runs({"0.1m-relu": -0.01}, "relu"))
+    checks = scale_checks.derivative_checks(order, runs({"0.1m-relu": -0.01}, "relu"))
     assert one(checks, "C44") == verdict
     assert "20 to 54" in checks[0].why
-    assert one(law_checks.derivative_checks(order.iloc[:0], runs({"0.1m-relu": -0.01}, "relu")), "C44") == NOT_YET
+    assert one(scale_checks.derivative_checks(order.iloc[:0], runs({"0.1m-relu": -0.01}, "relu")), "C44") == NOT_YET
 
 
 def test_derivatives_are_compared_only_where_both_runs_have_points():
@@ -204,12 +206,12 @@ def test_derivatives_are_compared_only_where_both_runs_have_points():
     trend = pd.concat([runs({run: -0.01}, "relu") for run in chosen])
     trend["scale"] = trend.run.str[:4].str.upper()
     params = pd.Series({"0.1M": 1e5, "0.4M": 1e6})  # their points end at 600 and at 60 tokens a parameter
-    derivative = law_tables.derivatives(chosen, trend, params)
-    (row,) = law_tables.falls_with_scale(derivative, params).itertuples()
+    derivative = scaling_tables.derivatives(chosen, trend, params)
+    (row,) = scaling_tables.falls_with_scale(derivative, params).itertuples()
     assert (row.scales, row.low) == (2, 20) and row.high == pytest.approx(60, abs=0.4)
     loose = derivative.assign(fixed=derivative.run != "0.4m-relu")
-    assert law_tables.falls_with_scale(loose, params).empty
-    text = law_tables.order_text(law_tables.order_by_variable(derivative, params))
+    assert scaling_tables.falls_with_scale(loose, params).empty
+    text = scaling_tables.order_text(scaling_tables.order_by_variable(derivative, params))
     assert text.count("ladder relu") == 2
 
 
@@ -226,9 +228,9 @@ def test_settling_reads_the_loss_at_the_checkpoints():
     trend = runs({"0.4m-relu": -0.01}, "relu")
     tokens = np.linspace(1e5, 1.2e7, 400)
     loss = pd.DataFrame({"run": "0.4m-relu", "tokens": tokens, "loss_smoothed": np.where(tokens < 3.5e6, 5.0, 2.0)})
-    (row,) = law_tables.settled(trend, loss).itertuples()
+    (row,) = scaling_tables.settled(trend, loss).itertuples()
     assert row.settled_share == pytest.approx(7 / 12) and row.settled_share_loss == pytest.approx(4 / 12)
-    assert law_tables.settled(trend, loss.iloc[:0]).empty
+    assert scaling_tables.settled(trend, loss.iloc[:0]).empty
 
 
 # --- losses ----------------------------------------------------------------------------------------------------------
@@ -254,16 +256,16 @@ def loss_rows(relu, silu, fixed=False):
     ],
 )
 def test_losses_at_the_end(relu, silu, falls, same):
-    order, gap, *limits = law_checks.loss_checks(loss_rows(relu, silu))
+    order, gap, *limits = scale_checks.loss_checks(loss_rows(relu, silu))
     assert (order.id, order.verdict) == ("C67", falls)
     assert (gap.id, gap.verdict) == ("C68", same)
     assert all((check.id, check.verdict) == ("C68", None) for check in limits)
-    assert law_checks.loss_checks(loss_rows((), ())) == []
+    assert scale_checks.loss_checks(loss_rows((), ())) == []
 
 
 @pytest.mark.parametrize(("silu", "verdict"), [(3.1, True), (3.2, False)])
 def test_limit_losses_count_where_both_are_fixed(silu, verdict):
-    assert law_checks.loss_checks(loss_rows((3.1,), (silu,), fixed=True))[-1].verdict is verdict
+    assert scale_checks.loss_checks(loss_rows((3.1,), (silu,), fixed=True))[-1].verdict is verdict
 
 
 # --- forecasts -------------------------------------------------------------------------------------------------------
@@ -331,6 +333,6 @@ def test_checks_turn_with_the_shipped_data():
     trend = trends.activation("paper")
     pair = trend[trend.run.isin(["0.4b-relu", "0.4b-silu"])]
     limits = law_tables.limits(pair, law_tables.steady_runs(law_tables.fit_runs(pair)))
-    assert law_checks.activation_checks(limits)[0].verdict is True
+    assert scale_checks.activation_checks(limits)[0].verdict is True
     swapped = limits.assign(activation=limits.activation.map({"relu": "silu", "silu": "relu"}))
-    assert law_checks.activation_checks(swapped)[0].verdict is False
+    assert scale_checks.activation_checks(swapped)[0].verdict is False

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import optimize
 
 from sparsinglib import laws, paper
-from sparsinglib.studies import law_rivals, law_tables, trends
+from sparsinglib.studies import law_rivals, law_tables, scaling_tables, trends
 
 D = np.geomspace(1.0, 60.0, 28)
 PRINTED = [(row.scale, row.activation) for row in paper.table(2).itertuples()]
@@ -362,18 +362,31 @@ def test_slope_of_exact_limits_is_the_line_through_them():
         {"evidence": "paper", "activation": "relu", "scale": ["a", "b", "c"], "a0": [0.06, 0.07, 0.08]}
     )
     limits = limits.assign(low=limits.a0, high=limits.a0)
-    row = law_tables.slopes(limits, pd.Series({"a": 1e8, "b": 2e8, "c": 4e8})).iloc[0]
+    row = scaling_tables.slopes(limits, pd.Series({"a": 1e8, "b": 2e8, "c": 4e8})).iloc[0]
     assert [row.slope_pp, row.low_pp, row.high_pp, row.sparsity_slope_pp] == pytest.approx([1, 1, 1, -1])
     assert row.range_pp == pytest.approx(2)
 
 
 def test_settling_by_hand():
     frame = pd.DataFrame({"run": "r", "tokens": np.arange(1.0, 11), "v": [10, 5, 2, 1.5, 0.5, 0, 0, 0, 0, 0]})
-    assert law_tables.settling(frame, "v").settled_share.item() == pytest.approx(0.5)
+    assert scaling_tables.settling(frame, "v").settled_share.item() == pytest.approx(0.5)
 
 
 def test_loss_limit_of_an_exact_power_law():
     tokens = np.linspace(1e6, 5e7, 60)
-    limit, error = law_tables.loss_limit(tokens, 2.2 + 3.0 * (tokens / 1e6) ** -0.5)
+    limit, error = scaling_tables.loss_limit(tokens, 2.2 + 3.0 * (tokens / 1e6) ** -0.5)
     assert limit == pytest.approx(2.2, abs=1e-4)
     assert error < 1e-3
+
+
+def test_the_scatter_of_neighbouring_checkpoints_goes_together():
+    d, random = np.geomspace(1, 60, 200), np.random.default_rng(3)
+    noise = random.normal(0, 1e-3, 200)
+    for i in range(1, 200):
+        noise[i] += 0.7 * noise[i - 1]
+    fit = laws.fit("silu", d, 0.39 - 0.12 / d**0.6 + noise)
+    same = pd.DataFrame([{name: fit[name] for name in ("alpha", "b", "c", "a0")}] * 4000)  # the law itself, no doubt
+    values = laws.sample(fit, d[-3:], same)
+    near, far = np.corrcoef(values.T)[0, 1:]
+    assert near == pytest.approx(0.7, abs=0.1) and far == pytest.approx(near**2, abs=0.06)
+    assert values.std(axis=0) == pytest.approx(noise.std(), rel=0.15)

@@ -14,7 +14,7 @@ import torch
 import sparsinglib as sl
 from sparsinglib import laws, paper, style
 from sparsinglib.paths import FIGURES, NOTEBOOKS
-from sparsinglib.studies import law_figures, law_tables, one_checkpoint, trends
+from sparsinglib.studies import law_figures, law_forecasts, one_checkpoint, trends
 
 # They read tables and measure next to nothing. 05 would too, but its bootstraps take a minute.
 READERS = ("02_data_scaling", "04_scale", "10_decoding_speed")
@@ -68,7 +68,7 @@ def test_each_picture_has_its_data_beside_it(ran):
 def test_a_forecast_is_the_law_fitted_to_the_first_part(drawn):
     trend = trends.activations(["paper"])
     run = trend[trend.run == "0.2b-relu"]
-    row = law_tables.forecasts(run, 1 / 2).iloc[0]
+    row = law_forecasts.forecasts(run, 1 / 2).iloc[0]
     first = run.iloc[: len(run) // 2]
     steady = laws.steady(laws.fit_drops("relu", first.d, first.activation_ratio))
     assert row["drop"] == steady.drop

@@ -12,8 +12,9 @@ from scipy import optimize
 from sparsinglib import ladder, paper, style
 from sparsinglib.studies import (
     bend,
-    law_checks,
     law_tables,
+    scale_checks,
+    scaling_tables,
     trends,
     width_depth,
     width_depth_checks,
@@ -302,14 +303,14 @@ def scale_limits(spread, seeds=(0.0, 0.004, -0.004)):
 
 def weak_dependence(limits):
     params = pd.Series({"0.1M": 1e5, "0.2M": 2e5, "0.4M": 4e5, "0.8M": 8e5, "1.2M": 1.2e6})
-    return law_checks.scale_checks(law_tables.slopes(limits, params), limits)
+    return scale_checks.scale_checks(scaling_tables.slopes(limits, params), limits)
 
 
 def test_chance_range_is_tukeys():
-    wide, deviation, seeds = law_tables.chance_range(scale_limits(0.02))
+    wide, deviation, seeds = scaling_tables.chance_range(scale_limits(0.02))
     assert deviation == pytest.approx(0.004) and seeds == 3
     assert wide == pytest.approx(10.881 * 0.004, rel=0.01)  # tables of the studentized range: q(0.95; 5 groups, 2 df)
-    assert np.isnan(law_tables.chance_range(scale_limits(0.02, seeds=(0.0,)))[0])
+    assert np.isnan(scaling_tables.chance_range(scale_limits(0.02, seeds=(0.0,)))[0])
 
 
 @pytest.mark.parametrize(
@@ -384,11 +385,11 @@ def test_cost_grows_with_layers_by_the_planted_power(full, measured):
 
 def test_recipe_needs_all_three_parts(measured):
     _, activation, losses = measured
-    tokens = np.arange(1.0, 13)
-    runs = {"0.1m-relu": 0.3 - 0.01 * tokens, "0.1m-silu": 0.4 + 0.001 * tokens}
+    millions = np.arange(1.0, 13)
+    runs = {"0.1m-relu": 0.3 - 0.01 * millions, "0.1m-silu": 0.4 + 0.001 * millions}
     frames = [
         pd.DataFrame({"evidence": "ladder", "run": run, "scale": "0.1M", "activation": run[-4:], "seed": 1,
-                      "tokens": tokens, "activation_ratio": y})
+                      "tokens": 1e6 * millions, "activation_ratio": y})
         for run, y in runs.items()
     ]  # fmt: skip
     trend = pd.concat(frames)

@@ -11,7 +11,7 @@ from scipy import optimize, stats
 
 from .. import laws
 from ..paper import NOT_YET, Check, claims
-from . import law_tables, trends
+from . import scaling_tables, trends
 
 LIMIT_CLAIMS = {
     f"{scale}-{activation}": f"C{first + i}"
@@ -22,13 +22,10 @@ COEFFICIENT_CLAIMS = {"alpha": "C55", "b": "C56", "c": "C57"}
 LAW = "the paper's law"
 LEAST_SCALES = 3  # for an order or a trend over scales to hold; what contradicts it counts at any number
 LEAST_RUNS = 5  # for a share of runs to hold
-COMPARABLE = 0.02  # losses that differ by less than this share of SiLU's are comparable
 SAME = 0.01  # two fits whose errors differ by less than this share are equally good
 EARLY = 0.1  # share of a run's tokens that counts as early
-CLOSE_PP = 3.0  # percentage points; the widest spread of limits within one activation that the paper calls weak
 LARGEST = "2.4b-relu"
 Z = float(stats.norm.ppf(0.95))  # half width of a 90 % interval, in standard errors
-CONVENTION = "Sparsity is one minus the activation ratio, so its slope has the other sign."
 
 
 def table_2_checks(table: pd.DataFrame, limits: pd.DataFrame) -> list[Check]:
@@ -63,7 +60,7 @@ def lacking(evidence: str, activation: str, runs: Iterable[str]) -> str | None:
     return NOT_YET if evidence == "ladder" and not set(wanted) <= set(runs) else None
 
 
-def _loose(part: pd.DataFrame) -> str:
+def loose(part: pd.DataFrame) -> str:
     """Names the runs of ``limits`` whose points do not fix their limit; "" if there are none."""
     runs = part.run[~part.identified.astype(bool)].tolist()
     return f"limit not fixed: {', '.join(runs)}" if runs else ""
@@ -71,7 +68,7 @@ def _loose(part: pd.DataFrame) -> str:
 
 def wrong_way(trend: pd.DataFrame) -> tuple[list[str], str]:
     """The runs whose points move against the claim between first and last third, and a sentence on them."""
-    change = law_tables.moved(trend)
+    change = scaling_tables.moved(trend)
     expected = trend.drop_duplicates("run").set_index("run").activation.map({"relu": -1, "silu": 1})[change.index]
     runs = change.index[np.sign(change) != expected].tolist()
     words = ", ".join(f"{run} ({100 * change[run]:+.2f} pp)" for run in runs)
@@ -109,28 +106,6 @@ def law_checks(hold_out: pd.DataFrame, trend: pd.DataFrame, chosen: Mapping[str,
     return rows
 
 
-def activation_checks(limits: pd.DataFrame) -> list[Check]:
-    """C21: at equal scale, is ReLU's limit below SiLU's, 90 % intervals apart? How far below is in the value."""
-    rows = []
-    verdict: bool | str | None
-    why = "Rule: SiLU's interval above ReLU's at every scale where both limits are fixed; the ratio says how far."
-    for evidence, part in limits[limits.seed == 1].groupby("evidence", sort=True):
-        fixed = part[part.identified.astype(bool)].set_index("scale")
-        relu, silu = (fixed[fixed.activation == kind] for kind in ("relu", "silu"))
-        both = relu.join(silu, lsuffix="_relu", rsuffix="_silu", how="inner")
-        left_out = _loose(part[part.scale.isin(part.scale[part.scale.duplicated()])])
-        if both.empty:
-            text = left_out or "no scale with both"
-            verdict = None if left_out else lacking(str(evidence), "silu", part.run)
-        else:
-            ratio = both.a0_silu / both.a0_relu
-            text = f"SiLU limit {ratio.min():.1f} to {ratio.max():.1f} times ReLU's, {len(both)} scales"
-            text += f"; {left_out}" if left_out else ""
-            verdict = bool((both.low_silu > both.high_relu).all())
-        rows.append(Check("C21", str(evidence), text, verdict, why))
-    return rows
-
-
 def _steps(fits: list[laws.Fit], name: str, sign: int) -> tuple[bool, bool]:
     """Of a positive coefficient over scales: does every step go ``sign``'s way, and does one clearly go the other way?
 
@@ -159,7 +134,7 @@ def order_checks(table: pd.DataFrame, chosen: Mapping[str, laws.Fit], limits: pd
         ours = [chosen[name] for name in names if name in fixed]
         if part.empty:
             continue
-        left_out = _loose(part)
+        left_out = loose(part)
         grows, shrinks = _steps(ours, "alpha", 1), _steps(ours, "c", -1)
         in_order, against = grows[0] and shrinks[0], grows[1] or shrinks[1]
         enough = len(ours) >= LEAST_SCALES and not left_out
@@ -205,163 +180,8 @@ def same_fit_check(chosen: Mapping[str, laws.Fit], limits: pd.DataFrame) -> list
     return rows
 
 
-def scale_checks(slopes: pd.DataFrame, limits: pd.DataFrame) -> list[Check]:
-    """C41 (weak dependence on scale), C42 and C43 (fall of SiLU's limit, rise of ReLU's).
-
-    ``slopes`` is of the limits that the points fix; the others are named and do not count. Where two or more seeds of a
-    scale are measured, a wide span counts against C41 only if it is more than the seeds alone would give
-    (``law_tables.chance_range``).
-    """
-    rows = []
-    for (evidence, activation), part in limits.groupby(["evidence", "activation"], sort=True):
-        fixed = part[part.identified.astype(bool)]
-        own = slopes[(slopes.evidence == evidence) & (slopes.activation == activation)]
-        chance = law_tables.chance_range(fixed)
-        rows.append(_weak_check(own, part, chance))
-        rows.append(_end_check(part, chance[1]))
-    there = set(zip(limits.evidence, limits.activation, strict=True))
-    for evidence in limits.evidence.unique():
-        for activation in {"relu", "silu"} - {kind for e, kind in there if e == evidence}:
-            claim = "C43" if activation == "relu" else "C42"
-            text = f"{activation}: an end of the scales is missing"
-            rows.append(Check(claim, str(evidence), text, lacking(str(evidence), activation, []), _END_RULE))
-    return sorted(rows, key=lambda row: (row.id, row.evidence))
-
-
-_END_RULE = "Rule: the 90 % interval of the change from 0.1 to 1.2 lies on the claimed side of zero; both limits fixed"
-
-
-def _weak_check(slope: pd.DataFrame, part: pd.DataFrame, chance: tuple[float, float, int]) -> Check:
-    """C41 for the limits ``part`` of one evidence and activation, with its row of ``slopes``, if there is one."""
-    evidence, activation, left_out = part.evidence.iloc[0], part.activation.iloc[0], _loose(part)
-    scales = part[part.identified.astype(bool)].scale.nunique()
-    why = f"Rule: limits span at most {CLOSE_PP:g} pp, since the paper calls its {printed('C42'):g} weak; holds from "
-    why += f"{LEAST_SCALES} scales."
-    note = f"; {left_out}" if left_out else ""
-    open_verdict = lacking(evidence, activation, part.run)
-    if slope.empty:
-        return Check("C41", evidence, f"{activation}: {scales} limits fixed{note}", open_verdict, why)
-    r = slope.iloc[0]
-    told = "not told apart from none" if r.low_pp <= 0 <= r.high_pp else "told apart from none"
-    value = f"{activation}: limits of {scales} scales span {r.range_pp:.2f} pp; slope {r.slope_pp:+.2f}"
-    value += f" ({r.low_pp:+.2f} to {r.high_pp:+.2f}) pp a doubling{note}"
-    if r.range_pp <= CLOSE_PP:
-        verdict = True if scales >= LEAST_SCALES else open_verdict
-    else:
-        verdict = None if r.range_pp <= 100 * chance[0] else False
-    return Check("C41", evidence, value, verdict, f"{why} Trend {told} at 90 %. {_seed_words(*chance)}")
-
-
-def _seed_words(chance: float, deviation: float, seeds: int) -> str:
-    """A sentence on the spread between seeds, from ``law_tables.chance_range``."""
-    if np.isnan(chance):
-        return "The spread between seeds is not measured."
-    text = f"Standard deviation between seeds ({seeds} runs) {100 * deviation:.2f} pp: they alone could give a span of"
-    return f"{text} {100 * chance:.2f} pp (95 %); a span over {CLOSE_PP:g} pp counts only beyond that."
-
-
-def _end_check(part: pd.DataFrame, deviation: float) -> Check:
-    """C42 or C43 for the limits of one evidence and activation: the change from the smallest to the largest scale.
-
-    Its interval comes from those of both limits and from the ``deviation`` between seeds, where that is known.
-    """
-    evidence, activation = part.evidence.iloc[0], part.activation.iloc[0]
-    claim, sign = ("C43", 1) if activation == "relu" else ("C42", -1)
-    ends = [part[part.scale.str.startswith(rung)].sort_values("seed") for rung in ("0.1", "1.2")]
-    if missing := [rung for rung, end in zip(("0.1", "1.2"), ends, strict=True) if end.empty]:
-        text = f"{activation}: an end of the scales is missing ({', '.join(missing)})"
-        return Check(claim, evidence, text, lacking(evidence, activation, part.run), f"{_END_RULE}.")
-    if loose := _loose(pd.concat([end.iloc[:1] for end in ends])):
-        return Check(claim, evidence, f"{activation}: {loose}", None, f"{_END_RULE}.")
-    small, large = (end.iloc[0] for end in ends)
-    change, seeds = float(large.a0 - small.a0), Z * np.sqrt(2) * float(np.nan_to_num(deviation))
-    low = 100 * (change - float(np.linalg.norm([large.a0 - large.low, small.high - small.a0, seeds])))
-    high = 100 * (change + float(np.linalg.norm([large.high - large.a0, small.a0 - small.low, seeds])))
-    told = sign * printed(claim)
-    why = f"{_END_RULE}{f', and it holds the printed {told:+g}' if evidence == 'paper' else ''}. {CONVENTION}"
-    holds = (low > 0 if sign > 0 else high < 0) and (evidence != "paper" or low <= told <= high)
-    value = f"{100 * change:+.2f} ({low:+.2f} to {high:+.2f}) points of activation ratio"
-    return Check(claim, evidence, value, bool(holds), why)
-
-
-def largest_check(limits: pd.DataFrame) -> list[Check]:
-    """C61: does the 2.4B limit lie within the range of the smaller ReLU limits, and do the points fix it?"""
-    relu = limits[(limits.evidence == "paper") & (limits.activation == "relu")].set_index("scale")
-    if "2.4B" not in relu.index:
-        return []
-    big, rest = relu.loc["2.4B"], relu.drop("2.4B").query("identified")
-    spread = f"{100 * rest.a0.min():.2f} to {100 * rest.a0.max():.2f}"
-    value = f"{100 * big.a0:.2f} ({100 * big.low:.2f} to {100 * big.high:.2f}) percent; the others {spread}"
-    inside = bool(rest.a0.min() <= big.a0 <= rest.a0.max())
-    why = "Rule: inside the range of the others; not testable where the published points do not fix the limit."
-    return [Check("C61", "paper", value, inside if big.identified and len(rest) else None, why)]
-
-
-def derivative_checks(order: pd.DataFrame, trend: pd.DataFrame) -> list[Check]:
-    """C44 (smaller models approach faster) and C45 (sign of the slopes, from the points), for each evidence.
-
-    ``order`` is ``law_tables.order_by_variable``; dA/dD counts.
-    """
-    rows = []
-    by_tokens = order[order.variable == "dA/dD"]
-    for evidence, part in trend.groupby("evidence", sort=True):
-        rows.append(_faster_check(str(evidence), by_tokens[by_tokens.evidence == evidence], part))
-        wrong, words = wrong_way(part)
-        why = "Rule: first to last third after warm-up, ReLU's activation ratio falls and SiLU's rises in every run."
-        runs = part.run.nunique()
-        value = f"so in {runs - len(wrong)} of {runs} runs"
-        rows.append(Check("C45", str(evidence), value, not wrong, f"{why} {words} {CONVENTION}"))
-    return rows
-
-
-def _faster_check(evidence: str, table: pd.DataFrame, trend: pd.DataFrame) -> Check:
-    """C44 for one evidence, by the rows of ``law_tables.falls_with_scale``."""
-    why = "Rule: larger for the smaller of two neighbouring scales in 95 % of comparisons, where both have points and "
-    why += f"fixed limits; holds from {LEAST_SCALES} scales."
-    open_verdict = lacking(evidence, "relu", trend.run) or lacking(evidence, "silu", trend.run)
-    if table.empty:
-        return Check("C44", evidence, "no two scales to compare", open_verdict, why)
-    share = float(table.pairs_in_order.mean())
-    parts = [f"{r.activation} {r.scales} scales at {r.low:.0f} to {r.high:.0f}" for r in table.itertuples()]
-    verdict = False if share < 0.95 else True if table.scales.min() >= LEAST_SCALES else open_verdict
-    value = f"{share:.0%} of comparisons in order"
-    return Check("C44", evidence, value, verdict, f"{why} Compared (tokens per parameter): {', '.join(parts)}.")
-
-
-def loss_checks(losses: pd.DataFrame) -> list[Check]:
-    """C67 (larger models, lower loss) and C68 (ReLU's and SiLU's comparable: at the end, and in the limit)."""
-    if losses.empty:
-        return []
-    first = losses[losses.seed == 1]
-    order = sorted(first.scale.unique(), key=lambda scale: float(scale[:-1]))
-    wide = first.pivot(index="scale", columns="activation", values="final").loc[order]
-    rises = any((np.diff(wide[a].dropna()) >= 0).any() for a in wide)
-    scales = int(wide.notna().sum().max())
-    why = f"Rule: loss at the end of training falls at every step of scale; holds from {LEAST_SCALES} scales."
-    falls = Check("C67", "ladder", f"{scales} scales", not rises if rises or scales >= LEAST_SCALES else NOT_YET, why)
-    both = wide.dropna() if {"relu", "silu"} <= set(wide) else wide.iloc[:0]
-    if both.empty:
-        return [falls, Check("C68", "ladder", "no pair trained so far", NOT_YET, "Rule: needs one scale with both.")]
-    gap = float((both.relu / both.silu - 1).abs().max())
-    value = f"losses at the end differ by {gap:.1%} at most, {len(both)} scales"
-    why = f"Rule: losses at the end differ by less than {COMPARABLE:.0%} at every scale with both. Limits: next row."
-    return [falls, Check("C68", "ladder", value, gap < COMPARABLE, why), _limit_loss_check(first)]
-
-
-def _limit_loss_check(losses: pd.DataFrame) -> Check:
-    """C68 for the limits of the loss: only scales count where the points fix both."""
-    limits = losses[losses.fixed.astype(bool)].pivot(index="scale", columns="activation", values="limit")
-    both = limits.dropna() if {"relu", "silu"} <= set(limits) else limits.iloc[:0]
-    why = f"Rule: limits differ by less than {COMPARABLE:.0%} at every scale where both are fixed; else not testable."
-    fixed = f"{int(losses.fixed.sum())} of {len(losses)} limits of the loss fixed"
-    if both.empty:
-        return Check("C68", "ladder", f"{fixed}, none for both activations of a scale", None, why)
-    gap = float((both.relu / both.silu - 1).abs().max())
-    return Check("C68", "ladder", f"{fixed}; they differ by {gap:.1%} at most", gap < COMPARABLE, why)
-
-
 def settling_check(settled: pd.DataFrame) -> list[Check]:
-    """C52: after which share of the run each stays within 10 % of its total change; of ``law_tables.settled``."""
+    """C52: after which share of the run each stays within 10 % of its total change; of ``scaling_tables.settled``."""
     if settled.empty:
         return []
     later = int((settled.settled_share > settled.settled_share_loss).sum())

@@ -146,7 +146,7 @@ LINEAR = 1e-5  # of Figure 8's axis: below it the scale is linear, so that both 
 
 
 def figure_8(derivative: pd.DataFrame) -> Figure:
-    """dA/dD against tokens per parameter, one line a run (of ``law_tables.derivatives``).
+    """dA/dD against tokens per parameter, one line a run (of ``scaling_tables.derivatives``).
 
     Dotted where the run has no points or where they do not fix the limit.
     """
@@ -204,7 +204,7 @@ def along_training(frame: pd.DataFrame, value: str, label: str, title: str, fact
 
 
 def figure_14(losses: pd.DataFrame, params: pd.Series) -> Figure:
-    """Limit training loss against parameters with intervals, and the loss reached; of ``law_tables.loss_limits``."""
+    """Limit training loss against parameters with intervals and the loss reached; of ``scaling_tables.loss_limits``."""
     with style.context():
         fig, (ax,) = style.axes(1, 1, 6.6, 3.6)
         ax.set_title("Figure 14: limit training loss (ladder; the paper prints no values)")

@@ -16,12 +16,12 @@ from scipy import stats
 from .. import ladder, laws, paper
 from ..paths import LADDER
 from ..style import TOKEN_UNITS
-from . import bend, law_tables, trends
+from . import bend, law_tables, scaling_tables, trends
 
 USUAL = ladder.RUNS["0.1m-relu"]
 SHAPES = {name: run for name, run in ladder.RUNS.items() if name.startswith(f"{USUAL.name}-w")}
 METRIC = "activation_ratio_shared_cett"
-LAST = 5  # checkpoints over the last 15 % of a run, as in Appendix E
+LAST = 5  # checkpoints at the end of a run, as in Appendix E
 MILLIONS = f"{ladder.SHAPE_TOKENS / TOKEN_UNITS['ladder']:g}M"  # tokens of every shape, in words
 END = 0.1  # share of the run over which the loss reached is averaged
 Z = float(stats.norm.ppf(0.95))  # half width of a 90 % interval, in standard errors
@@ -210,17 +210,18 @@ def turn_text(found: Mapping[str, bend.Bend]) -> str:
 def losses(table: pd.DataFrame, rows: pd.DataFrame, seed_error: float = np.nan) -> pd.DataFrame:
     """Limit training loss and loss reached of each trained shape, with 90 % intervals, in nats a token (Figure 6).
 
-    ``rows`` is ``loss``. The limit is that of ``law_tables.loss_limits``; ``reached`` is the mean over the last tenth
-    of the run. All shapes see the same batches, so ``above`` (reached less the best shape's) is a paired difference,
-    far surer than either loss; ``seed_error`` is added to both if known. Columns: run, shape, width, layers, ratio,
-    times_usual, limit, low, high, fixed (as there), reached, reached_low, reached_high, above, above_low, above_high.
+    ``rows`` is ``loss``. The limit is that of ``scaling_tables.loss_limits``; ``reached`` is the mean over the last
+    tenth of the run. All shapes see the same batches, so ``above`` (reached less the best shape's) is a paired
+    difference, far surer than either loss; ``seed_error`` is added to both if known. Columns: run, shape, width,
+    layers, ratio, times_usual, limit, low, high, fixed (as there), reached, reached_low, reached_high, above,
+    above_low, above_high.
     """
     keep = table[["run", "shape", "width", "layers", "ratio", "times_usual"]]
     names = ["run", "limit", "low", "high", "fixed"]
     if rows.empty:
         more = ["reached", "reached_low", "reached_high", "above", "above_low", "above_high"]
         return keep.iloc[:0].assign(**{name: [] for name in names[1:] + more})
-    known = law_tables.loss_limits(rows)[names]
+    known = scaling_tables.loss_limits(rows)[names]
     end = rows[rows.tokens > (1 - END) * ladder.SHAPE_TOKENS].pivot(index="tokens", columns="run", values="loss")
     end = end.dropna()  # steps that every shape logged, so that batches pair up
     best = end.mean().idxmin()

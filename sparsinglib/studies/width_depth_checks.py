@@ -12,7 +12,7 @@ from scipy import stats
 
 from .. import paper
 from ..paper import NOT_YET, Check
-from . import law_tables, width_depth
+from . import scaling_tables, width_depth
 from .bend import LEAST, Bend
 
 BAND = 0.01  # "best-performing": a training loss within one percent of the best shape's
@@ -215,7 +215,7 @@ def recipe_checks(trend: pd.DataFrame, losses: pd.DataFrame, activation: pd.Data
         labels = part.drop_duplicates("run").query("seed == 1").set_index("run")
         wide = labels.assign(end=end).pivot(index="scale", columns="activation", values="end")
         pairs = wide.dropna() if {"relu", "silu"} <= set(wide) else wide.iloc[:0]
-        change = law_tables.moved(part[part.activation == "relu"])
+        change = scaling_tables.moved(part[part.activation == "relu"])
         wrong = [f"{run} ({100 * y:+.2f} pp)" for run, y in change.items() if y >= 0]
         interval = best_interval(losses) if evidence == "ladder" and len(losses) >= LEAST else (np.nan, np.nan)
         parts = {

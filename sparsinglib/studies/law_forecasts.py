@@ -1,0 +1,82 @@
+"""What the laws foretell held against what came: tables and sentences of notebooks 02 and 05."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from .. import laws
+from . import law_rivals
+
+
+def hold_outs(trend: pd.DataFrame, chosen: Mapping[str, laws.Fit], share: float = 2 / 3) -> pd.DataFrame:
+    """``law_rivals.hold_out`` for every run, at the drop of ``chosen`` as far as the part seen allows it.
+
+    Its columns with evidence and run.
+    """
+    parts = []
+    for run, g in trend.groupby("run", sort=True):
+        kind = g.activation.iloc[0]
+        spare = round(len(g) * share) - len(laws.COEFFICIENTS[kind]) - 2
+        drop = min(chosen[run].drop, max(spare, 0))
+        labels = {"evidence": g.evidence.iloc[0], "run": run}
+        parts.append(law_rivals.hold_out(kind, g.d, g.activation_ratio, share, drop).assign(**labels))
+    return pd.concat(parts, ignore_index=True)
+
+
+def forecasts(trend: pd.DataFrame, share: float) -> pd.DataFrame:
+    """``law_rivals.forecast`` for every run: its columns with evidence, run and share."""
+    parts = []
+    for run, g in trend.groupby("run", sort=True):
+        labels = {"evidence": g.evidence.iloc[0], "run": run, "share": share}
+        parts.append(law_rivals.forecast(g.activation.iloc[0], g.d, g.activation_ratio, share).assign(**labels))
+    return pd.concat(parts, ignore_index=True)
+
+
+def rivals_ahead(table: pd.DataFrame, law: str = "the paper's law") -> str:
+    """By evidence and activation of ``hold_outs``: the runs on which a rival errs less, and the best in the mean."""
+    lines = []
+    kinds = table.run.str.split("-").str[1].rename("activation")
+    for (evidence, kind), part in table.groupby(["evidence", kinds], sort=True):
+        wide = part.pivot(index="run", columns="law", values="mae_ahead")
+        best = wide.idxmin(axis=1)
+        ahead = ", ".join(f"{run} ({best[run]})" for run in wide.index if best[run] != law)
+        lines.append(f"{evidence} {kind}: {ahead or 'on no run'}; best in the mean: {wide.mean().idxmin()}")
+    return "\n".join(lines)
+
+
+def forecast_score(table: pd.DataFrame) -> pd.DataFrame:
+    """How often the intervals of ``forecasts`` hold what came, for each evidence and share, and the median error."""
+    return (
+        table.assign(error_pp=100 * table.error.abs())
+        .groupby(["evidence", "share"])
+        .agg(
+            runs=("run", "size"),
+            inside=("inside", "sum"),
+            inside_chosen=("inside_chosen", "sum"),
+            tokens_inside=("tokens_inside", "sum"),
+            median_error_pp=("error_pp", "median"),
+        )
+        .reset_index()
+    )
+
+
+def tokens_text(fit: laws.Fit, target: float, draws: pd.DataFrame, unit: str) -> str:
+    """``laws.tokens_for`` in a sentence, also where the law never gets to ``target`` or is past it already."""
+    try:
+        tokens, soonest, latest = laws.tokens_for(fit, target, draws)
+    except ValueError as error:
+        soonest, latest = laws.arrival(fit, target, draws)
+        return f"{error}\nThe laws of all draws get there at {soonest:.0f} to {latest:.0f} {unit} (90 %; inf: never)"
+    seen = "; the points seen are there already" if tokens <= fit.tokens[-1] else ""
+    return f"{target:.1%} at {tokens:.0f} {unit} (90 %: {soonest:.0f} to {latest:.0f}){seen}"
+
+
+def came_text(fit: laws.Fit, later: pd.DataFrame, draws: pd.DataFrame, rows: int = 4) -> str:
+    """A few of the points that came after a fit beside what it foretold, the last among them, and where they lie."""
+    picked = later.iloc[np.linspace(len(later) / rows, len(later), rows).astype(int) - 1]
+    table = laws.predict(fit, picked.d, draws).assign(measured=picked.activation_ratio.to_numpy())
+    inside = table.measured.between(table.low, table.high)
+    lowest, (low, high) = float(later.activation_ratio.min()), laws.limit_interval(fit)
+    ends = f"limit at the chosen drop {low:.2%} to {high:.2%}; smallest ratio that came {lowest:.2%}"
+    return f"{table.round(4).to_string(index=False)}\n{inside.sum()} of {len(table)} inside; {ends}"

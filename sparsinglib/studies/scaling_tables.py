@@ -1,0 +1,209 @@
+"""How limits, slopes and losses change along a run and from scale to scale: tidy frames in, tidy frames out."""
+
+from collections.abc import Mapping
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+from scipy import optimize, stats
+
+from .. import laws, paper
+from ..style import TOKEN_UNITS
+from . import trends
+
+
+def slopes(limit_table: pd.DataFrame, params: pd.Series, draws: int = 4000, seed: int = 0) -> pd.DataFrame:
+    """Limit against ln(parameters), a line for each evidence and activation, with a 90 % interval.
+
+    ``params`` maps scale to a parameter count. Each draw takes every limit from its own interval (split normal,
+    5 % beyond each end). Columns: evidence, activation, runs, slope_pp (activation ratio, points for each doubling),
+    low_pp, high_pp, sparsity_slope_pp (the same with the other sign), range_pp (largest less smallest limit, of
+    each scale the mean over its seeds).
+    """
+    rows, generator = [], np.random.default_rng(seed)
+    for (evidence, activation), part in limit_table.groupby(["evidence", "activation"], sort=True):
+        sizes = np.log2(params.loc[part.scale].to_numpy(float))
+        if len(np.unique(sizes)) < 2:
+            continue
+        z = generator.normal(size=(draws, len(part)))
+        side = np.where(z < 0, part.a0 - part.low, part.high - part.a0) / 1.645
+        values = part.a0.to_numpy(float) + z * side
+        centred = sizes - sizes.mean()
+        slope = 100 * (values @ centred) / (centred @ centred)
+        own = 100 * float(part.a0 @ centred) / float(centred @ centred)
+        low, high = np.quantile(slope, [0.05, 0.95])
+        span = 100 * float(np.ptp(part.groupby("scale").a0.mean()))
+        rows.append((evidence, activation, len(part), own, low, high, -own, span))
+    names = ["evidence", "activation", "runs", "slope_pp", "low_pp", "high_pp", "sparsity_slope_pp", "range_pp"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def moved(trend: pd.DataFrame) -> pd.Series:
+    """For each run, by how much its last third lies above its first third after warm-up, in activation ratio."""
+    change = {}
+    for run, part in trends.after_warm_up(trend).sort_values("tokens").groupby("run", sort=True):
+        third = max(len(part) // 3, 1)
+        ratio = part.activation_ratio
+        change[run] = float(ratio.iloc[-third:].mean() - ratio.iloc[:third].mean())
+    return pd.Series(change, dtype=float)
+
+
+def derivatives(chosen: Mapping[str, laws.Fit], trend: pd.DataFrame, params: pd.Series) -> pd.DataFrame:
+    """dA/dD over the tokens per parameter of the paper's Figure 8, from further left where a run ends before them.
+
+    Columns: evidence, run, scale, activation, tokens_per_param, derivative, inside (between the run's first point used
+    and its last), fixed (``laws.identified``). D is in the evidence's own token unit (1e9 or 1e6); ``params`` maps
+    scale to a parameter count.
+    """
+    axis = paper.read("figure_axes").query("figure == 8").iloc[0]
+    labels, ends = trend.drop_duplicates("run").set_index("run"), {}
+    for run, fit in chosen.items():
+        size = float(params[labels.scale[run]]) / TOKEN_UNITS[labels.evidence[run]]
+        ends[run] = (fit.tokens[0] / size, fit.tokens[-1] / size)
+    rows = []
+    for run, fit in chosen.items():
+        first = labels.loc[run]
+        beside = [ends[other] for other in chosen if labels.evidence[other] == first.evidence]
+        shortest = min(last for _, last in beside)
+        start = float(axis.x_tick_min) if shortest > axis.x_tick_min else max(begin for begin, _ in beside)
+        ratio = np.linspace(start, float(axis.x_tick_max), 201)
+        slope = fit.derivative(ratio * float(params[first.scale]) / TOKEN_UNITS[first.evidence])
+        named = {"evidence": first.evidence, "run": run, "scale": first.scale, "activation": first.activation}
+        shown = pd.DataFrame({**named, "tokens_per_param": ratio, "derivative": slope})
+        inside = (ends[run][0] <= ratio) & (ratio <= ends[run][1])
+        rows.append(shown.assign(inside=inside, fixed=laws.identified(fit)))
+    return pd.concat(rows, ignore_index=True)
+
+
+def falls_with_scale(derivative: pd.DataFrame, params: pd.Series) -> pd.DataFrame:
+    """How often the smaller of two neighbouring scales has the larger absolute derivative, where both have points.
+
+    Runs whose limit is not fixed are left out; seeds of a scale are averaged. Columns: activation, scales (compared),
+    low and high (tokens per parameter compared), pairs_in_order (share of pairs and points).
+    """
+    rows = []
+    usable = derivative[derivative.fixed & derivative.inside]
+    for activation, part in usable.groupby("activation", sort=True):
+        sizes = part.assign(size=part.derivative.abs()).groupby(["tokens_per_param", "scale"])["size"]
+        wide = sizes.mean().unstack("scale")
+        order = sorted(wide.columns, key=lambda scale: float(params[scale]))
+        pairs = [wide[[a, b]].dropna() for a, b in pairwise(order)]
+        pairs = [pair for pair in pairs if len(pair)]
+        if not pairs:
+            continue
+        larger = np.concatenate([(pair.iloc[:, 0] > pair.iloc[:, 1]).to_numpy() for pair in pairs])
+        scales = [scale for scale in order if any(scale in pair for pair in pairs)]
+        low, high = min(pair.index.min() for pair in pairs), max(pair.index.max() for pair in pairs)
+        rows.append((activation, len(scales), low, high, float(larger.mean())))
+    return pd.DataFrame(rows, columns=["activation", "scales", "low", "high", "pairs_in_order"])
+
+
+def order_by_variable(derivative: pd.DataFrame, params: pd.Series) -> pd.DataFrame:
+    """``falls_with_scale`` for each evidence, by D and by tokens per parameter: its columns with evidence, variable."""
+    per_param = derivative.assign(derivative=derivative.derivative * derivative.scale.map(params))
+    parts = [
+        falls_with_scale(part, params).assign(evidence=evidence, variable=variable)
+        for variable, table in (("dA/dD", derivative), ("dA/d(tokens per parameter)", per_param))
+        for evidence, part in table.groupby("evidence", sort=True)
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def order_text(order: pd.DataFrame, share: float = 0.95) -> str:
+    """By which variable the order of ``order_by_variable`` holds in at least ``share`` of the comparisons."""
+    lines = []
+    for variable, part in order.groupby("variable", sort=False):
+        holds = part.pairs_in_order >= share
+        names = [f"{r.evidence} {r.activation}" for r in part.itertuples()]
+        yes = ", ".join(name for name, ok in zip(names, holds, strict=True) if ok)
+        no = ", ".join(name for name, ok in zip(names, holds, strict=True) if not ok)
+        lines.append(f"by {variable}: in order for {yes or 'none'}; not for {no or 'none'}")
+    return "\n".join(lines)
+
+
+def settling(frame: pd.DataFrame, value: str, within: float = 0.1) -> pd.DataFrame:
+    """Share of a run after which ``value`` stays within ``within`` of its total change from its end.
+
+    The end is the mean of the last three points. Columns: run, settled_share. A slower convergence is a larger share.
+    """
+    rows = []
+    for run, part in frame.sort_values("tokens").groupby("run", sort=True):
+        y, d = part[value].to_numpy(float), part.tokens.to_numpy(float)
+        gap = np.abs(y - y[-3:].mean())
+        far = np.flatnonzero(gap > within * gap[0])
+        rows.append((run, d[min(far[-1] + 1, len(d) - 1)] / d[-1] if len(far) else 0.0))
+    return pd.DataFrame(rows, columns=["run", "settled_share"])
+
+
+def settled(activation: pd.DataFrame, loss: pd.DataFrame) -> pd.DataFrame:
+    """``settling`` of activation ratio and smoothed loss at the same checkpoints, both without their warm-up.
+
+    The loss is logged far more often, and more points leave a band later: so it is read at the checkpoints. Columns:
+    run, settled_share, settled_share_loss; only runs with both.
+    """
+    parts = []
+    for run, part in trends.after_warm_up(activation).sort_values("tokens").groupby("run", sort=True):
+        rows = loss[loss.run == run].sort_values("tokens")
+        if len(rows):
+            parts.append(part.assign(loss=np.interp(part.tokens, rows.tokens, rows.loss_smoothed)))
+    if not parts:
+        return pd.DataFrame(columns=["run", "settled_share", "settled_share_loss"])
+    both = pd.concat(parts, ignore_index=True)
+    return settling(both, "activation_ratio").merge(settling(both, "loss"), on="run", suffixes=("", "_loss"))
+
+
+def loss_limit(tokens: np.ndarray, loss: np.ndarray) -> tuple[float, float]:
+    """Limit of ``L(D) = L0 + k / D^a`` and its standard error (Figure 14).
+
+    The paper does not say how it took the limit of the loss; this is the same form as Eq. 5, turned over.
+    """
+    d = np.asarray(tokens, dtype=float) / float(np.mean(tokens))
+    start = [0.9 * float(np.min(loss)), float(np.ptp(loss)), 0.5]
+    bounds = ([0.0, 0.0, 0.01], [float(np.min(loss)), np.inf, 5.0])
+    found, covariance = optimize.curve_fit(lambda x, l0, k, a: l0 + k * x**-a, d, loss, start, bounds=bounds)
+    return float(found[0]), float(np.sqrt(covariance[0, 0]))
+
+
+def loss_limits(loss: pd.DataFrame, block: float = 0.02) -> pd.DataFrame:
+    """Limit of the training loss of each run: run, scale, activation, seed, limit, low, high (90 %), final, fixed.
+
+    The loss is averaged over blocks of ``block`` of the run, after its first tenth, so that the points are close to
+    independent; ``final`` is the mean over the last twentieth. The interval ends at 0 and at ``final``, since a limit
+    lies below what was reached; ``fixed`` says that neither end is there and that the interval is narrower than the
+    fall of these points. Rounded to 1e-6 nats.
+    """
+    rows = []
+    for run, part in loss.groupby("run", sort=True):
+        share = part.tokens / part.tokens.max()
+        means = part[share > 0.1].groupby((share // block).astype(int))[["tokens", "loss"]].mean()
+        limit, error = loss_limit(means.tokens.to_numpy(float), means.loss.to_numpy(float))
+        first, final = part.iloc[0], float(part.loss[share > 0.95].mean())
+        ends = (max(limit - 1.645 * error, 0.0), min(limit + 1.645 * error, final))
+        numbers = np.round([limit, *ends, final], 6)
+        fixed = bool(ends[0] > 0 and ends[1] < final and ends[1] - ends[0] < np.ptp(means.loss))
+        rows.append((run, first.scale, first.activation, first.seed, *numbers, fixed))
+    return pd.DataFrame(rows, columns=["run", "scale", "activation", "seed", "limit", "low", "high", "final", "fixed"])
+
+
+def seed_spread(limit_table: pd.DataFrame) -> pd.DataFrame:
+    """Spread of the limit between seeds of one scale: scale, activation, seeds, mean, standard_deviation, range."""
+    groups = limit_table.groupby(["scale", "activation"]).a0
+    table = groups.agg(seeds="size", mean="mean", standard_deviation="std", range=np.ptp).reset_index()
+    return table[table.seeds > 1]
+
+
+def chance_range(limit_table: pd.DataFrame, level: float = 0.95) -> tuple[float, float, int]:
+    """How far the limits of several scales may lie apart by their seeds alone (Tukey's studentized range).
+
+    For one evidence and activation of ``limits``: (range, standard deviation between seeds, seeds), both as fractions.
+    The scatter is pooled over the scales that have several seeds; NaN where no scale has two.
+    """
+    spread = seed_spread(limit_table)
+    if spread.empty:
+        return float("nan"), float("nan"), 1
+    freedom = int((spread.seeds - 1).sum())
+    deviation = float(np.sqrt(((spread.seeds - 1) * spread.standard_deviation**2).sum() / freedom))
+    scales = limit_table.scale.nunique()
+    # studentized_range needs two groups; its quantile times the scatter bounds the largest difference among them.
+    widest = float(stats.studentized_range.ppf(level, max(scales, 2), freedom)) * deviation
+    return widest, deviation, int(spread.seeds.sum())
