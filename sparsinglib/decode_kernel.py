@@ -119,24 +119,6 @@ def _select(limits, rows, values):
     return end
 
 
-@numba.njit(fastmath=_MATHS, cache=True)
-def _zero_negatives(score):
-    """max(0, score) in place; NaN stays."""
-    for i in range(score.size):
-        score[i] = np.float32(0) if score[i] <= 0 else score[i]
-
-
-@numba.njit(fastmath=_MATHS, cache=True)
-def _nonzero(score, lo, hi, rows):
-    """Write the indices in [lo, hi) of nonzero scores to ``rows`` from ``lo`` on; return their number."""
-    end = lo
-    for i in range(lo, hi):
-        if score[i] != 0:
-            rows[end] = i
-            end += 1
-    return end - lo
-
-
 def product(weights, bias, x, threads):
     """weights · x + bias, all rows, rounded to the weights' type."""
     rows = np.arange(weights.shape[0])
@@ -146,20 +128,6 @@ def product(weights, bias, x, threads):
         _dots(weights, rows[lo:hi], x, out[lo:hi])
         _add(out[lo:hi], bias[lo:hi], weights)
     return out
-
-
-def products(gate, gate_bias, up, up_bias, x, threads):
-    """Gate and up products of all rows, as two of ``product`` but with one waking of threads."""
-    size = gate.shape[0]
-    rows = np.arange(size)
-    gates, ups = np.empty(size, np.float32), np.empty(size, np.float32)
-    for t in numba.prange(threads):
-        lo, hi = t * size // threads, (t + 1) * size // threads
-        _dots(gate, rows[lo:hi], x, gates[lo:hi])
-        _add(gates[lo:hi], gate_bias[lo:hi], gate)
-        _dots(up, rows[lo:hi], x, ups[lo:hi])
-        _add(ups[lo:hi], up_bias[lo:hi], up)
-    return gates, ups
 
 
 def all_up(score, ups, limits, columns, threads):
@@ -181,32 +149,36 @@ def all_up(score, ups, limits, columns, threads):
 def gathered(score, gate, gate_bias, up, up_bias, columns, limits, x, threads):
     """(output, nonzero gates, active neurons): up's rows of nonzero gate scores, down's columns of active neurons.
 
-    An empty ``score`` stands for max(0, gate · x + bias), computed here. NaN among the scores: -1 nonzero gates. Each
-    thread takes its part of the neurons from gate to output, so that threads are woken and awaited once.
+    An empty ``score`` stands for max(0, gate · x + bias), computed here. NaN among the scores: -1 nonzero gates.
     """
     size = up.shape[0]
     rows, values = np.arange(size), np.empty(size, np.float32)
-    here = score.size == 0
-    scores = np.empty(size, np.float32) if here else score
+    if score.size == 0:
+        score = np.empty(size, np.float32)
+        for t in numba.prange(threads):
+            lo, hi = t * size // threads, (t + 1) * size // threads
+            _dots(gate, rows[lo:hi], x, score[lo:hi])
+            _add(score[lo:hi], gate_bias[lo:hi], gate)
+            for i in range(lo, hi):
+                score[i] = np.float32(0) if score[i] <= 0 else score[i]  # which keeps NaN
     out = np.zeros((threads, x.size), np.float32)
-    nonzero, active = np.zeros(threads, np.int64), np.zeros(threads, np.int64)
-    for t in numba.prange(threads):
-        lo, hi = t * size // threads, (t + 1) * size // threads
-        if here:
-            _dots(gate, rows[lo:hi], x, scores[lo:hi])
-            _add(scores[lo:hi], gate_bias[lo:hi], gate)
-            _zero_negatives(scores[lo:hi])
-        end = lo + _nonzero(scores, lo, hi, rows)
-        _dots(up, rows[lo:end], x, values[lo:end])
-        _add(values[lo:end], up_bias[rows[lo:end]], up)
-        _multiply(scores, rows[lo:end], values[lo:end], up, values[lo:end])
-        nonzero[t] = end - lo
-        active[t] = _select(limits, rows[lo:end], values[lo:end])
-        _mix(columns, rows[lo : lo + active[t]], values[lo : lo + active[t]], out[t])
+    count = 0
     for i in range(size):
-        if np.isnan(scores[i]):
+        if np.isnan(score[i]):
             return out[0], -1, 0
-    return out.sum(axis=0), nonzero.sum(), active.sum()
+        if score[i] != 0:
+            rows[count] = i
+            count += 1
+    active = np.zeros(threads, np.int64)
+    for t in numba.prange(threads):
+        lo, hi = t * count // threads, (t + 1) * count // threads
+        _dots(up, rows[lo:hi], x, values[lo:hi])
+        _add(values[lo:hi], up_bias[rows[lo:hi]], up)
+        _multiply(score, rows[lo:hi], values[lo:hi], up, values[lo:hi])
+        end = lo + _select(limits, rows[lo:hi], values[lo:hi])
+        _mix(columns, rows[lo:end], values[lo:end], out[t])
+        active[t] = end - lo
+    return out.sum(axis=0), count, active.sum()
 
 
 # Nothing but the loops marked with prange is worth waking threads for.
@@ -215,7 +187,7 @@ _THREADED: Any = {"prange": True} | dict.fromkeys(
 )
 _COMPILED = {
     function: tuple(numba.njit(function, fastmath=_MATHS, cache=True, parallel=how) for how in (False, _THREADED))
-    for function in (product, products, all_up, gathered)
+    for function in (product, all_up, gathered)
 }
 
 

@@ -109,12 +109,13 @@ class SparseFFN:
         token = _flat(x)
         if self.skips_up:
             in_kernel = self.choose is None and isinstance(self.activation, nn.ReLU)
-            score = _NOTHING if in_kernel else self._score(self._run(kernel.product, *self.arrays[:2], token), x.dtype)
-            out, up, active = self._run(kernel.gathered, score, *self.arrays, self.limits, token)
+            score = _NOTHING if in_kernel else self._score(token, x.dtype)
+            out, up, active = kernel.run(kernel.gathered, self.threads, score, *self.arrays, self.limits, token)
         else:
-            gates, ups = self._run(kernel.products, *self.arrays[:4], token)
-            score, up = self._score(gates, x.dtype), self.limits.size
-            out, active = self._run(kernel.all_up, score, ups, self.limits, self.arrays[4])
+            weights, bias, columns = self.arrays[2:]
+            score, up = self._score(token, x.dtype), self.limits.size
+            ups = kernel.run(kernel.product, self.threads, weights, bias, token)
+            out, active = kernel.run(kernel.all_up, self.threads, score, ups, self.limits, columns)
         if up < 0 or active < 0:
             raise ValueError(f"{self.name}: its input holds NaN; look for the first layer whose output is not finite.")
         self.report.count(self.limits.size, up, active)
@@ -123,12 +124,11 @@ class SparseFFN:
             result += self.down[1].float()
         return result.to(x.dtype).view(x.shape)
 
-    def _run(self, function: Callable, *arguments: Any) -> Any:
-        return kernel.run(function, self.threads, *arguments)
-
-    def _score(self, product: np.ndarray, dtype: torch.dtype) -> np.ndarray:
+    def _score(self, token: np.ndarray, dtype: torch.dtype) -> np.ndarray:
         """Gate scores (d_ff,), through the model's own activation function; zero where ``choose`` leaves one out."""
-        score = self.activation(torch.from_numpy(product).to(dtype)[None])
+        weights, bias = self.arrays[:2]
+        product = torch.from_numpy(kernel.run(kernel.product, self.threads, weights, bias, token))
+        score = self.activation(product.to(dtype)[None])
         return _flat(score if self.choose is None else self.choose(score))
 
 

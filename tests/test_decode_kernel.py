@@ -50,15 +50,6 @@ def test_product(kind, threads):
     np.testing.assert_allclose(kernel.product(stored, bias, x, threads), rounded(kind, weights @ x + bias), rtol=1e-2)
 
 
-@pytest.mark.parametrize("threads", [1, 3])
-def test_products(kind, threads):
-    (gate, gate_numbers), (up, up_numbers) = matrix(kind, NEURONS, D, 6), matrix(kind, NEURONS, D, 7)
-    x, gate_bias, up_bias = vector(D, 9), vector(NEURONS, 10), vector(NEURONS, 11)
-    gates, ups = kernel.products(gate, gate_bias, up, up_bias, x, threads)
-    np.testing.assert_allclose(gates, rounded(kind, gate_numbers @ x + gate_bias), rtol=1e-2)
-    np.testing.assert_allclose(ups, rounded(kind, up_numbers @ x + up_bias), rtol=1e-2)
-
-
 @pytest.mark.parametrize("threads", [1, 2])
 def test_all_up(kind, threads):
     stored, columns = matrix(kind, NEURONS, D, 3)

@@ -78,7 +78,7 @@ def test_a_forecast_is_the_law_fitted_to_the_first_part(drawn):
     figure = law_figures.forecast(pd.DataFrame([row]))
     assert figure.axes and figure.axes[0].get_xlabel()
     ahead = laws.predict(steady, run.d.iloc[-3:], laws.bootstrap(steady, 20))
-    lines = law_figures.own_run(steady, ahead, "billions").axes[0].lines
+    lines = law_figures.own_run(steady, ahead, 1e9).axes[0].lines
     drawn_values = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in lines])
     assert np.isclose(drawn_values, 100 * ahead.activation_ratio.iloc[-1], rtol=1e-4).any()
 
