@@ -80,6 +80,7 @@ class Grid:
     def _bounded(self, y: Array, theta: Array, fixed: dict[int, float]) -> tuple[Array, list[str], float]:
         """Levenberg-Marquardt; a coefficient that leaves its range is set to the bound and the rest solved again."""
         flags: list[str] = []
+        start, start_error = theta, float(((self.value(theta) - y) ** 2).sum())
         while True:
             theta, done = self._polish(y, theta, fixed)
             low, high = np.log(ALPHA_BOUNDS)
@@ -89,7 +90,10 @@ class Grid:
                 break
             fixed |= {out[0]: float(np.clip(theta[out[0]], *bounds[out[0]]))}
             flags.append(("alpha" if out[0] == 0 else "a0") + " at bound")
-        return theta, flags + ([] if done else ["not converged"]), float(((self.value(theta) - y) ** 2).sum())
+        error = float(((self.value(theta) - y) ** 2).sum())
+        if not error <= start_error:  # on noise a run can end worse than the node it set out from, or nowhere at all
+            return start, ["not converged"], start_error
+        return theta, flags + ([] if done else ["not converged"]), error
 
     def _polish(self, y: Array, theta: Array, fixed: dict[int, float]) -> tuple[Array, bool]:
         """One Levenberg-Marquardt run over the coefficients that are not fixed."""

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import optimize
 
@@ -336,6 +336,7 @@ def test_a_fit_at_a_bound_is_flagged_not_silent():
 
 
 @settings(max_examples=10)
+@example(262)  # Levenberg-Marquardt ends far away from every start
 @given(st.integers(0, 10_000))
 def test_any_noise_gives_a_finite_fit_inside_the_bounds(seed):
     y = np.random.default_rng(seed).uniform(0.05, 0.95, 14)

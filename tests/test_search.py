@@ -368,7 +368,7 @@ def test_rows_split_to_save_memory_do_not_matter(responsive, whole, monkeypatch)
     monkeypatch.setattr(passes, "LOGIT_BUDGET", 40 * 40 * 3)
     with ForwardCount(model) as counted:
         same(sl.thresholds_for_cett(model, [text], 0.15), whole[0])
-    assert counted.total == 4 * 4  # four pieces of three rows, four passes
+    assert counted.total == 4 * 5  # four pieces of three rows, five passes
 
 
 def test_single_token_rows_among_others(responsive):
