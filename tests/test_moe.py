@@ -17,7 +17,7 @@ from sparsinglib import corpora, ladder, training
 from sparsinglib.ffn import UnsupportedModel
 from sparsinglib.ladder import RUNS, MixtureRun, Run
 from sparsinglib.mup import build, make_optimizer
-from sparsinglib.studies import moe
+from sparsinglib.studies import moe, moe_checks, moe_figures
 
 TINY = MixtureRun("tiny-moe", 16, 2, "relu", 1, 24 * ladder.CONTEXT, 1, warmup_tokens=2560, experts=5, active_experts=2)
 IDS = [torch.randint(0, ladder.VOCABULARY, (2, 40), generator=torch.Generator().manual_seed(i)) for i in range(2)]
@@ -298,37 +298,38 @@ def test_no_vanilla_no_gap():
     ],
 )
 def test_verdict(monkeypatch, rise, noise, margin, finished, verdict):
-    monkeypatch.setattr(moe, "_facts", lambda name: {"finished": finished})
-    monkeypatch.setattr(moe, "seed_margin", lambda: margin)
-    monkeypatch.setattr(moe.paper, "check", lambda notebook, rows: rows)
+    monkeypatch.setattr(moe_checks, "facts_of", lambda name: {"finished": finished})
+    monkeypatch.setattr(moe_checks, "seed_margin", lambda: margin)
+    monkeypatch.setattr(moe_checks.paper, "check", lambda notebook, rows: rows)
     found = family(rise, noise)
     size = moe.pd.DataFrame({"run": [moe.VANILLA, *moe.MIXTURES], "tokens": 1})
-    published, row = moe.checks(moe.gaps(found), size)
+    published, row = moe_checks.checks(moe.gaps(found), size)
     assert published.verdict is None
     assert (row.id, row.evidence) == ("C66", "ladder")
     assert row.verdict == verdict
     # Away from the rings a mixture runs as it was never trained to: that decides nothing.
     away = {name: curve(name, {0.2: 2.2 + rise, 0.3: 9.0}, 20, noise) for name in moe.MIXTURES}
-    again = moe.checks(moe.gaps({moe.VANILLA: found[moe.VANILLA]} | away), size)[1]
+    again = moe_checks.checks(moe.gaps({moe.VANILLA: found[moe.VANILLA]} | away), size)[1]
     assert again.verdict == verdict
 
 
 def test_the_margin_is_the_spread_of_runs_that_differ_in_their_seed(tmp_path, monkeypatch):
-    monkeypatch.setattr(moe, "LADDER", tmp_path)
-    monkeypatch.setattr(moe, "_facts", lambda name: {"finished": name != "b-seed2"})
+    monkeypatch.setattr(moe_checks, "LADDER", tmp_path)
+    monkeypatch.setattr(moe_checks, "facts_of", lambda name: {"finished": name != "b-seed2"})
     losses = {"a": 3.0, "a-seed2": 3.02, "b": 2.0, "b-seed2": 9.0, "c": 5.0}
     for name, loss in losses.items():
         (tmp_path / name).mkdir()
         moe.pd.DataFrame({"loss_smoothed": [7.0, loss]}).to_csv(tmp_path / name / "training.csv", index=False)
-    monkeypatch.setattr(moe, "ladder_names", lambda: list(losses))
-    assert moe.seed_margin() == pytest.approx(100 * math.expm1(1.645 * 0.02))  # the difference of two, by its variance
-    monkeypatch.setattr(moe, "ladder_names", lambda: ["a", "b", "c"])
-    assert moe.seed_margin() is None
+    monkeypatch.setattr(moe_checks, "ladder_names", lambda: list(losses))
+    by_variance = 100 * math.expm1(1.645 * 0.02)  # of the difference of two
+    assert moe_checks.seed_margin() == pytest.approx(by_variance)
+    monkeypatch.setattr(moe_checks, "ladder_names", lambda: ["a", "b", "c"])
+    assert moe_checks.seed_margin() is None
 
 
 def test_figure_with_and_without_runs(monkeypatch):
     found = family(0.1)
-    left, right = moe.figure_12(found, moe.gaps(found)).axes
+    left, right = moe_figures.figure_12(found, moe.gaps(found)).axes
     assert [t.get_text() for t in left.figure.legends[0].get_texts()] == [
         "vanilla ReLU, by CETT", "16 experts", "30 experts", "60 experts",
     ]  # fmt: skip
@@ -337,13 +338,13 @@ def test_figure_with_and_without_runs(monkeypatch):
     points = moe.table(found)
     assert points.cett.notna().tolist() == points.active_experts.isna().tolist() == [True] * 3 + [False] * 12
     monkeypatch.setattr(moe, "ladder_names", list)
-    empty = moe.figure_12({}, moe.gaps({}))
+    empty = moe_figures.figure_12({}, moe.gaps({}))
     assert "python -m sparsinglib.training" in empty.axes[0].texts[0].get_text()
 
 
 def test_missing_runs_are_named(monkeypatch):
     monkeypatch.setattr(moe, "ladder_names", lambda: ["moe-16", "0.1m-relu"])
-    monkeypatch.setattr(moe, "_facts", lambda name: {"finished": False})
+    monkeypatch.setattr(moe, "facts_of", lambda name: {"finished": False})
     said = moe.missing()
     assert said.startswith("Not trained yet: moe-vanilla, moe-30, moe-60. Not trained to the end: moe-16.")
     assert said.endswith("sparsinglib.training moe-vanilla moe-30 moe-60 moe-16")

@@ -14,7 +14,7 @@ import torch
 import sparsinglib as sl
 from sparsinglib import laws, paper, style
 from sparsinglib.paths import FIGURES, NOTEBOOKS
-from sparsinglib.studies import law_figures, law_forecasts, one_checkpoint, trends
+from sparsinglib.studies import forecast_figures, law_forecasts, one_checkpoint, trends
 
 # They read tables and measure next to nothing. 05 would too, but its bootstraps take a minute.
 READERS = ("02_data_scaling", "04_scale", "10_decoding_speed")
@@ -75,10 +75,10 @@ def test_a_forecast_is_the_law_fitted_to_the_first_part(drawn):
     assert row["measured"] == pytest.approx(run.activation_ratio.iloc[-1], abs=2e-3)
     assert row.low < row.predicted < row.high
     assert row["inside"] == (row.low <= row.measured <= row.high)
-    figure = law_figures.forecast(pd.DataFrame([row]))
+    figure = forecast_figures.forecast(pd.DataFrame([row]))
     assert figure.axes and figure.axes[0].get_xlabel()
     ahead = laws.predict(steady, run.d.iloc[-3:], laws.bootstrap(steady, 20))
-    lines = law_figures.own_run(steady, ahead, 1e9).axes[0].lines
+    lines = forecast_figures.own_run(steady, ahead, 1e9).axes[0].lines
     drawn_values = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in lines])
     assert np.isclose(drawn_values, 100 * ahead.activation_ratio.iloc[-1], rtol=1e-4).any()
 

@@ -13,13 +13,10 @@ from typing import Any, Protocol, cast
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from .. import ladder, paper, passes, style
+from .. import ladder, passes
 from ..hooks import sparsify
 from ..models import ladder_names, load
 from ..mup import ONE_PRODUCT
@@ -34,9 +31,6 @@ MIXTURES = tuple(f"moe-{n}" for n in ladder.EXPERTS)
 SHARES = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1.0)  # of a mixture's experts that are active
 CETTS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.55, 0.7, 0.85)
 AXIS_END = 0.30  # the paper's axis ends at an activation ratio of 30 %
-TICKS = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 7)  # of a decade: perplexities lie within one or two
-COLOURS = dict(zip((VANILLA, *MIXTURES), ("#000000", "#0072B2", "#E69F00", "#CC79A7"), strict=True))
-MARKERS = dict(zip((VANILLA, *MIXTURES), ("o", "s", "^", "D"), strict=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,7 +149,7 @@ def _blocks(model: PreTrainedModel, corpus: Corpus) -> Tensor:
 def vanilla_curve(name: str, model: PreTrainedModel, batches: Batches, cetts: Sequence[float] = CETTS) -> Curve:
     """Loss of an ordinary model by CETT (Section 4.1), each CETT met to about one percent; ratio of the sparse run."""
     trial = Trial(model, passes.as_list(batches))
-    for _ in range(2):  # two passes for all of them, where thresholds_for_cett takes three for each
+    for _ in range(2):  # two passes for all of them, where thresholds_for_cett takes four for each
         trial.refine(cetts)
     ratios, blocks = [], []
     for point in map(trial.evaluate, cetts):
@@ -176,14 +170,15 @@ def missing(suite: str = "ladder") -> str:
     if lacks := trends.lacks(suite):
         return lacks.replace("no checkpoints along training, so no trend", "no mixtures of experts")
     absent = [name for name in (VANILLA, *MIXTURES) if name not in trained()]
-    partly = [name for name in trained() if not _facts(name)["finished"]]
+    partly = [name for name in trained() if not facts_of(name)["finished"]]
     said = [f"Not trained yet: {', '.join(absent)}."] * bool(absent)
     said += [f"Not trained to the end: {', '.join(partly)}."] * bool(partly)
     said += [f"Train with: python -m sparsinglib.training {' '.join(absent + partly)}"] * bool(said)
     return " ".join(said) or "All four runs are trained."
 
 
-def _facts(name: str) -> dict[str, Any]:
+def facts_of(name: str) -> dict[str, Any]:
+    """What a run's ``run.json`` says of it."""
     return json.loads((LADDER / name / "run.json").read_text())
 
 
@@ -199,7 +194,7 @@ def sizes(names: Sequence[str]) -> pd.DataFrame:
     """One row a run: experts, how many are active in training, their neurons, FFN and router parameters, tokens."""
     rows = []
     for name in names:
-        facts, model = _facts(name), open_model(name)
+        facts, model = facts_of(name), open_model(name)
         parts = {n: p.numel() for n, p in model.named_parameters()}
         router = sum(size for n, size in parts.items() if "router" in n)
         ffn = sum(size for n, size in parts.items() if "mlp." in n or "experts." in n)
@@ -262,95 +257,3 @@ def gaps(found: Mapping[str, Curve]) -> pd.DataFrame:
             values = 100 * np.expm1(ends)
             rows.append((name, int(curve.varied[i]), ratio, *values, curve.varied[i] == curve.trained_at))
     return pd.DataFrame(rows, columns=columns)
-
-
-def figure_12(found: Mapping[str, Curve], gap: pd.DataFrame) -> Figure:
-    """Draw Figure 12 and, beside it, the gap at equal activation ratio. A panel without data says what is missing."""
-    with style.context():
-        figure, (left, right) = style.axes(1, 2, width=4.8, height=3.8)
-        if not found:
-            style.say(left, missing())
-        for name, curve in found.items():
-            _draw(left, name, curve.table.sort_values("activation_ratio"), "perplexity")
-        if found:
-            left.set(xlabel="activation ratio (%)", ylabel="perplexity", yscale="log", xlim=(0, None))
-            shown = np.concatenate(
-                [curve.perplexity for name, curve in found.items() if name != VANILLA or len(found) == 1]
-            )
-            # Cut far enough, the vanilla curve leaves any axis on which the mixtures can be told apart.
-            left.set_ylim(0.9 * shown.min(), 1.2 * shown.max())
-            left.yaxis.set_major_locator(LogLocator(subs=TICKS))
-            left.yaxis.set_major_formatter("{x:.0f}")
-            left.yaxis.set_minor_formatter(NullFormatter())
-            left.axvspan(0, 100 * AXIS_END, color="0.93", zorder=0)
-            left.set_title(style.EVIDENCE_LABELS["ladder"])
-            figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4)
-        if gap.empty:
-            style.say(right, "No gap to draw: it needs the vanilla model and a mixture.")
-            return figure
-        for name, rows in gap.groupby("series", sort=False):
-            _draw(right, name, rows, "gap_pct")
-            right.fill_between(100 * rows["activation_ratio"], rows["low_pct"], rows["high_pct"], alpha=0.15,
-                               color=COLOURS[name], lw=0)  # fmt: skip
-        right.axhline(0, color="black", lw=1)
-        right.axvspan(0, 100 * AXIS_END, color="0.93", zorder=0)
-        right.set(xlabel="activation ratio (%)", ylabel="perplexity above the vanilla model's (%)", xlim=(0, None))
-        right.set_title("ladder: gap at equal activation ratio, 90 % bands")
-    return figure
-
-
-def _label(name: str) -> str:
-    return "vanilla ReLU, by CETT" if name == VANILLA else f"{name.removeprefix('moe-')} experts"
-
-
-def _draw(ax: Axes, name: str, rows: pd.DataFrame, column: str) -> None:
-    x, y = 100 * rows["activation_ratio"], rows[column]
-    ax.plot(x, y, color=COLOURS[name], marker=MARKERS[name], ms=4, lw=1.2, label=_label(name))
-    here = rows["trained_here"].to_numpy(bool)
-    ax.plot(x[here], y[here], ls="", marker=MARKERS[name], ms=9, mfc="none", color=COLOURS[name])
-
-
-def seed_margin() -> float | None:
-    """Gap in perplexity (percent) that two runs of one recipe reach by their seeds alone, one-sided 95 %.
-
-    From the spread of the last training losses of ladder runs that differ in their seed alone, which read their text
-    in different order too; None where there are no two of these.
-    """
-    ends: dict[str, list[float]] = {}
-    for name in ladder_names():
-        if _facts(name)["finished"]:
-            losses = pd.read_csv(LADDER / name / "training.csv").loss_smoothed
-            ends.setdefault(name.partition("-seed")[0], []).append(losses.iloc[-1])
-    spreads = [np.var(losses, ddof=1) for losses in ends.values() if len(losses) > 1]
-    return 100 * float(np.expm1(1.645 * np.sqrt(2 * np.mean(spreads)))) if spreads else None
-
-
-def checks(gap: pd.DataFrame, size: pd.DataFrame, suite: str = "ladder") -> pd.DataFrame:
-    """C66, judged where a mixture has as many active experts as in training: elsewhere its gap is an upper bound."""
-    rule = (
-        "Rule: with as many active experts as in training, all three mixtures' perplexities lie above the vanilla "
-        "model's at equal activation ratio, the 90 % band by more than seeds do. Fails if a band lies that far below; "
-        "open between. One seed each, whose spread is not in the band; other numbers of experts give an upper bound. "
-    )
-    rows = [paper.Check("C66", "paper", "not published", None, "The points of the paper's figure are not published.")]
-    rings = gap[gap["trained_here"].astype(bool) & (gap["activation_ratio"] <= AXIS_END)]
-    if set(rings["series"]) == set(MIXTURES) and size["tokens"].nunique() == 1 and _finished(size):
-        value = ", ".join(
-            f"{r.series} {r.gap_pct:+.1f} ({r.low_pct:+.1f} to {r.high_pct:+.1f}) %" for r in rings.itertuples()
-        )
-        rows.append(paper.Check("C66", "ladder", value, *_beyond_seeds(rings, rule)))
-    else:
-        rows.append(paper.Check("C66", "ladder", missing(), paper.NOT_YET, f"{rule} Needs all four trained."))
-    return paper.check("09_mixture_of_experts", trends.told(rows, suite))
-
-
-def _beyond_seeds(rings: pd.DataFrame, rule: str) -> tuple[bool | str | None, str]:
-    margin = seed_margin()
-    if margin is None:
-        return paper.NOT_YET, rule + "Needs runs that differ in their seed alone, for that margin."
-    worse, better = bool((rings["low_pct"] > margin).all()), bool((rings["high_pct"] < -margin).any())
-    return True if worse else False if better else None, f"{rule}Seeds: {margin:.1f} %."
-
-
-def _finished(size: pd.DataFrame) -> bool:
-    return all(_facts(name)["finished"] for name in size["run"])

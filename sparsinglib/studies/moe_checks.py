@@ -1,0 +1,56 @@
+"""The rule by which notebook 09 judges Figure 12's claim, C66."""
+
+import numpy as np
+import pandas as pd
+
+from .. import paper
+from ..models import ladder_names
+from ..paths import LADDER
+from . import trends
+from .moe import AXIS_END, MIXTURES, facts_of, missing
+
+
+def seed_margin() -> float | None:
+    """Gap in perplexity (percent) that two runs of one recipe reach by their seeds alone, one-sided 95 %.
+
+    From the spread of the last training losses of ladder runs that differ in their seed alone, which read their text
+    in different order too; None where there are no two of these.
+    """
+    ends: dict[str, list[float]] = {}
+    for name in ladder_names():
+        if facts_of(name)["finished"]:
+            losses = pd.read_csv(LADDER / name / "training.csv").loss_smoothed
+            ends.setdefault(name.partition("-seed")[0], []).append(losses.iloc[-1])
+    spreads = [np.var(losses, ddof=1) for losses in ends.values() if len(losses) > 1]
+    return 100 * float(np.expm1(1.645 * np.sqrt(2 * np.mean(spreads)))) if spreads else None
+
+
+def checks(gap: pd.DataFrame, size: pd.DataFrame, suite: str = "ladder") -> pd.DataFrame:
+    """C66, judged where a mixture has as many active experts as in training: elsewhere its gap is an upper bound."""
+    rule = (
+        "Rule: with as many active experts as in training, all three mixtures' perplexities lie above the vanilla "
+        "model's at equal activation ratio, the 90 % band by more than seeds do. Fails if a band lies that far below; "
+        "open between. One seed each, whose spread is not in the band; other numbers of experts give an upper bound. "
+    )
+    rows = [paper.Check("C66", "paper", "not published", None, "The points of the paper's figure are not published.")]
+    rings = gap[gap["trained_here"].astype(bool) & (gap["activation_ratio"] <= AXIS_END)]
+    if set(rings["series"]) == set(MIXTURES) and size["tokens"].nunique() == 1 and _finished(size):
+        value = ", ".join(
+            f"{r.series} {r.gap_pct:+.1f} ({r.low_pct:+.1f} to {r.high_pct:+.1f}) %" for r in rings.itertuples()
+        )
+        rows.append(paper.Check("C66", "ladder", value, *_beyond_seeds(rings, rule)))
+    else:
+        rows.append(paper.Check("C66", "ladder", missing(), paper.NOT_YET, f"{rule} Needs all four trained."))
+    return paper.check("09_mixture_of_experts", trends.told(rows, suite))
+
+
+def _beyond_seeds(rings: pd.DataFrame, rule: str) -> tuple[bool | str | None, str]:
+    margin = seed_margin()
+    if margin is None:
+        return paper.NOT_YET, rule + "Needs runs that differ in their seed alone, for that margin."
+    worse, better = bool((rings["low_pct"] > margin).all()), bool((rings["high_pct"] < -margin).any())
+    return True if worse else False if better else None, f"{rule}Seeds: {margin:.1f} %."
+
+
+def _finished(size: pd.DataFrame) -> bool:
+    return all(facts_of(name)["finished"] for name in size["run"])
