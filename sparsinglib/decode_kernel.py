@@ -4,19 +4,38 @@ Weights are float32, or bfloat16 seen as uint16; everything else is float32. One
 one neuron a row (down is transposed), so that whatever is read is contiguous.
 """
 
+import ctypes
 import os
+import sys
 from collections.abc import Callable
+from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import numba
 import numpy as np
 from numba.extending import overload
 
+
+def _tbb_loads() -> bool:
+    """Whether there is a TBB for numba. pip puts it into a folder of the environment where no linker looks."""
+    name = {"win32": "tbb12.dll", "darwin": "libtbb.12.dylib"}.get(sys.platform, "libtbb.so.12")
+    for path in (name, str(Path(sys.prefix, "lib", name))):
+        try:
+            ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
+        except OSError:
+            continue
+        return True
+    return False
+
+
 # torch brings its own OpenMP runtime; numba's OpenMP layer would load a second one, whose waiting threads keep the
-# cores from torch's (measured: 20 times slower). The workqueue layer's threads sleep.
+# cores from torch's (measured: 20 times slower). TBB's threads are at work some microseconds after they are called,
+# those of the workqueue layer, which is always there, after a third of a millisecond.
+TBB = _tbb_loads()
 # numba sets the attributes of its config at run time, so mypy knows none of them.
 if "NUMBA_THREADING_LAYER" not in os.environ:
-    numba.config.THREADING_LAYER = "workqueue"  # type: ignore[attr-defined]
+    numba.config.THREADING_LAYER = "tbb" if TBB else "workqueue"  # type: ignore[attr-defined]
 
 # Sums may be reordered, so that they vectorise; NaN keeps its meaning, which "fast" would take away.
 _MATHS = {"reassoc", "contract", "nsz"}
@@ -77,16 +96,44 @@ def _dots(weights, rows, x, out):
 
 
 @numba.njit(fastmath=_MATHS, cache=True)
+def _scattered_dots(weights, rows, x, out):
+    """As ``_dots``, for rows far from one another: each starts anew in memory, so eight are under way at a time."""
+    far = rows.size // 8
+    for k in range(far):
+        a, b, c, d = weights[rows[k]], weights[rows[k + far]], weights[rows[k + 2 * far]], weights[rows[k + 3 * far]]
+        n = k + 4 * far
+        e, f, g, h = weights[rows[n]], weights[rows[n + far]], weights[rows[n + 2 * far]], weights[rows[n + 3 * far]]
+        sa, sb, sc, sd = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
+        se, sf, sg, sh = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
+        for j in range(x.size):
+            sa += _wide(a[j]) * x[j]
+            sb += _wide(b[j]) * x[j]
+            sc += _wide(c[j]) * x[j]
+            sd += _wide(d[j]) * x[j]
+            se += _wide(e[j]) * x[j]
+            sf += _wide(f[j]) * x[j]
+            sg += _wide(g[j]) * x[j]
+            sh += _wide(h[j]) * x[j]
+        out[k], out[k + far], out[k + 2 * far], out[k + 3 * far] = sa, sb, sc, sd
+        out[n], out[n + far], out[n + 2 * far], out[n + 3 * far] = se, sf, sg, sh
+    _dots(weights, rows[8 * far :], x, out[8 * far :])
+
+
+@numba.njit(fastmath=_MATHS, cache=True)
 def _mix(weights, rows, values, out):
-    """out = sum over k of values[k] · weights[rows[k]], four rows at a time as in ``_dots``."""
+    """out = sum over k of values[k] · weights[rows[k]], eight rows at a time as in ``_scattered_dots``."""
     out[:] = 0
-    far = rows.size // 4
+    far = rows.size // 8
     for k in range(far):
         a, b, c, d = weights[rows[k]], weights[rows[k + far]], weights[rows[k + 2 * far]], weights[rows[k + 3 * far]]
         va, vb, vc, vd = values[k], values[k + far], values[k + 2 * far], values[k + 3 * far]
+        n = k + 4 * far
+        e, f, g, h = weights[rows[n]], weights[rows[n + far]], weights[rows[n + 2 * far]], weights[rows[n + 3 * far]]
+        ve, vf, vg, vh = values[n], values[n + far], values[n + 2 * far], values[n + 3 * far]
         for j in range(out.size):
-            out[j] += (va * _wide(a[j]) + vb * _wide(b[j])) + (vc * _wide(c[j]) + vd * _wide(d[j]))
-    for last in range(4 * far, rows.size):
+            first = (va * _wide(a[j]) + vb * _wide(b[j])) + (vc * _wide(c[j]) + vd * _wide(d[j]))
+            out[j] += first + ((ve * _wide(e[j]) + vf * _wide(f[j])) + (vg * _wide(g[j]) + vh * _wide(h[j])))
+    for last in range(8 * far, rows.size):
         a = weights[rows[last]]
         for j in range(out.size):
             out[j] += values[last] * _wide(a[j])
@@ -172,7 +219,7 @@ def gathered(score, gate, gate_bias, up, up_bias, columns, limits, x, threads):
     active = np.zeros(threads, np.int64)
     for t in numba.prange(threads):
         lo, hi = t * count // threads, (t + 1) * count // threads
-        _dots(up, rows[lo:hi], x, values[lo:hi])
+        _scattered_dots(up, rows[lo:hi], x, values[lo:hi])
         _add(values[lo:hi], up_bias[rows[lo:hi]], up)
         _multiply(score, rows[lo:hi], values[lo:hi], up, values[lo:hi])
         end = lo + _select(limits, rows[lo:hi], values[lo:hi])
@@ -185,9 +232,22 @@ def gathered(score, gate, gate_bias, up, up_bias, columns, limits, x, threads):
 _THREADED: Any = {"prange": True} | dict.fromkeys(
     ("comprehension", "fusion", "inplace_binop", "numpy", "reduction", "setitem", "stencil"), False
 )
+
+
+def _compile(function: Callable, parallel: Any) -> Callable:
+    """Compile ``function`` under a name of its own.
+
+    numba's cache on disk knows a function by its name and its types alone: with one name for both, the one that is
+    compiled second would be the first one's code, and two threads would be one.
+    """
+    name = f"{function.__name__}_{'threaded' if parallel else 'alone'}"
+    copy = FunctionType(function.__code__, function.__globals__, name)
+    copy.__qualname__ = name
+    return numba.njit(copy, fastmath=_MATHS, cache=True, parallel=parallel)
+
+
 _COMPILED = {
-    function: tuple(numba.njit(function, fastmath=_MATHS, cache=True, parallel=how) for how in (False, _THREADED))
-    for function in (product, all_up, gathered)
+    function: tuple(_compile(function, how) for how in (False, _THREADED)) for function in (product, all_up, gathered)
 }
 
 

@@ -100,7 +100,8 @@ class SparseFFN:
     name: str = "FFN"
 
     def __post_init__(self) -> None:
-        self.arrays = [*_arrays(self.gate), *_arrays(self.up), _array(self.down[0].t().contiguous())]
+        # A copy by numpy lies in huge pages where the system lends them: rows here and there cost fewer page walks.
+        self.arrays = [*_arrays(self.gate), *_arrays(self.up), np.ascontiguousarray(_array(self.down[0]).T)]
         if 3 * self.down[0].numel() < ONE_THREAD:
             self.threads = 1
 
@@ -150,9 +151,10 @@ def sparse_decoding(model: PreTrainedModel, rule: Rule, *, threads: int | None =
     """Run ``model`` as under ``sparsify(model, rule)``, reading only active neurons' weights where it can (Appendix L).
 
     A pass over one token (batch 1, as in each step of ``generate`` after the prompt) goes through the kernel on
-    ``threads`` threads (default: torch's); any other pass runs dense with the weak neurons masked, a batch above 1 with
-    a warning. Hooks on an output projection see dense passes only; one set inside the context makes passes dense.
-    Costs memory for a transposed copy of every down projection. Yields the Report, which goes on counting.
+    ``threads`` threads (default: torch's number, or one without the package tbb); any other pass runs dense with the
+    weak neurons masked, a batch above 1 with a warning. Hooks on an output projection see dense passes only; one set
+    inside the context makes passes dense. Costs memory for a transposed copy of every down projection. Yields the
+    Report, which goes on counting.
 
     Raises ValueError before touching the model: rule of another model or kind, FFN not gated, weights other than plain
     finite float32 or bfloat16 on the CPU (quantised, say), hooks on an output projection, more threads than cores.
@@ -208,7 +210,7 @@ def _checked_threads(threads: int | None) -> int:
     # numba sets the attributes of its config at run time, so mypy knows none of them.
     cores: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
     if threads is None:
-        return min(torch.get_num_threads(), cores)
+        return min(torch.get_num_threads(), cores) if kernel.TBB else 1
     if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= cores:
         raise ValueError(f"threads must be a whole number from 1 to {cores}, the cores there are; got {threads!r}.")
     return threads

@@ -1,5 +1,9 @@
 """The kernels' loops run as plain Python, line by line, against numpy; test_decoding has the compiled ones."""
 
+import os
+import subprocess
+import sys
+
 import numba
 import numpy as np
 import pytest
@@ -7,8 +11,8 @@ import torch
 
 from sparsinglib import decode_kernel as kernel
 
-LOOPS = ("_dots", "_mix", "_add", "_multiply", "_select")
-D, NEURONS = 6, 11  # neither a multiple of the four rows that go together
+LOOPS = ("_dots", "_scattered_dots", "_mix", "_add", "_multiply", "_select")
+D, NEURONS = 6, 45  # neither a multiple of the rows that go together, and enough of those that a part keeps
 
 
 @pytest.fixture(params=[np.float32, np.uint16], ids=["float32", "bfloat16"])
@@ -72,7 +76,7 @@ def test_gathered(kind, threads, given):
     up, up_numbers = matrix(kind, NEURONS, D, 7)
     down, down_numbers = matrix(kind, NEURONS, D, 8)
     x, gate_bias, up_bias = vector(D, 9), vector(NEURONS, 10), vector(NEURONS, 11)
-    limits = np.full(NEURONS, 0.5, np.float32)
+    limits = np.full(NEURONS, 2, np.float32)
     score = np.maximum(rounded(kind, gate_numbers @ x + gate_bias), 0)
     values = rounded(kind, score * rounded(kind, up_numbers @ x + up_bias))
     kept = (values != 0) & (np.abs(values) >= limits)
@@ -92,3 +96,27 @@ def test_rounding_is_to_even_and_keeps_what_is_no_number(kind):
     for value in (1.0, 1.00390625, 1.01171875, -2.7182817, 3e38, 1e-40, np.inf, -np.inf):
         assert kernel._rounded(np.float32(value), None) == torch.tensor(value).bfloat16().float().item()
     assert np.isnan(kernel._rounded(np.float32(np.nan), None))
+
+
+ONE_CALL = """
+import numba, numpy as np
+from sparsinglib import decode_kernel as kernel
+threads = {threads}
+weights, nothing, x = np.ones((8, 4), np.float32), np.zeros(8, np.float32), np.ones(4, np.float32)
+assert (kernel.run(kernel.product, threads, weights, nothing, x) == 4).all()
+try:
+    print(numba.threading_layer())
+except ValueError:  # which numba raises as long as no loop has been run on threads
+    print("no threads")
+"""
+
+
+def test_two_threads_are_two_though_one_is_in_the_cache(tmp_path):
+    """numba's cache is shared by processes; the code for one thread must not be found there for two."""
+    seen = []
+    for threads in (1, 2):
+        call = [sys.executable, "-c", ONE_CALL.format(threads=threads)]
+        environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "NUMBA_NUM_THREADS": "2"}
+        seen.append(subprocess.run(call, env=environment, capture_output=True, text=True, check=True).stdout.strip())
+    assert seen[0] == "no threads"
+    assert seen[1] == ("tbb" if kernel.TBB else "workqueue")

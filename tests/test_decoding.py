@@ -351,6 +351,14 @@ def test_nan_in_the_hidden_state_is_named(act, dtype):
         model(torch.tensor([[5]]))
 
 
+@pytest.mark.parametrize(("tbb", "expected"), [(True, THREADS[-1]), (False, 1)])
+def test_default_threads(monkeypatch, tbb, expected):
+    """Without TBB a second thread starts too late to help."""
+    monkeypatch.setattr(decode_kernel, "TBB", tbb)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: THREADS[-1])
+    assert decoding._checked_threads(None) == expected
+
+
 @pytest.mark.parametrize("threads", [0, -1, CORES + 1, 10**6, 1.5, True])
 def test_threads_beyond_the_cores_are_refused(threads):
     refused(tiny_llama(), rf"from 1 to \d+, the cores there are; got {threads}", threads=threads)
