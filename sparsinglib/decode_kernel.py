@@ -71,14 +71,21 @@ def _rounded_for(value, weights):
 
 
 @numba.njit(fastmath=_MATHS, cache=True)
+def _scattered(rows):
+    """Whether fewer than half of the rows from the first to the last are wanted; ``rows`` rise."""
+    return rows.size > 1 and 2 * rows.size < rows[-1] - rows[0]
+
+
+@numba.njit(fastmath=_MATHS, cache=True)
 def _dots(weights, rows, x, out):
     """out[k] = weights[rows[k]] · x.
 
     Four rows at a time, a quarter of the list apart: four long streams keep the memory far busier than one, or than
-    four neighbouring rows that each end soon.
+    four neighbouring rows that each end soon. Scattered rows all end soon: of those, eight.
     """
-    far = rows.size // 4
-    for k in range(far):
+    done = _eight_dots(weights, rows, x, out) if _scattered(rows) else 0
+    far = (rows.size - done) // 4
+    for k in range(done, done + far):
         a, b, c, d = weights[rows[k]], weights[rows[k + far]], weights[rows[k + 2 * far]], weights[rows[k + 3 * far]]
         sa, sb, sc, sd = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
         for j in range(x.size):
@@ -87,7 +94,7 @@ def _dots(weights, rows, x, out):
             sc += _wide(c[j]) * x[j]
             sd += _wide(d[j]) * x[j]
         out[k], out[k + far], out[k + 2 * far], out[k + 3 * far] = sa, sb, sc, sd
-    for last in range(4 * far, rows.size):
+    for last in range(done + 4 * far, rows.size):
         a = weights[rows[last]]
         s = np.float32(0)
         for j in range(x.size):
@@ -96,8 +103,8 @@ def _dots(weights, rows, x, out):
 
 
 @numba.njit(fastmath=_MATHS, cache=True)
-def _scattered_dots(weights, rows, x, out):
-    """As ``_dots``, for rows far from one another: each starts anew in memory, so eight are under way at a time."""
+def _eight_dots(weights, rows, x, out):
+    """As ``_dots``, of as many rows as eight divides; returns their number."""
     far = rows.size // 8
     for k in range(far):
         a, b, c, d = weights[rows[k]], weights[rows[k + far]], weights[rows[k + 2 * far]], weights[rows[k + 3 * far]]
@@ -116,13 +123,28 @@ def _scattered_dots(weights, rows, x, out):
             sh += _wide(h[j]) * x[j]
         out[k], out[k + far], out[k + 2 * far], out[k + 3 * far] = sa, sb, sc, sd
         out[n], out[n + far], out[n + 2 * far], out[n + 3 * far] = se, sf, sg, sh
-    _dots(weights, rows[8 * far :], x, out[8 * far :])
+    return 8 * far
 
 
 @numba.njit(fastmath=_MATHS, cache=True)
 def _mix(weights, rows, values, out):
-    """out = sum over k of values[k] · weights[rows[k]], eight rows at a time as in ``_scattered_dots``."""
-    out[:] = 0
+    """Add sum over k of values[k] · weights[rows[k]] to ``out``, four or eight rows at a time as in ``_dots``."""
+    done = _mix_eight(weights, rows, values, out) if _scattered(rows) else 0
+    far = (rows.size - done) // 4
+    for k in range(done, done + far):
+        a, b, c, d = weights[rows[k]], weights[rows[k + far]], weights[rows[k + 2 * far]], weights[rows[k + 3 * far]]
+        va, vb, vc, vd = values[k], values[k + far], values[k + 2 * far], values[k + 3 * far]
+        for j in range(out.size):
+            out[j] += (va * _wide(a[j]) + vb * _wide(b[j])) + (vc * _wide(c[j]) + vd * _wide(d[j]))
+    for last in range(done + 4 * far, rows.size):
+        a = weights[rows[last]]
+        for j in range(out.size):
+            out[j] += values[last] * _wide(a[j])
+
+
+@numba.njit(fastmath=_MATHS, cache=True)
+def _mix_eight(weights, rows, values, out):
+    """As ``_mix``, of as many rows as eight divides; returns their number."""
     far = rows.size // 8
     for k in range(far):
         a, b, c, d = weights[rows[k]], weights[rows[k + far]], weights[rows[k + 2 * far]], weights[rows[k + 3 * far]]
@@ -133,10 +155,7 @@ def _mix(weights, rows, values, out):
         for j in range(out.size):
             first = (va * _wide(a[j]) + vb * _wide(b[j])) + (vc * _wide(c[j]) + vd * _wide(d[j]))
             out[j] += first + ((ve * _wide(e[j]) + vf * _wide(f[j])) + (vg * _wide(g[j]) + vh * _wide(h[j])))
-    for last in range(8 * far, rows.size):
-        a = weights[rows[last]]
-        for j in range(out.size):
-            out[j] += values[last] * _wide(a[j])
+    return 8 * far
 
 
 # Rounding has loops of its own: amid other work the compiler gives up vectorising everything around it.
@@ -219,7 +238,7 @@ def gathered(score, gate, gate_bias, up, up_bias, columns, limits, x, threads):
     active = np.zeros(threads, np.int64)
     for t in numba.prange(threads):
         lo, hi = t * count // threads, (t + 1) * count // threads
-        _scattered_dots(up, rows[lo:hi], x, values[lo:hi])
+        _dots(up, rows[lo:hi], x, values[lo:hi])
         _add(values[lo:hi], up_bias[rows[lo:hi]], up)
         _multiply(score, rows[lo:hi], values[lo:hi], up, values[lo:hi])
         end = lo + _select(limits, rows[lo:hi], values[lo:hi])

@@ -29,9 +29,12 @@ def f1(answer: str, wanted: str) -> float:
 
 
 def span(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
-    """F1 and exact match of a number named in the passage; the answer ends with the line."""
+    """F1 and exact match of a number named in the passage; the answer ends with the line.
+
+    As in tydiqa's exact match, punctuation behind the answer does not count.
+    """
     answer = results[0].partition("\n")[0]
-    return {"f1": f1(answer, doc["answer"]), "acc": float(answer.strip() == doc["answer"].strip())}
+    return {"f1": f1(answer, doc["answer"]), "acc": float(answer.strip().rstrip(".,;:!?") == doc["answer"].strip())}
 
 
 def arithmetic(doc: dict[str, Any], results: list[str]) -> dict[str, float]:

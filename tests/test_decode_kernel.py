@@ -11,7 +11,7 @@ import torch
 
 from sparsinglib import decode_kernel as kernel
 
-LOOPS = ("_dots", "_scattered_dots", "_mix", "_add", "_multiply", "_select")
+LOOPS = ("_scattered", "_dots", "_eight_dots", "_mix", "_mix_eight", "_add", "_multiply", "_select")
 D, NEURONS = 6, 45  # neither a multiple of the rows that go together, and enough of those that a part keeps
 
 

@@ -138,6 +138,18 @@ def test_at_chance_nothing_can_be_said():
     assert found["C78"].our_value == "not testable at this scale"
 
 
+@pytest.mark.parametrize(("few", "open_claims"), [("compared", {"C02"}), ("scores", {"C04", "C13", "C77", "C22"})])
+def test_a_handful_of_examples_gives_no_verdict(few, open_claims):
+    groups, summary, frame, compared, chance = study(NOTHING)
+    some = lambda rows: rows[rows.example.str.rpartition("/")[2].astype(int) < 19]  # noqa: E731
+    cut = (frame, some(compared)) if few == "compared" else (some(frame), compared)
+    found = {row.id: row for row in task_ladder_checks.ladder_checks(groups, summary, *cut, chance)}
+    enough = verdicts(groups, summary, frame, compared, chance)
+    for claim in ("C02", "C04", "C13", "C77", "C22"):
+        assert found[claim].verdict is (None if claim in open_claims else enough[claim]), claim
+    assert "fewer than 20 examples" in found[min(open_claims)].why
+
+
 @pytest.mark.parametrize("lost", [16, 0])
 def test_a_larger_model_stands_beside_the_paper_s_numbers_without_a_verdict(lost):
     _, _, frame, _, chance = study(NOTHING)

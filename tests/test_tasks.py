@@ -158,6 +158,8 @@ def test_stored_answers_reach_the_ceiling_and_others_do_not(examples):
             assert offline_scoring.code_line(example, [wrong]) == {"pass": 0.0}
     for example in examples["offline_span"]:
         assert offline_scoring.span(example, [example["answer"] + "\nmore"]) == {"f1": 1.0, "acc": 1.0}
+        assert offline_scoring.span(example, [example["answer"] + "."])["acc"] == 1
+        assert offline_scoring.span(example, [example["answer"] + " in all."])["acc"] == 0
     for example in examples["offline_arithmetic"]:
         assert offline_scoring.arithmetic(example, [f" steps. Answer: {example['answer']}\n"]) == {"acc": 1.0}
         assert offline_scoring.arithmetic(example, [f" steps. Answer: {example['answer']}0"]) == {"acc": 0.0}

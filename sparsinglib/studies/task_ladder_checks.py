@@ -25,6 +25,7 @@ from .task_checks import (
 from .task_tables import COMMONSENSE, COMPLEX, READING
 
 NOT_OURS = "a number of the paper's models; ours stands beside it"
+LEAST_EXAMPLES = 20  # of each task: an interval over fewer is no interval
 
 
 def ladder_checks(
@@ -48,7 +49,17 @@ def ladder_checks(
         _ladder_activation(scores, chance),
         _ladder_complex(chance),
     ]
-    return rows
+    return [rows[0] if _enough(compared) else _open(rows[0]), *(rows[1:] if _enough(scores) else map(_open, rows[1:]))]
+
+
+def _enough(scores: pd.DataFrame) -> bool:
+    return bool(scores.groupby("task").example.nunique().min() >= LEAST_EXAMPLES)
+
+
+def _open(row: Check) -> Check:
+    """The same without a verdict, for one that rests on a handful of examples."""
+    judged = row.verdict in (True, False)
+    return row._replace(verdict=None, why=f"fewer than {LEAST_EXAMPLES} examples of a task") if judged else row
 
 
 def _groups() -> pd.DataFrame:
