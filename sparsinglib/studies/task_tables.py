@@ -135,3 +135,23 @@ def table_4_to_6(number: int, summary: pd.DataFrame, tasks: pd.DataFrame, eviden
     columns = ["evidence", "model", "p_pct", "benchmark", "score_pct", "standard_error", "n", "change", "low", "high"]
     parts = [theirs.assign(evidence="paper"), own.assign(evidence=evidence)]
     return pd.concat(parts).reindex(columns=columns).reset_index(drop=True)
+
+
+def recorded(table: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
+    """What ``table_1`` kept of models that are not the paper's, for reading: one row a model and group.
+
+    Dense score (percent), and its change at each p with its 95 % interval (points); ``scores``, a table of
+    ``table_4_to_6``, tells on how many examples of each task.
+    """
+    own = table[table.evidence != "paper"]
+    examples = scores[scores.evidence != "paper"].groupby("model").n.min()
+    rows = []
+    for (model, group), part in own.groupby(["model", "group"], sort=False):
+        by_p = part.set_index("p_pct")
+        row = {"model": model, "group": group.replace("_", " "), "n": int(examples[model])}
+        row["dense"] = f"{by_p.score_pct[0]:.1f}"
+        row |= {
+            f"p = {p:g}": f"{r.change:+.1f} ({r.low:+.1f} to {r.high:+.1f})" for p, r in by_p.drop(index=0).iterrows()
+        }
+        rows.append(row)
+    return pd.DataFrame(rows)
