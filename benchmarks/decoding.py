@@ -222,10 +222,13 @@ def machine(load: float) -> dict[str, object]:
     if Path("/proc/cpuinfo").is_file():
         names = [x for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")]
         model = names[0].split(":", 1)[1].strip() if names else model
+    level_3 = Path("/sys/devices/system/cpu/cpu0/cache/index3/size")
+    cache = int(level_3.read_text().rstrip("K\n")) / 1024 if level_3.is_file() else None
     versions = {name: version(name) for name in ("torch", "numba", "transformers", "numpy")}
     return {
         "cpu": model,
         "cores": os.cpu_count(),
+        "l3_mib": cache,
         "load": round(load, 1),
         "python": platform.python_version(),
         **versions,

@@ -326,7 +326,20 @@ def test_chance_range_is_tukeys():
 def test_a_wide_span_counts_only_beyond_the_seeds(spread, seeds, verdict):
     check = weak_dependence(scale_limits(spread, seeds))[0]
     assert check.id == "C41" and check.verdict is verdict
-    assert ("not measured" in check.why) == (len(seeds) == 1)
+    assert ("No scale has two fixed limits" in check.why) == (len(seeds) == 1)
+
+
+def test_spread_between_seeds_of_where_runs_end():
+    rows = [("0.1m-relu", 1, [0.9, 0.2, 0.2, 0.2, 0.2, 0.2]), ("0.1m-relu-seed2", 2, [0.9, 0.1, 0.2, 0.3, 0.2, 0.2])]
+    rows += [("0.1m-relu-seed3", 3, [0.9, 0.26, 0.26, 0.26, 0.26, 0.26]), ("0.4m-relu", 1, [0.5] * 6)]
+    trend = pd.DataFrame(
+        [(run, seed, i + 1, a) for run, seed, ratios in rows for i, a in enumerate(ratios)],
+        columns=["run", "seed", "tokens", "activation_ratio"],
+    ).assign(evidence="ladder", scale=lambda t: t.run.str[:4].str.upper(), activation="relu")
+    spread = scaling_tables.seed_spread(scaling_tables.reached(trend), "reached")
+    assert spread.scale.tolist() == ["0.1M"] and spread.seeds.tolist() == [3]
+    assert spread["mean"].item() == pytest.approx(0.22) and spread.range.item() == pytest.approx(0.06)
+    assert spread.standard_deviation.item() == pytest.approx(0.03464, abs=1e-4)
 
 
 def test_seeds_widen_the_interval_of_the_change_with_scale():

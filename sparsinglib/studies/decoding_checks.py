@@ -68,10 +68,15 @@ def what_the_factor_means() -> str:
 
 
 def goals(table: pd.DataFrame) -> pd.DataFrame:
-    """What the kernel was built to reach, against what was recorded, for each number of threads."""
+    """What the kernel was built to reach, against what was recorded, for each number of threads.
+
+    Memory speed is asked of the shapes whose FFN is larger than the processor's last cache, of all where it is unknown.
+    """
     rows = table[(table.kind == "ffn") & (table.variant == "sparse") & (table.dtype == "float32")]
     rows = rows[rows.case.isin(CASES)]
     curve, shaped = rows[rows.part == "curve"], rows[rows.part == "shapes"]
+    shaped = shaped[3 * 4 * shaped.hidden * shaped.d_ff > 2**20 * shaped.l3_mib.fillna(0)]
+    large = f"{shaped.model.nunique()} shapes larger than the cache"
     out = []
     for threads in sorted(rows.threads.unique()):
         mine = curve[curve.threads == threads]
@@ -81,8 +86,9 @@ def goals(table: pd.DataFrame) -> pd.DataFrame:
         out += [
             (f"{100 * TYPICAL:g} % active, zeros alone: at least {GOAL_OVER_DENSE} x over dense", threads,
              f"{typical.speedup:.2f} x ({typical.over_kernel:.2f} over own dense)", typical.speedup >= GOAL_OVER_DENSE),
-            (f"time at memory speed, six shapes: at least {100 * GOAL_OF_MEMORY:.0f} %", threads,
-             f"{100 * share.min():.0f} to {100 * share.max():.0f} %", share.min() >= GOAL_OF_MEMORY),
+            (f"time at memory speed, {large}: at least {100 * GOAL_OF_MEMORY:.0f} %", threads,
+             f"{100 * share.min():.0f} to {100 * share.max():.0f} %, median {100 * share.median():.0f} %",
+             share.min() >= GOAL_OF_MEMORY),
             ("never slower than dense (upper quartile)", threads,
              f"{slowest.speedup:.2f} x at {100 * slowest.a:.3g} % active ({slowest.over_kernel:.2f} over own dense)",
              slowest.speedup_high >= 1),

@@ -82,7 +82,7 @@ def _weak_check(slope: pd.DataFrame, part: pd.DataFrame, chance: tuple[float, fl
 def _seed_words(chance: float, deviation: float, seeds: int) -> str:
     """A sentence on the spread between seeds, from ``scaling_tables.chance_range``."""
     if np.isnan(chance):
-        return "The spread between seeds is not measured."
+        return "No scale has two fixed limits, which the spread between seeds would be taken from."
     text = f"Standard deviation between seeds ({seeds} runs) {100 * deviation:.2f} pp: they alone could give a span of"
     return f"{text} {100 * chance:.2f} pp (95 %); a span over {CLOSE_PP:g} pp counts only beyond that."
 

@@ -185,11 +185,17 @@ def loss_limits(loss: pd.DataFrame, block: float = 0.02) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["run", "scale", "activation", "seed", "limit", "low", "high", "final", "fixed"])
 
 
-def seed_spread(limit_table: pd.DataFrame) -> pd.DataFrame:
-    """Spread of the limit between seeds of one scale: scale, activation, seeds, mean, standard_deviation, range."""
-    groups = limit_table.groupby(["scale", "activation"]).a0
-    table = groups.agg(seeds="size", mean="mean", standard_deviation="std", range=np.ptp).reset_index()
-    return table[table.seeds > 1]
+def reached(trend: pd.DataFrame, last: int = 5) -> pd.DataFrame:
+    """Where each run ends: evidence, run, scale, activation, seed, reached (mean of its ``last`` activation ratios)."""
+    ends = trend.sort_values("tokens").groupby(["evidence", "run", "scale", "activation", "seed"], sort=True)
+    return ends.activation_ratio.apply(lambda ratios: ratios.iloc[-last:].mean()).rename("reached").reset_index()
+
+
+def seed_spread(table: pd.DataFrame, of: str = "a0") -> pd.DataFrame:
+    """Spread of a column between seeds of one scale: scale, activation, seeds, mean, standard_deviation, range."""
+    groups = table.groupby(["scale", "activation"])[of]
+    spread = groups.agg(seeds="size", mean="mean", standard_deviation="std", range=np.ptp).reset_index()
+    return spread[spread.seeds > 1]
 
 
 def chance_range(limit_table: pd.DataFrame, level: float = 0.95) -> tuple[float, float, int]:
