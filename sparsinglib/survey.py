@@ -239,7 +239,7 @@ def _text_digest(corpus: str, changed: int) -> str:
 
 def _checkpoint_digest(checkpoint: Checkpoint) -> str:
     """Hash of a checkpoint's files; of id and revision where they are on the hub, whose files do not change."""
-    where, options = models._locate(checkpoint.source)
+    where, options = models.locate(checkpoint.source)
     path = Path(where)
     if not path.is_dir():
         return f"{checkpoint.source} {checkpoint.revision}"

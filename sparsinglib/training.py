@@ -209,9 +209,10 @@ def decay_branch(run: Run, texts: dict[str, np.ndarray], work: Path, target: Pat
     written = target / "decayed" / "training.csv"  # last of all
     if written.is_file() and pd.read_csv(written)["step"].min() > run.steps:
         return
-    end, branch = last_checkpoint(work), work / "decay"
+    end = last_checkpoint(work)
     if end is None or step_of(end) < run.steps:
         raise ValueError(f"{run.name}: the stable stage is not finished; train it first")
+    branch = work / f"decay_{step_of(end)}"  # a target raised later decays anew, from its own end
     if last_checkpoint(branch) is None:
         with replacing_directory(branch / end.name) as partial:
             shutil.copytree(end, partial, dirs_exist_ok=True)

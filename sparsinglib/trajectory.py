@@ -100,10 +100,18 @@ def measure_checkpoint(
     return pd.DataFrame(rows, columns=["metric", "p_pct", "value"])
 
 
+def complete(rows: pd.DataFrame, cett: dict[float, float], search: bool) -> bool:
+    """Whether the rows of one checkpoint hold every p of ``cett``, and with ``search`` the CETT searched there."""
+    measured = set(rows.loc[rows["metric"] == "cett_shared", "p_pct"])
+    return measured >= set(cett) and (not search or "cett_searched" in set(rows["metric"]))
+
+
 def measure_run(run: Run, max_tokens: int, brief: bool = False) -> pd.DataFrame:
     """Tidy trajectory of a run: run, step, tokens, metric, p_pct, value. Written after every checkpoint.
 
-    ``brief`` leaves out all but p = 1 % at the shared CETT, in a third of the time: enough for the nine shapes.
+    ``brief`` leaves out all but p = 1 % at the shared CETT, in a third of the time: enough for the nine shapes. What is
+    in ``trajectory.csv`` at these CETTs is not measured again, so a brief measurement can be completed later. Raises
+    ValueError, and leaves the file as it is, where a new CETT would ask for a checkpoint that is on no disk any more.
     """
     batches = validation_batches(max_tokens)
     paths, target = checkpoints(run), LADDER / run.name / "trajectory.csv"
@@ -112,17 +120,24 @@ def measure_run(run: Run, max_tokens: int, brief: bool = False) -> pd.DataFrame:
     cett = {p: shared_cett(last, batches, p) for p in (INCREASES[:1] if brief else INCREASES)}
     print(f"{run.name}: shared CETT {', '.join(f'{p:g} %: {value:.4f}' for p, value in cett.items())}", flush=True)
     table = pd.read_csv(target) if target.is_file() else pd.DataFrame(columns=COLUMNS)
-    known = table.loc[table["metric"] == "cett_shared"].groupby("p_pct")["value"].last().to_dict()
+    known = table[table["metric"] == "cett_shared"]
     # Compared as closely as it is written: a small CETT differs from its rounded self by more than a share of 1e-9.
-    if any(not math.isclose(known.get(p, math.nan), value, abs_tol=10.0 ** (1 - DIGITS)) for p, value in cett.items()):
-        table = table.iloc[:0]
+    wanted = known["p_pct"].map(cett)
+    stale = set(known.loc[(wanted - known["value"]).abs() > 10.0 ** (1 - DIGITS), "step"])
+    if gone := stale - set(paths):
+        raise ValueError(
+            f"{run.name}: its shared CETT has changed, and {len(gone)} of the measured checkpoints are gone, so they "
+            f"cannot be measured anew; train it again from nothing, or remove {target.name} to go on without them"
+        )
+    table = table[~table["step"].isin(stale)]
     for step in reversed(steps):  # the late ones matter most, should the time run out
-        if step not in set(table["step"]):
+        if not complete(table[table["step"] == step], cett, search=not brief):
             rows = measure_checkpoint(paths[step], batches, cett, run.activation == "relu", search=not brief)
             rows.insert(0, "tokens", step * run.batch_tokens)
             rows.insert(0, "step", step)
             rows.insert(0, "run", run.name)
-            table = pd.concat([table, rows], ignore_index=True) if len(table) else rows
+            others = table[table["step"] != step]
+            table = pd.concat([others, rows], ignore_index=True) if len(others) else rows
             with replacing(target) as file:
                 table[COLUMNS].sort_values(["step", "metric", "p_pct"]).round(DIGITS).to_csv(file, index=False)
             shown = rows[rows["metric"] == "activation_ratio_shared_cett"]["value"].round(4).tolist()

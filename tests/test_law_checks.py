@@ -49,9 +49,28 @@ def three(change, activation):
 def test_a_point_of_warm_up_does_not_turn_the_sign():
     trend = runs({"0.4m-silu": 0.002}, "silu")
     trend.loc[trend.index[0], ["tokens", "activation_ratio"]] = (250_000, 0.9)
-    assert scaling_tables.moved(trend).item() == pytest.approx(0.002)
+    assert scaling_tables.moved(trend).change.item() == pytest.approx(0.002)
     outsider = trend.assign(run="mine-silu")
-    assert scaling_tables.moved(outsider).item() < 0
+    assert scaling_tables.moved(outsider).change.item() < 0
+
+
+def test_early_checkpoints_that_lie_close_together_count_by_their_tokens():
+    tokens = np.geomspace(4e5, 4e7, 28)
+    # High only over the first 2 % of the tokens, where a third of the checkpoints lies.
+    ratio = np.where(tokens < 1e6, 0.5, np.where(tokens < 2e7, 0.30, 0.32))
+    trend = runs({"0.4m-silu": 0}, "silu", points=28).assign(tokens=tokens, activation_ratio=ratio)
+    assert ratio[:9].mean() > ratio[-9:].mean()
+    assert 0.01 < scaling_tables.moved(trend).change.item() < 0.02
+
+
+@pytest.mark.parametrize(("change", "way"), [(0.02, "right"), (-0.02, "wrong"), (0.0, "open")])
+def test_a_change_within_the_scatter_of_checkpoints_is_no_change(change, way):
+    trend = runs({"0.4m-silu": change}, "silu", points=30)
+    trend["activation_ratio"] += 0.004 * np.random.default_rng(0).normal(size=30)
+    table = law_checks.ways(trend)
+    assert table.way.item() == way
+    assert one(scale_checks.derivative_checks(ORDER.iloc[:0], trend), "C45") == {"right": True, "wrong": False}.get(way)
+    assert ("Not told from none" in law_checks.ways_text(table)) == (way == "open")
 
 
 @pytest.mark.parametrize(
@@ -238,11 +257,11 @@ def test_settling_reads_the_loss_at_the_checkpoints():
 
 def loss_rows(relu, silu, fixed=False):
     rows = [
-        (f"{rung}m-{kind}", f"{rung}M", kind, 1, final - 1, final, fixed)
+        (f"{rung}m-{kind}", f"{rung}M", kind, 1, final - 1, final, final, fixed)
         for kind, values in (("relu", relu), ("silu", silu))
         for rung, final in zip(("0.1", "0.4", "1.2"), values, strict=False)
     ]
-    return pd.DataFrame(rows, columns=["run", "scale", "activation", "seed", "limit", "final", "fixed"])
+    return pd.DataFrame(rows, columns=["run", "scale", "activation", "seed", "limit", "final", "common", "fixed"])
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,7 @@ def test_what_was_measured_is_not_measured_again(cached, text_file, monkeypatch)
 def test_another_text_or_checkpoint_of_the_same_name_is_measured_anew(cached, text_file, tmp_path, monkeypatch):
     calls = counted(monkeypatch)
     copy = tmp_path / "copy"
-    shutil.copytree(sl.models._locate("0.4m-relu")[0], copy, ignore=shutil.ignore_patterns("*.csv", "*.json"))
+    shutil.copytree(sl.models.locate("0.4m-relu")[0], copy, ignore=shutil.ignore_patterns("*.csv", "*.json"))
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         source = sl.models.LADDER_TOKENIZER if name.startswith("token") else sl.models.LADDER / "0.4m-relu"
         shutil.copy(source / name, copy)

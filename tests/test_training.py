@@ -248,11 +248,19 @@ def test_what_is_shipped_and_the_decay_branch(texts, tmp_path, monkeypatch):
     training.decay_branch(TINY, texts, elsewhere, target)
     decayed = load_file(target / "decayed" / "model.safetensors")
     assert not same(decayed, shipped)
-    branch = training.last_checkpoint(elsewhere / "decay")
+    branch = training.last_checkpoint(elsewhere / "decay_50")
     assert branch.name == "checkpoint-55"
     rates = [row["learning_rate"] for row in json.loads((branch / "trainer_state.json").read_text())["log_history"]]
     assert rates[-1] == pytest.approx(0.01 * (1 - math.sqrt(1 / 5)))  # step 52, one of five into the decay
     assert same(weights(elsewhere), weights(work))  # the stable stage is left as it was
+    # A target raised afterwards decays from its own end, not on from the first decay.
+    further = replace(TINY, tokens=60 * ladder.CONTEXT)
+    training.train(further, texts, elsewhere)
+    training.decay_branch(further, texts, elsewhere, target)
+    last = training.last_checkpoint(elsewhere / "decay_60")
+    rates = [row["learning_rate"] for row in json.loads((last / "trainer_state.json").read_text())["log_history"]]
+    assert last.name == "checkpoint-66" and rates[-2] > 0.009
+    assert not same(load_file(target / "decayed" / "model.safetensors"), decayed)
 
 
 def test_a_finished_run_goes_on_from_what_is_shipped(texts, tmp_path):
@@ -402,11 +410,10 @@ def stubbed(monkeypatch, tmp_path, run, cett):
     """Measures of a run's kept checkpoints made up, all but the bookkeeping; returns the steps that were measured."""
     measured = []
 
-    def rows(path, batches, cett, *_, **__):
+    def rows(path, batches, cett, relu, search):
         measured.append(int(path.name[5:]))
-        return pd.DataFrame(
-            [("cett_shared", p, value) for p, value in cett.items()], columns=["metric", "p_pct", "value"]
-        )
+        found = [("cett_shared", p, value) for p, value in cett.items()] + [("cett_searched", 1.0, 0.1)] * search
+        return pd.DataFrame(found, columns=["metric", "p_pct", "value"])
 
     monkeypatch.setattr(trajectory, "LADDER", tmp_path / "shipped")
     monkeypatch.setattr(trajectory, "WORK", tmp_path / "work")
@@ -431,6 +438,32 @@ def test_what_was_measured_at_this_shared_cett_is_kept(tmp_path, monkeypatch, ce
     monkeypatch.setattr(trajectory, "shared_cett", lambda models, batches, p: (cett + 1e-6) * p)
     trajectory.measure_run(run, 2048)
     assert sorted(measured) == sorted(set(table["step"]))
+
+
+def test_a_brief_trajectory_can_be_completed(tmp_path, monkeypatch):
+    run = RUNS["0.1m-relu"]
+    measured = stubbed(monkeypatch, tmp_path, run, 0.1)
+    brief = trajectory.measure_run(run, 2048, brief=True)
+    assert set(brief["p_pct"]) == {1.0}
+    measured.clear()
+    whole = trajectory.measure_run(run, 2048)
+    assert sorted(measured) == sorted(set(brief["step"])) == sorted(set(whole["step"]))
+    assert set(whole["p_pct"]) == {1.0, 5.0, 10.0} and not whole.duplicated(["step", "metric", "p_pct"]).any()
+    measured.clear()
+    trajectory.measure_run(run, 2048, brief=True)
+    assert not measured
+
+
+def test_measurements_whose_checkpoints_are_gone_are_not_thrown_away(tmp_path, monkeypatch):
+    run = RUNS["0.1m-relu"]
+    stubbed(monkeypatch, tmp_path, run, 0.1)
+    trajectory.measure_run(run, 2048)
+    kept = (tmp_path / "shipped" / run.name / "trajectory.csv").read_bytes()
+    shutil.rmtree(min((tmp_path / "work" / run.name).iterdir()))
+    monkeypatch.setattr(trajectory, "shared_cett", lambda models, batches, p: 0.2 * p)
+    with pytest.raises(ValueError, match="checkpoints are gone"):
+        trajectory.measure_run(run, 2048)
+    assert (tmp_path / "shipped" / run.name / "trajectory.csv").read_bytes() == kept
 
 
 def test_all_measures_finished_runs_once_and_shapes_briefly(tmp_path, monkeypatch):

@@ -410,7 +410,7 @@ def test_recipe_needs_all_three_parts(measured):
     assert checks["ladder"].verdict is True and checks["paper"].verdict is None
     rising = trend.assign(activation_ratio=1 - trend.activation_ratio)
     check = width_depth_checks.recipe_checks(rising, losses, activation)[1]
-    assert check.verdict is False and "wrong way: 0.1m-relu" in check.why
+    assert check.verdict is False and "Wrong way: 0.1m-relu" in check.why
 
 
 def test_the_number_of_our_shapes_tests_nothing(measured):

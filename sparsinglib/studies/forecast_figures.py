@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from .. import laws, style
 from .law_figures import PERCENT
@@ -31,6 +32,9 @@ def hold_out(table: pd.DataFrame) -> Figure:
                 ax.plot(wide[name], np.arange(len(wide)), ls="", marker=marker, color=colour, ms=6, label=name)
             ax.set_yticks(np.arange(len(wide)), wide.index)
             ax.set(xscale="log", title=style.EVIDENCE_LABELS[kind])
+            ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            ax.xaxis.set_major_formatter("{x:g}")
+            ax.xaxis.set_minor_formatter(NullFormatter())
             ax.invert_yaxis()
         panels[-1].set_xlabel("mean absolute error on the last third (percentage points of activation ratio)")
         panels[0].legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
@@ -68,7 +72,7 @@ def forecast(table: pd.DataFrame) -> Figure:
             kind, share = kinds[i // len(shares)], shares[i % len(shares)]
             part = table[(table.evidence == kind) & (table.share == share)]
             _forecast_rows(ax, part)
-            ax.set_title(f"{kind}, first {share:.0%} of the run seen: {part.inside.sum()} of {len(part)} inside")
+            ax.set_title(f"{kind}, first {share:.0%} of the tokens seen: {part.inside.sum()} of {len(part)} inside")
         for ax in panels[-len(shares) :]:
             ax.set_xlabel("predicted less measured end (percentage points)")
         keys = [("end inside the 90 % interval", "#0072B2", "#0072B2"), ("outside", "#D55E00", "#D55E00")]

@@ -66,36 +66,51 @@ def loose(part: pd.DataFrame) -> str:
     return f"limit not fixed: {', '.join(runs)}" if runs else ""
 
 
-def wrong_way(trend: pd.DataFrame) -> tuple[list[str], str]:
-    """The runs whose points move against the claim between first and last third, and a sentence on them."""
-    change = scaling_tables.moved(trend)
-    expected = trend.drop_duplicates("run").set_index("run").activation.map({"relu": -1, "silu": 1})[change.index]
-    runs = change.index[np.sign(change) != expected].tolist()
-    words = ", ".join(f"{run} ({100 * change[run]:+.2f} pp)" for run in runs)
-    return runs, f"Wrong way: {words or 'none'}."
+def ways(trend: pd.DataFrame) -> pd.DataFrame:
+    """``scaling_tables.moved`` with ``way``: whether a run moves as the claim says, "right", "wrong" or "open".
+
+    ReLU's activation ratio is to fall and SiLU's to rise; open is a change within its 90 % interval of zero.
+    """
+    table = scaling_tables.moved(trend)
+    sign = trend.drop_duplicates("run").set_index("run").activation.map({"relu": -1, "silu": 1})[table.index]
+    told = table.change.abs() > Z * table.error
+    return table.assign(way=np.where(told, np.where(np.sign(table.change) == sign, "right", "wrong"), "open"))
+
+
+def ways_text(table: pd.DataFrame) -> str:
+    """A sentence on the runs of ``ways`` that do not move as the claim says."""
+    words = {}
+    for way in ("wrong", "open"):
+        part = table[table.way == way]
+        words[way] = ", ".join(f"{run} ({100 * row.change:+.2f} pp)" for run, row in part.iterrows())
+    unclear = f" Not told from none at 90 %: {words['open']}." if words["open"] else ""
+    return f"Wrong way: {words['wrong'] or 'none'}.{unclear}"
 
 
 def law_checks(hold_out: pd.DataFrame, trend: pd.DataFrame, chosen: Mapping[str, laws.Fit]) -> list[Check]:
     """The laws' form: C18 and C19, do they move the right way and predict the last third best; C54, the fit to 2.4B."""
     rows = []
-    labels = trend.drop_duplicates("run").set_index("run")[["evidence", "activation"]]
-    table = hold_out.join(labels.activation, on="run")
+    labels = trend.drop_duplicates("run").set_index("run")[["evidence", "activation", "scale"]]
+    table = hold_out.join(labels[["activation", "scale"]], on="run")
     small = table.run != LARGEST
     groups = {("C18", "relu"): small, ("C19", "silu"): small}
     for (claim, activation), mask in groups.items():
         for evidence, part in table[mask & (table.activation == activation)].groupby("evidence", sort=True):
-            wide = part.pivot(index="run", columns="law", values="mae_ahead")
-            mean = wide.mean().sort_values()
-            wins, best = int((wide.idxmin(axis=1) == LAW).sum()), mean.index[0]
-            wrong, words = wrong_way(trend[trend.run.isin(wide.index)])
+            # Of each scale the mean over its seeds; a rival that does not converge (NaN) is not the best.
+            by_scale = part.pivot_table("mae_ahead", "scale", "law", dropna=False)
+            mean = by_scale.mean(skipna=False).sort_values()
+            wins, best = int((by_scale.idxmin(axis=1) == LAW).sum()), mean.index[0]
+            way = ways(trend[trend.run.isin(part.run)])
             law, next_best = 100 * mean[LAW], 100 * mean.drop(LAW).iloc[0]
-            value = f"best of {wide.shape[1]} on {wins} of {len(wide)} runs; error {law:.3f} pp, best rival's "
-            why = (
-                "Rule: every run's points move the right way after warm-up, and the law errs least on the last third, "
+            value = (
+                f"best of {by_scale.shape[1]} on {wins} of {len(by_scale)} scales; error {law:.3f} pp, best rival's "
             )
-            why += f"in the mean; holds from {LEAST_SCALES} scales. {words}"
-            holds, enough = not wrong and best == LAW, len(wide) >= LEAST_SCALES
-            answer = holds if enough or not holds else lacking(str(evidence), activation, wide.index)
+            why = "Rule: every run's ratio moves the right way from first to last third of its tokens after warm-up, "
+            why += "and the law errs least on the last third, in the mean over scales; holds from "
+            why += f"{LEAST_SCALES} scales. {ways_text(way)}"
+            fails = best != LAW or (way.way == "wrong").any()
+            enough = len(by_scale) >= LEAST_SCALES and (way.way == "right").all()
+            answer = False if fails else True if enough else lacking(str(evidence), activation, part.run)
             rows.append(Check(claim, str(evidence), f"{value}{next_best:.3f} pp", answer, why))
     if LARGEST in chosen:
         mae = {run: 100 * f.mae for run, f in chosen.items() if f.kind == "relu" and labels.evidence[run] == "paper"}

@@ -16,40 +16,61 @@ from .. import laws, paper, style
 from . import trends
 
 PERCENT = 100
-APART = 1.04  # one activation's marks right of the other's, so that they do not hide each other
+APART = 1.04  # one activation's marks right of the other's, and a seed's of the last, so that none hides another
 
 
-def _dots(ax: Axes, x: pd.Series, y: pd.Series, scale: str, label: str | None = None) -> None:
-    colour, marker = style.COLOURS[scale], style.MARKERS[scale]
-    ax.plot(x, y, ls="", marker=marker, ms=3.2, color=colour, alpha=0.75, mew=0, label=label)
+def _dots(
+    ax: Axes, x: pd.Series, y: pd.Series, scale: str, label: str | None = None, seed: int = 1, alpha: float = 0.75
+) -> None:
+    """Points of a run; seed 2 hollow, seed 3 crosses, so that runs of one scale can be told apart."""
+    look: dict[str, Any] = {"marker": style.MARKERS[scale], "mew": 0}
+    if seed > 1:
+        look = {"marker": style.MARKERS[scale], "mfc": "none", "mew": 0.7} if seed == 2 else {"marker": "x", "mew": 0.7}
+    ax.plot(x, y, ls="", ms=3.2, color=style.COLOURS[scale], alpha=alpha, label=label, **look)
 
 
 def _run_panel(ax: Axes, trend: pd.DataFrame, fits: Mapping[str, laws.Fit], limits: pd.DataFrame | None) -> None:
-    """Points, law (brown) and limit (dashed, left out where the points do not fix it) of each run in ``trend``."""
+    """Points, law (line) and limit (dashed, left out where the points do not fix it) of each run in ``trend``."""
+    shown: list[float] = []
     for run, part in trend.groupby("run", sort=True):
         scale, fit = part.scale.iloc[0], fits[str(run)]
         row = None if limits is None else limits[limits.run == run].iloc[0]
         open_limit = row is not None and not row.identified
-        name = f"{scale}{f' seed {part.seed.iloc[0]}' if part.seed.iloc[0] > 1 else ''}"
-        label = f"{name}: " + ("not fixed by the points" if open_limit else f"{PERCENT * fit.a0:.2f} %")
-        _dots(ax, part.d, PERCENT * part.activation_ratio, scale, label)
+        seed = int(part.seed.iloc[0])
+        name = f"{scale}{f' seed {seed}' if seed > 1 else ''}"
+        label = f"{name}: " + ("not fixed" if open_limit else f"{PERCENT * fit.a0:.2f} %")
+        used = part.d >= fit.tokens[0]
+        _dots(ax, part.d[used], PERCENT * part.activation_ratio[used], scale, label, seed)
+        _dots(ax, part.d[~used], PERCENT * part.activation_ratio[~used], scale, None, seed, 0.25)
+        shown += [*fit.activation_ratio, *([] if open_limit else [fit.a0])]
         d = np.linspace(fit.tokens[0], part.d.max(), 200)
-        ax.plot(d, PERCENT * fit.predict(d), color=style.FIT_COLOUR, lw=1)
+        ax.plot(d, PERCENT * fit.predict(d), color=style.COLOURS[scale], lw=1)
         if not open_limit:
             ax.axhline(PERCENT * fit.a0, color=style.COLOURS[scale], ls="--", lw=0.8)
     first = trend.iloc[0]
     ax.set_xlabel(style.TOKEN_LABELS[style.TOKEN_UNITS[first.evidence]])
     ax.set_ylabel("activation ratio (%)")
-    ax.set_xlim(left=0)
-    ax.plot([], [], color=style.FIT_COLOUR, lw=1, label="fits")
-    ax.legend(title="limit of each run (dashed)", title_fontsize=8)
+    low, high = PERCENT * min(shown), PERCENT * max(shown)
+    room = 0.12 * (high - low)
+    ax.set(xlim=(0, None), ylim=(low - room, high + room))
+    ax.plot([], [], color="0.3", lw=1, label="line: fit")
+    ax.plot([], [], color="0.3", lw=0.8, ls="--", label="dashed: limit")
+    ax.plot([], [], color="0.3", ls="", marker="o", ms=3.2, mew=0, alpha=0.25, label="pale: warm-up")
+    ax.legend(
+        title="limit of each run (not fixed: its points leave it open)",
+        title_fontsize=8,
+        ncols=3,
+        columnspacing=1,
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.14),
+    )
 
 
 def _two_by_evidence(
     trend: pd.DataFrame, fits: Mapping[str, laws.Fit], limits: pd.DataFrame | None
 ) -> tuple[Figure, list[Axes]]:
     """Evidence down, activation across; a panel without runs says so."""
-    fig, panels = style.axes(2, 2, 5.2, 3.8)
+    fig, panels = style.axes(2, 2, 5.2, 4.4)
     for i, ax in enumerate(panels):
         evidence, activation = ("paper", "ladder")[i // 2], style.ACTIVATIONS[i % 2]
         part = trend[(trend.evidence == evidence) & (trend.activation == activation)]
@@ -91,7 +112,7 @@ def figure_11(trend: pd.DataFrame, curves: Mapping[str, laws.Fit]) -> Figure:
 
 
 def _by_params(ax: Axes, table: pd.DataFrame, params: pd.Series, ends: tuple[float, float] | None = None) -> None:
-    """Columns value, low, high, fixed against parameter count, one line an activation, seeds side by side.
+    """Columns value, low, high, fixed against parameter count, a line an activation through its seeds' means.
 
     Values that the points do not fix are hollow, join no line and do not stretch the axis, whose ``ends`` may be given:
     a triangle points to those beyond.
@@ -101,13 +122,16 @@ def _by_params(ax: Axes, table: pd.DataFrame, params: pd.Series, ends: tuple[flo
     bottom, top = ends or (scale.low.min() - room, scale.high.max() + room)
     inside = 0.04 * (top - bottom)
     for shift, (activation, part) in enumerate(table.groupby("activation", sort=True)):
-        points = part.assign(n=params.loc[part.scale].to_numpy(float) * APART**shift).sort_values(["n", "seed"])
-        look: dict[str, Any] = {"color": style.ACTIVATION_COLOURS[activation], "ls": style.ACTIVATION_LINES[activation]}
+        shifts = APART ** (shift + part.seed.to_numpy(float) - 1)
+        points = part.assign(n=params.loc[part.scale].to_numpy(float) * shifts).sort_values(["n", "seed"])
+        look: dict[str, Any] = {"color": style.ACTIVATION_COLOURS[activation]}
         label = style.ACTIVATION_LABELS[activation]
         fixed, open_ones = points[points.fixed], points[~points.fixed]
         bars = np.abs(fixed[["low", "high"]].to_numpy(float) - fixed[["value"]].to_numpy(float)).T
         if len(fixed):
-            ax.errorbar(fixed.n, fixed.value, bars, marker="o", ms=4, capsize=3, label=label, **look)
+            ax.errorbar(fixed.n, fixed.value, bars, marker="o", ms=4, capsize=3, ls="", label=label, **look)
+            mean = fixed.groupby("scale")[["n", "value"]].mean().sort_values("n")
+            ax.plot(mean.n, mean.value, ls=style.ACTIVATION_LINES[activation], **look)
         for row in open_ones.itertuples():
             marker = "^" if row.value > top else "v" if row.value < bottom else "o"
             note = (
@@ -116,7 +140,7 @@ def _by_params(ax: Axes, table: pd.DataFrame, params: pd.Series, ends: tuple[flo
                 else None
             )
             at = top - inside if row.value > top else bottom + inside if row.value < bottom else row.value
-            ax.plot(row.n, at, ls="", marker=marker, ms=7, mfc="white", color=look["color"], label=note)
+            ax.plot(row.n, at, ls="", marker=marker, ms=7, mfc="white", color=look["color"], label=note, clip_on=False)
     ax.set(xscale="log", ylim=(bottom, top), xlabel="non-embedding parameters")
 
 
@@ -138,7 +162,7 @@ def figure_7(limits: pd.DataFrame, params: pd.Series) -> Figure:
             shown = part.assign(value=PERCENT * part.a0, low=PERCENT * part.low, high=PERCENT * part.high)
             _by_params(ax, shown.assign(fixed=part.identified.astype(bool)), params)
             ax.set_ylabel("limit activation ratio (%)")
-            ax.legend()
+            ax.legend(ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.18))
         return fig
 
 

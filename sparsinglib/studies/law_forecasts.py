@@ -1,7 +1,5 @@
 """What the laws foretell held against what came: tables and sentences of notebooks 02 and 05."""
 
-from collections.abc import Mapping
-
 import numpy as np
 import pandas as pd
 
@@ -9,18 +7,12 @@ from .. import laws
 from . import law_rivals
 
 
-def hold_outs(trend: pd.DataFrame, chosen: Mapping[str, laws.Fit], share: float = 2 / 3) -> pd.DataFrame:
-    """``law_rivals.hold_out`` for every run, at the drop of ``chosen`` as far as the part seen allows it.
-
-    Its columns with evidence and run.
-    """
+def hold_outs(trend: pd.DataFrame, share: float = 2 / 3) -> pd.DataFrame:
+    """``law_rivals.hold_out`` for every run: its columns with evidence and run."""
     parts = []
     for run, g in trend.groupby("run", sort=True):
-        kind = g.activation.iloc[0]
-        spare = round(len(g) * share) - len(laws.COEFFICIENTS[kind]) - 2
-        drop = min(chosen[run].drop, max(spare, 0))
         labels = {"evidence": g.evidence.iloc[0], "run": run}
-        parts.append(law_rivals.hold_out(kind, g.d, g.activation_ratio, share, drop).assign(**labels))
+        parts.append(law_rivals.hold_out(g.activation.iloc[0], g.d, g.activation_ratio, share).assign(**labels))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -41,7 +33,7 @@ def rivals_ahead(table: pd.DataFrame, law: str = "the paper's law") -> str:
         wide = part.pivot(index="run", columns="law", values="mae_ahead")
         best = wide.idxmin(axis=1)
         ahead = ", ".join(f"{run} ({best[run]})" for run in wide.index if best[run] != law)
-        lines.append(f"{evidence} {kind}: {ahead or 'on no run'}; best in the mean: {wide.mean().idxmin()}")
+        lines.append(f"{evidence} {kind}: {ahead or 'on no run'}; best in the mean: {wide.mean(skipna=False).idxmin()}")
     return "\n".join(lines)
 
 

@@ -43,13 +43,27 @@ def _nearest(curve: Callable[..., Array], d: Array, y: Array, starts: list[list[
     return min(found, key=lambda item: item[0])[1] if found else None
 
 
+def _nearest_logarithm(d: Array, y: Array) -> Array:
+    """Height, slope and shift of the nearest logarithm; at the shift's bounds it is a line or log(d)."""
+
+    def linear(shift: float) -> tuple[Array, float]:
+        columns = np.stack([np.ones_like(d), np.log(d + np.exp(shift))], axis=1)
+        found = np.linalg.lstsq(columns, y, rcond=None)[0]
+        return found, float(((columns @ found - y) ** 2).sum())
+
+    grid = np.log(d.mean()) + np.linspace(-7, 3, 41)
+    middle = grid[1:-1][np.argmin([linear(shift)[1] for shift in grid[1:-1]])]
+    near = (middle - 0.25, middle + 0.25)
+    shift = float(optimize.minimize_scalar(lambda s: linear(s)[1], bounds=near, method="bounded").x)
+    return np.array([*linear(shift)[0], shift])
+
+
 def _curves(d: Array, y: Array) -> dict[str, Callable[[Array], Array]]:
     """Each rival fitted to the points, as a function of tokens."""
     ends, scale = [float(y.max()), float(y.min())], float(d.mean())
     slope = (y[-1] - y[0]) / np.log(d[-1] / d[0])
     rising = np.log(max(1e-3, np.ptp(y)))
     starts: dict[Callable[..., Array], list[list[float]]] = {
-        _logarithm: [[float(y.mean()), float(slope), shift] for shift in np.log(scale) + np.array([-4.0, -1.0, 1.0])],
         # The limit is height - 1 for a falling run and height for a rising one, since the exponential goes to 0 or inf.
         _inverse_exponential: [
             [e + (slope < 0), np.sign(y[-1] - y[0]) / scale, -np.sign(slope) * rising] for e in ends
@@ -57,11 +71,10 @@ def _curves(d: Array, y: Array) -> dict[str, Callable[[Array], Array]]:
         _power: [[float(np.log(y.mean())), float(slope / y.mean())]],
     }
     names: dict[Callable[..., Array], str] = {
-        _logarithm: "logarithm",
         _inverse_exponential: "inverse exponential",
         _power: "plain power law",
     }
-    curves: dict[str, Callable[[Array], Array]] = {}
+    curves: dict[str, Callable[[Array], Array]] = {"logarithm": partial(_at, _logarithm, _nearest_logarithm(d, y))}
     for curve, tries in starts.items():
         found = _nearest(curve, d, y, tries)
         if found is not None:
@@ -70,21 +83,25 @@ def _curves(d: Array, y: Array) -> dict[str, Callable[[Array], Array]]:
     return curves | {"last value": lambda x: np.full_like(x, last)}
 
 
-def hold_out(
-    kind: str, tokens: ArrayLike, activation_ratio: ArrayLike, share: float = 2 / 3, drop: int = 0
-) -> pd.DataFrame:
-    """Fit the first ``share`` of the points with the law and its rivals, and measure each on the points after them.
+def _seen(d: Array, share: float) -> int:
+    """How many points lie within the first ``share`` of a run's tokens; checkpoints need not be evenly spaced."""
+    return int((d <= share * d[-1]).sum())
 
+
+def hold_out(kind: str, tokens: ArrayLike, activation_ratio: ArrayLike, share: float = 2 / 3) -> pd.DataFrame:
+    """Fit the first ``share`` of a run's tokens with the law and its rivals, and measure each on what comes after.
+
+    All are fitted to the same points: those that ``laws.steady`` leaves of the part seen.
     Columns: law, mae_seen, mae_ahead (mean absolute error in activation ratio on the fitted and on the held-out
     points), bias_ahead (mean of prediction less point). A rival that does not converge has no row. "last value" is
     the mean of the last three fitted points. Raises ValueError on bad input, as ``laws.fit`` does, and if the share
     leaves nothing to predict.
     """
     d, y = np.asarray(tokens, dtype=float), np.asarray(activation_ratio, dtype=float)
-    seen = round(len(d) * share)
+    seen = _seen(d, share)
     if not 0 < share < 1 or seen >= len(d):
         raise ValueError(f"share is {share}; give a fraction of the run below 1 that leaves points to predict")
-    law = laws.fit(kind, d[:seen], y[:seen], drop)
+    law = laws.steady(laws.fit_drops(kind, d[:seen], y[:seen]))
     curves = {"the paper's law": law.predict} | _curves(law.tokens, law.activation_ratio)
     rows = []
     for name, curve in curves.items():
@@ -97,7 +114,7 @@ def hold_out(
 def forecast(
     kind: str, tokens: ArrayLike, activation_ratio: ArrayLike, share: float = 0.5, draws: int = 200
 ) -> pd.DataFrame:
-    """Say where a run ends from its first ``share``: one row with prediction, 90 % intervals and what came.
+    """Say where a run ends from the first ``share`` of its tokens: a row of prediction, 90 % intervals and what came.
 
     The prediction is the law's with the number of dropped points that ``laws.steady`` chooses from the part seen.
     ``low`` and ``high`` hold the bootstrap draws of every drop up to a third, because how many points are warm-up is
@@ -107,7 +124,7 @@ def forecast(
     high, low_chosen, high_chosen, measured, error, inside, inside_chosen, soonest, latest, tokens_inside, flags.
     """
     d, y = np.asarray(tokens, dtype=float), np.asarray(activation_ratio, dtype=float)
-    seen = round(len(d) * share)
+    seen = _seen(d, share)
     if not 0 < share < 1 or seen >= len(d) - 2:
         raise ValueError(f"share is {share}; it must leave at least three points of the {len(d)} to predict")
     fits = laws.fit_drops(kind, d[:seen], y[:seen])

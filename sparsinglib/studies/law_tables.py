@@ -177,7 +177,9 @@ def limits(trend: pd.DataFrame, chosen: Mapping[str, laws.Fit]) -> pd.DataFrame:
         size = np.sqrt(np.diag(fit.covariance))
         corr = fit.covariance[0, -1] / (size[0] * size[-1])
         labels = (first.evidence, run, first.scale, first.activation, first.seed, fit.drop, len(fit.tokens))
-        rows.append((*labels, fit.a0, low, high, fixed, corr, "; ".join(fit.flags)))
+        # The profile sees what the fit's own standard errors do not: correlated checkpoints, one-sided limits.
+        flags = dict.fromkeys([*fit.flags, *([] if fixed else ["a0 not identified"])])
+        rows.append((*labels, fit.a0, low, high, fixed, corr, "; ".join(flags)))
     names = ["evidence", "run", "scale", "activation", "seed", "drop", "points", "a0", "low", "high", "identified"]
     return pd.DataFrame(rows, columns=[*names, "corr_alpha", "flags"])
 

@@ -5,20 +5,23 @@ from itertools import pairwise
 
 import numpy as np
 import pandas as pd
-from scipy import optimize, stats
+from scipy import stats
 
 from .. import laws, paper
 from ..style import TOKEN_UNITS
 from . import trends
 
+HIGHEST_LOSS = 16.0  # nats per token; any number above all losses serves
+
 
 def slopes(limit_table: pd.DataFrame, params: pd.Series, draws: int = 4000, seed: int = 0) -> pd.DataFrame:
-    """Limit against ln(parameters), a line for each evidence and activation, with a 90 % interval.
+    """Limit against log2(parameters), a line for each evidence and activation, with a 90 % interval.
 
     ``params`` maps scale to a parameter count. Each draw takes every limit from its own interval (split normal,
-    5 % beyond each end). Columns: evidence, activation, runs, slope_pp (activation ratio, points for each doubling),
-    low_pp, high_pp, sparsity_slope_pp (the same with the other sign), range_pp (largest less smallest limit, of
-    each scale the mean over its seeds).
+    5 % beyond each end). Where the limits scatter about the line by more than their intervals explain, the interval is
+    wider by that factor and Student's, as a line through few points asks for. Columns: evidence, activation, runs,
+    slope_pp (activation ratio, points for each doubling), low_pp, high_pp, sparsity_slope_pp (the same with the other
+    sign), range_pp (largest less smallest limit, of each scale the mean over its seeds).
     """
     rows, generator = [], np.random.default_rng(seed)
     for (evidence, activation), part in limit_table.groupby(["evidence", "activation"], sort=True):
@@ -31,21 +34,35 @@ def slopes(limit_table: pd.DataFrame, params: pd.Series, draws: int = 4000, seed
         centred = sizes - sizes.mean()
         slope = 100 * (values @ centred) / (centred @ centred)
         own = 100 * float(part.a0 @ centred) / float(centred @ centred)
-        low, high = np.quantile(slope, [0.05, 0.95])
+        wider, freedom = 1.0, len(part) - 2
+        if freedom > 0:
+            apart = part.a0.to_numpy(float) - part.a0.mean() - own / 100 * centred
+            errors = np.maximum((part.high - part.low).to_numpy(float) / (2 * 1.645), 1e-9)
+            excess = float(np.sqrt(((apart / errors) ** 2).sum() / freedom))
+            wider = excess * float(stats.t.ppf(0.95, freedom)) / 1.645 if excess > 1 else 1.0
+        low, high = own + wider * (np.quantile(slope, [0.05, 0.95]) - own)
         span = 100 * float(np.ptp(part.groupby("scale").a0.mean()))
         rows.append((evidence, activation, len(part), own, low, high, -own, span))
     names = ["evidence", "activation", "runs", "slope_pp", "low_pp", "high_pp", "sparsity_slope_pp", "range_pp"]
     return pd.DataFrame(rows, columns=names)
 
 
-def moved(trend: pd.DataFrame) -> pd.Series:
-    """For each run, by how much its last third lies above its first third after warm-up, in activation ratio."""
-    change = {}
+def moved(trend: pd.DataFrame) -> pd.DataFrame:
+    """By how much a run's last third of tokens lies above its first third after warm-up, in activation ratio.
+
+    Each is a mean over tokens, since checkpoints lie closer together early in a run. Index run; columns change and
+    error, a standard error from the scatter of checkpoints about the mean of their neighbours.
+    """
+    rows = {}
     for run, part in trends.after_warm_up(trend).sort_values("tokens").groupby("run", sort=True):
-        third = max(len(part) // 3, 1)
-        ratio = part.activation_ratio
-        change[run] = float(ratio.iloc[-third:].mean() - ratio.iloc[:third].mean())
-    return pd.Series(change, dtype=float)
+        d, y = part.tokens.to_numpy(float), part.activation_ratio.to_numpy(float)
+        first, last = d[0] + np.ptp(d) / 3, d[-1] - np.ptp(d) / 3
+        ends = [np.interp(np.linspace(*span, 301), d, y).mean() for span in ((d[0], first), (last, d[-1]))]
+        jumps = y[1:-1] - (y[:-2] + y[2:]) / 2
+        scatter = float(np.sqrt((jumps**2).mean() / 1.5)) if len(jumps) else 0.0
+        counts = [max(int(inside.sum()), 1) for inside in (d <= first, d >= last)]
+        rows[run] = (float(ends[1] - ends[0]), scatter * float(np.sqrt(1 / counts[0] + 1 / counts[1])))
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["change", "error"])
 
 
 def derivatives(chosen: Mapping[str, laws.Fit], trend: pd.DataFrame, params: pd.Series) -> pd.DataFrame:
@@ -152,37 +169,39 @@ def settled(activation: pd.DataFrame, loss: pd.DataFrame) -> pd.DataFrame:
     return settling(both, "activation_ratio").merge(settling(both, "loss"), on="run", suffixes=("", "_loss"))
 
 
-def loss_limit(tokens: np.ndarray, loss: np.ndarray) -> tuple[float, float]:
-    """Limit of ``L(D) = L0 + k / D^a`` and its standard error (Figure 14).
+def loss_limit(tokens: np.ndarray, loss: np.ndarray) -> tuple[float, float, float]:
+    """Limit of ``L(D) = L0 + k / D^a`` and its 90 % profile-likelihood interval, in nats (Figure 14).
 
-    The paper does not say how it took the limit of the loss; this is the same form as Eq. 5, turned over.
+    The paper does not say how it took the limit of the loss. This is Eq. 5 turned over, so it is fitted as that: what
+    a loss lacks to ``HIGHEST_LOSS``, as a share of it, is an activation ratio to the law.
     """
-    d = np.asarray(tokens, dtype=float) / float(np.mean(tokens))
-    start = [0.9 * float(np.min(loss)), float(np.ptp(loss)), 0.5]
-    bounds = ([0.0, 0.0, 0.01], [float(np.min(loss)), np.inf, 5.0])
-    found, covariance = optimize.curve_fit(lambda x, l0, k, a: l0 + k * x**-a, d, loss, start, bounds=bounds)
-    return float(found[0]), float(np.sqrt(covariance[0, 0]))
+    found = laws.fit("silu", np.asarray(tokens, dtype=float) / np.mean(tokens), 1 - np.asarray(loss) / HIGHEST_LOSS)
+    low, high = laws.limit_interval(found)
+    return HIGHEST_LOSS * (1 - found.a0), HIGHEST_LOSS * (1 - high), HIGHEST_LOSS * (1 - low)
 
 
 def loss_limits(loss: pd.DataFrame, block: float = 0.02) -> pd.DataFrame:
-    """Limit of the training loss of each run: run, scale, activation, seed, limit, low, high (90 %), final, fixed.
+    """Limit of the training loss of each run: run, scale, activation, seed, limit, low, high, final, common, fixed.
 
     The loss is averaged over blocks of ``block`` of the run, after its first tenth, so that the points are close to
     independent; ``final`` is the mean over the last twentieth. The interval ends at 0 and at ``final``, since a limit
     lies below what was reached; ``fixed`` says that neither end is there and that the interval is narrower than the
-    fall of these points. Rounded to 1e-6 nats.
+    fall of these points. ``common`` is what ``final`` is, but at the tokens of the shortest run, so that runs can be
+    compared. Rounded to 1e-6 nats.
     """
-    rows = []
+    rows, shortest = [], loss.groupby("run").tokens.max().min()
     for run, part in loss.groupby("run", sort=True):
         share = part.tokens / part.tokens.max()
         means = part[share > 0.1].groupby((share // block).astype(int))[["tokens", "loss"]].mean()
-        limit, error = loss_limit(means.tokens.to_numpy(float), means.loss.to_numpy(float))
+        limit, low, high = loss_limit(means.tokens.to_numpy(float), means.loss.to_numpy(float))
         first, final = part.iloc[0], float(part.loss[share > 0.95].mean())
-        ends = (max(limit - 1.645 * error, 0.0), min(limit + 1.645 * error, final))
-        numbers = np.round([limit, *ends, final], 6)
+        ends = (low, min(high, final))
+        common = float(part.loss[(part.tokens > 0.95 * shortest) & (part.tokens <= shortest)].mean())
+        numbers = np.round([limit, *ends, final, common], 6)
         fixed = bool(ends[0] > 0 and ends[1] < final and ends[1] - ends[0] < np.ptp(means.loss))
         rows.append((run, first.scale, first.activation, first.seed, *numbers, fixed))
-    return pd.DataFrame(rows, columns=["run", "scale", "activation", "seed", "limit", "low", "high", "final", "fixed"])
+    names = ["run", "scale", "activation", "seed", "limit", "low", "high", "final", "common", "fixed"]
+    return pd.DataFrame(rows, columns=names)
 
 
 def reached(trend: pd.DataFrame, last: int = 5) -> pd.DataFrame:

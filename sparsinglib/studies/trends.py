@@ -14,9 +14,7 @@ from .. import ladder, paper, suites
 from ..paths import LADDER
 from ..style import ACTIVATIONS, TOKEN_UNITS
 
-LADDER_RUNS = tuple(
-    f"{scale}-{activation}" for scale in ("0.1m", "0.2m", "0.4m", "0.8m", "1.2m") for activation in ACTIVATIONS
-)
+LADDER_RUNS = tuple(f"{scale}-{activation}" for scale in ladder.SCALES for activation in ACTIVATIONS)
 LEAST_POINTS = 12  # a run with fewer checkpoints counts as not measured yet: no law can be told from it
 COLUMNS = ["evidence", "run", "scale", "activation", "seed", "tokens", "d"]
 
@@ -107,10 +105,13 @@ def activation(evidence: str = "paper", p_pct: float = 1.0, suite: str = "ladder
 
 
 def activations(evidence: Sequence[str] = ("paper", "ladder"), suite: str = "ladder") -> pd.DataFrame:
-    """``activation`` of several kinds of evidence in one frame; kinds without a run add no rows."""
+    """``activation`` of several kinds of evidence in one frame; kinds without a run add no rows.
+
+    Raises ValueError for an unknown kind, and without "paper", whose printed numbers the notebooks check.
+    """
+    if "paper" not in evidence:
+        raise ValueError(f"evidence is {list(evidence)}; it must name 'paper', whose printed numbers are checked")
     frames = [frame for kind in evidence if not (frame := activation(kind, suite=suite)).empty]
-    if not frames:
-        raise ValueError(f"no run measured yet for {', '.join(evidence)}; add 'paper', whose points are shipped")
     found = pd.concat(frames, ignore_index=True)
     found.attrs["lacks"] = lacks(suite)
     return found

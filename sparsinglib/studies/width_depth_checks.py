@@ -12,7 +12,7 @@ from scipy import stats
 
 from .. import paper
 from ..paper import NOT_YET, Check
-from . import scaling_tables, width_depth
+from . import law_checks, width_depth
 from .bend import LEAST, Bend
 
 BAND = 0.01  # "best-performing": a training loss within one percent of the best shape's
@@ -215,12 +215,11 @@ def recipe_checks(trend: pd.DataFrame, losses: pd.DataFrame, activation: pd.Data
         labels = part.drop_duplicates("run").query("seed == 1").set_index("run")
         wide = labels.assign(end=end).pivot(index="scale", columns="activation", values="end")
         pairs = wide.dropna() if {"relu", "silu"} <= set(wide) else wide.iloc[:0]
-        change = scaling_tables.moved(part[part.activation == "relu"])
-        wrong = [f"{run} ({100 * y:+.2f} pp)" for run, y in change.items() if y >= 0]
+        way = law_checks.ways(part[part.activation == "relu"])
         interval = best_interval(losses) if evidence == "ladder" and len(losses) >= LEAST else (np.nan, np.nan)
         parts = {
             "ReLU": bool((pairs.relu < pairs.silu).all()) if len(pairs) else None,
-            "more data": not wrong if len(change) else None,
+            "more data": False if "wrong" in set(way.way) else True if set(way.way) == {"right"} else None,
             "small ratio": sparse_end(activation, *interval),
         }
         words = {True: "yes", False: "no", None: "open"}
@@ -228,9 +227,9 @@ def recipe_checks(trend: pd.DataFrame, losses: pd.DataFrame, activation: pd.Data
         verdict = False if False in parts.values() else left_open if None in parts.values() else True
         value = ", ".join(f"{name}: {words[answer]}" for name, answer in parts.items())
         why = (
-            f"Rule: lower than SiLU at every scale with both ({len(pairs)}); falls from first to last third after warm-"
-            f"up in every ReLU run ({len(change)}; wrong way: {', '.join(wrong) or 'none'}); lowest at the narrow end "
-            "of the shapes with the best loss."
+            f"Rule: lower than SiLU at every scale with both ({len(pairs)}); falls from first to last third of the "
+            f"tokens after warm-up in every ReLU run ({len(way)}); lowest at the narrow end of the shapes with the "
+            f"best loss. {law_checks.ways_text(way)}"
         )
         rows.append(Check("C65", evidence, value, verdict, why + (f" {UNPUBLISHED}" if evidence == "paper" else "")))
     return rows
