@@ -137,12 +137,12 @@ def documents(name: str, split: Split = "train") -> tuple[str, ...]:
         raise ValueError(f"unknown corpus {name!r}: choose from {', '.join(SOURCES)}, mixture, or give a path")
     if split not in ("train", "validation"):
         raise ValueError(f"unknown split {split!r}: choose train or validation")
-    from joblib import Memory
-
     try:
         versions = tuple(f"{package}=={version(package)}" for package in SOURCES[name][1])
     except PackageNotFoundError as missing:
         raise ModuleNotFoundError(f"the corpus {name!r} needs the package {missing.name}: {INSTALL}") from missing
+    from joblib import Memory
+
     prepare = Memory(cache_dir(), verbose=0).cache(_prepare)
     texts = prepare(name, versions)
     found = hashlib.sha256("\0".join(texts).encode()).hexdigest()

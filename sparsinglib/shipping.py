@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from . import corpora, ladder
@@ -30,17 +31,19 @@ def save(model: PreTrainedModel, directory: Path) -> None:
 
 
 def last_checkpoint(work: Path) -> Path | None:
-    """Newest complete Trainer checkpoint; the Trainer writes ``trainer_state.json`` last, so one without is broken."""
-    complete = [path.parent for path in work.glob("checkpoint-*/trainer_state.json") if _readable(path)]
+    """Newest complete Trainer checkpoint: all that a run continues from is there and can be read."""
+    complete = [path for path in work.glob("checkpoint-*") if _readable(path)]
     for path in sorted(set(work.glob("checkpoint-*")) - set(complete)):
         print(f"{path.name} is only half written and is left out", file=sys.stderr)
     return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
-def _readable(path: Path) -> bool:
+def _readable(checkpoint: Path) -> bool:
     try:
-        return bool(json.loads(path.read_text()))
-    except ValueError:
+        with safe_open(checkpoint / "model.safetensors", "pt"):  # a file that was cut off does not open
+            there = all((checkpoint / name).is_file() for name in ("optimizer.pt", "scheduler.pt"))
+        return there and bool(json.loads((checkpoint / "trainer_state.json").read_text()))
+    except (OSError, ValueError, SafetensorError):
         return False
 
 
@@ -118,7 +121,6 @@ def publish(run: Run, work: Path, target: Path) -> None:
         copy_file(half / name, target / name)
     with replacing(target / "training.csv") as file:
         loss_log(run, checkpoint).to_csv(file, index=False)
-    write_atomically(target / "run.json", json.dumps(describe(run, model, checkpoint), indent=1))
     resume = target / "resume"
     if step_of(checkpoint) < run.steps:
         with replacing_directory(resume) as partial:
@@ -126,6 +128,8 @@ def publish(run: Run, work: Path, target: Path) -> None:
                 shutil.copy(checkpoint / name, partial / name)
     else:
         shutil.rmtree(resume, ignore_errors=True)
+    # Last of all: what it says is there is there.
+    write_atomically(target / "run.json", json.dumps(describe(run, model, checkpoint), indent=1))
 
 
 def is_shipped(work: Path, target: Path) -> bool:

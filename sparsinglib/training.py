@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from filelock import FileLock, Timeout
 from transformers import (
     AutoModelForCausalLM,
     PrinterCallback,
@@ -232,6 +233,31 @@ def _chosen(names: list[str], everything: bool) -> list[Run]:
     return list(RUNS.values()) if everything else [RUNS[name] for name in names]
 
 
+def _one(run: Run, texts: dict[str, np.ndarray], work: Path, target: Path, options: argparse.Namespace) -> None:
+    """Train or continue one run as the command line asks, and ship what is new of it."""
+    restore(work, target)
+    with naming(work):
+        rebuild(run, work, target)
+    found, facts = last_checkpoint(work), target / "run.json"
+    shipped = json.loads(facts.read_text())["steps"] if facts.is_file() else 0
+    if found and step_of(found) < shipped:
+        raise ValueError(
+            f"{run.name}: {work} is at step {step_of(found)}, {target} further on, at {shipped}; remove "
+            "the first to go on from the second"
+        )
+    if found and step_of(found) >= run.steps:
+        print(
+            f"{run.name}: trained to its {run.steps * run.batch_tokens / 1e6:.1f}M tokens. To train it anew, remove "
+            f"{work} and {target} first"
+        )
+    if not options.publish:
+        train(run, texts, work, minutes=options.minutes)
+    if not is_shipped(work, target):
+        publish(run, work, target)
+    if (options.decay or options.all) and options.minutes is None:
+        decay_branch(run, texts, work, target)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Command line: train, continue or decay runs by name."""
     parser = argparse.ArgumentParser(prog="python -m sparsinglib.training", description=__doc__)
@@ -250,6 +276,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.minutes is not None and not options.minutes > 0:
         parser.error(f"--minutes must be above 0, got {options.minutes:g}.")
+    if options.decay and options.minutes is not None:
+        parser.error("--decay trains to its end: leave out --minutes, or give it without --decay first.")
     try:
         runs = _chosen(options.names, options.all)
     except ValueError as error:
@@ -263,14 +291,12 @@ def main(arguments: list[str] | None = None) -> None:
         texts = {} if options.publish else training_texts()
         for run in runs:
             work, target = WORK / run.name, LADDER / run.name
-            restore(work, target)
-            rebuild(run, work, target)
-            if not options.publish:
-                train(run, texts, work, minutes=options.minutes)
-            if not is_shipped(work, target):
-                publish(run, work, target)
-            if (options.decay or options.all) and options.minutes is None:
-                decay_branch(run, texts, work, target)
+            work.mkdir(parents=True, exist_ok=True)
+            try:
+                with FileLock(work / ".lock", timeout=0):
+                    _one(run, texts, work, target, options)
+            except Timeout:
+                raise ValueError(f"{run.name}: another process trains it; wait for that, or stop it first") from None
     except (ValueError, ModuleNotFoundError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
 

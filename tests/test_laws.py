@@ -111,7 +111,7 @@ def test_derivative_is_the_finite_difference(kind):
 
 def test_six_rows_of_table_2_come_back_and_a_seventh_in_all_but_b(fits):
     table = law_tables.table_2(fits)
-    rows = law_tables.table_2_rows(table).set_index("run").status
+    rows = law_tables.table_2_rows(table, fits).set_index("run").status
     assert (rows == "back").sum() >= 6
     assert rows["0.1b-relu"] == "all but b"
     for run, part in table.groupby("run"):  # "back" recomputed from the two columns that a reader compares

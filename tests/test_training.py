@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -180,8 +181,14 @@ def test_stopped_extended_and_half_written_equals_unbroken(texts, tmp_path, monk
     broken = work / "checkpoint-51"
     broken.mkdir()
     (broken / "trainer_state.json").write_text('{"global_step": 5')
+    # Complete but for the end of its weights, as a disk that lost its power may leave one.
+    cut = shutil.copytree(training.last_checkpoint(work), work / "checkpoint-53") / "model.safetensors"
+    cut.write_bytes(cut.read_bytes()[:-100])
+    shutil.copytree(training.last_checkpoint(work), work / "checkpoint-54")
+    (work / "checkpoint-54" / "optimizer.pt").unlink()
     assert training.train(long, texts, work, compiled=False) == 72
-    assert "checkpoint-51 is only half written" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert all(f"checkpoint-{step} is only half written" in told for step in (51, 53, 54))
     assert same(weights(tmp_path / "whole"), weights(work))
     whole, pieces = (training.loss_log(long, training.last_checkpoint(p)) for p in (tmp_path / "whole", work))
     shared = whole.merge(pieces, on="step")
@@ -370,6 +377,67 @@ def test_full_disk_is_one_error(monkeypatch, tmp_path, texts):
     monkeypatch.setattr(training, "train", full)
     with pytest.raises(SystemExit, match="No space left"):
         training.main(["0.1m-relu"])
+
+
+@pytest.fixture
+def command(monkeypatch, tmp_path, texts):
+    """The command line on the tiny run, in a folder of its own."""
+    eager = training.train
+    monkeypatch.setattr(training, "training_texts", lambda: texts)
+    monkeypatch.setattr(training, "train", lambda *a, **k: eager(*a, **k, compiled=False))
+    monkeypatch.setattr(training, "RUNS", {"tiny": TINY})
+    monkeypatch.setattr(training, "WORK", tmp_path / "work")
+    monkeypatch.setattr(training, "LADDER", tmp_path / "ladder")
+    return training.main
+
+
+def test_a_trained_run_says_so_and_how_to_train_it_anew(command, tmp_path, capsys):
+    command(["tiny"])
+    assert "To train it anew" not in capsys.readouterr().out
+    before = (tmp_path / "ladder" / "tiny" / "model.safetensors").read_bytes()
+    shutil.rmtree(tmp_path / "work")  # what a fresh clone has
+    command(["tiny"])
+    told = capsys.readouterr().out
+    assert "To train it anew, remove" in told and "trained to its 0.0M tokens" in told
+    assert (tmp_path / "ladder" / "tiny" / "model.safetensors").read_bytes() == before
+
+
+def test_an_older_state_never_replaces_what_is_shipped(command, tmp_path, texts):
+    training.train(TINY, texts, tmp_path / "work" / "tiny", minutes=0)
+    target = tmp_path / "ladder" / "tiny"
+    training.train(TINY, texts, tmp_path / "elsewhere")
+    training.publish(TINY, tmp_path / "elsewhere", target)
+    before = (target / "run.json").read_bytes()
+    with pytest.raises(SystemExit, match=r"is at step 4, .* further on, at 50"):
+        command(["tiny", "--publish"])
+    assert (target / "run.json").read_bytes() == before
+
+
+def test_one_process_at_a_time_trains_a_run(command, tmp_path):
+    folder = tmp_path / "work" / "tiny"
+    folder.mkdir(parents=True)
+    with FileLock(folder / ".lock"), pytest.raises(SystemExit, match="another process trains it"):
+        command(["tiny"])
+    assert not (tmp_path / "ladder").exists()
+
+
+def test_a_decay_has_no_time_limit(command, capsys):
+    with pytest.raises(SystemExit):
+        command(["tiny", "--decay", "--minutes", "5"])
+    assert "leave out --minutes" in capsys.readouterr().err
+
+
+def test_facts_are_written_after_what_they_speak_of(texts, tmp_path, monkeypatch):
+    training.train(TINY, texts, tmp_path / "work", minutes=0, compiled=False)
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shipping, "write_atomically", killed)
+    with pytest.raises(KeyboardInterrupt):
+        training.publish(TINY, tmp_path / "work", tmp_path / "shipped")
+    assert {path.name for path in (tmp_path / "shipped" / "resume").iterdir()} == set(shipping.RESUME_FILES)
+    assert not shipping.is_shipped(tmp_path / "work", tmp_path / "shipped")
 
 
 def test_publishing_what_was_never_trained(tmp_path):

@@ -98,7 +98,8 @@ def figure_11(trend: pd.DataFrame, curves: Mapping[str, laws.Fit]) -> Figure:
     with style.context():
         fig, (ax,) = style.axes(1, 1, 6.4, 4.0)
         part = trend[trend.run == "2.4b-relu"]
-        _dots(ax, part.d, PERCENT * part.activation_ratio, "2.4B", "2.4B ReLU, published points")
+        look: dict[str, Any] = {"ls": "", "marker": style.MARKERS["2.4B"], "ms": 5.5, "mew": 0, "color": "0.25"}
+        ax.plot(part.d, PERCENT * part.activation_ratio, label="2.4B ReLU, published points", **look)
         colours = ("#7F4F24", "#0072B2", "#009E73", "#E69F00")
         for (name, fit), colour, dash in zip(curves.items(), colours, ("-", "--", "-.", ":"), strict=False):
             d = np.linspace(part.d.min(), end, 300)

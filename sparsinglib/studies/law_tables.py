@@ -10,11 +10,13 @@ import numpy as np
 import pandas as pd
 from scipy import optimize
 
-from .. import laws, paper
+from .. import ladder, laws, paper
 from ..style import TOKEN_UNITS
 
 Fits = Mapping[str, list[laws.Fit]]
 TOLERANCE = 0.01
+DRAWS = 200  # of a bootstrap, for an interval in a table
+NINETY = [0.05, 0.95]
 
 
 def fit_runs(trend: pd.DataFrame) -> Fits:
@@ -53,30 +55,38 @@ def closest_runs(fits: Fits) -> dict[str, laws.Fit]:
 def table_2(fits: Fits) -> pd.DataFrame:
     """Table 2 again: one row for each run and coefficient, printed beside refit.
 
-    Columns: evidence, run, drop, points, coefficient, printed, refit, difference_pct, standard_error, back (within
-    1 %).
+    Columns: evidence, run, drop, points, coefficient, printed, refit, difference_pct, standard_error, low and high
+    (90 %, block bootstrap), back (within 1 %).
     """
     rows = []
     printed = paper.table(2).assign(run=lambda t: t.scale.str.lower() + "-" + t.activation).set_index("run")
     for run, fit in closest_runs(fits).items():
+        draws = laws.bootstrap(fit, DRAWS)
         for name, away in _away(fit, printed.loc[run]).items():
             error = fit.standard_errors[name]
+            ends = draws[name].quantile(NINETY).tolist()
             value = float(printed.loc[run, name])
             labels = ("paper", run, fit.drop, len(fit.tokens))
-            rows.append((*labels, name, value, fit[name], 100 * away, error, abs(away) <= TOLERANCE))
+            rows.append((*labels, name, value, fit[name], 100 * away, error, *ends, abs(away) <= TOLERANCE))
     names = ["evidence", "run", "drop", "points", "coefficient", "printed", "refit", "difference_pct", "standard_error"]
-    names += ["back"]
+    names += ["low", "high", "back"]
     return pd.DataFrame(rows, columns=names)
 
 
-def table_2_rows(table: pd.DataFrame) -> pd.DataFrame:
-    """One line for each row of Table 2: run, drop, points, worst_pct, status ("back", "all but b", "not back")."""
-    rows = []
+def table_2_rows(table: pd.DataFrame, fits: Fits) -> pd.DataFrame:
+    """One line for each row of Table 2: run, drop, points, worst_pct, drops_back, status.
+
+    Status is "back", "all but b" or "not back" at that drop; ``drops_back`` names every number of dropped points at
+    which all coefficients come back to 1 %.
+    """
+    rows, printed = [], paper.table(2).assign(run=lambda t: t.scale.str.lower() + "-" + t.activation).set_index("run")
     for run, part in table.groupby("run", sort=False):
         wrong = part.coefficient[~part.back].tolist()
         status = "back" if not wrong else f"all but {wrong[0]}" if wrong == ["b"] else "not back"
-        rows.append((run, part["drop"].iloc[0], part.points.iloc[0], part.difference_pct.abs().max(), status))
-    return pd.DataFrame(rows, columns=["run", "drop", "points", "worst_pct", "status"])
+        back = [f.drop for f in fits[run] if max(map(abs, _away(f, printed.loc[run]).values())) <= TOLERANCE]
+        worst, drops = part.difference_pct.abs().max(), ", ".join(map(str, back)) or "none"
+        rows.append((run, part["drop"].iloc[0], part.points.iloc[0], worst, drops, status))
+    return pd.DataFrame(rows, columns=["run", "drop", "points", "worst_pct", "drops_back", "status"])
 
 
 def printed_fit(run: str, trend: pd.DataFrame) -> laws.Fit:
@@ -97,7 +107,7 @@ def why_not_back(fits: Fits, trend: pd.DataFrame) -> pd.DataFrame:
     the printed row), window_worst_pct, window_ends and published_ends (tokens, 1e9).
     """
     rows = []
-    back = table_2_rows(table_2(fits)).set_index("run").status
+    back = table_2_rows(table_2(fits), fits).set_index("run").status
     for run, fit in closest_runs(fits).items():
         if back[run] != "not back":
             continue
@@ -140,13 +150,15 @@ def nearest_window(printed: laws.Fit) -> tuple[tuple[int, int], float]:
 def table_3() -> pd.DataFrame:
     """Table 3 with the parameter count computed from the architecture, L (4 d² + 3 d d_ff), and tokens a step.
 
+    Below the paper's rows the ladder's, from its recipe, with nothing printed to hold them against.
+
     Columns: evidence, scale, hidden_size, num_layers, intermediate_size, width_depth_ratio, printed_params,
     computed_params, params_difference_pct, printed_batch_tokens, computed_batch_tokens, batch_difference_pct.
     """
     t = paper.read("model_architectures").merge(paper.table(3), on="scale")
     params = t.num_layers * (4 * t.hidden_size**2 + 3 * t.hidden_size * t.intermediate_size)
     batch = t.batch_sequences * t.sequence_length
-    return pd.DataFrame(
+    printed = pd.DataFrame(
         {
             "evidence": "paper",
             "scale": t.scale,
@@ -162,6 +174,20 @@ def table_3() -> pd.DataFrame:
             "batch_difference_pct": 100 * (batch / t.batch_size_tokens - 1),
         }
     )
+    runs = [ladder.RUNS[f"{scale}-relu"] for scale in ladder.SCALES]
+    ours = pd.DataFrame(
+        {
+            "evidence": "ladder",
+            "scale": [run.name.split("-")[0].upper() for run in runs],
+            "hidden_size": [run.width for run in runs],
+            "num_layers": [run.layers for run in runs],
+            "intermediate_size": [run.neurons for run in runs],
+            "width_depth_ratio": [run.width / run.layers for run in runs],
+            "computed_params": [run.non_embedding_parameters for run in runs],
+            "computed_batch_tokens": [run.batch_tokens for run in runs],
+        }
+    )
+    return pd.concat([printed, ours], ignore_index=True)
 
 
 def limits(trend: pd.DataFrame, chosen: Mapping[str, laws.Fit]) -> pd.DataFrame:
@@ -181,7 +207,28 @@ def limits(trend: pd.DataFrame, chosen: Mapping[str, laws.Fit]) -> pd.DataFrame:
         flags = dict.fromkeys([*fit.flags, *([] if fixed else ["a0 not identified"])])
         rows.append((*labels, fit.a0, low, high, fixed, corr, "; ".join(flags)))
     names = ["evidence", "run", "scale", "activation", "seed", "drop", "points", "a0", "low", "high", "identified"]
-    return pd.DataFrame(rows, columns=[*names, "corr_alpha", "flags"])
+    table = pd.DataFrame(rows, columns=[*names, "corr_alpha", "flags"])
+    order = {"paper": 0, "ladder": 1}
+    return table.sort_values(["evidence", "activation", "run"], key=lambda c: c.replace(order), ignore_index=True)
+
+
+def limit_intervals(limit_table: pd.DataFrame, fits: Fits) -> pd.DataFrame:
+    """How sure each limit is, by three ways: 90 % intervals in percent, and at how many drops a fit has no flag.
+
+    Columns: evidence, run, drop, a0, profile_low, profile_high (of ``limits``), bootstrap_low, bootstrap_high (at the
+    chosen drop), pooled_low, pooled_high (the bootstrap over every drop tried), clean_drops ("3 of 9").
+    """
+    rows = []
+    for row in limit_table.itertuples():
+        each = fits[row.run]
+        chosen = next(f for f in each if f.drop == row.drop)
+        tables = (laws.bootstrap(chosen, DRAWS), laws.bootstrap_drops(each, DRAWS))
+        ends = [end for table in tables for end in table["a0"].quantile(NINETY)]
+        clean = f"{sum(not f.flags for f in each)} of {len(each)}"
+        percent = [100 * x for x in (row.a0, row.low, row.high, *ends)]
+        rows.append((row.evidence, row.run, row.drop, *percent, clean))
+    names = ["a0"] + [f"{kind}_{end}" for kind in ("profile", "bootstrap", "pooled") for end in ("low", "high")]
+    return pd.DataFrame(rows, columns=["evidence", "run", "drop", *names, "clean_drops"])
 
 
 def notes_2_4b() -> laws.Fit:
