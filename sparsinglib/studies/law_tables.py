@@ -30,6 +30,11 @@ def steady_runs(fits: Fits) -> dict[str, laws.Fit]:
     return {run: laws.steady(each) for run, each in fits.items()}
 
 
+def _printed() -> pd.DataFrame:
+    """Table 2 by the name of a run."""
+    return paper.table(2).assign(run=lambda t: t.scale.str.lower() + "-" + t.activation).set_index("run")
+
+
 def _away(fit: laws.Fit, printed: pd.Series) -> dict[str, float]:
     """Relative difference of each coefficient from the printed one."""
     return {name: fit[name] / float(printed[name]) - 1 for name in laws.COEFFICIENTS[fit.kind]}
@@ -59,7 +64,7 @@ def table_2(fits: Fits) -> pd.DataFrame:
     (90 %, block bootstrap), back (within 1 %).
     """
     rows = []
-    printed = paper.table(2).assign(run=lambda t: t.scale.str.lower() + "-" + t.activation).set_index("run")
+    printed = _printed()
     for run, fit in closest_runs(fits).items():
         draws = laws.bootstrap(fit, DRAWS)
         for name, away in _away(fit, printed.loc[run]).items():
@@ -79,7 +84,7 @@ def table_2_rows(table: pd.DataFrame, fits: Fits) -> pd.DataFrame:
     Status is "back", "all but b" or "not back" at that drop; ``drops_back`` names every number of dropped points at
     which all coefficients come back to 1 %.
     """
-    rows, printed = [], paper.table(2).assign(run=lambda t: t.scale.str.lower() + "-" + t.activation).set_index("run")
+    rows, printed = [], _printed()
     for run, part in table.groupby("run", sort=False):
         wrong = part.coefficient[~part.back].tolist()
         status = "back" if not wrong else f"all but {wrong[0]}" if wrong == ["b"] else "not back"
