@@ -6,9 +6,8 @@ prints, 1e6 for the ladder. Only ``c`` changes with the unit. Pure functions of 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,7 +26,7 @@ class Fit:
 
     ``tokens`` and ``activation_ratio`` are the points used, after ``drop`` warm-up points were left out; ``flags``
     says in words what keeps the coefficients from being trusted: a bound reached, a limit the points do not fix,
-    iterations used up. An empty tuple is a clean fit.
+    iterations used up, the last number of dropped points tried (``steady``). An empty tuple is a clean fit.
     """
 
     kind: str
@@ -128,7 +127,9 @@ def fit(kind: str, tokens: ArrayLike, activation_ratio: ArrayLike, drop: int = 0
     theta, flags = grid.solve(y, starts=5)
     found = natural(kind, theta, middle)
     result = Fit(kind, *found, d, y, drop, tuple(flags))
-    open_limit = 2 * 1.645 * result.standard_errors["a0"] > float(np.ptp(y))
+    # Correlated checkpoints tell less than their number, as in ``limit_interval``.
+    error = result.standard_errors["a0"] * np.sqrt((1 + result.autocorrelation) / (1 - result.autocorrelation))
+    open_limit = 2 * 1.645 * error > float(np.ptp(y))
     return Fit(kind, *found, d, y, drop, (*flags, "a0 not identified") if open_limit else tuple(flags))
 
 
@@ -146,17 +147,21 @@ def steady(fits: Sequence[Fit], slack: float = 1.25) -> Fit:
     """The fit with the fewest dropped points whose residual variance is within ``slack`` times the best fit's.
 
     ``fits`` are those of ``fit_drops``. A rule that looks at the points only, never at printed coefficients: dropping
-    goes on while it removes misfit, and stops when what is left is noise.
+    goes on while it removes misfit, and stops when what is left is noise. Where that is only at the last of several
+    drops tried, the fit is flagged: more dropping might have changed it again.
     """
     variance = [f.mse * len(f.tokens) / f.freedom for f in fits]
-    return next(f for f, v in zip(fits, variance, strict=True) if v <= slack * min(variance))
+    found = next(f for f, v in zip(fits, variance, strict=True) if v <= slack * min(variance))
+    last = len(fits) > 1 and found is fits[-1]
+    return replace(found, flags=(*found.flags, "last drop tried")) if last else found
 
 
 def limit_interval(result: Fit, level: float = 0.9) -> tuple[float, float]:
     """Profile-likelihood interval of ``A0``, a fraction: all limits for which the refitted rest is not clearly worse.
 
     ``level`` is the interval's, 0.9 for 90 %. The residuals' autocorrelation widens it, because neighbouring
-    checkpoints tell partly the same. An end at 0 or 1 means that the points put no bound on that side.
+    checkpoints tell partly the same. An end at 0 or 1 means that the points put no bound on that side; so both are
+    where the solver, held at the limit found, does not come back to the fit.
     """
     d, y = result.tokens, result.activation_ratio
     grid = Grid(result.kind, d / np.exp(np.log(d).mean()))
@@ -170,6 +175,8 @@ def limit_interval(result: Fit, level: float = 0.9) -> tuple[float, float]:
 
     # More starts where one is not enough to come back to the fit itself: several minima, or no noise.
     profile = partial(excess, starts=1 if excess(result.a0, 1) < 0 else 5)
+    if profile(result.a0) >= 0 and best > 1e-12 * float(np.ptp(y)) ** 2:
+        return 0.0, 1.0
     step = float(np.clip(result.standard_errors["a0"], 1e-6, np.ptp(y)))
     return _edge(profile, result.a0, -step), _edge(profile, result.a0, step)
 
@@ -211,6 +218,13 @@ def bootstrap_drops(fits: Sequence[Fit], draws: int = 400, seed: int = 0) -> pd.
     return pd.concat([bootstrap(f, each, seed) for f in fits], ignore_index=True)
 
 
+def drawn(result: Fit, draws: pd.DataFrame) -> list[Fit]:
+    """The laws of a bootstrap: ``result`` with the coefficients of each row of ``draws``."""
+    return [
+        replace(result, alpha=row.alpha, b=row.b, c=row.c, a0=row.a0, flags=()) for row in draws.itertuples(index=False)
+    ]
+
+
 def sample(result: Fit, tokens: ArrayLike, draws: pd.DataFrame, seed: int = 0) -> Array:
     """What a checkpoint at ``tokens`` (m,) may measure, draws × m: the bootstrap's laws plus a checkpoint's scatter.
 
@@ -219,7 +233,7 @@ def sample(result: Fit, tokens: ArrayLike, draws: pd.DataFrame, seed: int = 0) -
     tokens that are not positive.
     """
     d = np.atleast_1d(np.asarray(tokens, dtype=float))
-    curves = np.stack([_with(result, row).predict(d) for row in draws.itertuples(index=False)])
+    curves = np.stack([law.predict(d) for law in drawn(result, draws)])
     scatter = np.sqrt(result.mse * len(result.tokens) / result.freedom)
     noise, together = np.random.default_rng(seed).normal(0, scatter, size=curves.shape), result.autocorrelation
     for this in range(1, len(d)):
@@ -234,7 +248,8 @@ def predict(result: Fit, tokens: ArrayLike, draws: pd.DataFrame | None = None, l
     tokens, activation_ratio, low, high, ratios as fractions. Raises ValueError for tokens that are not positive.
     """
     d = np.atleast_1d(np.asarray(tokens, dtype=float))
-    values = sample(result, d, bootstrap(result) if draws is None else draws)
+    # A checkpoint's scatter is drawn several times for each law, so that the ends are smooth along the tokens.
+    values = sample(result, d, pd.concat([bootstrap(result) if draws is None else draws] * 5))
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return pd.DataFrame({"tokens": d, "activation_ratio": result.predict(d), "low": low, "high": high})
 
@@ -265,7 +280,7 @@ def tokens_for(
 
 def arrival(result: Fit, activation_ratio: float, draws: pd.DataFrame, level: float = 0.9) -> tuple[float, float]:
     """The interval of ``tokens_for`` alone: an end is infinite where too many of the draws' laws never get there."""
-    reached = np.array([_inverse(_with(result, row), activation_ratio) for row in draws.itertuples(index=False)])
+    reached = np.array([_inverse(law, activation_ratio) for law in drawn(result, draws)])
     # Order statistics instead of interpolated quantiles: some laws never arrive, and infinity cannot be interpolated.
     ends = np.quantile(reached, [(1 - level) / 2, (1 + level) / 2], method="nearest")
     return float(ends[0]), float(ends[1])
@@ -279,12 +294,6 @@ def _inverse(result: Fit, target: float) -> float:
     base = (result.b - np.log(gap)) / result.c if result.kind == "relu" else result.c / gap
     with np.errstate(over="ignore"):
         return float(base ** (1 / result.alpha)) if base > 0 else 0.0
-
-
-def _with(result: Fit, row: Any) -> Fit:
-    """The same law with the coefficients of a row of ``bootstrap``'s table."""
-    c = (row.alpha, row.b, row.c, row.a0)
-    return Fit(result.kind, *c, result.tokens, result.activation_ratio, result.drop, result.flags)
 
 
 def _edge(excess: Callable[[float], float], start: float, step: float) -> float:

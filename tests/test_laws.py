@@ -245,7 +245,53 @@ def test_bootstrap_repeats_with_its_seed(fits):
 def test_steady_looks_past_warm_up():
     y = true_law("silu", 0.6, 0, 0.12, 0.39) + np.random.default_rng(2).normal(0, 1e-4, len(D))
     y[:4] -= 0.05
-    assert laws.steady(laws.fit_drops("silu", D, y)).drop == 4
+    fit = laws.steady(laws.fit_drops("silu", D, y))
+    assert fit.drop == 4 and "last drop tried" not in fit.flags
+    y[4:10] -= np.linspace(0.05, 0.01, 6)
+    late = laws.steady(laws.fit_drops("silu", D, y))
+    assert late.drop == len(D) // 3 and "last drop tried" in late.flags
+
+
+def test_a_limit_that_the_solver_does_not_find_again_is_open(fits, monkeypatch):
+    fit, solve = fits["0.8b-relu"][2], laws.Grid.solve
+
+    def lost(grid, y, starts, a0=None):
+        theta, flags = solve(grid, y, starts, a0)
+        return (theta, flags) if a0 is None else (theta + np.array([0, 0, 1.0, 0]), flags)
+
+    monkeypatch.setattr(laws.Grid, "solve", lost)
+    assert laws.limit_interval(fit) == (0.0, 1.0)
+    assert not laws.identified(fit)
+
+
+def test_correlated_residuals_leave_a_limit_open_that_independent_ones_fix(fits):
+    fit = fits["0.4b-relu"][4]
+    wald = 2 * 1.645 * fit.standard_errors["a0"]
+    factor = np.sqrt((1 + fit.autocorrelation) / (1 - fit.autocorrelation))
+    assert wald < np.ptp(fit.activation_ratio) < wald * factor
+    assert "a0 not identified" in fit.flags
+
+
+@pytest.mark.slow
+def test_limit_comes_back_behind_a_planted_warm_up(fits):
+    """The whole procedure: a transient in the first points, the drop chosen by ``steady``, then the intervals.
+
+    The interval at the chosen drop takes it as known and holds the limit too rarely: 58 % of these draws. That is why a
+    limit counts as fixed only if the interval over all drops says so, too.
+    """
+    rng, rows = np.random.default_rng(20251126), []
+    for scale, activation in (("0.4B", "silu"), ("1.2B", "silu"), ("0.8B", "relu"), ("1.2B", "relu")):
+        law, size = printed_fit(scale, activation), noise_of(fits, f"{scale.lower()}-{activation}")
+        for _ in range(30):
+            y = noisy_run(law, rng, size)
+            y[:3] += 20 * size * np.exp(-np.arange(3.0)) * (1 if activation == "relu" else -1)
+            each = laws.fit_drops(activation, law.tokens, y)
+            low, high = laws.limit_interval(laws.steady(each))
+            wide = laws.bootstrap_drops(each, 100).a0.quantile([0.05, 0.95])
+            rows.append((low <= law.a0 <= high, wide.iloc[0] <= law.a0 <= wide.iloc[1]))
+    chosen, pooled = np.mean(rows, axis=0)
+    assert 0.85 <= pooled <= 0.99, (chosen, pooled)
+    assert chosen < pooled - 0.2, (chosen, pooled)
 
 
 # --- prediction ------------------------------------------------------------------------------------------------------

@@ -88,23 +88,32 @@ def token_unit(unit: float) -> str:
     return {1e9: "billions of tokens", 1e6: "millions of tokens", 1: "tokens"}.get(unit, f"units of {unit:g} tokens")
 
 
-def own_run(fit: laws.Fit, ahead: pd.DataFrame, unit: float, later: pd.DataFrame | None = None) -> Figure:
+def own_run(
+    fit: laws.Fit, ahead: pd.DataFrame, unit: float, later: pd.DataFrame | None = None, mine: pd.DataFrame | None = None
+) -> Figure:
     """One run's points, its law, and what the law says comes next (``laws.predict``), with the interval.
 
-    ``unit`` is the tokens' (1e9); ``later`` holds points measured after those used (d, activation_ratio), if any.
+    ``unit`` is the tokens' (1e9); ``later`` holds points measured after those used (d, activation_ratio), if any, and
+    ``mine`` all points up to there, of which the dropped ones are drawn pale.
     """
     with style.context():
         fig, (ax,) = style.axes(1, 1, 6.0, 3.6)
         band: dict[str, Any] = {"color": "#0072B2", "alpha": 0.18, "lw": 0, "label": "90 % interval of one checkpoint"}
         ax.fill_between(ahead.tokens, PERCENT * ahead.low, PERCENT * ahead.high, **band)
-        ax.plot(ahead.tokens, PERCENT * ahead.activation_ratio, color=style.FIT_COLOUR, label="law")
+        d = np.linspace(fit.tokens[0], ahead.tokens.max(), 300)
+        ax.plot(d, PERCENT * fit.predict(d), color=style.FIT_COLOUR, label="law")
+        if mine is not None and fit.drop:
+            dropped = mine.iloc[: fit.drop]
+            ax.plot(dropped.d, PERCENT * dropped.activation_ratio, "o", ms=3.5, color="0.75", label="points dropped")
         ax.plot(fit.tokens, PERCENT * fit.activation_ratio, "o", ms=3.5, color="0.2", label="points used")
         if later is not None and len(later):
             after = later[later.d <= ahead.tokens.max()]
             ax.plot(
                 after.d, PERCENT * after.activation_ratio, "o", ms=3.5, mfc="white", color="0.2", label="came later"
             )
-        note = f"limit {PERCENT * fit.a0:.2f} %" + (f" ({'; '.join(fit.flags)})" if fit.flags else "")
+        note = f"limit at the chosen drop {PERCENT * fit.a0:.2f} %" + (
+            f" ({'; '.join(fit.flags)})" if fit.flags else ""
+        )
         ax.axhline(PERCENT * fit.a0, color="#D55E00", ls="--", lw=1, label=note)
         ax.set(xlabel=token_unit(unit), ylabel="activation ratio (%)")
         ax.legend()

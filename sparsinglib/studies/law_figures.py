@@ -16,6 +16,8 @@ from .. import laws, paper, style
 from . import trends
 
 PERCENT = 100
+LIMIT_MARKS = {"fixed": "", "one drop": "*"}
+LIMIT_LINES = {"fixed": "--", "one drop": "-."}
 APART = 1.04  # one activation's marks right of the other's, and a seed's of the last, so that none hides another
 
 
@@ -30,15 +32,16 @@ def _dots(
 
 
 def _run_panel(ax: Axes, trend: pd.DataFrame, fits: Mapping[str, laws.Fit], limits: pd.DataFrame | None) -> None:
-    """Points, law (line) and limit (dashed, left out where the points do not fix it) of each run in ``trend``."""
+    """Points, law (line) and limit (its line by ``state``, none where it is open) of each run in ``trend``."""
     shown: list[float] = []
     for run, part in trend.groupby("run", sort=True):
         scale, fit = part.scale.iloc[0], fits[str(run)]
         row = None if limits is None else limits[limits.run == run].iloc[0]
-        open_limit = row is not None and not row.identified
+        state = "fixed" if row is None else row.state
+        open_limit = state == "open"
         seed = int(part.seed.iloc[0])
         name = f"{scale}{f' seed {seed}' if seed > 1 else ''}"
-        label = f"{name}: " + ("not fixed" if open_limit else f"{PERCENT * fit.a0:.2f} %")
+        label = f"{name}: " + ("open" if open_limit else f"{PERCENT * fit.a0:.2f} %{LIMIT_MARKS[state]}")
         used = part.d >= fit.tokens[0]
         _dots(ax, part.d[used], PERCENT * part.activation_ratio[used], scale, label, seed)
         _dots(ax, part.d[~used], PERCENT * part.activation_ratio[~used], scale, None, seed, 0.25)
@@ -46,7 +49,7 @@ def _run_panel(ax: Axes, trend: pd.DataFrame, fits: Mapping[str, laws.Fit], limi
         d = np.linspace(fit.tokens[0], part.d.max(), 200)
         ax.plot(d, PERCENT * fit.predict(d), color=style.COLOURS[scale], lw=1)
         if not open_limit:
-            ax.axhline(PERCENT * fit.a0, color=style.COLOURS[scale], ls="--", lw=0.8)
+            ax.axhline(PERCENT * fit.a0, color=style.COLOURS[scale], ls=LIMIT_LINES[state], lw=0.8)
     first = trend.iloc[0]
     ax.set_xlabel(style.TOKEN_LABELS[style.TOKEN_UNITS[first.evidence]])
     ax.set_ylabel("activation ratio (%)")
@@ -54,10 +57,11 @@ def _run_panel(ax: Axes, trend: pd.DataFrame, fits: Mapping[str, laws.Fit], limi
     room = 0.12 * (high - low)
     ax.set(xlim=(0, None), ylim=(low - room, high + room))
     ax.plot([], [], color="0.3", lw=1, label="line: fit")
-    ax.plot([], [], color="0.3", lw=0.8, ls="--", label="dashed: limit")
+    ax.plot([], [], color="0.3", lw=0.8, ls="--", label="dashed: limit, fixed")
+    ax.plot([], [], color="0.3", lw=0.8, ls=LIMIT_LINES["one drop"], label="dash-dot*: at one drop")
     ax.plot([], [], color="0.3", ls="", marker="o", ms=3.2, mew=0, alpha=0.25, label="pale: warm-up")
     ax.legend(
-        title="limit of each run (not fixed: its points leave it open)",
+        title="limit of each run (* fixed at the chosen drop only; open: not fixed)",
         title_fontsize=8,
         ncols=3,
         columnspacing=1,
@@ -86,7 +90,7 @@ def figure_4(trend: pd.DataFrame, fits: Mapping[str, laws.Fit], limits: pd.DataF
     """Activation ratio against tokens with fits and limits: paper above, ladder below, ReLU left, SiLU right.
 
     ``trend`` is ``trends.activation`` of one or both kinds of evidence; ``fits`` maps run to its fit; ``limits`` (of
-    ``law_tables.limits``) marks limits that the points do not fix.
+    ``law_tables.limits``) says how far the points fix each limit.
     """
     with style.context():
         return _two_by_evidence(trend, fits, limits)[0]
@@ -115,8 +119,9 @@ def figure_11(trend: pd.DataFrame, curves: Mapping[str, laws.Fit]) -> Figure:
 def _by_params(ax: Axes, table: pd.DataFrame, params: pd.Series, ends: tuple[float, float] | None = None) -> None:
     """Columns value, low, high, fixed against parameter count, a line an activation through its seeds' means.
 
-    Values that the points do not fix are hollow, join no line and do not stretch the axis, whose ``ends`` may be given:
-    a triangle points to those beyond.
+    Where ``table`` has wide_low, wide_high and state, they are a second, thin interval, and "one drop" is a hollow mark
+    with a bar. Values that the points do not fix are hollow, join no line and do not stretch the axis, whose ``ends``
+    may be given: a triangle points to those beyond.
     """
     scale = table[table.fixed] if table.fixed.any() else table
     room = 0.15 * max(scale.high.max() - scale.low.min(), 0.1 * scale.value.abs().max())
@@ -130,16 +135,17 @@ def _by_params(ax: Axes, table: pd.DataFrame, params: pd.Series, ends: tuple[flo
         fixed, open_ones = points[points.fixed], points[~points.fixed]
         bars = np.abs(fixed[["low", "high"]].to_numpy(float) - fixed[["value"]].to_numpy(float)).T
         if len(fixed):
-            ax.errorbar(fixed.n, fixed.value, bars, marker="o", ms=4, capsize=3, ls="", label=label, **look)
+            ax.errorbar(fixed.n, fixed.value, bars, marker="o", ms=4, capsize=3, ls="", label=f"{label}, fixed", **look)
+            if "state" in fixed:
+                ax.vlines(fixed.n, fixed.wide_low, fixed.wide_high, lw=0.8, **look)
+                once = fixed[fixed.state == "one drop"]
+                hollow: dict[str, Any] = {"marker": "o", "ms": 4, "mfc": "white", "ls": ""}
+                ax.plot(once.n, once.value, zorder=5, **hollow, **look)
             mean = fixed.groupby("scale")[["n", "value"]].mean().sort_values("n")
             ax.plot(mean.n, mean.value, ls=style.ACTIVATION_LINES[activation], **look)
         for row in open_ones.itertuples():
             marker = "^" if row.value > top else "v" if row.value < bottom else "o"
-            note = (
-                f"{label}, not fixed by the points\n(triangle: beyond the axis)"
-                if row.Index == open_ones.index[0]
-                else None
-            )
+            note = "large: open (triangle: beyond the axis)" if row.Index == open_ones.index[0] else None
             at = top - inside if row.value > top else bottom + inside if row.value < bottom else row.value
             ax.plot(row.n, at, ls="", marker=marker, ms=7, mfc="white", color=look["color"], label=note, clip_on=False)
     ax.set(xscale="log", ylim=(bottom, top), xlabel="non-embedding parameters")
@@ -160,10 +166,22 @@ def figure_7(limits: pd.DataFrame, params: pd.Series) -> Figure:
             if part.empty:
                 style.say(ax, f"{evidence}: no {style.ACTIVATION_LABELS[activation]} run measured yet")
                 continue
-            shown = part.assign(value=PERCENT * part.a0, low=PERCENT * part.low, high=PERCENT * part.high)
+            ends = {"low": part.low, "high": part.high, "wide_low": part.pooled_low, "wide_high": part.pooled_high}
+            shown = part.assign(value=PERCENT * part.a0, **{name: PERCENT * end for name, end in ends.items()})
             _by_params(ax, shown.assign(fixed=part.identified.astype(bool)), params)
             ax.set_ylabel("limit activation ratio (%)")
-            ax.legend(ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.18))
+        looks: dict[str, dict[str, Any]] = {
+            "fixed at every number of dropped points": {"marker": "o", "ms": 4},
+            "fixed at the chosen number only": {"marker": "o", "ms": 4, "mfc": "white"},
+            "open (triangle: beyond the axis)": {"marker": "o", "ms": 7, "mfc": "white"},
+            "thick: 90 % at the chosen number": {"lw": 1.8},
+            "thin: over all numbers": {"lw": 0.8},
+        }
+        handles = [
+            Line2D([], [], color="0.3", label=name, **{"ls": "-" if "lw" in k else "", **k})
+            for name, k in looks.items()
+        ]
+        fig.legend(handles=handles, ncols=3, loc="outside lower center")
         return fig
 
 
@@ -173,7 +191,7 @@ LINEAR = 1e-5  # of Figure 8's axis: below it the scale is linear, so that both 
 def figure_8(derivative: pd.DataFrame) -> Figure:
     """dA/dD against tokens per parameter, one line a run (of ``scaling_tables.derivatives``).
 
-    Dotted where the run has no points or where they do not fix the limit.
+    Dotted beyond the run's points, pale where they leave its limit open.
     """
     with style.context():
         fig, panels = style.axes(1, 2, 5.2, 3.8)
@@ -186,16 +204,20 @@ def figure_8(derivative: pd.DataFrame) -> Figure:
             for _run, line in part.groupby("run", sort=True):
                 scale, activation = line.scale.iloc[0], line.activation.iloc[0]
                 look: dict[str, Any] = {"color": style.COLOURS[scale]}
-                seen = line.derivative.where(line.inside & line.fixed)
-                ax.plot(line.tokens_per_param, line.derivative.where(seen.isna()), ls=":", lw=0.8, **look)
+                look["alpha"] = 0.3 if line.state.iloc[0] == "open" else 1
+                ax.plot(line.tokens_per_param, line.derivative.where(~line.inside), ls=":", lw=0.9, **look)
+                seen = line.derivative.where(line.inside)
                 ax.plot(line.tokens_per_param, seen, ls=style.ACTIVATION_LINES[activation], **look)
             ax.axhspan(-LINEAR, LINEAR, color="0.9", lw=0, zorder=0)
             unit = style.TOKEN_LABELS[style.TOKEN_UNITS[evidence]].removeprefix("tokens (").removesuffix(")")
             ax.set(xlabel="tokens per parameter", ylabel=f"dA / dD (1 / {unit} of tokens)")
             ax.set_yscale("symlog", linthresh=LINEAR)
-            dots = Line2D([], [], color="0.3", ls=":", lw=0.8, label="no points, or limit not fixed")
+            dots = Line2D([], [], color="0.3", ls=":", lw=0.9, label="beyond the run's points")
+            pale = Line2D([], [], color="0.3", alpha=0.3, label="pale: limit open")
             zone = Patch(color="0.9", label=f"linear axis (below {LINEAR:g})")
-            ax.legend(handles=[*_keys(part), dots, zone], ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.14))
+            ax.legend(
+                handles=[*_keys(part), dots, pale, zone], ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.14)
+            )
         return fig
 
 
@@ -208,23 +230,40 @@ def _keys(part: pd.DataFrame) -> list[Line2D]:
 
 
 def along_training(frame: pd.DataFrame, value: str, label: str, title: str, factor: float = 1) -> Figure:
-    """A ladder quantity times ``factor`` against tokens, one line a run (Figure 13; dead neurons in percent)."""
+    """A ladder quantity times ``factor`` against tokens: a line a run, a panel an activation (Figure 13, dead neurons).
+
+    What is 0 somewhere, as dead neurons are, stands on an axis that is linear up to 0.1 and logarithmic above; the
+    first millions of a loss, in which all runs fall alike, would squeeze what tells them apart, so it starts below.
+    """
     with style.context():
-        fig, (ax,) = style.axes(1, 1, 6.0, 3.8)
-        ax.set_title(title)
+        fig, panels = style.axes(1, 2, 4.6, 3.6)
+        fig.suptitle(title, fontsize=10)
         if frame.empty:
-            style.say(ax, trends.missing(frame))
+            for ax in panels:
+                style.say(ax, textwrap.fill(trends.missing(frame), 50))
             return fig
-        for _run, part in frame.groupby("run", sort=True):
-            look: dict[str, Any] = {
-                "color": style.COLOURS[part.scale.iloc[0]],
-                "ls": style.ACTIVATION_LINES[part.activation.iloc[0]],
-            }
-            ax.plot(part.d, factor * part[value], lw=1.1, **look)
-        ax.set(xlabel=style.TOKEN_LABELS[1e6], ylabel=label, xscale="log")
-        ax.legend(handles=_keys(frame), ncols=2)
+        zeros = bool((frame[value] == 0).any())
+        for ax, activation in zip(panels, style.ACTIVATIONS, strict=True):
+            part = frame[frame.activation == activation]
+            ax.set_title(style.ACTIVATION_LABELS[activation])
+            for run, line in part.groupby("run", sort=True):
+                scale, seed = line.scale.iloc[0], int(line.seed.iloc[0])
+                name = f"{scale}, seed {seed}" if seed > 1 else scale if part.scale.nunique() > 1 else str(run)
+                look: dict[str, Any] = {"color": style.COLOURS[scale], "ls": ("-", "--", ":")[min(seed, 3) - 1]}
+                ax.plot(line.d, factor * line[value], lw=1.1, label=name, **look)
+            ax.set(xlabel=style.TOKEN_LABELS[1e6], ylabel=label, xscale="log")
+            if zeros:
+                ax.set_yscale("symlog", linthresh=0.1, linscale=0.5)
+                ax.yaxis.set_major_formatter("{x:g}")
+                ax.set_ylim(-0.02, 1.4 * factor * frame[value].max())
+            else:
+                ends = factor * frame.sort_values("d").groupby("run")[value].last()
+                ax.set_ylim(ends.min() - 0.05 * np.ptp(ends) - 0.05, ends.min() + 2.2 * (ends.max() - ends.min() + 0.2))
+                ax.set_xlim(frame.d[factor * frame[value] < ax.get_ylim()[1]].min() / 1.2, None)
+            if len(part):
+                ax.legend(ncols=1)
         if absent := trends.missing(frame):
-            ax.set_title(title + "\n" + textwrap.fill(absent, 90), fontsize=8)
+            fig.suptitle(title + "\n" + textwrap.fill(absent, 90), fontsize=8)
         return fig
 
 
@@ -232,12 +271,12 @@ def figure_14(losses: pd.DataFrame, params: pd.Series) -> Figure:
     """Limit training loss against parameters with intervals and the loss reached; of ``scaling_tables.loss_limits``."""
     with style.context():
         fig, (ax,) = style.axes(1, 1, 6.6, 3.6)
-        ax.set_title("Figure 14: limit training loss (ladder; the paper prints no values)")
+        fig.suptitle("Figure 14: limit training loss (ladder; the paper prints no values)", fontsize=10)
         if losses.empty:
             style.say(ax, "ladder: no training loss yet")
             return fig
         shown = losses.rename(columns={"limit": "value"})
-        _by_params(ax, shown, params, (-0.1, 1.08 * losses.final.max()))
+        _by_params(ax, shown, params, (0.75 * losses.final.min(), 1.04 * losses.final.max()))
         for shift, (activation, part) in enumerate(losses.groupby("activation", sort=True)):
             label = f"{style.ACTIVATION_LABELS[activation]}, loss reached"
             look: dict[str, Any] = {

@@ -53,6 +53,12 @@ def forecast_score(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def coverage_text(score: pd.DataFrame) -> str:
+    """How often such intervals were right on the runs of ``forecast_score``, in a sentence for a reader's own run."""
+    parts = [f"{r.inside} of {r.runs} ({r.evidence}, {r.share:.0%} seen)" for r in score.itertuples()]
+    return f"90 % intervals of this kind, for the end of a run, held what came on {', '.join(parts)}"
+
+
 def tokens_text(fit: laws.Fit, target: float, draws: pd.DataFrame, unit: str) -> str:
     """``laws.tokens_for`` in a sentence, also where the law never gets to ``target`` or is past it already."""
     try:

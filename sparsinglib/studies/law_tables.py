@@ -195,45 +195,62 @@ def table_3() -> pd.DataFrame:
     return pd.concat([printed, ours], ignore_index=True)
 
 
-def limits(trend: pd.DataFrame, chosen: Mapping[str, laws.Fit]) -> pd.DataFrame:
-    """The limit of each run with its 90 % interval and whether the points fix it.
+def limits(trend: pd.DataFrame, fits: Fits) -> pd.DataFrame:
+    """The limit of each run at the chosen drop, with 90 % intervals, and how far the points fix it.
 
-    Columns: evidence, run, scale, activation, seed, drop, points, a0, low, high, identified, corr_alpha, flags.
+    ``low`` and ``high`` are the profile likelihood's at that drop, ``pooled_low`` and ``pooled_high`` the bootstrap's
+    over every drop tried. ``state`` is "fixed" if both fix the limit (``laws.identified``), "one drop" if only the
+    first does, "open" otherwise; ``identified`` is whether it is not open.
+
+    Columns: evidence, run, scale, activation, seed, drop, points, a0, low, high, pooled_low, pooled_high, identified,
+    state, corr_alpha, flags.
     """
     rows = []
-    for run, fit in chosen.items():
+    for run, fit in steady_runs(fits).items():
         first = trend[trend.run == run].iloc[0]
         low, high = laws.limit_interval(fit)
+        pooled = laws.bootstrap_drops(fits[run], DRAWS)["a0"].quantile(NINETY).tolist()
         fixed = laws.identified(fit, interval=(low, high))
+        state = "open" if not fixed else "fixed" if laws.identified(fit, interval=(*pooled,)) else "one drop"
         size = np.sqrt(np.diag(fit.covariance))
         corr = fit.covariance[0, -1] / (size[0] * size[-1])
         labels = (first.evidence, run, first.scale, first.activation, first.seed, fit.drop, len(fit.tokens))
-        # The profile sees what the fit's own standard errors do not: correlated checkpoints, one-sided limits.
+        # The profile sees what the fit's own standard errors do not: one-sided limits.
         flags = dict.fromkeys([*fit.flags, *([] if fixed else ["a0 not identified"])])
-        rows.append((*labels, fit.a0, low, high, fixed, corr, "; ".join(flags)))
-    names = ["evidence", "run", "scale", "activation", "seed", "drop", "points", "a0", "low", "high", "identified"]
-    table = pd.DataFrame(rows, columns=[*names, "corr_alpha", "flags"])
+        rows.append((*labels, fit.a0, low, high, *pooled, fixed, state, corr, "; ".join(flags)))
+    names = ["evidence", "run", "scale", "activation", "seed", "drop", "points", "a0", "low", "high"]
+    names += ["pooled_low", "pooled_high", "identified", "state", "corr_alpha", "flags"]
     order = {"paper": 0, "ladder": 1}
+    table = pd.DataFrame(rows, columns=names)
     return table.sort_values(["evidence", "activation", "run"], key=lambda c: c.replace(order), ignore_index=True)
+
+
+def over_drops(limit_table: pd.DataFrame) -> pd.DataFrame:
+    """``limits`` as they are if the number of warm-up points is not taken as known: the pooled interval in low, high.
+
+    ``identified`` is then whether the limit is fixed at all drops.
+    """
+    return limit_table.assign(
+        low=limit_table.pooled_low, high=limit_table.pooled_high, identified=limit_table.state == "fixed"
+    )
 
 
 def limit_intervals(limit_table: pd.DataFrame, fits: Fits) -> pd.DataFrame:
     """How sure each limit is, by three ways: 90 % intervals in percent, and at how many drops a fit has no flag.
 
-    Columns: evidence, run, drop, a0, profile_low, profile_high (of ``limits``), bootstrap_low, bootstrap_high (at the
-    chosen drop), pooled_low, pooled_high (the bootstrap over every drop tried), clean_drops ("3 of 9").
+    Columns: evidence, run, drop, a0, profile_low, profile_high, pooled_low, pooled_high, state (of ``limits``),
+    bootstrap_low, bootstrap_high (at the chosen drop), clean_drops ("3 of 9").
     """
     rows = []
     for row in limit_table.itertuples():
         each = fits[row.run]
         chosen = next(f for f in each if f.drop == row.drop)
-        tables = (laws.bootstrap(chosen, DRAWS), laws.bootstrap_drops(each, DRAWS))
-        ends = [end for table in tables for end in table["a0"].quantile(NINETY)]
+        ends = laws.bootstrap(chosen, DRAWS)["a0"].quantile(NINETY)
         clean = f"{sum(not f.flags for f in each)} of {len(each)}"
-        percent = [100 * x for x in (row.a0, row.low, row.high, *ends)]
-        rows.append((row.evidence, row.run, row.drop, *percent, clean))
+        percent = [100 * x for x in (row.a0, row.low, row.high, *ends, row.pooled_low, row.pooled_high)]
+        rows.append((row.evidence, row.run, row.drop, *percent, clean, row.state))
     names = ["a0"] + [f"{kind}_{end}" for kind in ("profile", "bootstrap", "pooled") for end in ("low", "high")]
-    return pd.DataFrame(rows, columns=["evidence", "run", "drop", *names, "clean_drops"])
+    return pd.DataFrame(rows, columns=["evidence", "run", "drop", *names, "clean_drops", "state"])
 
 
 def notes_2_4b() -> laws.Fit:

@@ -11,6 +11,7 @@ from .. import laws, paper
 from ..style import TOKEN_UNITS
 from . import trends
 
+DRAWS = 200  # of a bootstrap, for a 90 % interval
 HIGHEST_LOSS = 16.0  # nats per token; any number above all losses serves
 
 
@@ -65,15 +66,18 @@ def moved(trend: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index", columns=["change", "error"])
 
 
-def derivatives(chosen: Mapping[str, laws.Fit], trend: pd.DataFrame, params: pd.Series) -> pd.DataFrame:
+def derivatives(
+    chosen: Mapping[str, laws.Fit], limit_table: pd.DataFrame, trend: pd.DataFrame, params: pd.Series
+) -> pd.DataFrame:
     """dA/dD over the tokens per parameter of the paper's Figure 8, from further left where a run ends before them.
 
-    Columns: evidence, run, scale, activation, tokens_per_param, derivative, inside (between the run's first point used
-    and its last), fixed (``laws.identified``). D is in the evidence's own token unit (1e9 or 1e6); ``params`` maps
-    scale to a parameter count.
+    Columns: evidence, run, scale, activation, tokens_per_param, derivative, low and high (90 %, bootstrap at the chosen
+    drop), inside (between the run's first point used and its last), state (of ``law_tables.limits``, which
+    ``limit_table`` is). D is in the evidence's own token unit (1e9 or 1e6); ``params`` maps scale to a parameter count.
     """
     axis = paper.read("figure_axes").query("figure == 8").iloc[0]
     labels, ends = trend.drop_duplicates("run").set_index("run"), {}
+    states = limit_table.set_index("run").state
     for run, fit in chosen.items():
         size = float(params[labels.scale[run]]) / TOKEN_UNITS[labels.evidence[run]]
         ends[run] = (fit.tokens[0] / size, fit.tokens[-1] / size)
@@ -84,40 +88,48 @@ def derivatives(chosen: Mapping[str, laws.Fit], trend: pd.DataFrame, params: pd.
         shortest = min(last for _, last in beside)
         start = float(axis.x_tick_min) if shortest > axis.x_tick_min else max(begin for begin, _ in beside)
         ratio = np.linspace(start, float(axis.x_tick_max), 201)
-        slope = fit.derivative(ratio * float(params[first.scale]) / TOKEN_UNITS[first.evidence])
+        d = ratio * float(params[first.scale]) / TOKEN_UNITS[first.evidence]
+        curves = [law.derivative(d) for law in laws.drawn(fit, laws.bootstrap(fit, DRAWS))]
+        low, high = np.quantile(curves, [0.05, 0.95], axis=0)
         named = {"evidence": first.evidence, "run": run, "scale": first.scale, "activation": first.activation}
-        shown = pd.DataFrame({**named, "tokens_per_param": ratio, "derivative": slope})
+        numbers = {"tokens_per_param": ratio, "derivative": fit.derivative(d), "low": low, "high": high}
         inside = (ends[run][0] <= ratio) & (ratio <= ends[run][1])
-        rows.append(shown.assign(inside=inside, fixed=laws.identified(fit)))
+        rows.append(pd.DataFrame({**named, **numbers, "inside": inside, "state": states[run]}))
     return pd.concat(rows, ignore_index=True)
 
 
 def falls_with_scale(derivative: pd.DataFrame, params: pd.Series) -> pd.DataFrame:
     """How often the smaller of two neighbouring scales has the larger absolute derivative, where both have points.
 
-    Runs whose limit is not fixed are left out; seeds of a scale are averaged. Columns: activation, scales (compared),
-    low and high (tokens per parameter compared), pairs_in_order (share of pairs and points).
+    Runs whose limit is open are left out; seeds of a scale are averaged. Columns: activation, scales (compared), low
+    and high (tokens per parameter compared), and shares of pairs and points: pairs_in_order, pairs_clear (in order by
+    more than both 90 % intervals together) and pairs_against (out of order by more than that).
     """
     rows = []
-    usable = derivative[derivative.fixed & derivative.inside]
+    usable = derivative[(derivative.state != "open") & derivative.inside]
     for activation, part in usable.groupby("activation", sort=True):
-        sizes = part.assign(size=part.derivative.abs()).groupby(["tokens_per_param", "scale"])["size"]
-        wide = sizes.mean().unstack("scale")
-        order = sorted(wide.columns, key=lambda scale: float(params[scale]))
-        pairs = [wide[[a, b]].dropna() for a, b in pairwise(order)]
-        pairs = [pair for pair in pairs if len(pair)]
+        sizes = part.assign(size=part.derivative.abs(), half=(part.high - part.low) / 2)
+        wide = sizes.groupby(["tokens_per_param", "scale"])[["size", "half"]].mean().unstack("scale")
+        order = sorted(wide["size"].columns, key=lambda scale: float(params[scale]))
+        pairs = {pair: wide.loc[:, (slice(None), [*pair])].dropna() for pair in pairwise(order)}
+        pairs = {pair: table for pair, table in pairs.items() if len(table)}
         if not pairs:
             continue
-        larger = np.concatenate([(pair.iloc[:, 0] > pair.iloc[:, 1]).to_numpy() for pair in pairs])
+        apart = np.concatenate([(t["size"][a] - t["size"][b]).to_numpy() for (a, b), t in pairs.items()])
+        unsure = np.concatenate([np.hypot(t["half"][a], t["half"][b]).to_numpy() for (a, b), t in pairs.items()])
         scales = [scale for scale in order if any(scale in pair for pair in pairs)]
-        low, high = min(pair.index.min() for pair in pairs), max(pair.index.max() for pair in pairs)
-        rows.append((activation, len(scales), low, high, float(larger.mean())))
-    return pd.DataFrame(rows, columns=["activation", "scales", "low", "high", "pairs_in_order"])
+        low, high = min(t.index.min() for t in pairs.values()), max(t.index.max() for t in pairs.values())
+        shares = [float(np.mean(told)) for told in (apart > 0, apart > unsure, apart < -unsure)]
+        rows.append((activation, len(scales), low, high, *shares))
+    names = ["activation", "scales", "low", "high", "pairs_in_order", "pairs_clear", "pairs_against"]
+    return pd.DataFrame(rows, columns=names)
 
 
 def order_by_variable(derivative: pd.DataFrame, params: pd.Series) -> pd.DataFrame:
     """``falls_with_scale`` for each evidence, by D and by tokens per parameter: its columns with evidence, variable."""
-    per_param = derivative.assign(derivative=derivative.derivative * derivative.scale.map(params))
+    factor = derivative.scale.map(params).astype(float)
+    numbers = {name: derivative[name] * factor for name in ("derivative", "low", "high")}
+    per_param = derivative.assign(**numbers)
     parts = [
         falls_with_scale(part, params).assign(evidence=evidence, variable=variable)
         for variable, table in (("dA/dD", derivative), ("dA/d(tokens per parameter)", per_param))
@@ -153,19 +165,13 @@ def settling(frame: pd.DataFrame, value: str, within: float = 0.1) -> pd.DataFra
 
 
 def settled(activation: pd.DataFrame, loss: pd.DataFrame) -> pd.DataFrame:
-    """``settling`` of activation ratio and smoothed loss at the same checkpoints, both without their warm-up.
+    """``settling`` of activation ratio and validation loss at the same checkpoints, both without their warm-up.
 
-    The loss is logged far more often, and more points leave a band later: so it is read at the checkpoints. Columns:
-    run, settled_share, settled_share_loss; only runs with both.
+    ``loss`` is ``trends.trajectory("validation_loss")``: measured on the text that the ratio is, and smoothed no more
+    than that. Columns: run, settled_share, settled_share_loss; only runs with both.
     """
-    parts = []
-    for run, part in trends.after_warm_up(activation).sort_values("tokens").groupby("run", sort=True):
-        rows = loss[loss.run == run].sort_values("tokens")
-        if len(rows):
-            parts.append(part.assign(loss=np.interp(part.tokens, rows.tokens, rows.loss_smoothed)))
-    if not parts:
-        return pd.DataFrame(columns=["run", "settled_share", "settled_share_loss"])
-    both = pd.concat(parts, ignore_index=True)
+    loss = loss[["run", "tokens", "value"]].rename(columns={"value": "loss"})
+    both = trends.after_warm_up(activation).merge(loss, on=["run", "tokens"])
     return settling(both, "activation_ratio").merge(settling(both, "loss"), on="run", suffixes=("", "_loss"))
 
 

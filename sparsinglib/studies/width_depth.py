@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from .. import ladder, laws, paper
+from .. import ladder, paper
 from ..paths import LADDER
 from ..style import TOKEN_UNITS
 from . import bend, law_tables, scaling_tables, trends
@@ -147,23 +147,29 @@ def _between(values: list[float]) -> float:
 
 
 def sparsity(
-    table: pd.DataFrame, points: pd.DataFrame, fits: Mapping[str, laws.Fit], seed_error: float = np.nan
+    table: pd.DataFrame, points: pd.DataFrame, fits: law_tables.Fits, seed_error: float = np.nan
 ) -> pd.DataFrame:
     """Limit and last activation ratio of each measured shape, with 90 % intervals, in percent (Figure 5).
 
-    ``points`` is ``trend``, ``fits`` one fit a run (``law_tables.steady_runs``). The limit's interval is the profile
-    likelihood's; ``identified`` says whether the points fix it. ``last`` is the mean of the last five checkpoints,
-    ``last_error`` its standard error from their scatter, with ``seed_error`` (a fraction) added if known. Columns:
+    ``points`` is ``trend``, ``fits`` ``law_tables.fit_runs`` of it. The limit is that of the chosen drop, its interval
+    the bootstrap's over all drops; ``identified`` says whether the points fix it at all of them
+    (``law_tables.over_drops``). ``last`` is the mean of the last five checkpoints, ``last_error`` its standard error
+    from their scatter. ``seed_error`` (a fraction) is added to both if known. Columns:
     run, shape, width, layers, ratio, times_usual, limit, low, high, identified, last, last_low, last_high, last_error.
     """
     keep = table[["run", "shape", "width", "layers", "ratio", "times_usual"]]
-    known = law_tables.limits(points, fits)
+    known = law_tables.over_drops(law_tables.limits(points, fits))
     known = known[["run", "a0", "low", "high", "identified"]].rename(columns={"a0": "limit"})
+    seeds = np.nan_to_num(seed_error)
+    known = known.assign(
+        low=(known.limit - np.hypot((known.limit - known.low).clip(0), Z * seeds)).clip(0),
+        high=(known.limit + np.hypot((known.high - known.limit).clip(0), Z * seeds)).clip(upper=1),
+    )
     rows = []
     for run, part in points.groupby("run", sort=True):
         tail = part.activation_ratio.iloc[-LAST:]
         within = float(tail.std() / np.sqrt(LAST) * stats.t.ppf(0.95, LAST - 1) / Z)
-        rows.append((run, float(tail.mean()), float(np.hypot(within, np.nan_to_num(seed_error)))))
+        rows.append((run, float(tail.mean()), float(np.hypot(within, seeds))))
     last = pd.DataFrame(rows, columns=["run", "last", "last_error"])
     last = last.assign(last_low=last["last"] - Z * last.last_error, last_high=last["last"] + Z * last.last_error)
     out = keep.merge(known, on="run").merge(last, on="run")
@@ -171,17 +177,32 @@ def sparsity(
     return out.assign(**{name: 100 * out[name].astype(float) for name in numbers})
 
 
-def bends(activation: pd.DataFrame) -> dict[str, bend.Bend]:
-    """The two-segment fit against the ratio, of "limit" (only those the points fix) and of "last", if points suffice.
-
-    ``activation`` is ``sparsity``; values in percent.
-    """
+def usable(activation: pd.DataFrame) -> dict[str, tuple[pd.Series, pd.Series, pd.Series]]:
+    """Ratio, value and standard error (percent) of "limit", where the points fix it, and of "last"; of ``sparsity``."""
     fixed = activation[activation.identified.astype(bool)]
-    parts = {
-        "limit": (fixed, fixed.limit, np.maximum((fixed.high - fixed.low) / 2 / Z, 1e-6)),
-        "last": (activation, activation["last"], activation.last_error),
+    return {
+        "limit": (fixed.ratio, fixed.limit, np.maximum((fixed.high - fixed.low) / 2 / Z, 1e-6)),
+        "last": (activation.ratio, activation["last"], activation.last_error),
     }
-    return {name: bend.fit(p.ratio, y, e) for name, (p, y, e) in parts.items() if len(p) >= bend.LEAST}
+
+
+def bends(activation: pd.DataFrame) -> dict[str, bend.Bend]:
+    """The two-segment fit against the ratio of what is ``usable``, if points suffice; values in percent."""
+    parts = usable(activation).items()
+    return {name: bend.fit(x, y, error) for name, (x, y, error) in parts if len(x) >= bend.LEAST}
+
+
+def misfit(activation: pd.DataFrame, found: Mapping[str, bend.Bend], name: str) -> tuple[float, float]:
+    """How far the points lie from the two segments and from a line in log2(ratio): reduced chi-square of each.
+
+    ``name`` is "limit" or "last" of ``found``, which ``bends`` gives. The line has no bottleneck, and one coefficient
+    less.
+    """
+    x, y, error = (part.to_numpy(float) for part in usable(activation)[name])
+    line = np.polynomial.Polynomial.fit(np.log2(x), y, 1, w=1 / error)
+    curves = ((found[name].predict(x), 3), (line(np.log2(x)), 2))
+    two, straight = (float((((y - curve) / error) ** 2).sum() / (len(x) - spent)) for curve, spent in curves)
+    return two, straight
 
 
 def bend_table(found: Mapping[str, bend.Bend]) -> pd.DataFrame:
@@ -288,7 +309,7 @@ def paper_main() -> pd.Series:
     A row of ``law_tables.limits`` (fractions) with ``ratio``, its width over depth.
     """
     points = trends.activation("paper").query("run == '0.1b-relu'")
-    row = law_tables.limits(points, law_tables.steady_runs(law_tables.fit_runs(points))).iloc[0]
+    row = law_tables.limits(points, law_tables.fit_runs(points)).iloc[0]
     return pd.concat([row, pd.Series({"ratio": _paper_usual()[0]})])
 
 

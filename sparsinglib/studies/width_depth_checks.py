@@ -48,7 +48,8 @@ def bend_checks(activation: pd.DataFrame, found: Mapping[str, Bend], main: pd.Se
     """
     rows = _paper_bend(main)
     rule = (
-        "Rule: the slope's 90 % interval is above zero and the bottleneck's ends within the shapes. "
+        "Rule: the slope's 90 % interval is above zero, the bottleneck's ends within the shapes, and the two segments "
+        "lie nearer to the points than a line in log2(ratio), which has no bottleneck (reduced chi-square). "
         f"{fact('bottleneck_ratio'):g} itself cannot be expected: see the readings."
     )
     for name, label in NAMES.items():
@@ -56,14 +57,19 @@ def bend_checks(activation: pd.DataFrame, found: Mapping[str, Bend], main: pd.Se
         if b is None:
             usable = int(activation.identified.sum()) if name == "limit" else len(activation)
             text = f"{label}: {usable} usable shapes, {LEAST} needed"
-            why = "Rule: a two-segment fit; needs six shapes" + (", limit fixed." if name == "limit" else ".")
+            why = "Rule: a two-segment fit; needs six shapes" + (
+                ", limit fixed at all drops." if name == "limit" else "."
+            )
             rows += [Check(claim, "ladder", text, _open(activation), why) for claim in ("C34", "C35")]
             continue
         rises = True if b.slope_interval[0] > 0 else False if b.slope_interval[1] < 0 else None
-        verdict = rises if rises is False or (rises and b.turn_open in ("", "low")) else _open(activation)
+        two, straight = width_depth.misfit(activation, found, name)
+        shape = b.turn_open in ("", "low") and two <= straight
+        verdict = rises if rises is False or (rises and shape) else _open(activation)
         turn = f"bottleneck {b.turn:.1f} ({b.turn_interval[0]:.1f} to {b.turn_interval[1]:.1f})"
         slope = f"slope {b.slope:+.3f} ({b.slope_interval[0]:+.3f} to {b.slope_interval[1]:+.3f}) pp a unit of ratio"
-        rows.append(Check("C34", "ladder", f"{label}: {slope}; {turn}", verdict, rule))
+        form = f"chi-square {two:.1f}, of the line {straight:.1f}"
+        rows.append(Check("C34", "ladder", f"{label}: {slope}; {turn}; {form}", verdict, rule))
         rows.append(_level_check(activation, name, b))
     return rows
 
@@ -154,10 +160,10 @@ def loss_checks(table: pd.DataFrame, losses: pd.DataFrame, activation: pd.DataFr
         "the readings."
     )
     rows.append(Check("C37", "ladder", f"{text}, {word[sparser]}", verdict, why))
-    upper = True if worse["above"] else False if all_there else NOT_YET
-    why = (
-        f"Rule: some wider shape is clearly outside the band. {fact('best_interval_max'):g} itself does not carry over."
-    )
+    wider = bool((places.ratio > high).any())
+    upper = True if worse["above"] else NOT_YET if not all_there else False if wider else None
+    why = "Rule: some wider shape is clearly outside the band; not testable where the widest shape there can be is "
+    why += f"inside. {fact('best_interval_max'):g} itself does not carry over."
     rows.append(Check("C38", "ladder", text, upper, why))
     return [*rows, _deepest_check(table, places)]
 
@@ -239,24 +245,27 @@ def readings(found: Mapping[str, Bend], losses: pd.DataFrame) -> pd.DataFrame:
     """``width_depth.translation`` beside what the ladder shows: its columns, ours, low, high, inside.
 
     The bottleneck's interval is that of the value at the end; an end of the best interval lies between the last shape
-    inside the band and the next one that is trained. NaN where the ladder has no value yet.
+    inside the band and the next one clearly outside it, and has no bound where there is none. NaN where the ladder has
+    no value yet; ``inside`` is "open" there, and for what lies beyond the last shape on a side without a bound.
     """
     table, rows = width_depth.translation(), {}
     if b := found.get("last"):
         rows["bottleneck"] = (b.turn, *b.turn_interval)
     if len(losses) >= LEAST:
         low, high = best_interval(losses)
-        ratios = losses.ratio.sort_values()
-        rows["best, lower end"] = (low, ratios[ratios < low].max(), low)
-        rows["best, upper end"] = (high, high, ratios[ratios > high].min())
+        places = band(losses)
+        outside = places.ratio[places.place == "outside"]
+        rows["best, lower end"] = (low, outside[outside < low].max(), low)
+        rows["best, upper end"] = (high, high, outside[outside > high].min())
     ours = pd.DataFrame([(*rows.get(q, (np.nan,) * 3),) for q in table.quantity], columns=["ours", "low", "high"])
-    known = ours.ours.notna()
-    inside = (table.ratio >= ours.low.fillna(0)) & (table.ratio <= ours.high.fillna(np.inf))
-    return pd.concat([table, ours], axis=1).assign(inside=np.where(known, np.where(inside, "yes", "no"), "open"))
+    below, above = table.ratio < ours.low, table.ratio > ours.high
+    unknown = ours.ours.isna() | (ours.low.isna() & ~above) | (ours.high.isna() & ~below)
+    inside = np.select([unknown, below | above], ["open", "no"], "yes")
+    return pd.concat([table, ours], axis=1).assign(inside=inside)
 
 
 def limits_note(activation: pd.DataFrame) -> str:
     """A sentence on the limits that the points do not fix."""
     loose = activation.loc[~activation.identified.astype(bool), "shape"].tolist()
-    count = f"{len(activation) - len(loose)} of {len(activation)} limits fixed by the points"
+    count = f"{len(activation) - len(loose)} of {len(activation)} limits fixed by the points at every number dropped"
     return f"{count}; not fixed: {', '.join(loose)}" if loose else count

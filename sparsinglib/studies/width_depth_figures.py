@@ -63,6 +63,19 @@ def _bars(part: pd.DataFrame, value: str, low: str, high: str) -> np.ndarray:
     return np.stack([part[value] - part[low], part[high] - part[value]]).clip(0)
 
 
+def _hollow(ax: Axes, part: pd.DataFrame, name: str, label: str) -> None:
+    """Values that the points do not fix: hollow, and a triangle on the edge for one beyond the axis."""
+    bottom, top = ax.get_ylim()
+    rim = 0.02 * (top - bottom)
+    inside = part[part[name].between(bottom, top)]
+    if len(part):
+        ax.plot(inside.ratio, inside[name], label=label, **HOLLOW)
+    for off, edge, marker in ((part[name] < bottom, bottom + rim, "v"), (part[name] > top, top - rim, "^")):
+        if off.any():
+            look = HOLLOW | {"marker": marker, "clip_on": False, "label": "the same, beyond the axis"}
+            ax.plot(part.ratio[off], np.full(off.sum(), edge), **look)
+
+
 def _draw_bend(ax: Axes, table: pd.DataFrame, b: Bend | None) -> None:
     if b is None:
         return
@@ -123,10 +136,11 @@ def figure_5(table: pd.DataFrame, activation: pd.DataFrame, found: Mapping[str, 
             part, ends = activation[~loose], ("low", "high") if name == "limit" else ("last_low", "last_high")
             if len(part):
                 ax.errorbar(part.ratio, part[name], _bars(part, name, *ends), label="90 % interval", **POINT)
-            if loose.any():
-                ax.plot(
-                    activation.ratio[loose], activation[name][loose], label="limit not fixed by the points", **HOLLOW
-                )
+            # One axis for both panels, which a limit that is open does not stretch: it may be anywhere.
+            told = activation[activation.identified.astype(bool)]
+            ends = pd.concat([activation.last_low, activation.last_high, told.low, told.high])
+            ax.set_ylim(ends.min() - 1, ends.max() + 1)
+            _hollow(ax, activation[loose], name, "limit not fixed at all drops")
             _draw_bend(ax, table, found.get(name))
             _readings(ax, ("bottleneck",), f"{float(_facts().bottleneck_ratio):g}")
             ax.set_ylabel("limit activation ratio (%)" if name == "limit" else "activation ratio (%)")
@@ -134,27 +148,23 @@ def figure_5(table: pd.DataFrame, activation: pd.DataFrame, found: Mapping[str, 
         return fig
 
 
-def _paper_loss(ax: Axes) -> None:
-    """The paper's words on the loss, in words: no value of the curve is published."""
-    facts = _facts()
-    low, high, main = (float(facts[name]) for name in _LOSS_FACTS)
-    ax.set_title("paper, 0.1B ReLU")
-    text = f"The curve's points are not published.\n\nAs stated: best from a ratio of {low:g} to {high:g}.\n"
-    style.say(ax, f"{text}The main 0.1B model has {main:g}.")
-
-
-_LOSS_FACTS = ("best_interval_min", "best_interval_max", "main_models_ratio_min")
+def _paper_loss() -> str:
+    """What the paper says of the loss, in words: no value of the curve is published."""
+    names = ("best_interval_min", "best_interval_max", "main_models_ratio_min")
+    low, high, main = (float(_facts()[name]) for name in names)
+    stated = f"As stated for 0.1B ReLU: best from a ratio of {low:g} to {high:g}; the main model has {main:g}."
+    return f"paper: the curve's points are not published. {stated}"
 
 
 def figure_6(table: pd.DataFrame, losses: pd.DataFrame, edge: float) -> Figure:
-    """Training loss against width / depth: the paper's statements, the ladder's limits, the loss reached.
+    """Training loss against width / depth: the paper's statement above, the ladder's limits, the loss reached.
 
     ``losses`` is ``width_depth.losses``; ``edge`` is how far above the best shape (nats) a loss still counts as best.
     The right panel shows paired differences from the best shape, on the same batches.
     """
     with style.context():
-        fig, (first, limit, above) = style.axes(1, 3, 4.2, 5.0)
-        _paper_loss(first)
+        fig, (limit, above) = style.axes(1, 2, 4.8, 5.0)
+        fig.suptitle(_paper_loss(), fontsize=8.5)
         titles = ("ladder: limit training loss", f"ladder: loss at {MILLIONS} tokens above the best")
         for ax, title in zip((limit, above), titles, strict=True):
             if losses.empty:
@@ -168,8 +178,8 @@ def figure_6(table: pd.DataFrame, losses: pd.DataFrame, edge: float) -> Figure:
         if sure.any():
             part = losses[sure]
             limit.errorbar(part.ratio, part.limit, _bars(part, "limit", "low", "high"), label="limit, 90 %", **POINT)
-        if (~sure).any():
-            limit.plot(losses.ratio[~sure], losses.limit[~sure], label="limit not fixed by the points", **HOLLOW)
+        limit.set_ylim(losses.reached.min() - 1.2 * np.ptp(losses.reached), losses.reached.max() + 0.1)
+        _hollow(limit, losses[~sure], "limit", "limit not fixed by the points")
         reached: dict[str, Any] = {
             "ls": "",
             "marker": "_",
