@@ -1,8 +1,9 @@
 """Training speed of a ladder run: against what the machine's matrix product allows, and against plainer loops.
 
 Prints one row a way of training: tokens/s, its ratio to the plain loop without compilation, and its share of the
-floating-point rate of a large float32 matrix product, all measured here, on one thread, one after another. Times are
-CPU seconds of the process: on one thread those of an idle machine, so that other work disturbs them less.
+floating-point rate of a large matrix product in the format that it multiplies in, all measured here, on one thread,
+one after another. Times are CPU seconds of the process: on one thread those of an idle machine, so that other work
+disturbs them less.
 ``python benchmarks/training_speed.py --run 0.1m-relu``
 """
 
@@ -27,9 +28,9 @@ from sparsinglib.mup import build, make_optimizer
 from sparsinglib.windows import Windows
 
 
-def matmul_rate(size: int = 1024, repeats: int = 12) -> float:
-    """Floating-point operations a second of a square float32 matrix product: the best of several."""
-    a, b = torch.randn(size, size), torch.randn(size, size)
+def matmul_rate(half: bool, size: int = 1024, repeats: int = 12) -> float:
+    """Floating-point operations a second of a square matrix product in bf16 (``half``) or fp32: the best of several."""
+    a, b = torch.randn(2, size, size, dtype=torch.bfloat16 if half else torch.float32)
     times = []
     for _ in range(repeats):
         start = time.process_time()
@@ -94,22 +95,24 @@ def main() -> None:
     rng = np.random.default_rng(0)
     texts = {name: rng.integers(0, ladder.VOCABULARY, 40_000).astype(np.uint16) for name in corpora.SHARES}
     data = Windows(texts, run.seed)
-    ways: dict[str, Callable[[], float]] = {
-        "plain loop": lambda: loop(run, data, options.steps, compiled=False),
-        "compiled loop": lambda: loop(run, data, options.steps, compiled=True),
-        "compiled Trainer (the ladder)": lambda: trainer(run, texts, options.steps),
-        "compiled loop, bf16 autocast": lambda: loop(run, data, max(4, options.steps // 8), compiled=True, half=True),
-        "compiled loop, as the ladder": lambda: loop(
-            run, data, options.steps, compiled=True, half=training.fast_bf16(), blocks=True
-        ),
+    fast = training.fast_bf16()
+    ways: dict[str, tuple[bool, Callable[[], float]]] = {
+        "plain loop": (False, lambda: loop(run, data, options.steps, compiled=False)),
+        "compiled loop": (False, lambda: loop(run, data, options.steps, compiled=True)),
+        "compiled Trainer (the ladder)": (fast, lambda: trainer(run, texts, options.steps)),
+        "compiled loop, bf16 autocast": (True, lambda: loop(run, data, max(4, options.steps // 8), True, half=True)),
+        "compiled loop, as the ladder": (fast, lambda: loop(run, data, options.steps, True, half=fast, blocks=True)),
     }
     rows = []
-    for name, way in ways.items():
-        rate = matmul_rate()
+    for name, (half, way) in ways.items():
+        rate = matmul_rate(half)
         speed = run.batch_tokens / way()
-        rows.append({"way": name, "tokens_per_s": speed, "share_of_matmul": speed * run.flops_per_token() / rate})
+        share = speed * run.flops_per_token() / rate
+        rows.append(
+            {"way": name, "format": "bf16" if half else "fp32", "tokens_per_s": speed, "share_of_matmul": share}
+        )
     table = pd.DataFrame(rows)
-    table.insert(2, "times_plain_loop", table["tokens_per_s"] / table["tokens_per_s"].iloc[0])
+    table.insert(3, "times_plain_loop", table["tokens_per_s"] / table["tokens_per_s"].iloc[0])
     print(table.round({"tokens_per_s": 0, "times_plain_loop": 2, "share_of_matmul": 3}).to_string(index=False))
     speed_of = table.set_index("way")["tokens_per_s"]
     overhead = speed_of["compiled loop, as the ladder"] / speed_of["compiled Trainer (the ladder)"] - 1
