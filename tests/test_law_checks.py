@@ -6,7 +6,7 @@ import pytest
 
 from sparsinglib import laws, paper
 from sparsinglib.paper import NOT_YET
-from sparsinglib.studies import law_checks, law_rivals, law_tables, scale_checks, scaling_tables, trends
+from sparsinglib.studies import law_checks, law_forecasts, law_rivals, law_tables, scale_checks, scaling_tables, trends
 
 PARAMS = {"0.1": 1e5, "0.2": 2e5, "0.4": 4e5, "0.8": 8e5, "1.2": 1.2e6}
 
@@ -27,7 +27,7 @@ def limit_rows(values, activation="relu", evidence="ladder", loose=()):
     ]  # fmt: skip
     table = pd.DataFrame(rows)
     state = table.identified.map({True: "fixed", False: "open"})
-    return table.assign(pooled_low=table.low, pooled_high=table.high, state=state, drop=0)
+    return table.assign(pooled_low=table.low, pooled=table.a0, pooled_high=table.high, state=state, drop=0)
 
 
 def runs(changes, activation, points=12, evidence="ladder"):
@@ -201,17 +201,18 @@ def test_an_answer_that_hangs_on_the_drop_is_left_open():
     assert asked(limits.assign(state=np.where(largest, "one drop", "fixed"))) is None
     (row,) = law_checks.by_drops(scale_checks.largest_check, limits.assign(state="one drop"))
     assert row.verdict is None and "[chosen drop: holds; over all drops: not testable here]" in row.our_value
-    away = limits.assign(a0=np.where(largest, 0.09, limits.a0))
+    away = limits.assign(a0=np.where(largest, 0.09, limits.a0), pooled=np.where(largest, 0.09, limits.a0))
     assert asked(away) is False
     assert asked(away.assign(state="one drop")) is None
 
 
-def test_limits_over_all_drops_take_the_wider_interval():
+def test_limits_over_all_drops_are_the_pooled_ones():
     limits = limit_rows({"0.1": 0.06, "1.2": 0.08}).assign(
-        pooled_low=0.01, pooled_high=0.3, state=["one drop", "fixed"]
+        pooled_low=0.01, pooled=0.02, pooled_high=0.0605, state=["one drop", "fixed"]
     )
     wide = law_tables.over_drops(limits)
-    assert wide.low.tolist() == [0.01] * 2 and wide.high.tolist() == [0.3] * 2
+    assert wide.low.tolist() == [0.01] * 2 and wide.high.tolist() == [0.0605] * 2
+    assert wide.a0.tolist() == [0.02] * 2
     assert wide.identified.tolist() == [False, True] and limits.identified.all()
 
 
@@ -253,32 +254,34 @@ def test_smaller_models_approach_faster(share, against, scales, verdict):
 
 
 def test_derivatives_are_compared_only_where_both_runs_have_points():
-    chosen = {"0.1m-relu": quick_fit(), "0.1m-relu-seed2": quick_fit(seed=1), "0.4m-relu": quick_fit(c=0.05)}
-    trend = pd.concat([runs({run: -0.01}, "relu") for run in chosen])
+    fits = {"0.1m-relu": quick_fit(), "0.1m-relu-seed2": quick_fit(seed=1), "0.4m-relu": quick_fit(c=0.05)}
+    fits = {run: [fit, laws.fit("relu", fit.tokens, fit.activation_ratio, 1)] for run, fit in fits.items()}
+    trend = pd.concat([runs({run: -0.01}, "relu") for run in fits])
     trend["scale"] = trend.run.str[:4].str.upper()
     params = pd.Series({"0.1M": 1e5, "0.4M": 1e6})  # their points end at 600 and at 60 tokens a parameter
-    states = pd.DataFrame({"run": [*chosen], "state": "fixed"})
-    derivative = scaling_tables.derivatives(chosen, states, trend, params)
+    states = pd.DataFrame({"run": [*fits], "state": "fixed"})
+    derivative = scaling_tables.derivatives(fits, states, trend, params)
     (row,) = scaling_tables.falls_with_scale(derivative, params).itertuples()
     assert (row.scales, row.low) == (2, 20) and row.high == pytest.approx(60, abs=0.4)
     loose = derivative.assign(state=np.where(derivative.run == "0.4m-relu", "open", "fixed"))
     assert scaling_tables.falls_with_scale(loose, params).empty
     first = derivative[(derivative.run == "0.1m-relu") & (derivative.tokens_per_param == 20)].iloc[0]
-    by_hand = [
-        law.derivative(20 * 1e5 / 1e6)
-        for law in laws.drawn(chosen["0.1m-relu"], laws.bootstrap(chosen["0.1m-relu"], 200))
-    ]
+    each = fits["0.1m-relu"]
+    by_hand = [law.derivative(2.0) for law in laws.drawn(laws.steady(each), laws.bootstrap_drops(each, 200))]
     assert [first.low, first.high] == pytest.approx(np.quantile(by_hand, [0.05, 0.95]).tolist())
     text = scaling_tables.order_text(scaling_tables.order_by_variable(derivative, params))
     assert text.count("ladder relu") == 2
 
 
-@pytest.mark.parametrize(("shares", "verdict"), [((0.8,) * 5, True), ((0.1,) * 5, False), ((0.8,) * 4, NOT_YET)])
+@pytest.mark.parametrize(
+    ("shares", "verdict"),
+    [((0.8,) * 5, True), ((0.1,) * 5, False), ((0.8,) * 4, NOT_YET), ((0.8,) * 9 + (0.1,) * 3 + (0.3,) * 2, None)],
+)
 def test_the_ratio_settles_later_than_the_loss(shares, verdict):
     settled = pd.DataFrame({"run": range(len(shares)), "settled_share": shares, "settled_share_loss": 0.3})
     (check,) = law_checks.settling_check(settled)
     assert check.verdict == verdict
-    assert f"{sum(s > 0.3 for s in shares)} of {len(shares)} runs" in check.our_value
+    assert f"{sum(s > 0.3 for s in shares)} of {len(shares)} runs, together in {shares.count(0.3)}" in check.our_value
     assert law_checks.settling_check(settled.iloc[:0]) == []
 
 
@@ -339,6 +342,11 @@ def test_forecasts_reject_at_any_number_and_hold_from_five(hits, of, verdict):
     end, tokens = law_checks.forecast_checks(table)
     assert end.verdict == tokens.verdict == verdict
     assert "end of the run only" in end.why and "hold the tokens" in tokens.our_value
+
+
+def test_coverage_in_a_sentence():
+    score = pd.DataFrame({"evidence": ["paper"], "share": [0.5], "runs": [11], "inside": [10]})
+    assert "held what came on 10 of 11 (paper, 50% seen)" in law_forecasts.coverage_text(score)
 
 
 def test_a_forecast_is_of_the_mean_of_three_checkpoints():

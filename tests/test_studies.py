@@ -4,6 +4,7 @@ nbval compares what notebooks print; the first part here compares what they writ
 """
 
 import json
+from dataclasses import replace
 
 import nbformat
 import numpy as np
@@ -80,6 +81,10 @@ def test_a_forecast_is_the_law_fitted_to_the_first_part(drawn):
     figure = forecast_figures.forecast(pd.DataFrame([row]))
     assert figure.axes and figure.axes[0].get_xlabel()
     ahead = laws.predict(steady, run.d.iloc[-3:], laws.bootstrap(steady, 20))
+    dropped = pd.DataFrame({"d": [0.1, 0.2], "activation_ratio": [0.9, 0.8]})
+    shown = forecast_figures.own_run(replace(steady, drop=2), ahead, 1e9, mine=dropped).axes[0].lines
+    (pale,) = [line for line in shown if line.get_label() == "points dropped"]
+    assert pale.get_ydata().tolist() == pytest.approx([90, 80])
     lines = forecast_figures.own_run(steady, ahead, 1e9).axes[0].lines
     drawn_values = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in lines])
     assert np.isclose(drawn_values, 100 * ahead.activation_ratio.iloc[-1], rtol=1e-4).any()

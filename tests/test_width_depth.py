@@ -230,6 +230,18 @@ def test_planted_bottleneck_comes_back_and_turns_the_verdict(measured):
     assert False in {c.verdict for c in checks if c.id == "C34"}
 
 
+def test_a_rise_without_a_bottleneck_leaves_the_claim_open(measured):
+    by_line = 10 + 1.5 * np.log2(measured[1].ratio)
+    straight = measured[1].assign(last=by_line, limit=by_line)
+    found = width_depth.bends(straight)
+    two, line = width_depth.misfit(straight, found, "last")
+    assert line < 1e-9 < two
+    apart = (by_line - found["last"].predict(straight.ratio)) / np.hypot(straight.last_error, found["last"].scatter)
+    assert two == pytest.approx((apart**2).sum() / (len(straight) - 3))
+    rows = width_depth_checks.bend_checks(straight, found, MAIN)
+    assert {c.verdict for c in rows if c.id == "C34"} == {None}
+
+
 def test_a_level_that_still_rises_fails(measured):
     rising = measured[1].assign(last=measured[1]["last"] + 0.5 * np.log2(measured[1].ratio))
     rising = rising.assign(last_low=rising["last"] - 0.1, last_high=rising["last"] + 0.1)
@@ -264,6 +276,11 @@ def test_best_interval_and_loss_verdicts(measured):
     flat = losses.assign(above=0.0, above_low=-0.001, above_high=0.001)
     level = {c.id: c.verdict for c in width_depth_checks.loss_checks(table, flat, activation) if c.evidence == "ladder"}
     assert level == {"C37": False, "C38": None, "C39": False}  # the widest shape there is, is inside
+    unsure = losses.assign(above_high=np.where(losses.above > 0, losses.above + 1, losses.above_high), above_low=-1)
+    told = {
+        c.id: c.verdict for c in width_depth_checks.loss_checks(table, unsure, activation) if c.evidence == "ladder"
+    }
+    assert told == {"C37": None, "C38": None, "C39": None}  # one shape inside, all others not told apart from it
     few = {c.verdict for c in width_depth_checks.loss_checks(table, losses.iloc[:4], activation)}
     assert few == {None, paper.NOT_YET}
 

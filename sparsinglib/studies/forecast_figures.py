@@ -76,7 +76,7 @@ def forecast(table: pd.DataFrame) -> Figure:
         for ax in panels[-len(shares) :]:
             ax.set_xlabel("predicted less measured end (percentage points)")
         keys = [("end inside the 90 % interval", "#0072B2", "#0072B2"), ("outside", "#D55E00", "#D55E00")]
-        keys.append(("limit flagged (not fixed, or at a bound)", "0.3", "white"))
+        keys.append(("fit flagged (limit not fixed, at a bound, last drop tried)", "0.3", "white"))
         handles = [Line2D([], [], color=c, marker="o", mfc=face, label=name) for name, c, face in keys]
         arrow = Line2D([], [], color="0.3", ls="", marker=">", label="runs on beyond the panel")
         fig.legend(handles=[*handles, arrow], loc="outside lower center", ncols=4)

@@ -145,7 +145,7 @@ def _by_params(ax: Axes, table: pd.DataFrame, params: pd.Series, ends: tuple[flo
             ax.plot(mean.n, mean.value, ls=style.ACTIVATION_LINES[activation], **look)
         for row in open_ones.itertuples():
             marker = "^" if row.value > top else "v" if row.value < bottom else "o"
-            note = "large: open (triangle: beyond the axis)" if row.Index == open_ones.index[0] else None
+            note = f"{label}, open (triangle: beyond the axis)" if row.Index == open_ones.index[0] else None
             at = top - inside if row.value > top else bottom + inside if row.value < bottom else row.value
             ax.plot(row.n, at, ls="", marker=marker, ms=7, mfc="white", color=look["color"], label=note, clip_on=False)
     ax.set(xscale="log", ylim=(bottom, top), xlabel="non-embedding parameters")
@@ -171,11 +171,11 @@ def figure_7(limits: pd.DataFrame, params: pd.Series) -> Figure:
             _by_params(ax, shown.assign(fixed=part.identified.astype(bool)), params)
             ax.set_ylabel("limit activation ratio (%)")
         looks: dict[str, dict[str, Any]] = {
-            "fixed at every number of dropped points": {"marker": "o", "ms": 4},
+            "fixed, also over all numbers of dropped points": {"marker": "o", "ms": 4},
             "fixed at the chosen number only": {"marker": "o", "ms": 4, "mfc": "white"},
             "open (triangle: beyond the axis)": {"marker": "o", "ms": 7, "mfc": "white"},
             "thick: 90 % at the chosen number": {"lw": 1.8},
-            "thin: over all numbers": {"lw": 0.8},
+            "thin: over all numbers (may run off the panel)": {"lw": 0.8},
         }
         handles = [
             Line2D([], [], color="0.3", label=name, **{"ls": "-" if "lw" in k else "", **k})

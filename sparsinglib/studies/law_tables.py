@@ -198,40 +198,44 @@ def table_3() -> pd.DataFrame:
 def limits(trend: pd.DataFrame, fits: Fits) -> pd.DataFrame:
     """The limit of each run at the chosen drop, with 90 % intervals, and how far the points fix it.
 
-    ``low`` and ``high`` are the profile likelihood's at that drop, ``pooled_low`` and ``pooled_high`` the bootstrap's
-    over every drop tried. ``state`` is "fixed" if both fix the limit (``laws.identified``), "one drop" if only the
-    first does, "open" otherwise; ``identified`` is whether it is not open.
+    ``low`` and ``high`` are the profile likelihood's at that drop, ``pooled_low``, ``pooled`` (the median) and
+    ``pooled_high`` the bootstrap's over every drop tried, in equal parts. ``state`` is "fixed" if both intervals fix
+    the limit (``laws.identified``), "one drop" if only the first does, "open" otherwise; ``identified`` is whether it
+    is not open.
 
-    Columns: evidence, run, scale, activation, seed, drop, points, a0, low, high, pooled_low, pooled_high, identified,
-    state, corr_alpha, flags.
+    Columns: evidence, run, scale, activation, seed, drop, points, a0, low, high, pooled_low, pooled, pooled_high,
+    identified, state, corr_alpha, flags.
     """
     rows = []
     for run, fit in steady_runs(fits).items():
         first = trend[trend.run == run].iloc[0]
         low, high = laws.limit_interval(fit)
-        pooled = laws.bootstrap_drops(fits[run], DRAWS)["a0"].quantile(NINETY).tolist()
+        bottom, middle, top = laws.bootstrap_drops(fits[run], DRAWS)["a0"].quantile([0.05, 0.5, 0.95])
         fixed = laws.identified(fit, interval=(low, high))
-        state = "open" if not fixed else "fixed" if laws.identified(fit, interval=(*pooled,)) else "one drop"
+        state = "open" if not fixed else "fixed" if laws.identified(fit, interval=(bottom, top)) else "one drop"
         size = np.sqrt(np.diag(fit.covariance))
         corr = fit.covariance[0, -1] / (size[0] * size[-1])
         labels = (first.evidence, run, first.scale, first.activation, first.seed, fit.drop, len(fit.tokens))
         # The profile sees what the fit's own standard errors do not: one-sided limits.
         flags = dict.fromkeys([*fit.flags, *([] if fixed else ["a0 not identified"])])
-        rows.append((*labels, fit.a0, low, high, *pooled, fixed, state, corr, "; ".join(flags)))
+        rows.append((*labels, fit.a0, low, high, bottom, middle, top, fixed, state, corr, "; ".join(flags)))
     names = ["evidence", "run", "scale", "activation", "seed", "drop", "points", "a0", "low", "high"]
-    names += ["pooled_low", "pooled_high", "identified", "state", "corr_alpha", "flags"]
+    names += ["pooled_low", "pooled", "pooled_high", "identified", "state", "corr_alpha", "flags"]
     order = {"paper": 0, "ladder": 1}
     table = pd.DataFrame(rows, columns=names)
     return table.sort_values(["evidence", "activation", "run"], key=lambda c: c.replace(order), ignore_index=True)
 
 
 def over_drops(limit_table: pd.DataFrame) -> pd.DataFrame:
-    """``limits`` as they are if the number of warm-up points is not taken as known: the pooled interval in low, high.
+    """``limits`` as they are if the number of warm-up points is not known: a0, low, high from the pooled draws.
 
-    ``identified`` is then whether the limit is fixed at all drops.
+    ``identified`` is then whether the pooled interval fixes the limit, too.
     """
     return limit_table.assign(
-        low=limit_table.pooled_low, high=limit_table.pooled_high, identified=limit_table.state == "fixed"
+        a0=limit_table.pooled,
+        low=limit_table.pooled_low,
+        high=limit_table.pooled_high,
+        identified=limit_table.state == "fixed",
     )
 
 

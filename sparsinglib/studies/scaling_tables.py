@@ -1,6 +1,5 @@
 """How limits, slopes and losses change along a run and from scale to scale: tidy frames in, tidy frames out."""
 
-from collections.abc import Mapping
 from itertools import pairwise
 
 import numpy as np
@@ -9,7 +8,7 @@ from scipy import stats
 
 from .. import laws, paper
 from ..style import TOKEN_UNITS
-from . import trends
+from . import law_tables, trends
 
 DRAWS = 200  # of a bootstrap, for a 90 % interval
 HIGHEST_LOSS = 16.0  # nats per token; any number above all losses serves
@@ -30,7 +29,7 @@ def slopes(limit_table: pd.DataFrame, params: pd.Series, draws: int = 4000, seed
         if len(np.unique(sizes)) < 2:
             continue
         z = generator.normal(size=(draws, len(part)))
-        side = np.where(z < 0, part.a0 - part.low, part.high - part.a0) / 1.645
+        side = np.where(z < 0, (part.a0 - part.low).clip(0), (part.high - part.a0).clip(0)) / 1.645
         values = part.a0.to_numpy(float) + z * side
         centred = sizes - sizes.mean()
         slope = 100 * (values @ centred) / (centred @ centred)
@@ -67,15 +66,17 @@ def moved(trend: pd.DataFrame) -> pd.DataFrame:
 
 
 def derivatives(
-    chosen: Mapping[str, laws.Fit], limit_table: pd.DataFrame, trend: pd.DataFrame, params: pd.Series
+    fits: law_tables.Fits, limit_table: pd.DataFrame, trend: pd.DataFrame, params: pd.Series
 ) -> pd.DataFrame:
     """dA/dD over the tokens per parameter of the paper's Figure 8, from further left where a run ends before them.
 
-    Columns: evidence, run, scale, activation, tokens_per_param, derivative, low and high (90 %, bootstrap at the chosen
-    drop), inside (between the run's first point used and its last), state (of ``law_tables.limits``, which
-    ``limit_table`` is). D is in the evidence's own token unit (1e9 or 1e6); ``params`` maps scale to a parameter count.
+    Columns: evidence, run, scale, activation, tokens_per_param, derivative (at the chosen drop), low and high (90 %,
+    bootstrap over all drops), inside (between the run's first point used and its last), state (of
+    ``law_tables.limits``, which ``limit_table`` is). D is in the evidence's own token unit (1e9 or 1e6); ``params``
+    maps scale to a parameter count.
     """
     axis = paper.read("figure_axes").query("figure == 8").iloc[0]
+    chosen = law_tables.steady_runs(fits)
     labels, ends = trend.drop_duplicates("run").set_index("run"), {}
     states = limit_table.set_index("run").state
     for run, fit in chosen.items():
@@ -89,7 +90,7 @@ def derivatives(
         start = float(axis.x_tick_min) if shortest > axis.x_tick_min else max(begin for begin, _ in beside)
         ratio = np.linspace(start, float(axis.x_tick_max), 201)
         d = ratio * float(params[first.scale]) / TOKEN_UNITS[first.evidence]
-        curves = [law.derivative(d) for law in laws.drawn(fit, laws.bootstrap(fit, DRAWS))]
+        curves = [law.derivative(d) for law in laws.drawn(fit, laws.bootstrap_drops(fits[run], DRAWS))]
         low, high = np.quantile(curves, [0.05, 0.95], axis=0)
         named = {"evidence": first.evidence, "run": run, "scale": first.scale, "activation": first.activation}
         numbers = {"tokens_per_param": ratio, "derivative": fit.derivative(d), "low": low, "high": high}

@@ -152,13 +152,14 @@ def sparsity(
     """Limit and last activation ratio of each measured shape, with 90 % intervals, in percent (Figure 5).
 
     ``points`` is ``trend``, ``fits`` ``law_tables.fit_runs`` of it. The limit is that of the chosen drop, its interval
-    the bootstrap's over all drops; ``identified`` says whether the points fix it at all of them
-    (``law_tables.over_drops``). ``last`` is the mean of the last five checkpoints, ``last_error`` its standard error
-    from their scatter. ``seed_error`` (a fraction) is added to both if known. Columns:
-    run, shape, width, layers, ratio, times_usual, limit, low, high, identified, last, last_low, last_high, last_error.
+    the bootstrap's over all drops; ``identified`` says whether that fixes it, too (``law_tables.over_drops``). ``last``
+    is the mean of the last five checkpoints, ``last_error`` its standard error from their scatter. ``seed_error`` (a
+    fraction) is added to both if known. Columns: run, shape, width, layers, ratio, times_usual, limit, low, high,
+    identified, last, last_low, last_high, last_error.
     """
     keep = table[["run", "shape", "width", "layers", "ratio", "times_usual"]]
-    known = law_tables.over_drops(law_tables.limits(points, fits))
+    found = law_tables.limits(points, fits)
+    known = law_tables.over_drops(found).assign(a0=found.a0)
     known = known[["run", "a0", "low", "high", "identified"]].rename(columns={"a0": "limit"})
     seeds = np.nan_to_num(seed_error)
     known = known.assign(
@@ -199,6 +200,7 @@ def misfit(activation: pd.DataFrame, found: Mapping[str, bend.Bend], name: str) 
     less.
     """
     x, y, error = (part.to_numpy(float) for part in usable(activation)[name])
+    error = np.hypot(error, found[name].scatter)  # as the segments were fitted
     line = np.polynomial.Polynomial.fit(np.log2(x), y, 1, w=1 / error)
     curves = ((found[name].predict(x), 3), (line(np.log2(x)), 2))
     two, straight = (float((((y - curve) / error) ** 2).sum() / (len(x) - spent)) for curve, spent in curves)

@@ -58,7 +58,7 @@ def bend_checks(activation: pd.DataFrame, found: Mapping[str, Bend], main: pd.Se
             usable = int(activation.identified.sum()) if name == "limit" else len(activation)
             text = f"{label}: {usable} usable shapes, {LEAST} needed"
             why = "Rule: a two-segment fit; needs six shapes" + (
-                ", limit fixed at all drops." if name == "limit" else "."
+                ", limit fixed over all drops." if name == "limit" else "."
             )
             rows += [Check(claim, "ladder", text, _open(activation), why) for claim in ("C34", "C35")]
             continue
@@ -152,7 +152,8 @@ def loss_checks(table: pd.DataFrame, losses: pd.DataFrame, activation: pd.DataFr
     text = f"loss within {BAND:.0%} of the best: ratio {low:.3g} to {high:.3g}"
     sparser = sparse_end(activation, low, high)
     word = {True: "sparsest at its lower end", False: "not sparsest at its lower end", None: "sparsity not told apart"}
-    ends = [worse["below"] or (None if not all_there else False), sparser]
+    deepest = bool(low == places.ratio.min())  # else a deeper shape is there and not told apart
+    ends = [worse["below"] or (False if all_there and deepest else None), sparser]
     verdict = False if False in ends else _open(losses) if None in ends else True
     why = (
         "Rule: some deeper shape is clearly outside the band, and the narrowest shape inside has a lower activation "
@@ -160,10 +161,9 @@ def loss_checks(table: pd.DataFrame, losses: pd.DataFrame, activation: pd.DataFr
         "the readings."
     )
     rows.append(Check("C37", "ladder", f"{text}, {word[sparser]}", verdict, why))
-    wider = bool((places.ratio > high).any())
-    upper = True if worse["above"] else NOT_YET if not all_there else False if wider else None
-    why = "Rule: some wider shape is clearly outside the band; not testable where the widest shape there can be is "
-    why += f"inside. {fact('best_interval_max'):g} itself does not carry over."
+    upper = True if worse["above"] else None if all_there else NOT_YET
+    why = "Rule: some wider shape is clearly outside the band; open where none is told apart, or none can be wider. "
+    why += f"{fact('best_interval_max'):g} itself does not carry over."
     rows.append(Check("C38", "ladder", text, upper, why))
     return [*rows, _deepest_check(table, places)]
 
@@ -267,5 +267,5 @@ def readings(found: Mapping[str, Bend], losses: pd.DataFrame) -> pd.DataFrame:
 def limits_note(activation: pd.DataFrame) -> str:
     """A sentence on the limits that the points do not fix."""
     loose = activation.loc[~activation.identified.astype(bool), "shape"].tolist()
-    count = f"{len(activation) - len(loose)} of {len(activation)} limits fixed by the points at every number dropped"
+    count = f"{len(activation) - len(loose)} of {len(activation)} limits fixed by the points over all drops"
     return f"{count}; not fixed: {', '.join(loose)}" if loose else count

@@ -140,7 +140,7 @@ def figure_5(table: pd.DataFrame, activation: pd.DataFrame, found: Mapping[str, 
             told = activation[activation.identified.astype(bool)]
             ends = pd.concat([activation.last_low, activation.last_high, told.low, told.high])
             ax.set_ylim(ends.min() - 1, ends.max() + 1)
-            _hollow(ax, activation[loose], name, "limit not fixed at all drops")
+            _hollow(ax, activation[loose], name, "limit not fixed over all drops")
             _draw_bend(ax, table, found.get(name))
             _readings(ax, ("bottleneck",), f"{float(_facts().bottleneck_ratio):g}")
             ax.set_ylabel("limit activation ratio (%)" if name == "limit" else "activation ratio (%)")
