@@ -17,6 +17,7 @@ from sparsinglib.studies import (
     scaling_tables,
     trends,
     width_depth,
+    width_depth_bends,
     width_depth_checks,
     width_depth_figures,
 )
@@ -164,7 +165,7 @@ def test_no_run_at_all_is_a_sentence_and_empty_tables(tmp_path):
     table, activation, losses = tables(tmp_path)
     assert "0 of 9 shapes measured" in width_depth.missing(table)
     assert activation.empty and losses.empty
-    assert width_depth.bends(activation) == {}
+    assert width_depth_bends.bends(activation) == {}
     assert width_depth.costs(table, tmp_path).empty
     checks = width_depth_checks.bend_checks(activation, {}, MAIN) + width_depth_checks.loss_checks(
         table, losses, activation
@@ -217,7 +218,7 @@ def test_planted_limits_and_last_values_come_back(measured):
 
 
 def test_planted_bottleneck_comes_back_and_turns_the_verdict(measured):
-    found = width_depth.bends(measured[1])
+    found = width_depth_bends.bends(measured[1])
     for b in found.values():
         assert b.turn_interval[0] - 1 <= 12 <= b.turn_interval[1] + 1
         assert b.level == pytest.approx(16.0, abs=0.5)
@@ -226,15 +227,15 @@ def test_planted_bottleneck_comes_back_and_turns_the_verdict(measured):
     }
     assert verdicts == {"C34": True, "C35": True}
     flipped = measured[1].assign(last=40 - measured[1]["last"], limit=40 - measured[1].limit)
-    checks = width_depth_checks.bend_checks(flipped, width_depth.bends(flipped), MAIN)
+    checks = width_depth_checks.bend_checks(flipped, width_depth_bends.bends(flipped), MAIN)
     assert False in {c.verdict for c in checks if c.id == "C34"}
 
 
 def test_a_rise_without_a_bottleneck_leaves_the_claim_open(measured):
     by_line = 10 + 1.5 * np.log2(measured[1].ratio)
     straight = measured[1].assign(last=by_line, limit=by_line)
-    found = width_depth.bends(straight)
-    two, line = width_depth.misfit(straight, found, "last")
+    found = width_depth_bends.bends(straight)
+    two, line = width_depth_bends.misfit(straight, found, "last")
     assert line < 1e-9 < two
     apart = (by_line - found["last"].predict(straight.ratio)) / np.hypot(straight.last_error, found["last"].scatter)
     assert two == pytest.approx((apart**2).sum() / (len(straight) - 3))
@@ -396,7 +397,7 @@ def test_translations_by_hand():
 
 
 def test_readings_compare_with_our_brackets(measured):
-    table = width_depth_checks.readings(width_depth.bends(measured[1]), measured[2])
+    table = width_depth_checks.readings(width_depth_bends.bends(measured[1]), measured[2])
     row = table[(table.quantity == "best, lower end")].set_index("reading").loc["same ratio"]
     assert (row.low, row.high) == (pytest.approx(1.5), pytest.approx(28 / 12))
     assert row.inside == "no"
@@ -442,7 +443,7 @@ def test_the_number_of_our_shapes_tests_nothing(measured):
 @pytest.mark.parametrize("shapes", [0, 1, 9])
 def test_figures_can_be_drawn_with_any_number_of_shapes(measured, tmp_path, shapes):
     table, activation, losses = (measured[0], *(frame.iloc[:shapes] for frame in measured[1:]))
-    five = width_depth_figures.figure_5(table, activation, width_depth.bends(activation), MAIN)
+    five = width_depth_figures.figure_5(table, activation, width_depth_bends.bends(activation), MAIN)
     six = width_depth_figures.figure_6(table, losses, 0.03)
     for name, figure in (("five", five), ("six", six)):
         style.save(figure, name, table, tmp_path)

@@ -12,7 +12,7 @@ from scipy import stats
 
 from .. import paper
 from ..paper import NOT_YET, Check
-from . import law_checks, width_depth
+from . import law_checks, width_depth, width_depth_bends
 from .bend import LEAST, Bend
 
 BAND = 0.01  # "best-performing": a training loss within one percent of the best shape's
@@ -63,7 +63,7 @@ def bend_checks(activation: pd.DataFrame, found: Mapping[str, Bend], main: pd.Se
             rows += [Check(claim, "ladder", text, _open(activation), why) for claim in ("C34", "C35")]
             continue
         rises = True if b.slope_interval[0] > 0 else False if b.slope_interval[1] < 0 else None
-        two, straight = width_depth.misfit(activation, found, name)
+        two, straight = width_depth_bends.misfit(activation, found, name)
         shape = b.turn_open in ("", "low") and two <= straight
         verdict = rises if rises is False or (rises and shape) else _open(activation)
         turn = f"bottleneck {b.turn:.1f} ({b.turn_interval[0]:.1f} to {b.turn_interval[1]:.1f})"
