@@ -138,7 +138,14 @@ def test_figures_draw_both_kinds_of_evidence_and_say_what_is_missing(tmp_path, m
     trend = trends.activations(["paper", "ladder"])
     trend = trend[trend.run.isin(["0.8b-relu", "0.8b-silu", "0.4m-silu"])]
     fits = {run: laws.fit(g.activation.iloc[0], g.d, g.activation_ratio) for run, g in trend.groupby("run")}
-    figure = law_figures.figure_4(trend, fits, law_tables.limits(trend, law_tables.fit_runs(trend)))
+    limits = law_tables.limits(trend, law_tables.fit_runs(trend))
+    for state, end, line in (("fixed", " %", "--"), ("one drop", " %*", "-."), ("open", ": open", None)):
+        ax = law_figures.figure_4(trend, fits, limits.assign(state=state)).axes[0]
+        (label,) = [name for name in ax.get_legend_handles_labels()[1] if name.startswith("0.8B")]
+        assert label.endswith(end)
+        across = {drawn.get_ls() for drawn in ax.lines if list(drawn.get_xdata()) == [0, 1]}
+        assert across == ({line} if line else set())
+    figure = law_figures.figure_4(trend, fits, limits)
     assert isinstance(figure, Figure)
     texts = [text.get_text() for ax in figure.axes for text in ax.texts]
     assert texts == ["ladder: no ReLU run measured yet"]

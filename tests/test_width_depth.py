@@ -452,6 +452,16 @@ def test_figures_can_be_drawn_with_any_number_of_shapes(measured, tmp_path, shap
     assert any("not published" in title for title in titles)
 
 
+def test_a_limit_beyond_the_axis_is_a_triangle_on_its_edge(measured):
+    table, activation, _ = measured
+    open_ones = activation.assign(limit=np.where(activation.width == 28, 0.0, activation.limit), identified=False)
+    panel = width_depth_figures.figure_5(table, open_ones, {}, MAIN).axes[1]
+    marks = {line.get_marker(): line for line in panel.lines if len(line.get_xdata())}
+    assert marks["v"].get_xdata().tolist() == [pytest.approx(28 / 12)]
+    assert panel.get_ylim()[0] < marks["v"].get_ydata()[0] < 0.1 * np.ptp(panel.get_ylim()) + panel.get_ylim()[0]
+    assert len(marks["s"].get_xdata()) == len(activation) - 1
+
+
 def test_whatever_is_shipped_can_be_read():
     table, activation, losses = tables(width_depth.LADDER)
     assert len(table) == 9
