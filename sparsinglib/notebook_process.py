@@ -17,6 +17,8 @@ import papermill
 from papermill.exceptions import PapermillExecutionError
 
 WATCH = Path(__file__).with_name("output_watch.py")
+START_SECONDS = 300  # for a kernel on a busy machine; papermill's own 60 are too few there
+STARTS = 3
 
 
 def end_with_parent() -> None:
@@ -31,15 +33,7 @@ def run(notebook: str, copy: str, parameters: dict[str, Any]) -> str:
     unfinished = Path(copy).with_name(f".{Path(copy).stem}.{os.getpid()}.ipynb")
     error = ""
     try:
-        papermill.execute_notebook(
-            notebook,
-            str(unfinished),
-            parameters,
-            progress_bar=False,
-            log_output=True,
-            cwd=str(Path(notebook).parent),
-            extra_arguments=[f"--IPKernelApp.exec_files={[str(WATCH)]}"],
-        )
+        _execute(notebook, str(unfinished), parameters)
     except PapermillExecutionError as failed:
         error = f"{failed.ename}: {failed.evalue}"
         logging.getLogger().error("%s", failed)
@@ -52,6 +46,27 @@ def run(notebook: str, copy: str, parameters: dict[str, Any]) -> str:
     if unfinished.is_file():
         os.replace(unfinished, copy)
     return error
+
+
+def _execute(notebook: str, copy: str, parameters: dict[str, Any]) -> None:
+    for left in reversed(range(STARTS)):
+        try:
+            papermill.execute_notebook(
+                notebook,
+                copy,
+                parameters,
+                progress_bar=False,
+                log_output=True,
+                start_timeout=START_SECONDS,
+                cwd=str(Path(notebook).parent),
+                extra_arguments=[f"--IPKernelApp.exec_files={[str(WATCH)]}"],
+            )
+            return
+        except RuntimeError as failed:
+            # Kernels that start at one time now and then take the same port, and one of them dies before any cell ran.
+            if not left or "before replying" not in str(failed):
+                raise
+            logging.getLogger().warning("%s; it is started again", failed)
 
 
 def main() -> int:

@@ -52,8 +52,8 @@ def find_thresholds(
     ``tokenizer`` is only noted in the result.
 
     Raises ValueError for an increase that is not positive, a text that cannot be measured, or a loss that is not
-    finite; UnsupportedModel for a model whose FFNs cannot be found. Warns if the target cannot be met, the ratio is
-    not monotone on this text, or the text is too short to resolve p.
+    finite; UnsupportedModel for a model whose FFNs cannot be found. Warns if the target cannot be met or is missed by
+    more than a tenth of p, the ratio is not monotone on this text, or the text is too short to resolve p.
     """
     target = _checked_target(ppl_increase_pct, criterion, method, stop_width)
     held_out = None if held_out is None else as_list(held_out)
@@ -302,6 +302,13 @@ def _warn(found: Thresholds) -> None:
             f"{'' if found.kl is None else f', KL {found.kl:.4f}'}.",
             stacklevel=3,
         )
+    elif p and (reached := _missed(found, p)) is not None:
+        what = "exp(KL)" if found.criterion == "kl" else "perplexity"
+        warnings.warn(
+            f"The search ended at CETT {found.cett:.3f}, where {what} "
+            f"rises by {reached:.2f} %, not the {p:g} % asked for: see Thresholds.points, and give a longer text.",
+            stacklevel=3,
+        )
     if not found.monotone:
         what = "KL" if found.criterion == "kl" else "The perplexity ratio"
         warnings.warn(f"{what} is not monotone in CETT on this text; see Thresholds.points.", stacklevel=3)
@@ -313,3 +320,9 @@ def _warn(found: Thresholds) -> None:
             f"{100 * (found.ppl_ratio_se or 0):.2f} %. About {found.tokens_needed} tokens resolve p to a tenth.",
             stacklevel=3,
         )
+
+
+def _missed(found: Thresholds, p: float) -> float | None:
+    """The rise that was reached, in percent, if it is more than a tenth of ``p`` away from it; else None."""
+    reached = 100 * (math.expm1(found.kl or 0.0) if found.criterion == "kl" else found.ppl_ratio - 1)
+    return reached if abs(reached - p) > 0.1 * p else None

@@ -185,7 +185,7 @@ def _search(task: Task[PPLIncrease]) -> Thresholds:
     model, tokenizer = loaded(task.checkpoint)
     with warnings.catch_warnings():
         # The result says it itself (target_met, monotone, tokens_needed), and tables show its standard error.
-        warnings.filterwarnings("ignore", message=".*(cannot resolve|not monotone|was not raised).*")
+        warnings.filterwarnings("ignore", message=".*(cannot resolve|not monotone|was not raised|search ended at).*")
         return find_thresholds(model, batches(task.text, tokenizer), task.rule.pct)
 
 

@@ -176,7 +176,7 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(1)
     logging.disable_progress_bar()
     # Early checkpoints and p = 1 % are noisy on a text of this length: the README gives the spread instead.
-    warnings.filterwarnings("ignore", message=".*(cannot resolve|not monotone).*")
+    warnings.filterwarnings("ignore", message=".*(cannot resolve|not monotone|search ended at).*")
     try:
         for run in unmeasured() if options.all else [RUNS[name] for name in options.names]:
             if options.ship:

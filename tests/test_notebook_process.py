@@ -42,3 +42,27 @@ def test_a_file_that_is_no_notebook_is_its_own_error(tmp_path):
     (tmp_path / "n.ipynb").write_text("{")
     assert notebook_process.run(str(tmp_path / "n.ipynb"), str(tmp_path / "copy.ipynb"), {})
     assert not (tmp_path / "copy.ipynb").exists()
+
+
+@pytest.mark.parametrize(("deaths", "error"), [(2, ""), (9, "RuntimeError: Kernel died before replying")])
+def test_a_kernel_that_dies_before_any_cell_is_started_again(tmp_path, monkeypatch, deaths, error):
+    starts, ran = tmp_path / "starts", tmp_path / "ran"
+    script = tmp_path / "frail.py"
+    script.write_text(
+        f"import os, sys\nwith open({str(starts)!r}, 'a') as file: print('one', file=file)\n"
+        f"if len(open({str(starts)!r}).readlines()) <= {deaths}: sys.exit(1)\n"
+        "os.execv(sys.executable, [sys.executable, '-m', 'ipykernel_launcher', *sys.argv[1:]])\n"
+    )
+    spec = tmp_path / "jupyter" / "kernels" / "frail" / "kernel.json"
+    spec.parent.mkdir(parents=True)
+    argv = [sys.executable, str(script), "-f", "{connection_file}"]
+    spec.write_text(json.dumps({"argv": argv, "display_name": "frail", "language": "python"}))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    path = notebook(tmp_path / "n.ipynb", f"with open({str(ran)!r}, 'a') as file: print(x, file=file)")
+    document = nbformat.read(path, as_version=4)
+    document.metadata["kernelspec"] = {"name": "frail", "display_name": "frail", "language": "python"}
+    nbformat.write(document, path)
+    said = notebook_process.run(path, str(tmp_path / "copy.ipynb"), {"x": 2})
+    assert said.startswith(error) and bool(said) == bool(error)
+    assert len(starts.read_text().split()) == min(deaths + 1, notebook_process.STARTS)
+    assert (ran.read_text() if ran.exists() else "") == ("" if error else "2\n")

@@ -5,6 +5,7 @@ Most were measured on the authors' implementation with the same inputs.
 
 import copy
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -115,6 +116,20 @@ def test_an_answer_below_its_target_everywhere_is_not_called_met(monkeypatch, re
     with pytest.warns(UserWarning, match="not raised by 20 %"):
         found = sl.find_thresholds(model, [text], 20.0)
     assert not found.target_met
+
+
+@pytest.mark.parametrize("criterion", ["ppl", "kl"])
+def test_a_search_that_ends_away_from_its_target_says_so(monkeypatch, responsive, criterion):
+    model, text = responsive
+    ended = "search ended at"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=f".*{ended}.*")
+        met = sl.find_thresholds(model, [text], 10.0, criterion=criterion)
+    # Points on both sides were seen, but the answer lies far below the target.
+    monkeypatch.setattr(search, "_secant", lambda rise, refine, target, seen: met.cett / 2 + 0 * rise(2 * met.cett))
+    with pytest.warns(UserWarning, match=f"{ended} CETT {met.cett / 2:.3f}.* not the 10 %"):
+        found = sl.find_thresholds(model, [text], 10.0, criterion=criterion)
+    assert found.target_met and found.cett == met.cett / 2
 
 
 @pytest.mark.parametrize("p", [0, -1, float("nan"), float("inf"), "1", None, True])
