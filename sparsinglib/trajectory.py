@@ -11,6 +11,7 @@ import json
 import math
 import sys
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,12 @@ import pandas as pd
 import torch
 from transformers.utils import logging
 
+from . import passes
 from .files import copy, replacing
-from .ladder import CONTEXT, RUNS, SHAPE_NAMES, VANILLA, MixtureRun, Run
+from .ladder import CONTEXT, RUNS, SHAPE_NAMES, MixtureRun, Run
 from .measure import measure
 from .models import load
+from .mup import ONE_PRODUCT
 from .paths import LADDER
 from .rules import StraightforwardReLU
 from .search import find_thresholds, shared_cett, thresholds_for_cett
@@ -55,12 +58,11 @@ def chosen(run: Run, steps: list[int]) -> list[int]:
 
 
 def unmeasured() -> list[Run]:
-    """Finished runs with kept checkpoints that are not in ``trajectory.csv``; Figure 12's runs need only their end."""
+    """Finished runs with kept checkpoints that are not in ``trajectory.csv``."""
     found = []
     for run in RUNS.values():
         facts, table = LADDER / run.name / "run.json", LADDER / run.name / "trajectory.csv"
-        along = run != VANILLA and not isinstance(run, MixtureRun)
-        if not along or not facts.is_file() or not json.loads(facts.read_text())["finished"]:
+        if not facts.is_file() or not json.loads(facts.read_text())["finished"]:
             continue
         known = set(pd.read_csv(table)["step"]) if table.is_file() else set()
         try:
@@ -100,26 +102,62 @@ def measure_checkpoint(
     return pd.DataFrame(rows, columns=["metric", "p_pct", "value"])
 
 
+def measure_mixture(path: Path, batches: list[torch.Tensor]) -> pd.DataFrame:
+    """Validation loss of one checkpoint of a mixture of experts, for which CETT is not defined here (``find_ffns``)."""
+    model, _ = load(path)
+    model.set_experts_implementation(ONE_PRODUCT)
+    losses = [passes.losses(passes.logits(model, batch), batch) for batch in passes.Corpus(model, batches)]
+    loss = float(passes.require_finite(torch.cat(losses), "loss").double().mean())
+    return pd.DataFrame([("validation_loss", math.nan, loss)], columns=["metric", "p_pct", "value"])
+
+
 def complete(rows: pd.DataFrame, cett: dict[float, float], search: bool) -> bool:
-    """Whether the rows of one checkpoint hold every p of ``cett``, and with ``search`` the CETT searched there."""
+    """Whether one checkpoint's rows hold every p of ``cett`` (of a mixture: any), and with ``search`` its own CETT."""
     measured = set(rows.loc[rows["metric"] == "cett_shared", "p_pct"])
-    return measured >= set(cett) and (not search or "cett_searched" in set(rows["metric"]))
+    return len(rows) > 0 and measured >= set(cett) and (not search or "cett_searched" in set(rows["metric"]))
 
 
 def measure_run(run: Run, max_tokens: int, brief: bool = False) -> pd.DataFrame:
     """Tidy trajectory of a run: run, step, tokens, metric, p_pct, value. Written after every checkpoint.
 
-    ``brief`` leaves out all but p = 1 % at the shared CETT, in a third of the time: enough for the nine shapes. What is
-    in ``trajectory.csv`` at these CETTs is not measured again, so a brief measurement can be completed later. Raises
-    ValueError, and leaves the file as it is, where a new CETT would ask for a checkpoint that is on no disk any more.
+    ``brief`` leaves out all but p = 1 % at the shared CETT, in a third of the time: enough for the nine shapes. Of a
+    mixture of experts there is only the loss. What is in ``trajectory.csv`` at these CETTs is not measured again, so a
+    brief measurement can be completed later. Raises ValueError, and leaves the file as it is, where a new CETT would
+    ask for a checkpoint that is on no disk any more.
     """
     batches = validation_batches(max_tokens)
     paths, target = checkpoints(run), LADDER / run.name / "trajectory.csv"
-    steps = chosen(run, list(paths))
-    last = [load(paths[step])[0] for step in steps[-LAST:]]
-    cett = {p: shared_cett(last, batches, p) for p in (INCREASES[:1] if brief else INCREASES)}
-    print(f"{run.name}: shared CETT {', '.join(f'{p:g} %: {value:.4f}' for p, value in cett.items())}", flush=True)
+    steps, mixture = chosen(run, list(paths)), isinstance(run, MixtureRun)
+    cett: dict[float, float] = {}
+    if not mixture:
+        last = [load(paths[step])[0] for step in steps[-LAST:]]
+        cett = {p: shared_cett(last, batches, p) for p in (INCREASES[:1] if brief else INCREASES)}
+        print(f"{run.name}: shared CETT {', '.join(f'{p:g} %: {value:.4f}' for p, value in cett.items())}", flush=True)
     table = pd.read_csv(target) if target.is_file() else pd.DataFrame(columns=COLUMNS)
+    table = _without_stale(table, cett, paths, run)
+    for step in reversed(steps):  # the late ones matter most, should the time run out
+        if complete(table[table["step"] == step], cett, search=not (brief or mixture)):
+            continue
+        if mixture:
+            rows = measure_mixture(paths[step], batches)
+        else:
+            rows = measure_checkpoint(paths[step], batches, cett, run.activation == "relu", search=not brief)
+        rows.insert(0, "tokens", step * run.batch_tokens)
+        rows.insert(0, "step", step)
+        rows.insert(0, "run", run.name)
+        others = table[table["step"] != step]
+        table = pd.concat([others, rows], ignore_index=True) if len(others) else rows
+        with replacing(target) as file:
+            table[COLUMNS].sort_values(["step", "metric", "p_pct"]).round(DIGITS).to_csv(file, index=False)
+        what = "validation_loss" if mixture else "activation_ratio_shared_cett"
+        print(
+            f"{run.name} step {step}: {what} {rows.loc[rows['metric'] == what, 'value'].round(4).tolist()}", flush=True
+        )
+    return table[COLUMNS]
+
+
+def _without_stale(table: pd.DataFrame, cett: dict[float, float], paths: Mapping[int, Path], run: Run) -> pd.DataFrame:
+    """A trajectory without the checkpoints that were measured at another shared CETT; these have to be in ``paths``."""
     known = table[table["metric"] == "cett_shared"]
     # Compared as closely as it is written: a small CETT differs from its rounded self by more than a share of 1e-9.
     wanted = known["p_pct"].map(cett)
@@ -127,22 +165,9 @@ def measure_run(run: Run, max_tokens: int, brief: bool = False) -> pd.DataFrame:
     if gone := stale - set(paths):
         raise ValueError(
             f"{run.name}: its shared CETT has changed, and {len(gone)} of the measured checkpoints are gone, so they "
-            f"cannot be measured anew; train it again from nothing, or remove {target.name} to go on without them"
+            f"cannot be measured anew; train it again from nothing, or remove its trajectory.csv to go on without them"
         )
-    table = table[~table["step"].isin(stale)]
-    for step in reversed(steps):  # the late ones matter most, should the time run out
-        if not complete(table[table["step"] == step], cett, search=not brief):
-            rows = measure_checkpoint(paths[step], batches, cett, run.activation == "relu", search=not brief)
-            rows.insert(0, "tokens", step * run.batch_tokens)
-            rows.insert(0, "step", step)
-            rows.insert(0, "run", run.name)
-            others = table[table["step"] != step]
-            table = pd.concat([others, rows], ignore_index=True) if len(others) else rows
-            with replacing(target) as file:
-                table[COLUMNS].sort_values(["step", "metric", "p_pct"]).round(DIGITS).to_csv(file, index=False)
-            shown = rows[rows["metric"] == "activation_ratio_shared_cett"]["value"].round(4).tolist()
-            print(f"{run.name} step {step}: activation ratio {shown}", flush=True)
-    return table[COLUMNS]
+    return table[~table["step"].isin(stale)]
 
 
 def ship(run: Run) -> None:

@@ -483,12 +483,17 @@ def stubbed(monkeypatch, tmp_path, run, cett):
         found = [("cett_shared", p, value) for p, value in cett.items()] + [("cett_searched", 1.0, 0.1)] * search
         return pd.DataFrame(found, columns=["metric", "p_pct", "value"])
 
+    def loss(path, batches):
+        measured.append(int(path.name[5:]))
+        return pd.DataFrame([("validation_loss", math.nan, 3.0)], columns=["metric", "p_pct", "value"])
+
     monkeypatch.setattr(trajectory, "LADDER", tmp_path / "shipped")
     monkeypatch.setattr(trajectory, "WORK", tmp_path / "work")
     monkeypatch.setattr(trajectory, "validation_batches", lambda _: [])
     monkeypatch.setattr(trajectory, "load", lambda path: (None, None))
     monkeypatch.setattr(trajectory, "shared_cett", lambda models, batches, p: cett * p)
     monkeypatch.setattr(trajectory, "measure_checkpoint", rows)
+    monkeypatch.setattr(trajectory, "measure_mixture", loss)
     for step in training.points(run)[-6:]:
         (tmp_path / "work" / run.name / f"step_{step:07d}").mkdir(parents=True)
     return measured
@@ -544,10 +549,28 @@ def test_all_measures_finished_runs_once_and_shapes_briefly(tmp_path, monkeypatc
         facts.write_text(json.dumps({"finished": finished, "steps": run.steps}))
     trajectory.main(["--all"])
     table = pd.read_csv(tmp_path / "shipped" / shape.name / "trajectory.csv")
-    assert sorted(measured) == sorted(set(table["step"])) and set(table["p_pct"]) == {1.0}
-    assert [path.parent.name for path in (tmp_path / "shipped").glob("*/trajectory.csv")] == [shape.name]
-    table[table["step"] > table["step"].min()].to_csv(tmp_path / "shipped" / shape.name / "trajectory.csv", index=False)
-    assert trajectory.unmeasured() == [shape]  # it was interrupted: late checkpoints are measured first
+    losses = pd.read_csv(tmp_path / "shipped" / mixture.name / "trajectory.csv")
+    assert sorted(measured) == sorted([*set(table["step"]), *losses["step"]]) and set(table["p_pct"]) == {1.0}
+    assert set(losses["metric"]) == {"validation_loss"} and losses["p_pct"].isna().all()
+    assert {path.parent.name for path in (tmp_path / "shipped").glob("*/trajectory.csv")} == {shape.name, mixture.name}
+    for run, rows in ((shape, table), (mixture, losses)):  # they were interrupted: late checkpoints are measured first
+        late = rows[rows["step"] > rows["step"].min()]
+        late.to_csv(tmp_path / "shipped" / run.name / "trajectory.csv", index=False)
+    assert trajectory.unmeasured() == [shape, mixture]
+    measured.clear()
     trajectory.main(["--all"])
-    assert measured.count(table["step"].min()) == 2 and len(measured) == table["step"].nunique() + 1
+    assert measured == [table["step"].min(), losses["step"].min()]
     assert not trajectory.unmeasured()
+
+
+def test_the_loss_along_a_mixture_is_that_of_transformers():
+    path, batches = training.LADDER / "moe-30", trajectory.validation_batches(1024)
+    (row,) = trajectory.measure_mixture(path, batches).itertuples()
+    model = trajectory.load(path)[0]
+    model.set_experts_implementation("eager")
+    with torch.inference_mode():
+        losses = [  # of rows of one length, without the router's
+            float(model(input_ids=batch, labels=batch, output_router_logits=False).loss) for batch in batches
+        ]
+    assert row.metric == "validation_loss"
+    assert row.value == pytest.approx(np.average(losses, weights=[len(batch) for batch in batches]), rel=1e-4)
