@@ -17,7 +17,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from xml.etree import ElementTree
 
 import torch
@@ -175,7 +175,7 @@ def load(source: str | Path | Iterable[str], split: Split = "train") -> str:
     Args:
         source: ``"wikipedia"``, ``"chinese"``, ``"code"``, ``"math"``, ``"mixture"`` (pieces of the four in turn); a
             text file; a ``.jsonl`` or ``.parquet`` file with a column ``text``; a directory of such files; a Hugging
-            Face dataset saved to disk; or an iterable of documents, such as a column of such a dataset. Bytes that are
+            Face dataset with such a column, or one saved to disk; or an iterable of documents. Bytes that are
             not UTF-8 are replaced, and a warning says how many.
         split: ``"train"`` or ``"validation"``, disjoint by document. Your own text is not split: all of it is returned.
 
@@ -183,14 +183,22 @@ def load(source: str | Path | Iterable[str], split: Split = "train") -> str:
         The documents, joined by blank lines.
 
     Raises:
-        ValueError: unknown name or split, a text other than the recorded one, a file without text.
+        ValueError: unknown name or split, a text other than the recorded one, a file without text, documents that are
+            no strings.
         ModuleNotFoundError: the package that holds the text is not installed; the message says how to install it.
     """
     if isinstance(source, str) and source in SOURCES:
         return "\n\n".join(documents(source, split))
     if isinstance(source, str) and source == "mixture":
         return "\n\n".join(_interleave(split))
-    texts = _read(Path(source)) if isinstance(source, (str, Path)) else list(source)
+    if isinstance(source, (str, Path)):
+        texts = _read(Path(source))
+    elif hasattr(source, "column_names"):
+        texts = _column(source, "the dataset")
+    else:
+        texts = list(source)
+    if other := [item for item in texts if not isinstance(item, str)]:
+        raise ValueError(f"documents are strings, got {type(other[0]).__name__}: {str(other[0])[:100]}")
     text = "\n\n".join(texts).strip()
     if not text:
         raise ValueError(f"{str(source)[:200]!r} holds no text")
@@ -231,12 +239,16 @@ def _decoded(path: Path) -> str:
 def _dataset(path: Path) -> list[str]:
     import datasets
 
-    found = datasets.load_from_disk(str(path))
-    if isinstance(found, datasets.DatasetDict):
-        raise ValueError(f"{path} holds the splits {', '.join(found)}: give the directory of one of them")
-    if "text" not in found.column_names:
-        raise ValueError(f"{path} has no column text; its columns: {', '.join(found.column_names)}")
-    return [str(document) for document in found["text"] if document is not None]
+    return _column(datasets.load_from_disk(str(path)), str(path))
+
+
+def _column(found: Any, name: str) -> list[str]:
+    """The column ``text`` of a Hugging Face dataset."""
+    if isinstance(found.column_names, dict):
+        raise ValueError(f"{name} holds the splits {', '.join(found)}: give one of them")
+    if "text" not in (found.column_names or ["text"]):  # a stream may not know its columns
+        raise ValueError(f"{name} has no column text; its columns: {', '.join(found.column_names)}")
+    return [str(row["text"]) for row in found if row["text"] is not None]
 
 
 def token_batches(

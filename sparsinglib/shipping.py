@@ -5,6 +5,7 @@ import hashlib
 import json
 import shutil
 import sys
+import zipfile
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -42,7 +43,9 @@ def _readable(checkpoint: Path) -> bool:
     try:
         with safe_open(checkpoint / "model.safetensors", "pt"):  # a file that was cut off does not open
             there = all((checkpoint / name).is_file() for name in ("optimizer.pt", "scheduler.pt"))
-        return there and bool(json.loads((checkpoint / "trainer_state.json").read_text()))
+        # Pickles in a zip, whose directory is at its end: one that was cut off is no zip any more.
+        whole = all(zipfile.is_zipfile(path) for path in checkpoint.glob("*.pt*"))
+        return there and whole and bool(json.loads((checkpoint / "trainer_state.json").read_text()))
     except (OSError, ValueError, SafetensorError):
         return False
 
@@ -139,9 +142,17 @@ def is_shipped(work: Path, target: Path) -> bool:
 
 
 def restore(work: Path, target: Path) -> None:
-    """Bring back the state of an unfinished run from where ``publish`` put it, if this machine has none of its own."""
+    """Bring back the state of an unfinished run from where ``publish`` put it, if this machine has none of its own.
+
+    Raises ValueError if that state is damaged: without it the run would begin anew, and replace what is shipped.
+    """
     state = target / "resume" / "trainer_state.json"
-    if last_checkpoint(work) is None and state.is_file():
+    if last_checkpoint(work) is None and state.parent.is_dir():
+        if not _readable(state.parent):
+            raise ValueError(
+                f"{state.parent} is damaged, so the run cannot go on from it: bring it back (git restore), or remove "
+                f"{target} to train from nothing"
+            )
         step = json.loads(state.read_text())["global_step"]
         with replacing_directory(work / f"checkpoint-{step}") as partial:
             shutil.copytree(state.parent, partial, dirs_exist_ok=True)

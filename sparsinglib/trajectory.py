@@ -31,6 +31,7 @@ from .search import find_thresholds, shared_cett, thresholds_for_cett
 from .training import SPACING, WORK
 from .windows import validation_batches
 
+SHIPPED = ("0.1m-relu", "0.1m-silu")  # runs whose checkpoints are shipped, so that a notebook can measure them live
 INCREASES = (1.0, 5.0, 10.0)  # p of CETT-PPL-p%
 LAST = 5  # checkpoints that fix CETT
 DEAD = 1e-3  # a neuron active on a smaller share of tokens is dead
@@ -171,7 +172,7 @@ def _without_stale(table: pd.DataFrame, cett: dict[float, float], paths: Mapping
 
 
 def ship(run: Run) -> None:
-    """Put the measured checkpoints into ``data/ladder/<run>/steps``, so that a notebook can measure them live."""
+    """Put the measured checkpoints into ``data/ladder/<run>/steps``."""
     paths = checkpoints(run)
     for step in chosen(run, list(paths)):
         target = LADDER / run.name / "steps" / paths[step].name
@@ -204,7 +205,7 @@ def main(arguments: list[str] | None = None) -> None:
     warnings.filterwarnings("ignore", message=".*(cannot resolve|not monotone|search ended at).*")
     try:
         for run in unmeasured() if options.all else [RUNS[name] for name in options.names]:
-            if options.ship:
+            if options.ship or (options.all and run.name in SHIPPED):
                 ship(run)
             measure_run(run, options.max_tokens, options.brief or (options.all and run.name in SHAPE_NAMES))
     except (ValueError, ModuleNotFoundError, OSError) as error:

@@ -5,6 +5,8 @@ import math
 import re
 import subprocess
 import sys
+from collections import Counter
+from fractions import Fraction
 
 import numpy as np
 import pandas as pd
@@ -214,26 +216,74 @@ def test_import_needs_no_corpus_package():
 # --- the generated problems ----------------------------------------------------------------------
 
 
-def _problems(pattern: str) -> list[re.Match]:
-    sheets = corpora.documents("math", "validation")[:600]
-    return [m for sheet in sheets for line in sheet.splitlines() if (m := re.fullmatch(pattern, line))]
+def _ints(text):
+    return [int(number) for number in re.findall(r"-?\d+", text)]
+
+
+def _gives(text, **values):
+    """Value of an expression of numbers and one-letter names, which Python reads as it is written."""
+    assert re.fullmatch(r"[-+*() \da-z]+", text)
+    return eval(text, {}, values)
+
+
+def _is_antiderivative(of, found):
+    """By Simpson's rule, which is exact for cubics, on [0, 1] and [0, 2]: all there is up to three coefficients."""
+    name = (re.findall("[a-z]", of + found) or ["x"])[0]
+    f, g = (lambda x, text=text: _gives(text, **{name: x}) for text in (of, found))
+    return all(6 * (g(b) - g(0)) == b * (f(0) + 4 * f(Fraction(b, 2)) + f(b)) for b in (1, 2, 3, 4))
+
+
+SMALL = {"kilometres": 1000, "metres": 100, "hours": 60, "days": 24}
+SMALL |= {"kilograms": 1000, "litres": 1000, "weeks": 7, "minutes": 60}
+KINDS = {  # a problem's text, and whether its groups hold a right answer, by another road than the generator's
+    r"What is (\d+ \+ \d+ - \d+)\? .*Answer: (-?\d+)": lambda q, a: _gives(q) == int(a),
+    r"What is (\(\d+ - \d+\) \* \d+)\? .*Answer: (-?\d+)": lambda q, a: _gives(q) == int(a),
+    r"Work out (\d+ \* \d+)\. .*Answer: (\d+)": lambda q, a: _gives(q) == int(a),
+    r"Divide (\d+) by (\d+)\. .*Answer: (\d+), remainder (\d+)": lambda a, b, q, r: (
+        int(q) * int(b) + int(r) == int(a) and int(r) < int(b)
+    ),
+    r"Solve (.*\d) = (-?\d+) for (\w)\. .*Answer: \w = (-?\d+)": lambda left, right, name, x: (
+        _gives(left, **{name: int(x)}) == int(right)
+    ),
+    r"Solve (.*) = 0\. .* = 0\. Answer: (\w) = (-?\d+) or \w = (-?\d+)": lambda left, name, x, y: (
+        _gives(left, **{name: int(x)}) == _gives(left, **{name: int(y)}) == 0
+        and _gives(left, **{name: 0}) == int(x) * int(y)
+    ),
+    r"Differentiate .* with respect to \w at \w = -?\d+\. .* is .*\. Answer: -?\d+": lambda: True,  # by sympy, below
+    r"Find an antiderivative of (.*)\. Answer: (.*)": _is_antiderivative,
+    r"What is the .* of (\d+) and (\d+)\? .*Answer: (\d+)": lambda a, b, c: math.gcd(int(a), int(b)) == int(c),
+    r"Write (\d+) as a product of primes\. Answer: (.*)": lambda a, b: (
+        math.prod(_ints(b)) == int(a) and all(p % q for p in _ints(b) for q in range(2, p))
+    ),
+    r"Is (\d+) prime\? Answer: yes": lambda a: all(int(a) % q for q in range(2, int(a))),
+    r"Sort (.*) in increasing order\. Answer: (.*)": lambda a, b: sorted(_ints(a)) == _ints(b),
+    r"Which is the largest of (.*)\? Answer: (.*)": lambda a, b: sorted(_ints(a))[-1] == int(b),
+    r"Is (.*) greater than (.*)\? .*Answer: (yes|no)": lambda a, b, c: (int(a) - int(b) > 0) == (c == "yes"),
+    r"How many \w+ are there in (\d+) (\w+)\? .*Answer: (\d+)": lambda a, unit, b: int(b) / int(a) == SMALL[unit],
+    r"Write (\d+) \w+ in (\w+) and \w+\. Answer: (\d+) \w+ and (\d+) \w+": lambda a, unit, b, c: (
+        divmod(int(a), SMALL[unit]) == (int(b), int(c))
+    ),
+}
 
 
 def test_answers_are_right_by_another_road():
-    """Every kind of problem, solved again by Python's own arithmetic, statistics of the text, or sympy."""
-    sums = _problems(r"What is (\d+) \+ (\d+) - (\d+)\? .*Answer: (-?\d+)")
-    assert sums and all(int(a) + int(b) - int(c) == int(d) for a, b, c, d in (m.groups() for m in sums))
-    common = _problems(r"What is the .* of (\d+) and (\d+)\? .*Answer: (\d+)")
-    assert common and all(math.gcd(int(a), int(b)) == int(c) for a, b, c in (m.groups() for m in common))
-    factors = _problems(r"Write (\d+) as a product of primes\. Answer: (.*)")
-    assert factors and all(math.prod(map(int, m[2].split(" * "))) == int(m[1]) for m in factors)
-    ordered = _problems(r"Sort (.*) in increasing order\. Answer: (.*)")
-    assert ordered and all(sorted(map(int, m[1].split(", "))) == list(map(int, m[2].split(", "))) for m in ordered)
+    """Every kind of problem, solved again; nothing else is on the sheets."""
+    lines = [line for sheet in corpora.documents("math", "validation")[:600] for line in sheet.splitlines()]
+    seen = Counter()
+    for line in lines:
+        matches = [(check, found) for kind, check in KINDS.items() if (found := re.fullmatch(kind, line))]
+        assert len(matches) == 1, line
+        check, found = matches[0]
+        assert check(*found.groups()), line
+        seen[found.re.pattern] += 1
+    assert set(seen) == set(KINDS) and min(seen.values()) > 20
 
 
 def test_derivatives_agree_with_sympy():
     sympy = pytest.importorskip("sympy")
-    slopes = _problems(r"Differentiate (.*) with respect to (\w) at \w = (-?\d+)\. .* is (.*)\. Answer: (-?\d+)")
+    pattern = r"Differentiate (.*) with respect to (\w) at \w = (-?\d+)\. .* is (.*)\. Answer: (-?\d+)"
+    sheets = corpora.documents("math", "validation")[:600]
+    slopes = [m for sheet in sheets for line in sheet.splitlines() if (m := re.fullmatch(pattern, line))]
     assert len(slopes) > 20
     for text, name, at, slope, value in (m.groups() for m in slopes[:60]):
         derivative = sympy.diff(sympy.sympify(text), sympy.Symbol(name))

@@ -42,7 +42,16 @@ def test_jsonl_parquet_and_dataset(tmp_path):
     datasets.Dataset.from_dict({"text": rows}).save_to_disk(tmp_path / "dataset")
     expected = f"one\n\n{TEXT}".strip()
     assert {corpora.load(tmp_path / name) for name in ("rows.jsonl", "rows.parquet", "dataset")} == {expected}
-    assert corpora.load(datasets.Dataset.from_dict({"text": ["one", TEXT]})["text"]) == expected
+    held = datasets.Dataset.from_dict({"text": ["one", None, TEXT], "other": [1, 2, 3]})
+    assert corpora.load(held.filter(lambda row: row["text"])["text"]) == expected
+    assert corpora.load(held) == corpora.load(held.to_iterable_dataset()) == expected
+    with pytest.raises(ValueError, match="the dataset has no column text; its columns: other"):
+        corpora.load(held.remove_columns("text"))
+    with pytest.raises(ValueError, match="the dataset holds the splits train"):
+        corpora.load(datasets.DatasetDict({"train": held}))
+    for documents in (["a", None], [b"a"], [{"text": "a"}], held.select_columns("other")["other"]):
+        with pytest.raises(ValueError, match="documents are strings, got"):
+            corpora.load(documents)
 
 
 def test_what_cannot_be_read_is_named(tmp_path):

@@ -186,9 +186,12 @@ def test_stopped_extended_and_half_written_equals_unbroken(texts, tmp_path, monk
     cut.write_bytes(cut.read_bytes()[:-100])
     shutil.copytree(training.last_checkpoint(work), work / "checkpoint-54")
     (work / "checkpoint-54" / "optimizer.pt").unlink()
+    for step, name in ((55, "optimizer.pt"), (56, "rng_state.pth"), (57, "scheduler.pt")):
+        cut = shutil.copytree(training.last_checkpoint(work), work / f"checkpoint-{step}") / name
+        cut.write_bytes(cut.read_bytes()[:-100])
     assert training.train(long, texts, work, compiled=False) == 72
     told = capsys.readouterr().err
-    assert all(f"checkpoint-{step} is only half written" in told for step in (51, 53, 54))
+    assert all(f"checkpoint-{step} is only half written" in told for step in (51, 53, 54, 55, 56, 57))
     assert same(weights(tmp_path / "whole"), weights(work))
     whole, pieces = (training.loss_log(long, training.last_checkpoint(p)) for p in (tmp_path / "whole", work))
     shared = whole.merge(pieces, on="step")
@@ -413,6 +416,24 @@ def test_an_older_state_never_replaces_what_is_shipped(command, tmp_path, texts)
     assert (target / "run.json").read_bytes() == before
 
 
+@pytest.mark.parametrize("name", ["optimizer.pt", "rng_state.pth", "trainer_state.json", "model.safetensors"])
+@pytest.mark.parametrize("left", [0, 50, None])
+def test_a_damaged_state_never_begins_a_shipped_run_anew(command, tmp_path, texts, name, left):
+    work, target = tmp_path / "work" / "tiny", tmp_path / "ladder" / "tiny"
+    training.train(TINY, texts, work, minutes=0)
+    training.publish(TINY, work, target)
+    shutil.rmtree(work)
+    file = target / "resume" / name
+    if left is None:
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:left])
+    kept = {path: path.read_bytes() for path in target.rglob("*") if path.is_file()}
+    with pytest.raises(SystemExit, match=r"tiny/resume is damaged.* remove .*tiny to train from nothing"):
+        training.main(["tiny"])
+    assert {path: path.read_bytes() for path in target.rglob("*") if path.is_file()} == kept
+
+
 def test_one_process_at_a_time_trains_a_run(command, tmp_path):
     folder = tmp_path / "work" / "tiny"
     folder.mkdir(parents=True)
@@ -553,6 +574,7 @@ def test_all_measures_finished_runs_once_and_shapes_briefly(tmp_path, monkeypatc
     assert sorted(measured) == sorted([*set(table["step"]), *losses["step"]]) and set(table["p_pct"]) == {1.0}
     assert set(losses["metric"]) == {"validation_loss"} and losses["p_pct"].isna().all()
     assert {path.parent.name for path in (tmp_path / "shipped").glob("*/trajectory.csv")} == {shape.name, mixture.name}
+    assert not list((tmp_path / "shipped").glob("*/steps"))  # which only two of the runs are shipped with
     for run, rows in ((shape, table), (mixture, losses)):  # they were interrupted: late checkpoints are measured first
         late = rows[rows["step"] > rows["step"].min()]
         late.to_csv(tmp_path / "shipped" / run.name / "trajectory.csv", index=False)
