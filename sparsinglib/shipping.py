@@ -148,7 +148,7 @@ def restore(work: Path, target: Path) -> None:
     """
     state = target / "resume" / "trainer_state.json"
     if last_checkpoint(work) is None and state.parent.is_dir():
-        if not _readable(state.parent):
+        if not _readable(state.parent) or not all((state.parent / name).is_file() for name in RESUME_FILES):
             raise ValueError(
                 f"{state.parent} is damaged, so the run cannot go on from it: bring it back (git restore), or remove "
                 f"{target} to train from nothing"
