@@ -149,9 +149,14 @@ def one_line_each(claims: pd.DataFrame, evidence: Sequence[str] = EVIDENCE, widt
 
 
 def reasons(claims: pd.DataFrame) -> str:
-    """Why what is not testable here is not, one line a reason."""
-    rows = claims[claims.verdict == NOT_TESTABLE].drop_duplicates(["id", "evidence", "why"])
-    return "\n".join(f"{row.id} [{row.evidence}] {row.why}" for row in rows.itertuples())
+    """Why what is not testable here is not, one line a reason: what was found, if anything, and the rule or the gap."""
+    rows = claims[claims.verdict == NOT_TESTABLE].drop_duplicates(["id", "evidence", "our_value", "why"])
+    return "\n".join(f"{row.id} [{row.evidence}] {_found(row)}" for row in rows.itertuples())
+
+
+def _found(row: Any) -> str:
+    """Value and reason of a row without a verdict; the reason alone where nothing was measured."""
+    return row.why if row.our_value == "–" else f"{row.our_value}; {row.why}"
 
 
 def prose() -> list[paper.Check]:
@@ -183,7 +188,7 @@ def _row(*cells: str) -> str:
 
 def _cell(row: Any, notebooks: str) -> str:
     link = f"[{row.notebook.split('_')[0]}]({notebooks}{row.notebook}.ipynb#Checks)"
-    value = row.why if row.verdict == NOT_TESTABLE or row.our_value == "–" else row.our_value
+    value = _found(row) if row.verdict == NOT_TESTABLE else row.why if row.our_value == "–" else row.our_value
     return f"**{row.verdict}**: {value} {link}"
 
 

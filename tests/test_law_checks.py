@@ -323,6 +323,16 @@ def test_losses_at_the_end(relu, silu, falls, same):
     assert scale_checks.loss_checks(loss_rows((), ())) == []
 
 
+def test_losses_of_several_seeds_count_by_their_mean():
+    rows = loss_rows((3.0, 2.7, 2.5), (3.0, 2.7, 2.5))
+    rows.loc[rows.run == "0.1m-silu", "final"] = 2.9  # 3.4 % from ReLU's, and 3.1, which makes up for it
+    second = rows[rows.scale == "0.1M"].assign(seed=2, final=[3.0, 3.1])
+    gap = scale_checks.loss_checks(pd.concat([rows, second]))[1]
+    assert gap.verdict and "differ by 0.0% at most, 3 scales; of one seed by up to 3.4%" in gap.our_value
+    alone = scale_checks.loss_checks(rows)[1]
+    assert not alone.verdict and "seed" not in alone.our_value
+
+
 @pytest.mark.parametrize(("silu", "verdict"), [(3.1, True), (3.2, False)])
 def test_limit_losses_count_where_both_are_fixed(silu, verdict):
     assert scale_checks.loss_checks(loss_rows((3.1,), (silu,), fixed=True))[-1].verdict is verdict

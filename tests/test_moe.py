@@ -315,8 +315,9 @@ def test_verdict(monkeypatch, rise, noise, margin, finished, verdict):
 
 def test_the_margin_is_the_spread_of_runs_that_differ_in_their_seed(tmp_path, monkeypatch):
     monkeypatch.setattr(moe_checks, "LADDER", tmp_path)
-    monkeypatch.setattr(moe_checks, "facts_of", lambda name: {"finished": name != "b-seed2"})
-    losses = {"a": 3.0, "a-seed2": 3.02, "b": 2.0, "b-seed2": 9.0, "c": 5.0}
+    facts = lambda name: {"finished": name != "b-seed2", "activation": "silu" if name[0] == "s" else "relu"}  # noqa: E731
+    monkeypatch.setattr(moe_checks, "facts_of", facts)
+    losses = {"a": 3.0, "a-seed2": 3.02, "b": 2.0, "b-seed2": 9.0, "c": 5.0, "s": 3.0, "s-seed2": 3.5}
     for name, loss in losses.items():
         (tmp_path / name).mkdir()
         moe.pd.DataFrame({"loss_smoothed": [7.0, loss]}).to_csv(tmp_path / name / "training.csv", index=False)

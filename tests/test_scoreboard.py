@@ -65,6 +65,9 @@ def test_counts_and_words_by_hand(results):
     )
     assert scoreboard.in_disagreement(table).index.tolist() == ["C18"]
     assert scoreboard.reasons(table) == "C20 [paper] the run's last part is not published"
+    measured = table.assign(our_value="+0.8 (-0.6 to +2.4) points")  # which leaves it open, and has to be seen
+    assert scoreboard.reasons(measured).startswith("C20 [paper] +0.8 (-0.6 to +2.4) points; the run's last part")
+    assert "**not testable here**: +0.8 (-0.6 to +2.4) points; the run's last" in scoreboard.markdown(measured)
 
 
 def test_what_is_not_measured_yet_is_not_called_untestable(tmp_path):

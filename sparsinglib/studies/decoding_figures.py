@@ -102,7 +102,7 @@ def shape_table(table: pd.DataFrame) -> pd.DataFrame:
             "bound": rows.bound.round(2),
             "over dense torch": _spread(rows),
             "over own dense": rows.over_kernel.round(2),
-            "of memory speed (%)": (100 * rows.of_memory).round(),
+            "of memory speed (%)": (100 * rows.of_memory).round().astype(int),
         }
     )
 
@@ -123,7 +123,8 @@ def model_table(table: pd.DataFrame) -> pd.DataFrame:
     same = [f"{row.agree:.0f} of {row.tokens:.0f}" for row in sparse.itertuples()]
     rate["same tokens"] = pd.Series(same, index=sparse.index)
     columns = [*VARIANTS.values(), "over dense torch", "bound of FFNs", "same tokens"]
-    return rate.loc[sparse.index, columns].reset_index()
+    units = {name: f"{name} (tokens/s)" for name in VARIANTS.values()}
+    return rate.loc[sparse.index, columns].rename(columns=units).reset_index()
 
 
 def speed_up(table: pd.DataFrame) -> Figure:

@@ -18,17 +18,20 @@ from . import trends
 PERCENT = 100
 LIMIT_MARKS = {"fixed": "", "one drop": "*"}
 LIMIT_LINES = {"fixed": "--", "one drop": "-."}
+SEED_LINES = {1: "-", 2: (0, (6, 2)), 3: ":"}
 APART = 1.04  # one activation's marks right of the other's, and a seed's of the last, so that none hides another
 
 
-def _dots(
-    ax: Axes, x: pd.Series, y: pd.Series, scale: str, label: str | None = None, seed: int = 1, alpha: float = 0.75
-) -> None:
-    """Points of a run; seed 2 hollow, seed 3 crosses, so that runs of one scale can be told apart."""
-    look: dict[str, Any] = {"marker": style.MARKERS[scale], "mew": 0}
+def _marks(scale: str, seed: int) -> dict[str, Any]:
+    """Marker of a run; seed 2 hollow, seed 3 crosses, so that runs of one scale can be told apart."""
+    look: dict[str, Any] = {"marker": style.MARKERS[scale], "mew": 0, "ms": 3.2}
     if seed > 1:
-        look = {"marker": style.MARKERS[scale], "mfc": "none", "mew": 0.7} if seed == 2 else {"marker": "x", "mew": 0.7}
-    ax.plot(x, y, ls="", ms=3.2, color=style.COLOURS[scale], alpha=alpha, label=label, **look)
+        look |= {"mfc": "none", "mew": 0.7} if seed == 2 else {"marker": "x", "mew": 0.7}
+    return look
+
+
+def _dots(ax: Axes, x: pd.Series, y: pd.Series, scale: str, seed: int, alpha: float = 0.75) -> None:
+    ax.plot(x, y, ls="", color=style.COLOURS[scale], alpha=alpha, **_marks(scale, seed))
 
 
 def _run_panel(ax: Axes, trend: pd.DataFrame, fits: Mapping[str, laws.Fit], limits: pd.DataFrame | None) -> None:
@@ -43,11 +46,12 @@ def _run_panel(ax: Axes, trend: pd.DataFrame, fits: Mapping[str, laws.Fit], limi
         name = f"{scale}{f' seed {seed}' if seed > 1 else ''}"
         label = f"{name}: " + ("open" if open_limit else f"{PERCENT * fit.a0:.2f} %{LIMIT_MARKS[state]}")
         used = part.d >= fit.tokens[0]
-        _dots(ax, part.d[used], PERCENT * part.activation_ratio[used], scale, label, seed)
-        _dots(ax, part.d[~used], PERCENT * part.activation_ratio[~used], scale, None, seed, 0.25)
+        _dots(ax, part.d[used], PERCENT * part.activation_ratio[used], scale, seed)
+        _dots(ax, part.d[~used], PERCENT * part.activation_ratio[~used], scale, seed, 0.25)
         shown += [*fit.activation_ratio, *([] if open_limit else [fit.a0])]
         d = np.linspace(fit.tokens[0], part.d.max(), 200)
-        ax.plot(d, PERCENT * fit.predict(d), color=style.COLOURS[scale], lw=1)
+        ax.plot(d, PERCENT * fit.predict(d), color=style.COLOURS[scale], lw=1, ls=SEED_LINES[seed])
+        ax.plot([], [], color=style.COLOURS[scale], lw=1, ls=SEED_LINES[seed], label=label, **_marks(scale, seed))
         if not open_limit:
             ax.axhline(PERCENT * fit.a0, color=style.COLOURS[scale], ls=LIMIT_LINES[state], lw=0.8)
     first = trend.iloc[0]
@@ -145,9 +149,11 @@ def _by_params(ax: Axes, table: pd.DataFrame, params: pd.Series, ends: tuple[flo
             ax.plot(mean.n, mean.value, ls=style.ACTIVATION_LINES[activation], **look)
         for row in open_ones.itertuples():
             marker = "^" if row.value > top else "v" if row.value < bottom else "o"
-            note = f"{label}, open (triangle: beyond the axis)" if row.Index == open_ones.index[0] else None
             at = top - inside if row.value > top else bottom + inside if row.value < bottom else row.value
-            ax.plot(row.n, at, ls="", marker=marker, ms=7, mfc="white", color=look["color"], label=note, clip_on=False)
+            ax.plot(row.n, at, ls="", marker=marker, ms=7, mfc="white", color=look["color"], clip_on=False)
+        if len(open_ones):
+            note = f"{label}, open (triangle: beyond the axis)"
+            ax.plot([], [], ls="", marker="o", ms=7, mfc="white", color=look["color"], label=note)
     ax.set(xscale="log", ylim=(bottom, top), xlabel="non-embedding parameters")
 
 
@@ -249,7 +255,7 @@ def along_training(frame: pd.DataFrame, value: str, label: str, title: str, fact
             for run, line in part.groupby("run", sort=True):
                 scale, seed = line.scale.iloc[0], int(line.seed.iloc[0])
                 name = f"{scale}, seed {seed}" if seed > 1 else scale if part.scale.nunique() > 1 else str(run)
-                look: dict[str, Any] = {"color": style.COLOURS[scale], "ls": ("-", "--", ":")[min(seed, 3) - 1]}
+                look: dict[str, Any] = {"color": style.COLOURS[scale], "ls": SEED_LINES[seed]}
                 ax.plot(line.d, factor * line[value], lw=1.1, label=name, **look)
             ax.set(xlabel=style.TOKEN_LABELS[1e6], ylabel=label, xscale="log")
             if zeros:

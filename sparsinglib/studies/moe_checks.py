@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from .. import paper
+from .. import ladder, paper
 from ..models import ladder_names
 from ..paths import LADDER
 from . import trends
@@ -13,12 +13,13 @@ from .moe import AXIS_END, MIXTURES, facts_of, missing
 def seed_margin() -> float | None:
     """Gap in perplexity (percent) that two runs of one recipe reach by their seeds alone, one-sided 95 %.
 
-    From the spread of the last training losses of ladder runs that differ in their seed alone, which read their text
-    in different order too; None where there are no two of these.
+    From the spread of the last training losses of ladder runs with the same activation function as Figure 12's that
+    differ in their seed alone, and so in the order of their text; None where there are no two of these.
     """
     ends: dict[str, list[float]] = {}
     for name in ladder_names():
-        if facts_of(name)["finished"]:
+        facts = facts_of(name)
+        if facts["finished"] and facts["activation"] == ladder.VANILLA.activation:
             losses = pd.read_csv(LADDER / name / "training.csv").loss_smoothed
             ends.setdefault(name.partition("-seed")[0], []).append(losses.iloc[-1])
     spreads = [np.var(losses, ddof=1) for losses in ends.values() if len(losses) > 1]

@@ -20,6 +20,7 @@ from ..rules import Rule, StraightforwardReLU
 from ..search import thresholds_for_cett
 from ..strategies import check_strategy, find_rule, halves, rules_at
 from ..thresholds import Thresholds
+from . import trends
 
 SAMPLE = DATA / "texts" / "sample.txt"
 
@@ -202,12 +203,17 @@ def draw_coloured_text(*studies: Study | None, save_as: str = "") -> Figure:
 
 
 def trained_on(s: Study) -> str:
-    """Size of a model and, of one of the ladder's, how much text it was trained on."""
+    """Size of a model and, of one of the ladder's, its training tokens and the end of its trend."""
     words = f"{s.label}: {s.model.num_parameters(exclude_embeddings=True) / 1e6:.2f}M parameters beside the embedding"
     record = LADDER / s.name / "run.json"
     if s.name not in ladder_names() or not record.is_file():
         return words
-    return f"{words}, trained on {json.loads(record.read_text(encoding='utf-8'))['tokens'] / 1e6:.0f}M tokens"
+    words += f", trained on {json.loads(record.read_text(encoding='utf-8'))['tokens'] / 1e6:.0f}M tokens"
+    along = trends.activation("ladder")
+    along = along[along.run == s.name].sort_values("tokens")
+    if along.empty:
+        return words
+    return f"{words}; {along.activation_ratio.iloc[-1]:.1%} active at its end in notebook 02, on another text"
 
 
 def evidence(name: str) -> str:

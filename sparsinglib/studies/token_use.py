@@ -240,7 +240,7 @@ def kinds_printed(table: pd.DataFrame) -> str:
     for name, part in table.groupby("checkpoint", sort=False):
         wide = 100 * part.pivot(index="kind", columns="corpus", values="activation_ratio")
         wide = wide.reindex([k for k in KINDS if k in wide.index])[list(dict.fromkeys(part.corpus))]
-        blocks.append(f"{name}: activation ratio (%)\n{wide.round(0).to_string(na_rep='–')}")
+        blocks.append(f"{name}: activation ratio (%)\n{wide.to_string(na_rep='–', float_format='{:.0f}'.format)}")
     return "\n\n".join(blocks)
 
 
