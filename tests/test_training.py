@@ -200,6 +200,15 @@ def test_stopped_extended_and_half_written_equals_unbroken(texts, tmp_path, monk
     np.testing.assert_allclose(shared["loss_x"], shared["loss_y"], atol=2e-4)
 
 
+@pytest.mark.slow
+def test_compiled_and_stopped_equals_compiled_and_unbroken(texts, tmp_path):
+    """As the ladder is trained: the tests above leave compilation out, which takes most of a minute."""
+    training.train(TINY, texts, tmp_path / "whole")
+    assert training.train(TINY, texts, tmp_path / "pieces", minutes=0) == 4
+    assert training.train(TINY, texts, tmp_path / "pieces") == 50
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "pieces"))
+
+
 CHILD = """
 import sys, numpy as np, torch
 from pathlib import Path
