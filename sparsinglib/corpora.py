@@ -246,9 +246,10 @@ def _column(found: Any, name: str) -> list[str]:
     """The column ``text`` of a Hugging Face dataset."""
     if isinstance(found.column_names, dict):
         raise ValueError(f"{name} holds the splits {', '.join(found)}: give one of them")
-    if "text" not in (found.column_names or ["text"]):  # a stream may not know its columns
-        raise ValueError(f"{name} has no column text; its columns: {', '.join(found.column_names)}")
-    return [str(row["text"]) for row in found if row["text"] is not None]
+    names = found.column_names or list(next(iter(found), {}))  # a stream may not know them
+    if "text" not in names:
+        raise ValueError(f"{name} has no column text; its columns: {', '.join(names)}")
+    return [row["text"] for row in found.select_columns("text") if row["text"] is not None]
 
 
 def token_batches(
@@ -287,8 +288,8 @@ def token_batches(
 
 
 def _token_ids(text: str, tokenizer: PreTrainedTokenizerBase, most: int | None) -> torch.Tensor:
-    # One block for all ids, and none of a piece's kept over the next: what lies between two pieces in memory keeps the
-    # allocator from using that of the first again, 60 MB each.
+    # One block for all ids, and a piece's list gone before the next: what is kept between pieces fragments the heap,
+    # which then grows by 60 MB with each.
     found = torch.empty(len(text) // 2 + 1, dtype=torch.int32)
     start = known = 0
     while start < len(text) and (most is None or known < most):

@@ -43,6 +43,7 @@ def run(notebook: str, copy: str, parameters: dict[str, Any]) -> str:
     except Exception as failed:  # whatever goes wrong with one notebook is its own error, not that of the others
         error = f"{type(failed).__name__}: {failed}"
         logging.getLogger().exception("the notebook could not be run")
+        unfinished.unlink(missing_ok=True)
     if unfinished.is_file():
         os.replace(unfinished, copy)
     return error

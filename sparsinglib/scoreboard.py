@@ -28,6 +28,7 @@ NOTES = {
     "; not measured)": "missing: a measurement; the paper states it without one that could be repeated",
     "(not this paper's result)": "missing: the phones and the engine of the work that the paper cites for it",
 }
+NOTHING = ("–", "no values", "not published")  # for a value, where none was measured
 ARITHMETIC = "arithmetic on the printed numbers, no measurement"  # said in the ``why`` of a verdict that is no more
 BEGIN, END = "<!-- claims:begin -->", "<!-- claims:end -->"
 
@@ -156,7 +157,7 @@ def reasons(claims: pd.DataFrame) -> str:
 
 def _found(row: Any) -> str:
     """Value and reason of a row without a verdict; the reason alone where nothing was measured."""
-    return row.why if row.our_value == "–" else f"{row.our_value}; {row.why}"
+    return row.why if row.our_value in NOTHING else f"{row.our_value}; {row.why}"
 
 
 def prose() -> list[paper.Check]:

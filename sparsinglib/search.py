@@ -306,7 +306,8 @@ def _warn(found: Thresholds) -> None:
         what = "exp(KL)" if found.criterion == "kl" else "perplexity"
         warnings.warn(
             f"The search ended at CETT {found.cett:.3f}, where {what} "
-            f"rises by {reached:.2f} %, not the {p:g} % asked for: see Thresholds.points, and give a longer text.",
+            f"rises by {reached:.2f} %, not the {p:g} % asked for: see Thresholds.points. "
+            "A longer text is smoother, and a bisection closer with a smaller stop_width.",
             stacklevel=3,
         )
     if not found.monotone:
@@ -325,4 +326,4 @@ def _warn(found: Thresholds) -> None:
 def _missed(found: Thresholds, p: float) -> float | None:
     """The rise that was reached, in percent, if it is more than a tenth of ``p`` away from it; else None."""
     reached = 100 * (math.expm1(found.kl or 0.0) if found.criterion == "kl" else found.ppl_ratio - 1)
-    return reached if abs(reached - p) > 0.1 * p else None
+    return reached if abs(reached - p) > max(0.1 * p, 100 * LOG_RATIO_TOLERANCE) else None

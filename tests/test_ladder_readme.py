@@ -1,6 +1,7 @@
 """What ``data/ladder/README.md`` says of the runs is what their files hold, and all of them stay small."""
 
 import json
+import re
 
 import pandas as pd
 import pytest
@@ -67,6 +68,13 @@ def measured(run):
         include_groups=False,
     )
     return "in full" if full.all() else "in part" if full.any() else "briefly"
+
+
+@pytest.mark.parametrize("kind", ["in part", "briefly", "by its loss", "not"])
+def test_the_readme_names_what_is_not_measured_in_full(kind):
+    listed = re.search(rf"^- {kind}\b[^:\n]*: (`.*?)$(?!\n  )", README, re.MULTILINE | re.DOTALL)
+    names = re.findall("`(.*?)`", listed[1]) if listed else []
+    assert names == [run for run in RUNS if measured(run) == kind]
 
 
 def test_a_trajectory_holds_the_chosen_checkpoints_and_ends_with_the_run():

@@ -322,8 +322,8 @@ def test_the_margin_is_the_spread_of_runs_that_differ_in_their_seed(tmp_path, mo
         (tmp_path / name).mkdir()
         moe.pd.DataFrame({"loss_smoothed": [7.0, loss]}).to_csv(tmp_path / name / "training.csv", index=False)
     monkeypatch.setattr(moe_checks, "ladder_names", lambda: list(losses))
-    by_variance = 100 * math.expm1(1.645 * 0.02)  # of the difference of two
-    assert moe_checks.seed_margin() == pytest.approx(by_variance)
+    by_variance = 100 * math.expm1(6.3138 * 0.02)  # of the difference of two; t of one degree of freedom, 95 %
+    assert moe_checks.seed_margin() == pytest.approx(by_variance, rel=1e-4)
     monkeypatch.setattr(moe_checks, "ladder_names", lambda: ["a", "b", "c"])
     assert moe_checks.seed_margin() is None
 

@@ -45,8 +45,11 @@ def test_jsonl_parquet_and_dataset(tmp_path):
     held = datasets.Dataset.from_dict({"text": ["one", None, TEXT], "other": [1, 2, 3]})
     assert corpora.load(held.filter(lambda row: row["text"])["text"]) == expected
     assert corpora.load(held) == corpora.load(held.to_iterable_dataset()) == expected
-    with pytest.raises(ValueError, match="the dataset has no column text; its columns: other"):
-        corpora.load(held.remove_columns("text"))
+    for other in (held.remove_columns("text"), held.remove_columns("text").to_iterable_dataset()):
+        with pytest.raises(ValueError, match="the dataset has no column text; its columns: other"):
+            corpora.load(other)
+    unknown = datasets.IterableDataset.from_generator(lambda: iter([{"text": TEXT, "other": 1}]))
+    assert unknown.column_names is None and corpora.load(unknown) == TEXT.strip()
     with pytest.raises(ValueError, match="the dataset holds the splits train"):
         corpora.load(datasets.DatasetDict({"train": held}))
     for documents in (["a", None], [b"a"], [{"text": "a"}], held.select_columns("other")["other"]):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from .. import ladder, paper
 from ..models import ladder_names
@@ -22,8 +23,12 @@ def seed_margin() -> float | None:
         if facts["finished"] and facts["activation"] == ladder.VANILLA.activation:
             losses = pd.read_csv(LADDER / name / "training.csv").loss_smoothed
             ends.setdefault(name.partition("-seed")[0], []).append(losses.iloc[-1])
-    spreads = [np.var(losses, ddof=1) for losses in ends.values() if len(losses) > 1]
-    return 100 * float(np.expm1(1.645 * np.sqrt(2 * np.mean(spreads)))) if spreads else None
+    several = [losses for losses in ends.values() if len(losses) > 1]
+    free = sum(len(losses) - 1 for losses in several)
+    if not free:
+        return None
+    variance = sum((len(losses) - 1) * np.var(losses, ddof=1) for losses in several) / free
+    return 100 * float(np.expm1(stats.t.ppf(0.95, free) * np.sqrt(2 * variance)))
 
 
 def checks(gap: pd.DataFrame, size: pd.DataFrame, suite: str = "ladder") -> pd.DataFrame:

@@ -215,10 +215,11 @@ def _seed_gap(losses: pd.DataFrame) -> str:
 
 
 def _limit_loss_check(losses: pd.DataFrame) -> Check:
-    """C68 for the limits of the loss, mean over seeds: only scales count where the points fix both."""
+    """C68 for the limits of the loss, mean over the seeds where they are fixed: only scales with both count."""
     limits = losses[losses.fixed.astype(bool)].groupby(["scale", "activation"]).limit.mean().unstack()
     both = limits.dropna() if {"relu", "silu"} <= set(limits) else limits.iloc[:0]
-    why = f"Rule: limits differ by less than {COMPARABLE:.0%} at every scale where both are fixed; else not testable."
+    why = f"Rule: limits, mean over the seeds that fix one, differ by less than {COMPARABLE:.0%} at every scale with "
+    why += "both; else not testable."
     fixed = f"{int(losses.fixed.sum())} of {len(losses)} limits of the loss fixed"
     if both.empty:
         return Check("C68", "ladder", f"{fixed}, none for both activations of a scale", None, why)

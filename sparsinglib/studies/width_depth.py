@@ -183,9 +183,9 @@ def losses(table: pd.DataFrame, rows: pd.DataFrame, seed_error: float = np.nan) 
 
     ``rows`` is ``loss``. The limit is that of ``scaling_tables.loss_limits``; ``reached`` is the mean over the last
     tenth of the run. All shapes see the same batches, so ``above`` (reached less the best shape's) is a paired
-    difference without the text's noise; ``seed_error`` is added to both if known, to it twice. Columns: run, shape,
-    width, layers, ratio, times_usual, limit, low, high, fixed (as there), reached, reached_low, reached_high, above,
-    above_low, above_high.
+    difference without the text's noise; ``seed_error`` is added to both if known, to it for two runs. Columns: run,
+    shape, width, layers, ratio, times_usual, limit, low, high, fixed (as there), reached, reached_low, reached_high,
+    above, above_low, above_high.
     """
     keep = table[["run", "shape", "width", "layers", "ratio", "times_usual"]]
     names = ["run", "limit", "low", "high", "fixed"]
