@@ -59,6 +59,7 @@ def _execute(notebook: str, copy: str, parameters: dict[str, Any]) -> None:
                 progress_bar=False,
                 log_output=True,
                 start_timeout=START_SECONDS,
+                coalesce_streams=True,  # how a text is cut into pieces differs from run to run
                 cwd=str(Path(notebook).parent),
                 extra_arguments=[f"--IPKernelApp.exec_files={[str(WATCH)]}"],
             )

@@ -38,6 +38,13 @@ def test_the_copy_holds_what_ran_and_the_error_is_told(tmp_path, monkeypatch, ca
     assert sorted(path.name for path in tmp_path.iterdir()) == ["copy.ipynb", "here"]  # nothing unfinished
 
 
+def test_printed_text_is_one_output_however_it_came(tmp_path):
+    source = "import time; print('a', flush=True); time.sleep(0.5); print('b')"
+    assert not notebook_process.run(notebook(tmp_path / "n.ipynb", source), str(tmp_path / "copy.ipynb"), {})
+    (output,) = nbformat.read(tmp_path / "copy.ipynb", as_version=4).cells[-1].outputs
+    assert output.text == "a\nb\n"
+
+
 def test_a_file_that_is_no_notebook_is_its_own_error(tmp_path):
     (tmp_path / "n.ipynb").write_text("{")
     assert notebook_process.run(str(tmp_path / "n.ipynb"), str(tmp_path / "copy.ipynb"), {})
