@@ -193,7 +193,7 @@ def load(source: str | Path | Iterable[str], split: Split = "train") -> str:
         return "\n\n".join(_interleave(split))
     if isinstance(source, (str, Path)):
         texts = _read(Path(source))
-    elif hasattr(source, "column_names"):
+    elif hasattr(source, "select_columns"):
         texts = _column(source, "the dataset")
     else:
         texts = list(source)

@@ -52,7 +52,8 @@ def test_jsonl_parquet_and_dataset(tmp_path):
     assert unknown.column_names is None and corpora.load(unknown) == TEXT.strip()
     with pytest.raises(ValueError, match="the dataset holds the splits train"):
         corpora.load(datasets.DatasetDict({"train": held}))
-    for documents in (["a", None], [b"a"], [{"text": "a"}], held.select_columns("other")["other"]):
+    table = pytest.importorskip("pyarrow").table({"text": ["a"]})
+    for documents in (table, ["a", None], [b"a"], [{"text": "a"}], held.select_columns("other")["other"]):
         with pytest.raises(ValueError, match="documents are strings, got"):
             corpora.load(documents)
 

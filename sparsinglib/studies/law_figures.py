@@ -50,8 +50,10 @@ def _run_panel(ax: Axes, trend: pd.DataFrame, fits: Mapping[str, laws.Fit], limi
         _dots(ax, part.d[~used], PERCENT * part.activation_ratio[~used], scale, seed, 0.25)
         shown += [*fit.activation_ratio, *([] if open_limit else [fit.a0])]
         d = np.linspace(fit.tokens[0], part.d.max(), 200)
-        ax.plot(d, PERCENT * fit.predict(d), color=style.COLOURS[scale], lw=1, ls=SEED_LINES[seed])
-        ax.plot([], [], color=style.COLOURS[scale], lw=1, ls=SEED_LINES[seed], label=label, **_marks(scale, seed))
+        ax.plot(d, PERCENT * fit.predict(d), color=style.COLOURS[scale], lw=1, ls=SEED_LINES[min(seed, 3)])
+        ax.plot(
+            [], [], color=style.COLOURS[scale], lw=1, ls=SEED_LINES[min(seed, 3)], label=label, **_marks(scale, seed)
+        )
         if not open_limit:
             ax.axhline(PERCENT * fit.a0, color=style.COLOURS[scale], ls=LIMIT_LINES[state], lw=0.8)
     first = trend.iloc[0]
@@ -255,7 +257,7 @@ def along_training(frame: pd.DataFrame, value: str, label: str, title: str, fact
             for run, line in part.groupby("run", sort=True):
                 scale, seed = line.scale.iloc[0], int(line.seed.iloc[0])
                 name = f"{scale}, seed {seed}" if seed > 1 else scale if part.scale.nunique() > 1 else str(run)
-                look: dict[str, Any] = {"color": style.COLOURS[scale], "ls": SEED_LINES[seed]}
+                look: dict[str, Any] = {"color": style.COLOURS[scale], "ls": SEED_LINES[min(seed, 3)]}
                 ax.plot(line.d, factor * line[value], lw=1.1, label=name, **look)
             ax.set(xlabel=style.TOKEN_LABELS[1e6], ylabel=label, xscale="log")
             if zeros:
