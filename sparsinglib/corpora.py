@@ -174,7 +174,8 @@ def load(source: str | Path | Iterable[str], split: Split = "train") -> str:
 
     Args:
         source: ``"wikipedia"``, ``"chinese"``, ``"code"``, ``"math"``, ``"mixture"`` (pieces of the four in turn); a
-            text file; a ``.jsonl`` or ``.parquet`` file with a column ``text``; a directory of such files; a Hugging
+            text file; a ``.jsonl`` or ``.parquet`` file with a column ``text``; a directory of such files (but for
+            hidden ones); a Hugging
             Face dataset with such a column, or one saved to disk; or an iterable of documents. Bytes that are
             not UTF-8 are replaced, and a warning says how many.
         split: ``"train"`` or ``"validation"``, disjoint by document. Your own text is not split: all of it is returned.
@@ -209,7 +210,8 @@ def _read(path: Path) -> list[str]:
     if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
         return _dataset(path)
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
+        found = {file: file.relative_to(path).parts for file in path.rglob("*") if file.is_file()}
+        files = sorted(file for file, parts in found.items() if not any(part.startswith(".") for part in parts))
         return [document for file in files for document in _read(file)]
     if not path.is_file():
         raise ValueError(f"no corpus and no file of that name: {path}; corpora: {', '.join(SOURCES)}, mixture")
@@ -218,12 +220,13 @@ def _read(path: Path) -> list[str]:
     import pandas as pd
 
     try:
-        table = pd.read_json(path, lines=True) if path.suffix == ".jsonl" else pd.read_parquet(path)
+        as_written: Any = {"lines": True, "dtype": False, "convert_dates": False}  # "007" is a text, no number
+        table = pd.read_json(path, **as_written) if path.suffix == ".jsonl" else pd.read_parquet(path)
     except Exception as error:
         raise ValueError(f"{path}: cannot be read as {path.suffix[1:]} ({str(error)[:200]})") from error
     if "text" not in table:
         raise ValueError(f"{path} has no column text; its columns: {', '.join(map(str, table.columns))}")
-    return table["text"].dropna().astype(str).tolist()
+    return table["text"].dropna().tolist()
 
 
 def _decoded(path: Path) -> str:

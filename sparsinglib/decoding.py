@@ -238,7 +238,7 @@ def _take_apart(model: PreTrainedModel, ffn: FFN, rule: Rule, threads: int, repo
                     gate,
                     up,
                     down,
-                    ffn.activation.forward,
+                    ffn.activation if type(ffn.activation) is nn.ReLU else ffn.activation.forward,
                     _limits(ffn, rule),
                     skips_up,
                     choose,

@@ -70,7 +70,7 @@ def heat_map(
     """Draw activation ratio by layer (down) and token (across), one panel a rule, on one colour scale.
 
     At most the first 64 tokens are drawn, so that the picture stays legible and its size bounded. Titles give the mean
-    over the whole text measured. Raises ValueError if a measurement kept no map.
+    over the whole text measured, and say so where it is longer. Raises ValueError if a measurement kept no map.
     """
     shown = {name: _tokens_shown(result) for name, result in results.items()}
     top = max(float(activation.max()) for activation, _ in shown.values())
@@ -86,8 +86,11 @@ def heat_map(
             ax.set_ylabel("layer")
             ax.set_yticks(range(0, layers, max(1, layers // 6)))
             ax.grid(False)
-            mean = results[name].activation_ratio
-            _write(ax, 0, 1.03, f"{name}: activation ratio {100 * mean:.1f} %", transform=ax.transAxes, fontsize=10)
+            mean, count = results[name].activation_ratio, results[name].tokens
+            cut = f" over {count:,} tokens, the first {tokens} drawn" if count > tokens else ""
+            _write(
+                ax, 0, 1.03, f"{name}: activation ratio {100 * mean:.1f} %{cut}", transform=ax.transAxes, fontsize=10
+            )
             rows += [
                 {"rule": name, "layer": layer, "position": j, "token_id": int(ids[j]), "activation_ratio": value}
                 for layer, row in enumerate(activation)

@@ -1,8 +1,9 @@
 """Record and mask neuron values: the only code that touches a model. Every hook is gone when its context ends."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
+import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
@@ -12,6 +13,7 @@ from .rules import Rule
 
 Visit = Callable[[FFN, Tensor, Tensor], Tensor | None]
 After = Callable[[FFN, Tensor], None]
+_open: list[ExitStack] = []  # contexts that keep models uncompiled
 
 
 @contextmanager
@@ -21,16 +23,35 @@ def tap(ffns: Sequence[FFN], visit: Visit, *, gate: bool = False, after: After |
     ``neurons`` has shape (..., d_ff). ``gate_score`` is the activation function's output if ``gate`` is set and the
     FFN has a gate, otherwise ``neurons``. What ``visit`` returns replaces the neurons; None leaves them untouched, so
     that the model's output is bit-identical. ``after(ffn, output)`` sees what the projection then gives, (..., hidden
-    size), bias included. Contexts nest; each removes only its own hooks, also after an exception.
+    size), bias included. Contexts nest; each removes only its own hooks, also after an exception. A compiled model runs
+    uncompiled meanwhile: its graph would go on without the hooks.
     """
     handles: list[RemovableHandle] = []
     try:
         for ffn in ffns:
             handles += _attach(ffn, visit, gate, after)
-        yield
+        with _uncompiled():
+            yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def _uncompiled() -> Iterator[None]:
+    """Until the last of these contexts is closed, in whatever order they are."""
+    stance = ExitStack()
+    if not _open:
+        stance.enter_context(torch.compiler.set_stance("force_eager"))
+    _open.append(stance)
+    try:
+        yield
+    finally:
+        _open.remove(stance)
+        if _open:  # the others still need it
+            _open[0].push(stance.pop_all())
+        else:
+            stance.close()
 
 
 def _attach(ffn: FFN, visit: Visit, gate: bool, after: After | None) -> list[RemovableHandle]:

@@ -102,6 +102,7 @@ def _checked(batch: Tensor | Mapping[str, Tensor], index: int, config: Any) -> B
         ids = ids[None]
     if ids.dim() != 2 or ids.numel() == 0:
         raise ValueError(f"Batch {index}: token ids must be rows × length and not empty, got shape {tuple(ids.shape)}.")
+    mask = None if mask is None else torch.as_tensor(mask)
     if mask is not None and mask.numel() != ids.numel():
         raise ValueError(
             f"Batch {index}: attention_mask {tuple(mask.shape)} does not fit token ids {tuple(ids.shape)}."
@@ -115,7 +116,7 @@ def _checked(batch: Tensor | Mapping[str, Tensor], index: int, config: Any) -> B
             f"Batch {index}: rows of {ids.shape[1]} tokens, but the model's context is {context}; "
             f"cut the text into windows: token_batches(text, tokenizer, length={context})."
         )
-    return Batch(ids, valid)
+    return Batch(ids.masked_fill(~valid, 0), valid)  # padding may have an id for which the model has no embedding
 
 
 @torch.inference_mode()

@@ -17,6 +17,7 @@ from typing import Any
 import nbformat
 from packaging.requirements import Requirement
 
+from . import suites
 from .files import write_atomically
 from .paths import DATA, ROOT
 
@@ -71,16 +72,25 @@ def inputs(notebook: Path, parameters: Mapping[str, Any], also: Iterable[Path] =
     """Digest of what a run of ``notebook`` depends on; ``also`` names further files, by content.
 
     A parameter that names a file counts with its content, one that names a directory with the names, sizes and times
-    of its files (downloaded checkpoints are too large to read for this).
+    of its files (downloaded checkpoints are too large to read for this). So do the checkpoints and texts of a suite.
     """
     cells = [(cell.cell_type, cell.source) for cell in nbformat.read(notebook, as_version=4).cells]
     found = hashlib.sha256(json.dumps([cells, sorted(parameters.items())]).encode())
     found.update((library() + data_digest()).encode())
     found.update(_contents(also).encode())
-    for value in parameters.values():
+    for value in (*parameters.values(), *_of_suite(parameters.get("suite", ""), notebook.parent)):
         for part in _named(value, notebook.parent):
             found.update(part.encode())
     return found.hexdigest()
+
+
+def _of_suite(value: str, folder: Path) -> list[str]:
+    """What a suite's file names; nothing for a shipped suite, whose data count as all that is shipped does."""
+    path = folder / value
+    if path.suffix not in (".yaml", ".yml") or not path.is_file():
+        return []
+    suite = suites.read(path)
+    return [*(checkpoint.source for checkpoint in suite.checkpoints), *suite.corpora]
 
 
 def _named(value: Any, folder: Path) -> Iterator[str]:
@@ -89,7 +99,7 @@ def _named(value: Any, folder: Path) -> Iterator[str]:
     if path is not None and len(path.name) < 250 and path.is_file():
         yield _contents([path])
     elif path is not None and len(path.name) < 250 and path.is_dir():
-        for file in sorted(path.rglob("*")):
+        for file in sorted(file for file in path.rglob("*") if file.is_file()):
             state = file.stat()
             yield f"{file.relative_to(path)} {state.st_size} {state.st_mtime_ns}"
 

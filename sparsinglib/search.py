@@ -48,8 +48,8 @@ def find_thresholds(
     exp(KL(dense ‖ sparse)) rises by p % instead: it varies less from token to token, so that a shorter text will do
     (notebook 01 has by how much); each of its sparse passes brings a dense one. ``method="bisection"`` is Algorithm 1
     as printed, to ``stop_width`` on CETT; the default needs about five sparse passes and stops when log(ratio) is
-    within 2e-4 of its target or CETT is known to 1 %. The answer is judged on ``held_out`` batches too if given;
-    ``tokenizer`` is only noted in the result.
+    within 2e-4 of its target (for p below 0.4 %, within a twentieth of it) or CETT is known to 1 %. The answer is
+    judged on ``held_out`` batches too if given; ``tokenizer`` is only noted in the result.
 
     Raises ValueError for an increase that is not positive, a text that cannot be measured, or a loss that is not
     finite; UnsupportedModel for a model whose FFNs cannot be found. Warns if the target cannot be met or is missed by
@@ -190,7 +190,7 @@ def _secant(
     low, high = (0.0, 0.0), (LARGEST_CETT, math.inf)
     for _ in range(MOST_SPARSE_PASSES - 2):
         value = rise(guess)
-        if abs(value - target) <= LOG_RATIO_TOLERANCE:
+        if abs(value - target) <= min(LOG_RATIO_TOLERANCE, 0.05 * target):
             return guess
         low, high = ((guess, value), high) if value < target else (low, (guess, value))
         if high[0] - low[0] <= BRACKET_WIDTH * high[0] or low[0] >= LARGEST_CETT * (1 - BRACKET_WIDTH):
@@ -326,4 +326,4 @@ def _warn(found: Thresholds) -> None:
 def _missed(found: Thresholds, p: float) -> float | None:
     """The rise that was reached, in percent, if it is more than a tenth of ``p`` away from it; else None."""
     reached = 100 * (math.expm1(found.kl or 0.0) if found.criterion == "kl" else found.ppl_ratio - 1)
-    return reached if abs(reached - p) > max(0.1 * p, 100 * LOG_RATIO_TOLERANCE) else None
+    return reached if abs(reached - p) > 0.1 * p else None

@@ -5,6 +5,7 @@
 
 import difflib
 import os
+from collections.abc import Collection
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from reprlib import repr as short
@@ -12,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from . import models
+from . import corpora, models
 from .paths import SUITES
 
 EVIDENCE = ("ladder", "released", "own")
@@ -33,7 +34,8 @@ class Checkpoint:
 
     Attributes:
         name: how it is called in tables.
-        source: what ``sl.load`` takes: ladder name, directory, ``.gguf`` file or hub id.
+        source: what ``sl.load`` takes: ladder name, directory, ``.gguf`` file or hub id; a relative path is one
+            from the folder of the suite's file.
         scale: label of its size, such as "0.1B".
         activation: "relu", "silu", …: how series are named and coloured.
         revision: revision of a hub id.
@@ -48,9 +50,9 @@ class Checkpoint:
     @property
     def here(self) -> bool:
         """Whether its files lie on this machine, or have to come from the hub."""
-        # os.path: a name that no file can have is no error there.
-        path = os.path.expanduser(self.source)
-        return self.source in (*models.ladder_names(), models.WHEEL) or os.path.isdir(path) or os.path.isfile(path)
+        # os.path: a name that no file can have is no error there. A path that was found is absolute by now.
+        known = self.source in (*models.ladder_names(), models.WHEEL)
+        return known or (os.path.isabs(self.source) and os.path.exists(self.source))
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Suite:
 
     Attributes:
         evidence: what its numbers are called: "ladder", "released" or "own".
-        corpora: names of shipped corpora or paths of text files.
+        corpora: names of shipped corpora or paths of text files, relative ones from the folder of the suite's file.
         sequence_length: tokens of a window.
         tokens: tokens that each corpus is measured on.
         checkpoints: those that can be loaded.
@@ -85,7 +87,12 @@ class Suite:
 
 
 def check(suite: Suite) -> None:
-    """Raise SuiteError naming each directory of the suite that lacks a file to be loaded, and what it lacks."""
+    """Raise SuiteError naming each directory that lacks a file to be loaded, or each text that is not there."""
+    known = (*corpora.SOURCES, "mixture")
+    if gone := [name for name in suite.corpora if name not in known and not os.path.exists(os.path.expanduser(name))]:
+        raise SuiteError(
+            f"suite {suite.name}: no corpus and no file called {', '.join(gone)}; corpora: {', '.join(known)}."
+        )
     lacking = []
     for folder in (Path(c.source).expanduser() for c in suite.checkpoints if c.source not in models.ladder_names()):
         absent = [part for part, names in PARTS.items() if not any(any(folder.glob(name)) for name in names)]
@@ -132,7 +139,9 @@ def read(suite: str | Path) -> Suite:
 
 def _downloaded(directory: Path) -> Suite:
     released = _parse(SUITES / "released.yaml")
-    placed = tuple(replace(c, source=str(directory / c.source.rpartition("/")[2])) for c in released.checkpoints)
+    placed = tuple(
+        replace(c, source=os.path.abspath(directory / c.source.rpartition("/")[2])) for c in released.checkpoints
+    )
     return _present(replace(released, checkpoints=placed))
 
 
@@ -161,24 +170,34 @@ def _parse(path: Path) -> Suite:
     entries = raw.get("checkpoints")
     if not isinstance(entries, list) or not entries:
         raise SuiteError(f"{path.name}: checkpoints must be a list with at least one entry.")
-    checkpoints = tuple(_checkpoint(f"{path.name}, checkpoint {i}", entry) for i, entry in enumerate(entries, 1))
+    found = (_checkpoint(f"{path.name}, checkpoint {i}", entry) for i, entry in enumerate(entries, 1))
+    checkpoints = tuple(replace(c, source=_from(path, c.source, models.ladder_names())) for c in found)
     names = [c.name for c in checkpoints]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise SuiteError(f"{path.name}: two checkpoints are called {twice[0]}.")
     evidence = raw.get("evidence", "own")
     if evidence not in EVIDENCE:
         raise SuiteError(f"{path.name}: evidence is {short(evidence)}; it must be one of {', '.join(EVIDENCE)}.")
-    corpora = raw.get("corpora", ["mixture"])
-    if not isinstance(corpora, list) or not corpora or not all(isinstance(c, str) and c for c in corpora):
+    texts = raw.get("corpora", ["mixture"])
+    if not isinstance(texts, list) or not texts or not all(isinstance(name, str) and name for name in texts):
         raise SuiteError(f"{path.name}: corpora must be a list of names or files.")
     return Suite(
         name=path.stem,
         evidence=evidence,
-        corpora=tuple(corpora),
+        corpora=tuple(_from(path, name, (*corpora.SOURCES, "mixture")) for name in texts),
         sequence_length=_size(path.name, raw, "sequence_length", 512),
         tokens=_size(path.name, raw, "tokens", 16_384),
         checkpoints=checkpoints,
     )
+
+
+def _from(suite: Path, name: str, known: Collection[str]) -> str:
+    """A name from a suite's file, as an absolute path where it leads to something from there.
+
+    Notebooks read the file again in a working directory of their own.
+    """
+    path = os.path.abspath(suite.parent / os.path.expanduser(name))
+    return path if name not in known and os.path.exists(path) else name
 
 
 def _checkpoint(where: str, entry: Any) -> Checkpoint:

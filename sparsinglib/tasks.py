@@ -112,11 +112,16 @@ def examples(
 
 def _named(thresholds: Rule | Sequence[Rule] | Mapping[str, Rule] | None) -> dict[str, Rule]:
     if isinstance(thresholds, Mapping):
+        if DENSE in thresholds:
+            raise ValueError(f"{DENSE!r} names the rows of the model without a rule; give yours another name.")
         return dict(thresholds)
     if thresholds is None:
         return {}
     given = list(thresholds) if isinstance(thresholds, Iterable) else [thresholds]
-    return {rule_name(rule): rule for rule in given}
+    names = [rule_name(rule) for rule in given]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"two rules are called {min(twice)}; give a dict of them by names of your own.")
+    return dict(zip(names, given, strict=True))
 
 
 def rule_name(rule: Rule) -> str:

@@ -21,7 +21,7 @@ from transformers.utils import logging
 
 from . import passes
 from .files import copy, replacing
-from .ladder import CONTEXT, RUNS, SHAPE_NAMES, MixtureRun, Run
+from .ladder import CONTEXT, RUNS, MixtureRun, Run
 from .measure import measure
 from .models import load
 from .mup import ONE_PRODUCT
@@ -75,12 +75,10 @@ def unmeasured() -> list[Run]:
     return found
 
 
-def measure_checkpoint(
-    path: Path, batches: list[torch.Tensor], cett: dict[float, float], relu: bool, search: bool = True
-) -> pd.DataFrame:
-    """Metric, p and value of one checkpoint; ``cett`` is the shared CETT for each p in percent.
+def measure_checkpoint(path: Path, batches: list[torch.Tensor], cett: dict[float, float], relu: bool) -> pd.DataFrame:
+    """Metric, p and value of one checkpoint, at the shared CETT and at one searched at this checkpoint by itself.
 
-    With ``relu`` also its straightforward ReLU ratio, with ``search`` also with CETT searched at this checkpoint.
+    ``cett`` is the shared CETT for each p in percent. With ``relu`` also the straightforward ReLU ratio.
     """
     model, _ = load(path)
     rows: list[tuple[str, float, float]] = []
@@ -93,10 +91,9 @@ def measure_checkpoint(
             dead = np.concatenate(result.neuron_frequency) < DEAD
             rows.append(("dead_neuron_share", p, float(dead.mean())))
             rows.append(("validation_loss", math.nan, math.log(result.dense_ppl)))
-    if search:
-        alone = find_thresholds(model, batches, SEARCHED)
-        rows.append(("cett_searched", SEARCHED, alone.cett))
-        rows.append(("activation_ratio_searched_cett", SEARCHED, alone.activation_ratio))
+    alone = find_thresholds(model, batches, SEARCHED)
+    rows.append(("cett_searched", SEARCHED, alone.cett))
+    rows.append(("activation_ratio_searched_cett", SEARCHED, alone.activation_ratio))
     if relu:
         straightforward = measure(model, batches, StraightforwardReLU(), kl=False)
         rows.append(("relu_nonzero_ratio", math.nan, straightforward.activation_ratio))
@@ -112,19 +109,18 @@ def measure_mixture(path: Path, batches: list[torch.Tensor]) -> pd.DataFrame:
     return pd.DataFrame([("validation_loss", math.nan, loss)], columns=["metric", "p_pct", "value"])
 
 
-def complete(rows: pd.DataFrame, cett: dict[float, float], search: bool) -> bool:
-    """Whether one checkpoint's rows hold every p of ``cett`` (of a mixture: any), and with ``search`` its own CETT."""
+def complete(rows: pd.DataFrame, cett: dict[float, float]) -> bool:
+    """Whether one checkpoint's rows hold every p of ``cett`` and its own CETT; without ``cett`` (a mixture) any row."""
     measured = set(rows.loc[rows["metric"] == "cett_shared", "p_pct"])
-    return len(rows) > 0 and measured >= set(cett) and (not search or "cett_searched" in set(rows["metric"]))
+    return len(rows) > 0 and measured >= set(cett) and (not cett or "cett_searched" in set(rows["metric"]))
 
 
-def measure_run(run: Run, max_tokens: int, brief: bool = False) -> pd.DataFrame:
+def measure_run(run: Run, max_tokens: int) -> pd.DataFrame:
     """Tidy trajectory of a run: run, step, tokens, metric, p_pct, value. Written after every checkpoint.
 
-    ``brief`` leaves out all but p = 1 % at the shared CETT, in a third of the time: enough for the nine shapes. Of a
-    mixture of experts there is only the loss. What is in ``trajectory.csv`` at these CETTs is not measured again, so a
-    brief measurement can be completed later. Raises ValueError, and leaves the file as it is, where a new CETT would
-    ask for a checkpoint that is on no disk any more.
+    Of a mixture of experts there is only the loss. What is in ``trajectory.csv`` at these CETTs is not measured again.
+    Raises ValueError, and leaves the file as it is, where a new CETT would ask for a checkpoint that is on no disk any
+    more.
     """
     batches = validation_batches(max_tokens)
     paths, target = checkpoints(run), LADDER / run.name / "trajectory.csv"
@@ -132,17 +128,17 @@ def measure_run(run: Run, max_tokens: int, brief: bool = False) -> pd.DataFrame:
     cett: dict[float, float] = {}
     if not mixture:
         last = [load(paths[step])[0] for step in steps[-LAST:]]
-        cett = {p: shared_cett(last, batches, p) for p in (INCREASES[:1] if brief else INCREASES)}
+        cett = {p: shared_cett(last, batches, p) for p in INCREASES}
         print(f"{run.name}: shared CETT {', '.join(f'{p:g} %: {value:.4f}' for p, value in cett.items())}", flush=True)
     table = pd.read_csv(target) if target.is_file() else pd.DataFrame(columns=COLUMNS)
     table = _without_stale(table, cett, paths, run)
     for step in reversed(steps):  # the late ones matter most, should the time run out
-        if complete(table[table["step"] == step], cett, search=not (brief or mixture)):
+        if complete(table[table["step"] == step], cett):
             continue
         if mixture:
             rows = measure_mixture(paths[step], batches)
         else:
-            rows = measure_checkpoint(paths[step], batches, cett, run.activation == "relu", search=not brief)
+            rows = measure_checkpoint(paths[step], batches, cett, run.activation == "relu")
         rows.insert(0, "tokens", step * run.batch_tokens)
         rows.insert(0, "step", step)
         rows.insert(0, "run", run.name)
@@ -185,12 +181,11 @@ def main(arguments: list[str] | None = None) -> None:
     """Command line: measure runs by name."""
     parser = argparse.ArgumentParser(prog="python -m sparsinglib.trajectory", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="runs to measure")
-    parser.add_argument("--all", action="store_true", help="finished runs not measured yet; shapes as by --brief")
+    parser.add_argument("--all", action="store_true", help="finished runs that are not measured yet")
     parser.add_argument(
         "--max-tokens", type=int, default=16_384, help="held-out tokens measured on (default %(default)s)"
     )
     parser.add_argument("--ship", action="store_true", help="also put the checkpoints into data/ladder/<run>/steps")
-    parser.add_argument("--brief", action="store_true", help="only p = 1 percent at the shared CETT, as for the shapes")
     options = parser.parse_args(arguments)
     unknown = [name for name in options.names if name not in RUNS]
     if unknown:
@@ -207,7 +202,7 @@ def main(arguments: list[str] | None = None) -> None:
         for run in unmeasured() if options.all else [RUNS[name] for name in options.names]:
             if options.ship or (options.all and run.name in SHIPPED):
                 ship(run)
-            measure_run(run, options.max_tokens, options.brief or (options.all and run.name in SHAPE_NAMES))
+            measure_run(run, options.max_tokens)
     except (ValueError, ModuleNotFoundError, OSError) as error:
         sys.exit(str(error))
 

@@ -197,6 +197,26 @@ def test_own_files_and_documents(tmp_path):
         assert corpora.load(documents) == "one\n\ntwo"
 
 
+def test_hidden_folders_and_files_are_no_text(tmp_path):
+    for name in (".cache/huggingface/a.txt", "b/.git/c.txt", ".d.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("hidden")
+    (tmp_path / "b" / "e.txt").write_text("seen")
+    assert corpora.load(tmp_path) == "seen"
+    hidden = tmp_path / ".cache" / "huggingface"
+    assert corpora.load(hidden) == "hidden"  # asked for by name
+
+
+def test_lines_are_texts_as_written(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "007"}\n{"text": "1e3"}\n{"text": null}\n{"text": "2024-01-02"}\n')
+    assert corpora.load(path) == "007\n\n1e3\n\n2024-01-02"
+    for value, kind in (('["a", "b"]', "list"), ('{"x": 1}', "dict"), ("7", "int")):
+        path.write_text(f'{{"text": {value}}}\n')
+        with pytest.raises(ValueError, match=f"documents are strings, got {kind}"):
+            corpora.load(path)
+
+
 def test_own_file_without_text(tmp_path):
     (tmp_path / "empty.txt").write_text("\n")
     (tmp_path / "other.jsonl").write_text('{"body": "one"}\n')

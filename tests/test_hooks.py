@@ -51,6 +51,22 @@ def test_contexts_closed_in_the_wrong_order(model):
     assert hooks_on(model) == 0 and torch.equal(logits(model), dense)
 
 
+def test_a_compiled_model_is_sparsified_too(model):
+    dense, compiled = logits(model), torch.compile(model, backend="eager")
+    assert torch.equal(logits(compiled), dense)  # traced without hooks, which its graph would go on without
+    first, second = sl.sparsify(model, RULES[0]), sl.sparsify(model, RULES[1])
+    with sl.sparsify(model, RULES[0]):
+        assert torch.equal(logits(compiled), logits(model)) and not torch.equal(logits(compiled), dense)
+    for context in (first, second):
+        context.__enter__()
+    first.__exit__(None, None, None)
+    assert torch.equal(logits(compiled), logits(model)) and not torch.equal(logits(compiled), dense)
+    second.__exit__(None, None, None)
+    traced = []
+    torch.compile(lambda x: x + 1, backend=lambda graph, _: traced.append(graph) or graph.forward)(torch.ones(1))
+    assert torch.equal(logits(compiled), dense) and traced, "still uncompiled after the last context"
+
+
 def test_exception_inside(model):
     dense = logits(model)
     with pytest.raises(RuntimeError, match="inside"), sl.sparsify(model, RULES[0]):

@@ -190,6 +190,23 @@ def test_the_digest_follows_cells_parameters_and_files_but_not_outputs(tmp_path)
     assert run_state.inputs(path, {}, [text]) != run_state.inputs(path, {})
 
 
+def test_the_digest_follows_what_a_suite_names(tmp_path):
+    path = write_notebook(tmp_path / "01_a.ipynb", "print(x)")
+    suite, text, model = tmp_path / "mine.yaml", tmp_path / "text.txt", tmp_path / "model"
+    entry = "{name: mine, source: model, scale: a, activation: relu}"
+    suite.write_text(f"corpora: [text.txt]\ncheckpoints:\n  - {entry}\n")
+    model.mkdir()
+    text.write_text("one")
+    (model / "gone").symlink_to(tmp_path / "nowhere")
+    seen = [run_state.inputs(path, {"suite": str(suite)})]
+    assert run_state.inputs(path, {"suite": str(suite)}) == seen[0]
+    text.write_text("two")
+    seen.append(run_state.inputs(path, {"suite": str(suite)}))
+    (model / "model.safetensors").write_text("weights")
+    seen.append(run_state.inputs(path, {"suite": str(suite)}))
+    assert len(set(seen)) == 3
+
+
 def test_the_digest_of_data_is_of_names_and_contents(tmp_path, monkeypatch):
     monkeypatch.setattr(run_state, "DATA", tmp_path)
     digest = run_state.data_digest.__wrapped__

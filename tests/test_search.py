@@ -156,6 +156,15 @@ def test_same_answer_as_a_plain_algorithm_1(p, oracle, responsive, quiet):
     assert math.log(found.ppl_ratio) == pytest.approx(rise, abs=1e-4)
 
 
+@pytest.mark.parametrize("p", [0.05, 0.1, 0.2, 0.5])
+def test_a_small_rise_is_met_to_a_tenth_or_the_search_says_so(p, responsive):
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        found = sl.find_thresholds(responsive[0], [responsive[1]], p)
+    missed = abs(100 * (found.ppl_ratio - 1) - p) > 0.1 * p
+    assert missed == any("The search ended at CETT" in str(warning.message) for warning in heard)
+
+
 @pytest.mark.parametrize(("activation", "p"), [("relu", 5.0), ("silu", 5.0)])
 def test_same_answer_on_the_golden_inputs(activation, p, ids, quiet):
     model, text = golden_model(activation), ids[f"greedy64_{activation}"]

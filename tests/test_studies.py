@@ -4,6 +4,7 @@ nbval compares what notebooks print; the first part here compares what they writ
 """
 
 import json
+import shutil
 from dataclasses import replace
 
 import nbformat
@@ -11,10 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from transformers import BloomConfig, BloomForCausalLM
 
 import sparsinglib as sl
 from sparsinglib import laws, paper, style
-from sparsinglib.paths import FIGURES, NOTEBOOKS
+from sparsinglib.paths import FIGURES, LADDER, NOTEBOOKS
 from sparsinglib.studies import forecast_figures, law_forecasts, one_checkpoint, trends
 
 # They read tables and measure next to nothing. 05 would too, but its bootstraps take a minute.
@@ -108,6 +110,25 @@ def test_the_summary_says_what_was_measured(two):
     plain = one_checkpoint.study("0.1m-relu", "", "topk", 0.2, 1024, 128)
     assert one_checkpoint.summary(plain)["0.1m-relu"]["rule"] == str(sl.TopK(0.2))
     assert one_checkpoint.save_thresholds(plain) is None
+
+
+def test_a_model_whose_gate_score_cannot_be_read_is_drawn_without_rivals(two, monkeypatch):
+    def refuse(*_):
+        raise sl.UnsupportedModel("no activation module")
+
+    monkeypatch.setattr(one_checkpoint, "rules_at", refuse)
+    with pytest.warns(UserWarning, match="drawn without Top-k and FAT-ε: no activation module"):
+        results = one_checkpoint.heat_map_rules(two[0])
+    assert list(results.values()) == [two[0].sample]
+
+
+def test_a_model_that_states_no_context_is_studied(tmp_path):
+    config = BloomConfig(vocab_size=2048, hidden_size=16, n_layer=2, n_head=2)
+    BloomForCausalLM(config).save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(LADDER / "tokenizer" / name, tmp_path)
+    study = one_checkpoint.study(str(tmp_path), "", "topk", 0.5, 512, 64)
+    assert study.measured.tokens == 256
 
 
 def test_the_rules_of_the_heat_map_keep_about_the_same_share(two, drawn):

@@ -104,6 +104,30 @@ def test_a_bad_suite_is_named(tmp_path, text, message):
         suites.read(path)
 
 
+def test_relative_paths_are_read_from_the_suites_folder(tmp_path, monkeypatch):
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    (tmp_path / "mine.txt").write_text("one")
+    path = tmp_path / "mine.yaml"
+    path.write_text(GOOD.replace("0.4m-relu,", "mine, source: models/mine,") + "corpora: [mine.txt, code, gone.txt]\n")
+    there = suites.read(path)
+    monkeypatch.chdir("/")
+    assert suites.read(path) == there
+    assert there.checkpoints[0].source == str(tmp_path / "models" / "mine")
+    assert there.corpora == (str(tmp_path / "mine.txt"), "code", "gone.txt")
+    with pytest.raises(SuiteError, match=r"no corpus and no file called gone\.txt; corpora: .*mixture"):
+        suites.check(there)
+
+
+def test_a_path_from_another_folder_is_not_there(tmp_path, monkeypatch):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    path = tmp_path / "elsewhere" / "mine.yaml"
+    path.write_text(GOOD.replace("0.4m-relu,", "mine, source: ./a/b,"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SuiteError, match="none of its checkpoints is there"):
+        suites.read(path)
+
+
 def test_an_unknown_suite_lists_the_known():
     with pytest.raises(SuiteError, match="ladder, released"):
         suites.read("leader")

@@ -389,6 +389,13 @@ def test_generation_must_end_within_the_context(model, tokenizer, tmp_path):
 
 
 @pytest.mark.slow
+def test_rules_of_one_name_are_refused(model, tokenizer, thresholds):
+    with pytest.raises(ValueError, match=r"two rules are called CETT.*names of your own"):
+        tasks.evaluate(model, tokenizer, ["offline_span"], [thresholds, sl.TopK(0.5), thresholds])
+    with pytest.raises(ValueError, match="'dense' names the rows of the model without a rule"):
+        tasks.evaluate(model, tokenizer, ["offline_span"], {"dense": thresholds})
+
+
 def test_an_unknown_task_gets_the_nearest_names(model, tokenizer, tmp_path):
     with pytest.raises(tasks.TaskError, match=r"unknown task 'ofline_span'.*offline_span"):
         tasks.evaluate(model, tokenizer, "ofline_span", cache=tmp_path)

@@ -480,16 +480,17 @@ def test_publishing_what_was_never_trained(tmp_path):
 # --- the measurements along a run ----------------------------------------------------------------
 
 
-def test_a_brief_trajectory_is_resumed_and_holds_what_the_library_measures(tmp_path, monkeypatch):
+def test_a_trajectory_is_resumed_and_holds_what_the_library_measures(tmp_path, monkeypatch):
     run = RUNS["0.1m-relu"]
     shipped = sorted((training.LADDER / run.name / "steps").iterdir())[-5:]
     for path in shipped:
         shutil.copytree(path, tmp_path / run.name / "steps" / path.name)
     monkeypatch.setattr(trajectory, "LADDER", tmp_path)
     monkeypatch.setattr(trajectory, "WORK", tmp_path / "none")
-    table = trajectory.measure_run(run, 2048, brief=True)
+    monkeypatch.setattr(trajectory, "INCREASES", (1.0,))  # the other two take as long again each
+    table = trajectory.measure_run(run, 2048)
     assert set(table["step"]) == {int(path.name[5:]) for path in shipped}
-    assert set(table["p_pct"].dropna()) == {1.0} and "cett_searched" not in set(table["metric"])
+    assert set(table["p_pct"].dropna()) == {1.0}
     last = table[table["step"] == max(table["step"])].set_index("metric")["value"]
     batches = trajectory.validation_batches(2048)
     models = [trajectory.load(path)[0] for path in shipped]
@@ -497,20 +498,21 @@ def test_a_brief_trajectory_is_resumed_and_holds_what_the_library_measures(tmp_p
     assert last["cett_shared"] == pytest.approx(shared)
     found = sl.thresholds_for_cett(models[-1], batches, shared)
     assert last["activation_ratio_shared_cett"] == pytest.approx(found.activation_ratio)
+    assert last["cett_searched"] == pytest.approx(sl.find_thresholds(models[-1], batches, 1.0).cett)
     assert last["relu_nonzero_ratio"] == pytest.approx(
         sl.measure(models[-1], batches, sl.StraightforwardReLU()).activation_ratio
     )
     monkeypatch.setattr(trajectory, "measure_checkpoint", lambda *_, **__: pytest.fail("measured again"))
-    assert len(trajectory.measure_run(run, 2048, brief=True)) == len(table)
+    assert len(trajectory.measure_run(run, 2048)) == len(table)
 
 
 def stubbed(monkeypatch, tmp_path, run, cett):
     """Measures of a run's kept checkpoints made up, all but the bookkeeping; returns the steps that were measured."""
     measured = []
 
-    def rows(path, batches, cett, relu, search):
+    def rows(path, batches, cett, relu):
         measured.append(int(path.name[5:]))
-        found = [("cett_shared", p, value) for p, value in cett.items()] + [("cett_searched", 1.0, 0.1)] * search
+        found = [("cett_shared", p, value) for p, value in cett.items()] + [("cett_searched", 1.0, 0.1)]
         return pd.DataFrame(found, columns=["metric", "p_pct", "value"])
 
     def loss(path, batches):
@@ -543,18 +545,18 @@ def test_what_was_measured_at_this_shared_cett_is_kept(tmp_path, monkeypatch, ce
     assert sorted(measured) == sorted(set(table["step"]))
 
 
-def test_a_brief_trajectory_can_be_completed(tmp_path, monkeypatch):
+@pytest.mark.parametrize("lacks", ["another p", "its own CETT"])
+def test_an_incomplete_checkpoint_is_measured_again(tmp_path, monkeypatch, lacks):
     run = RUNS["0.1m-relu"]
     measured = stubbed(monkeypatch, tmp_path, run, 0.1)
-    brief = trajectory.measure_run(run, 2048, brief=True)
-    assert set(brief["p_pct"]) == {1.0}
-    measured.clear()
     whole = trajectory.measure_run(run, 2048)
-    assert sorted(measured) == sorted(set(brief["step"])) == sorted(set(whole["step"]))
-    assert set(whole["p_pct"]) == {1.0, 5.0, 10.0} and not whole.duplicated(["step", "metric", "p_pct"]).any()
+    step = whole["step"].iloc[0]
+    gone = (whole["p_pct"] == 5.0) if lacks == "another p" else (whole["metric"] == "cett_searched")
+    whole[~gone | (whole["step"] != step)].to_csv(trajectory.LADDER / run.name / "trajectory.csv", index=False)
     measured.clear()
-    trajectory.measure_run(run, 2048, brief=True)
-    assert not measured
+    again = trajectory.measure_run(run, 2048)
+    assert measured == [step]
+    assert len(again) == len(whole) and not again.duplicated(["step", "metric", "p_pct"]).any()
 
 
 def test_measurements_whose_checkpoints_are_gone_are_not_thrown_away(tmp_path, monkeypatch):
@@ -569,7 +571,7 @@ def test_measurements_whose_checkpoints_are_gone_are_not_thrown_away(tmp_path, m
     assert (tmp_path / "shipped" / run.name / "trajectory.csv").read_bytes() == kept
 
 
-def test_all_measures_finished_runs_once_and_shapes_briefly(tmp_path, monkeypatch):
+def test_all_measures_finished_runs_once(tmp_path, monkeypatch):
     shape, whole, mixture = RUNS["0.1m-relu-w24x16"], RUNS["0.1m-silu"], RUNS["moe-16"]
     for run in (shape, whole, mixture):
         measured = stubbed(monkeypatch, tmp_path, run, 0.1)
@@ -584,7 +586,8 @@ def test_all_measures_finished_runs_once_and_shapes_briefly(tmp_path, monkeypatc
     assert shipped == [shape]
     table = pd.read_csv(tmp_path / "shipped" / shape.name / "trajectory.csv")
     losses = pd.read_csv(tmp_path / "shipped" / mixture.name / "trajectory.csv")
-    assert sorted(measured) == sorted([*set(table["step"]), *losses["step"]]) and set(table["p_pct"]) == {1.0}
+    assert sorted(measured) == sorted([*set(table["step"]), *losses["step"]])
+    assert set(table["p_pct"]) == {1.0, 5.0, 10.0}
     assert set(losses["metric"]) == {"validation_loss"} and losses["p_pct"].isna().all()
     assert {path.parent.name for path in (tmp_path / "shipped").glob("*/trajectory.csv")} == {shape.name, mixture.name}
     for run, rows in ((shape, table), (mixture, losses)):  # they were interrupted: late checkpoints are measured first

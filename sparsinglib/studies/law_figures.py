@@ -18,7 +18,7 @@ from . import trends
 PERCENT = 100
 LIMIT_MARKS = {"fixed": "", "one drop": "*"}
 LIMIT_LINES = {"fixed": "--", "one drop": "-."}
-SEED_LINES = {1: "-", 2: (0, (6, 2)), 3: ":"}
+SEED_LINES = {1: "-", 2: (0, (7, 2, 1, 2, 1, 2)), 3: ":"}
 APART = 1.04  # one activation's marks right of the other's, and a seed's of the last, so that none hides another
 
 
@@ -37,11 +37,13 @@ def _dots(ax: Axes, x: pd.Series, y: pd.Series, scale: str, seed: int, alpha: fl
 def _run_panel(ax: Axes, trend: pd.DataFrame, fits: Mapping[str, laws.Fit], limits: pd.DataFrame | None) -> None:
     """Points, law (line) and limit (its line by ``state``, none where it is open) of each run in ``trend``."""
     shown: list[float] = []
+    states = set()
     for run, part in trend.groupby("run", sort=True):
         scale, fit = part.scale.iloc[0], fits[str(run)]
         row = None if limits is None else limits[limits.run == run].iloc[0]
         state = "fixed" if row is None else row.state
         open_limit = state == "open"
+        states.add(state)
         seed = int(part.seed.iloc[0])
         name = f"{scale}{f' seed {seed}' if seed > 1 else ''}"
         label = f"{name}: " + ("open" if open_limit else f"{PERCENT * fit.a0:.2f} %{LIMIT_MARKS[state]}")
@@ -63,8 +65,9 @@ def _run_panel(ax: Axes, trend: pd.DataFrame, fits: Mapping[str, laws.Fit], limi
     room = 0.12 * (high - low)
     ax.set(xlim=(0, None), ylim=(low - room, high + room))
     ax.plot([], [], color="0.3", lw=1, label="line: fit")
-    ax.plot([], [], color="0.3", lw=0.8, ls="--", label="dashed: limit, fixed")
-    ax.plot([], [], color="0.3", lw=0.8, ls=LIMIT_LINES["one drop"], label="dash-dot*: at one drop")
+    for state, label in (("fixed", "dashed: limit, fixed"), ("one drop", "dash-dot*: at one drop")):
+        if state in states:
+            ax.plot([], [], color="0.3", lw=0.8, ls=LIMIT_LINES[state], label=label)
     ax.plot([], [], color="0.3", ls="", marker="o", ms=3.2, mew=0, alpha=0.25, label="pale: warm-up")
     ax.legend(
         title="limit of each run (* fixed at the chosen drop only; open: not fixed)",

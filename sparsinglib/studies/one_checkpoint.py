@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .. import corpora, figures, paper, style, suites
 from ..anatomy import dissect
-from ..ffn import find_ffns
+from ..ffn import UnsupportedModel, find_ffns
 from ..measure import Measurement, measure
 from ..models import ladder_names, load
 from ..paths import DATA, LADDER, ROOT
@@ -68,7 +69,7 @@ def study(model: str, text_file: str, strategy: str, argument: float, max_tokens
     network, tokenizer = load(model)
     if tokenizer is None:
         raise ValueError(f"{model} has no tokenizer: put its files beside the weights.")
-    context = network.config.get_text_config(decoder=True).max_position_embeddings or window
+    context = getattr(network.config.get_text_config(decoder=True), "max_position_embeddings", None) or window
     batches = corpora.token_batches(text, tokenizer, min(window, context), 16, max_tokens)
     fit, held_out = halves(batches)
     rule = find_rule(network, fit, strategy, argument, held_out=held_out, tokenizer=tokenizer)
@@ -158,9 +159,16 @@ def draw_figure_1(s: Study, save_as: str = "") -> Figure:
 
 
 def heat_map_rules(s: Study) -> dict[str, Measurement]:
-    """The study's rule on the sample text, and the two other metrics set to the same activation ratio on it."""
+    """The study's rule on the sample text, and the two other metrics set to the same activation ratio on it.
+
+    These two need a gate score that can be read; the study's rule is left alone, with a warning, where it cannot.
+    """
     sample = [s.sample_ids[None]]
-    others = rules_at(s.model, sample, s.sample.activation_ratio)
+    try:
+        others = rules_at(s.model, sample, s.sample.activation_ratio)
+    except UnsupportedModel as error:
+        warnings.warn(f"{s.label} is drawn without Top-k and FAT-ε: {error}", stacklevel=2)
+        others = {}
     label = str(s.rule)
     if isinstance(s.rule, Thresholds):
         p = s.rule.ppl_increase_pct
