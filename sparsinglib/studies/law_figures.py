@@ -18,7 +18,7 @@ from . import trends
 PERCENT = 100
 LIMIT_MARKS = {"fixed": "", "one drop": "*"}
 LIMIT_LINES = {"fixed": "--", "one drop": "-."}
-SEED_LINES = {1: "-", 2: (0, (7, 2, 1, 2, 1, 2)), 3: ":"}
+SEED_LINES: dict[int, Any] = {1: "-", 2: ":", 3: (0, (1, 4))}  # dashes are for limits
 APART = 1.04  # one activation's marks right of the other's, and a seed's of the last, so that none hides another
 
 
