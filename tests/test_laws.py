@@ -81,12 +81,12 @@ def test_standard_errors_agree_with_scipy():
     assert list(fit.standard_errors.values()) == pytest.approx(np.sqrt(np.diag(covariance)), rel=1e-3)
 
 
-def test_the_table_of_drops_has_errors_of_two_digits(fits, trend):
+def test_the_table_of_drops_has_errors_where_a_limit_is_identified(fits, trend):
     table = law_tables.drop_table(fits, trend)
     every = [fit for each in fits.values() for fit in each]
-    written, exact = table.a0_standard_error, [fit.standard_errors["a0"] for fit in every]
-    assert list(written) == pytest.approx(exact, rel=0.05)
-    assert all(float(f"{value:.1e}") == value for value in written)
+    assert list(table.a0_standard_error.isna()) == [bool(fit.flags) for fit in every]
+    exact = [fit.standard_errors["a0"] for fit in every if not fit.flags]
+    assert list(table.a0_standard_error.dropna()) == exact and 0 < len(exact) < len(every)
 
 
 def test_residuals_mae_and_mse_by_hand():

@@ -276,12 +276,13 @@ def notes_table(fits: Fits) -> pd.DataFrame:
 def drop_table(fits: Fits, trend: pd.DataFrame) -> pd.DataFrame:
     """Every fit of every run: evidence, run, drop, points, alpha, b, c, a0, a0_standard_error, mse, flags.
 
-    Standard errors have two digits: those of a fit at a bound differ in the third from one machine to the next.
+    A fit with a flag has no standard error: the formula does not hold at a bound, nor for an open limit.
     """
     rows, evidence = [], trend.drop_duplicates("run").set_index("run").evidence
     for run, each in fits.items():
         for f in each:
-            error, labels = float(f"{f.standard_errors['a0']:.2g}"), (evidence[run], run, f.drop, len(f.tokens))
+            error = np.nan if f.flags else f.standard_errors["a0"]
+            labels = (evidence[run], run, f.drop, len(f.tokens))
             rows.append((*labels, f.alpha, f.b, f.c, f.a0, error, f.mse, "; ".join(f.flags)))
     names = ["evidence", "run", "drop", "points", "alpha", "b", "c", "a0", "a0_standard_error", "mse", "flags"]
     return pd.DataFrame(rows, columns=names)
