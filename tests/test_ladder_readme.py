@@ -83,7 +83,8 @@ def test_a_trajectory_holds_the_chosen_checkpoints_and_ends_with_the_run():
             continue
         steps = sorted(set(pd.read_csv(LADDER / name / "trajectory.csv").step))
         assert steps == chosen(RUNS[name], steps) and steps[-1] == RUNS[name].steps, name
-        assert 19 <= len(steps) <= 29, name  # three in each doubling from 0.25M tokens, and five: 19 up to 6M tokens
+        least = 20 if RUNS[name].tokens > 6_000_000 else 19  # three in each doubling from 0.25M tokens, and five
+        assert least <= len(steps) <= 29, name
 
 
 def test_all_of_it_stays_under_80_megabytes():
