@@ -84,9 +84,9 @@ def inputs(notebook: Path, parameters: Mapping[str, Any], also: Iterable[Path] =
     return found.hexdigest()
 
 
-def _of_suite(value: str, folder: Path) -> list[str]:
+def _of_suite(value: Any, folder: Path) -> list[str]:
     """What a suite's file names; nothing for a shipped suite, whose data count as all that is shipped does."""
-    path = folder / value
+    path = folder / str(value)
     if path.suffix not in (".yaml", ".yml") or not path.is_file():
         return []
     suite = suites.read(path)
