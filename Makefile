@@ -26,8 +26,8 @@ notebooks: $(READY)
 	$(PYTHON) -m jupyterlab notebooks
 
 ladder: $(READY)
-	$(PYTHON) -m sparsinglib.training --all
-	$(PYTHON) -m sparsinglib.trajectory --all
+	$(PYTHON) -m sparsinglib.ladder.train --all
+	$(PYTHON) -m sparsinglib.ladder.trajectory --all
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

@@ -27,9 +27,10 @@ from torch.nn.functional import linear
 from transformers.utils import logging
 
 import sparsinglib as sl
-from sparsinglib import decode_kernel, paper
-from sparsinglib.decoding import SparseFFN, sparse_decoding
-from sparsinglib.paths import DATA, ROOT
+from sparsinglib.decoding import kernel as decode_kernel
+from sparsinglib.decoding.engine import SparseFFN, sparse_decoding
+from sparsinglib.files import DATA, ROOT
+from sparsinglib.paper import published as paper
 
 OUT = ROOT / "build" / "decoding.csv"
 SHIPPED = DATA / "decoding" / "recorded.csv"

@@ -11,7 +11,7 @@ import numpy as np
 from scipy import optimize
 
 from sparsinglib import laws
-from sparsinglib.studies import trends
+from sparsinglib.studies.scaling import trends
 
 FIT_GOAL, BOOTSTRAP_GOAL = 0.5, 20.0  # seconds
 RUNS = ("0.1b-relu", "0.4b-relu", "2.4b-relu", "0.4b-silu")

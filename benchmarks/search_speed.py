@@ -14,7 +14,7 @@ import time
 import torch
 
 import sparsinglib as sl
-from sparsinglib.trial import Trial
+from sparsinglib.core.trial import Trial
 
 
 class Plain:

@@ -19,8 +19,9 @@ from pathlib import Path
 
 import torch
 
-from sparsinglib import suites, survey
-from sparsinglib.rules import FAT
+from sparsinglib import suites
+from sparsinglib.core.rules import FAT
+from sparsinglib.suites import survey
 
 
 def timed(suite, checkpoints, tokens, rounds, folder):

@@ -21,11 +21,13 @@ import pandas as pd
 import torch
 from transformers.utils import logging
 
-from sparsinglib import corpora, ladder, training
-from sparsinglib.block_attention import BLOCK_CAUSAL
-from sparsinglib.ladder import RUNS, Run
-from sparsinglib.mup import build, make_optimizer
-from sparsinglib.windows import Windows
+from sparsinglib.ladder import recipe as ladder
+from sparsinglib.ladder import train as training
+from sparsinglib.ladder.batches import Windows
+from sparsinglib.ladder.block_attention import BLOCK_CAUSAL
+from sparsinglib.ladder.model import build, make_optimizer
+from sparsinglib.ladder.recipe import RUNS, Run
+from sparsinglib.texts import corpora
 
 
 def matmul_rate(half: bool, size: int = 1024, repeats: int = 12) -> float:

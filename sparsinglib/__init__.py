@@ -3,46 +3,44 @@
 from importlib import import_module
 from typing import Any
 
-from .corpora import token_batches
-from .ffn import FFN, UnsupportedModel, find_ffns
-from .hooks import sparsify, tap
-from .measure import Measurement, measure
-from .models import CheckpointError, load
-from .rules import CETT, FAT, GateThresholds, OutputTopK, StraightforwardReLU, TopK, TopP
-from .search import find_thresholds, shared_cett, thresholds_for_cett
-from .thresholds import Thresholds
-from .tradeoff_rules import gate_thresholds
+# Each name and the module it lives in, imported when first used: who fits a law need not wait for transformers.
+_HOME = {
+    "CETT": "core.rules",
+    "FAT": "core.rules",
+    "FFN": "core.ffn",
+    "CheckpointError": "core.checkpoints",
+    "GateThresholds": "core.rules",
+    "Measurement": "core.measure",
+    "OutputTopK": "core.rules",
+    "StraightforwardReLU": "core.rules",
+    "Thresholds": "core.thresholds",
+    "TopK": "core.rules",
+    "TopP": "core.rules",
+    "UnsupportedModel": "core.ffn",
+    "find_ffns": "core.ffn",
+    "find_thresholds": "core.search",
+    "gate_thresholds": "core.calibration",
+    "load": "core.checkpoints",
+    "measure": "core.measure",
+    "shared_cett": "core.search",
+    "sparsify": "core.hooks",
+    "tap": "core.hooks",
+    "thresholds_for_cett": "core.search",
+    "token_batches": "core.forward",
+}
+_MODULES = {name: name for name in ("core", "decoding", "ladder", "laws", "paper", "suites", "tasks", "texts")}
+_MODULES["corpora"] = "texts.corpora"
 
-__all__ = [
-    "CETT",
-    "FAT",
-    "FFN",
-    "CheckpointError",
-    "GateThresholds",
-    "Measurement",
-    "OutputTopK",
-    "StraightforwardReLU",
-    "Thresholds",
-    "TopK",
-    "TopP",
-    "UnsupportedModel",
-    "find_ffns",
-    "find_thresholds",
-    "gate_thresholds",
-    "load",
-    "measure",
-    "shared_cett",
-    "sparsify",
-    "tap",
-    "thresholds_for_cett",
-    "token_batches",
-]
-
-# What stands around the core needs more than torch, transformers and pandas: imported when first named.
-_AROUND = ("corpora", "decoding", "figures", "laws", "paper", "style", "suites", "survey", "tasks", "training")
+__all__ = list(_HOME)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _AROUND:
-        return import_module(f"{__name__}.{name}")
+    if name in _HOME:
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    if name in _MODULES:
+        return import_module(f"{__name__}.{_MODULES[name]}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME, *_MODULES})

@@ -1,15 +1,26 @@
-"""Files and directories that appear whole or not at all, and errors of a full disk that name what was written."""
+"""Where the package keeps its data; files that appear whole or not at all, with errors that name what was written."""
 
+import hashlib
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
+
+ROOT = Path(__file__).resolve().parent.parent  # never the working directory
+DATA = ROOT / "data"
+PAPER = DATA / "paper"
+LADDER = DATA / "ladder"
+SUITES = DATA / "suites"
+FIGURES = ROOT / "figures"
+NOTEBOOKS = ROOT / "notebooks"
 
 # A failed write in the words of safetensors and of torch.save, which raise no OSError.
 FAILED_WRITE = re.compile(r"os error \d+|inline_container|file write failed")
@@ -96,3 +107,12 @@ def kept(path: Path, make: Callable[[], T]) -> T:
     with replacing(path) as partial:
         joblib.dump(made, partial)
     return made
+
+
+@cache
+def code_digest(*others: Path) -> str:
+    """SHA-256 of the core, of ``others`` and of the versions of what computes: part of the key of each result."""
+    digest = hashlib.sha256(" ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "numpy")).encode())
+    for path in (*sorted((Path(__file__).parent / "core").glob("*.py")), *others):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from sparsinglib.paths import ROOT
+from sparsinglib.files import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LISTS = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]

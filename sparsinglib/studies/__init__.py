@@ -1,1 +1,1 @@
-"""What the notebooks are made of: each study with its tables, figures and checks. The library imports none of it."""
+"""One package a topic, the same rooms in each: numbers, figures, claims."""

@@ -1,0 +1,102 @@
+"""Rules set from a text: the one of each family that leaves a given share of neurons active in a dense pass."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from . import forward
+from .ffn import FFN, find_ffns
+from .forward import Corpus
+from .hooks import tap
+from .rules import FAT, GateThresholds, OutputTopK, Rule, TopK, TopP
+from .trial import Batches
+
+SAMPLED_SCORES = 2**22  # of all layers together, in whole tokens spread evenly over the text
+FAMILIES = ("Top-k", "FAT-ε", "top-p", "quantile per layer", "Top-k of outputs")
+
+
+def gate_thresholds(model: PreTrainedModel, batches: Batches, activation_ratio: float) -> GateThresholds:
+    """Give each layer the quantile of its \\|gate scores\\| that leaves ``activation_ratio`` of them on this text.
+
+    As CATS (arXiv 2404.08763) sets its thresholds. One dense pass; a long text is sampled evenly, whole tokens, 4M
+    scores in all. ``batches`` are token ids (rows × length) or dicts with ``attention_mask``. Raises ValueError for a
+    ratio outside (0, 1], a text that cannot be measured, or a model without gate scores (UnsupportedModel).
+    """
+    return GateSample.read(model, batches).quantiles(activation_ratio)
+
+
+@dataclass(frozen=True, eq=False)
+class GateSample:
+    """\\|Gate scores\\| of tokens of a text in a dense pass: for each layer (tokens, d_ff), float32."""
+
+    scores: list[Tensor]
+
+    @classmethod
+    def read(cls, model: PreTrainedModel, batches: Batches) -> "GateSample":
+        """One dense pass; padding is left out."""
+        ffns = find_ffns(model)
+        TopK(1.0).check(ffns)
+        corpus = Corpus(model, batches)
+        wanted = min(corpus.tokens, max(1, SAMPLED_SCORES // sum(ffn.d_ff for ffn in ffns)))
+        picked = torch.linspace(0, corpus.tokens - 1, wanted).round().long().unique()
+        kept: list[list[Tensor]] = [[] for _ in ffns]
+        rows = picked
+
+        def visit(ffn: FFN, neurons: Tensor, gate: Tensor) -> None:
+            kept[ffn.layer].append(gate.reshape(-1, ffn.d_ff)[rows.to(gate.device)].abs().float().cpu())
+
+        seen = 0
+        with tap(ffns, visit, gate=True):
+            for batch in corpus:
+                valid = batch.valid.reshape(-1).nonzero().squeeze(1)
+                rows = valid[picked[(picked >= seen) & (picked < seen + len(valid))] - seen]
+                seen += len(valid)
+                forward.logits(model, batch)
+        return cls([torch.cat(parts) for parts in kept])
+
+    @cached_property
+    def _entries(self) -> Tensor:
+        """For every score, the p from which top-p keeps it: the share of its token's total that larger ones make up."""
+        found = []
+        for scores in self.scores:
+            ordered = scores.double().sort(dim=-1).values
+            below = ordered.cumsum(dim=-1)
+            enters = 1 - below / below[:, -1:].clamp_min(torch.finfo(torch.float64).tiny)
+            found.append(torch.where(ordered > 0, enters, torch.ones_like(enters)).reshape(-1))
+        return torch.cat(found)
+
+    def quantiles(self, activation_ratio: float) -> GateThresholds:
+        """Each layer's own quantile of the scores; raises ValueError for a share outside (0, 1]."""
+        share = _share("quantile per layer", activation_ratio)
+        return GateThresholds(tuple(_value_at(s.reshape(-1), share) for s in self.scores))
+
+    def rule(self, family: str, activation_ratio: float) -> Rule:
+        """The rule of a family that leaves about this share active; raises ValueError for a share outside (0, 1]."""
+        share = _share(family, activation_ratio)
+        if family == "Top-k":
+            return TopK(share)
+        if family == "Top-k of outputs":
+            return OutputTopK(share)
+        if family == "FAT-ε":
+            return FAT(_value_at(torch.cat([s.reshape(-1) for s in self.scores]), share))
+        if family == "quantile per layer":
+            return self.quantiles(share)
+        if family == "top-p":
+            return TopP(min(1.0, max(1e-6, -_value_at(-self._entries, share))))
+        raise ValueError(f"no family of rules called {family!r}: choose from {', '.join(FAMILIES)}.")
+
+
+def _share(family: str, activation_ratio: float) -> float:
+    share = float(activation_ratio)
+    if not 0 < share <= 1:
+        raise ValueError(f"{family}: the activation ratio aimed at is a share in (0, 1], got {activation_ratio!r}.")
+    return share
+
+
+def _value_at(values: Tensor, share: float) -> float:
+    """The value that this share of all values reaches or exceeds."""
+    kept = min(len(values), max(1, round(share * len(values))))
+    return float(torch.kthvalue(values, len(values) - kept + 1).values)

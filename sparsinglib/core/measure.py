@@ -1,0 +1,268 @@
+"""One streaming pass over a text: what a rule leaves active, by layer, position, vocabulary entry and neuron."""
+
+import math
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from . import forward
+from .ffn import FFN, find_ffns
+from .forward import Batch, Corpus
+from .hooks import tap
+from .rules import CETT, Rule
+from .search import thresholds_for_cett
+from .thresholds import Thresholds
+from .trial import Batches
+
+MOST_KEPT_TOKENS = 4096  # up to here the layer × token map is kept without being asked for
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """What a rule does to a model on a text: sums over tokens, from which every mean is formed.
+
+    Two measurements of the same model and rule on two parts of a text add up to that of the whole: ``a + b``.
+    Activation ratios are fractions, counted in the sparse run; losses are in nats.
+    """
+
+    rule: Rule
+    neuron_counts: list[Tensor]  # by layer (d_ff,): tokens on which the neuron was active
+    cett_sums: Tensor  # (layers,)
+    position_counts: Tensor  # (layers, positions): active neurons at the position, summed over windows
+    position_tokens: Tensor  # (positions,)
+    vocabulary_counts: Tensor  # (layers, vocabulary): active neurons on the entry, summed over its occurrences
+    vocabulary_tokens: Tensor  # (vocabulary,)
+    dense_blocks: Tensor  # (blocks, 2): sum of dense losses, number of targets
+    rise_blocks: Tensor  # (blocks, 2): the same for sparse - dense
+    kl_blocks: Tensor | None  # (blocks, 2): the same for KL(dense ‖ sparse)
+    kept: tuple[Tensor, Tensor] | None  # token ids (tokens,), active neurons (layers, tokens)
+
+    def __add__(self, other: "Measurement") -> "Measurement":
+        shapes = [[len(c) for c in (*m.neuron_counts, m.vocabulary_tokens)] for m in (self, other)]
+        if self.rule != other.rule or shapes[0] != shapes[1]:
+            raise ValueError("Only measurements of one model under one rule add up.")
+        summed: dict[str, Any] = {
+            f.name: _merged(f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self)
+        }
+        return Measurement(**summed)
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens measured, padding left out."""
+        return int(self.position_tokens.sum())
+
+    @cached_property
+    def _layer_ratio(self) -> np.ndarray:
+        return np.array([float(c.sum()) / (self.tokens * len(c)) for c in self.neuron_counts])
+
+    @property
+    def activation_ratio(self) -> float:
+        """Share of active neurons, mean over tokens and layers (Sec 2.2)."""
+        return float(self._layer_ratio.mean())
+
+    @property
+    def dense_ppl(self) -> float:
+        """Perplexity with all neurons."""
+        return math.exp(forward.mean_and_error(self.dense_blocks)[0])
+
+    @property
+    def sparse_ppl(self) -> float:
+        """Perplexity with the weak neurons left out."""
+        return self.dense_ppl * self.ppl_ratio
+
+    @property
+    def ppl_ratio(self) -> float:
+        """Sparse over dense perplexity, exp(mean loss difference) over the whole text (Algorithm 1)."""
+        return math.exp(forward.mean_and_error(self.rise_blocks)[0])
+
+    @property
+    def ppl_ratio_se(self) -> float | None:
+        """Standard error of ``ppl_ratio``, paired by token over blocks; None if the text is too short to tell."""
+        error = forward.mean_and_error(self.rise_blocks)[1]
+        return None if error is None else self.ppl_ratio * error
+
+    @property
+    def kl(self) -> float | None:
+        """Mean KL(dense ‖ sparse) over tokens, in nats; None if it was not asked for."""
+        return None if self.kl_blocks is None else forward.mean_and_error(self.kl_blocks)[0]
+
+    @property
+    def kl_se(self) -> float | None:
+        """Standard error of ``kl``."""
+        return None if self.kl_blocks is None else forward.mean_and_error(self.kl_blocks)[1]
+
+    @property
+    def by_layer(self) -> pd.DataFrame:
+        """One row a layer: activation_ratio, cett (reached in the sparse run), threshold (NaN unless CETT), neurons."""
+        values = self.rule.values if isinstance(self.rule, Thresholds) else [math.nan] * len(self.neuron_counts)
+        return pd.DataFrame(
+            {
+                "layer": range(len(self.neuron_counts)),
+                "activation_ratio": self._layer_ratio,
+                "cett": (self.cett_sums / self.tokens).numpy(),
+                "threshold": list(values),
+                "neurons": [len(c) for c in self.neuron_counts],
+            }
+        )
+
+    @property
+    def by_position(self) -> pd.DataFrame:
+        """One row a position in the window: activation_ratio (mean over layers), tokens."""
+        return self._mean_over_layers("position", self.position_counts, self.position_tokens)
+
+    @property
+    def by_vocabulary(self) -> pd.DataFrame:
+        """One row a vocabulary entry that occurs: token_id, activation_ratio (mean over layers), tokens (Sec 5.3)."""
+        return self._mean_over_layers("token_id", self.vocabulary_counts, self.vocabulary_tokens)
+
+    def _mean_over_layers(self, name: str, counts: Tensor, tokens: Tensor) -> pd.DataFrame:
+        seen = tokens.nonzero().squeeze(1)
+        widths = torch.tensor([len(c) for c in self.neuron_counts], dtype=torch.float64)
+        ratio = (counts[:, seen] / widths[:, None]).mean(dim=0) / tokens[seen]
+        return pd.DataFrame({name: seen.numpy(), "activation_ratio": ratio.numpy(), "tokens": tokens[seen].numpy()})
+
+    @property
+    def neuron_frequency(self) -> list[np.ndarray]:
+        """For each layer, the share of tokens on which each neuron is active, (d_ff,) (Sec 5.3)."""
+        return [(c / self.tokens).numpy() for c in self.neuron_counts]
+
+    @property
+    def token_activation(self) -> np.ndarray | None:
+        """Activation ratio of each layer and token, (layers, tokens), the paper's heat map; None for a long text."""
+        if self.kept is None:
+            return None
+        widths = torch.tensor([len(c) for c in self.neuron_counts], dtype=torch.float64)
+        return (self.kept[1] / widths[:, None]).numpy()
+
+
+def measure(
+    model: PreTrainedModel, batches: Batches, rule: Rule, *, kl: bool = True, keep_tokens: bool | None = None
+) -> Measurement:
+    """Measure a rule on a text: a dense and a sparse pass, batch by batch, in memory that does not grow with the text.
+
+    ``batches`` are token ids (rows × length) or dicts with ``attention_mask``; padding is left out everywhere. A bare
+    ``CETT`` target is given thresholds on the same text first. ``keep_tokens`` asks for (True) or declines (False) the
+    layer × token map, kept by itself for up to 4,096 tokens. Raises ValueError if the rule does not fit the model, the
+    text cannot be measured, or a loss is not finite.
+    """
+    ffns = find_ffns(model)
+    if isinstance(rule, CETT):
+        batches = forward.as_list(batches)
+        rule = thresholds_for_cett(model, batches, rule)
+    rule.check(ffns)
+    corpus = Corpus(model, batches)
+    embedding: Any = model.get_input_embeddings()
+    counter = _Counter(rule, ffns, embedding.weight.shape[0])
+    counter.keep = corpus.tokens <= MOST_KEPT_TOKENS if keep_tokens is None else keep_tokens
+    for batch in corpus:
+        dense = forward.logits(model, batch)
+        dense_loss = forward.require_finite(forward.losses(dense, batch), "dense loss")
+        counter.start(batch)
+        with tap(ffns, counter.mask, gate=rule.uses_gate, after=counter.compare):
+            sparse = forward.logits(model, batch)
+        for ffn in ffns:
+            if ffn.layer not in counter.called:
+                raise ValueError(
+                    f"{ffn.name}: its output projection was never called; this model computes it another way."
+                )
+        loss = forward.require_finite(forward.losses(sparse, batch), "sparse loss")
+        divergence = forward.kl_divergence(dense, sparse) if kl else None
+        counter.finish(batch, dense_loss, loss - dense_loss, divergence)
+    return counter.result()
+
+
+class _Counter:
+    """Sums over the tokens of one sparse run; ``mask`` and ``compare`` are called in each FFN."""
+
+    def __init__(self, rule: Rule, ffns: list[FFN], vocabulary: int) -> None:
+        self.rule = rule
+        self.neurons = [torch.zeros(ffn.d_ff, dtype=torch.int64) for ffn in ffns]
+        self.cett = torch.zeros(len(ffns), dtype=torch.float64)
+        self.positions = torch.zeros(len(ffns), 0, dtype=torch.int64)
+        self.position_tokens = torch.zeros(0, dtype=torch.int64)
+        self.vocabulary = torch.zeros(len(ffns), vocabulary, dtype=torch.int64)
+        self.vocabulary_tokens = torch.zeros(vocabulary, dtype=torch.int64)
+        self.losses: list[tuple[Tensor, Tensor, Tensor | None]] = []
+        self.kept: list[tuple[Tensor, Tensor]] = []
+        self.keep = False
+
+    def start(self, batch: Batch) -> None:
+        self.valid = batch.valid.reshape(-1)
+        self.padded = batch.padded
+        self.active = torch.zeros(len(self.neurons), int(self.valid.sum()), dtype=torch.int64)
+        self.called: set[int] = set()
+
+    def mask(self, ffn: FFN, neurons: Tensor, gate: Tensor) -> Tensor:
+        valid = self.valid.to(neurons.device) if self.padded else None
+        active = self.rule.active(ffn, neurons, gate, valid)
+        self.called.add(ffn.layer)
+        flat = active.reshape(-1, ffn.d_ff)
+        # Float sums of zeros and ones are exact below 2**24 and several times faster than sums of booleans.
+        counted = (flat if valid is None else flat[valid]).float()
+        self.active[ffn.layer] = counted.sum(dim=1).long().cpu()
+        self.neurons[ffn.layer] += counted.sum(dim=0).long().cpu()
+        self.tail = ffn.output(neurons.masked_fill(active, 0))
+        return neurons.masked_fill(~active, 0)
+
+    def compare(self, ffn: FFN, output: Tensor) -> None:
+        bias = getattr(ffn.down, "bias", None)
+        full = (output if bias is None else output - bias).float() + self.tail.float()
+        tail, full = (x.reshape(-1, x.shape[-1]).float().norm(dim=-1) for x in (self.tail, full))
+        ratio = torch.where(full > 0, tail / full, torch.zeros_like(tail)).cpu()
+        self.cett[ffn.layer] += float((ratio[self.valid] if self.padded else ratio).double().sum())
+
+    def finish(self, batch: Batch, dense: Tensor, rise: Tensor, divergence: Tensor | None) -> None:
+        if not batch.valid.any():
+            return
+        ids, positions = batch.ids[batch.valid], batch.positions[batch.valid]
+        grow = int(positions.max()) + 1 - len(self.position_tokens)
+        if grow > 0:
+            self.positions = torch.nn.functional.pad(self.positions, (0, grow))
+            self.position_tokens = torch.nn.functional.pad(self.position_tokens, (0, grow))
+        self.positions.index_add_(1, positions, self.active)
+        self.position_tokens += torch.bincount(positions, minlength=len(self.position_tokens))
+        self.vocabulary.index_add_(1, ids, self.active)
+        self.vocabulary_tokens += torch.bincount(ids, minlength=len(self.vocabulary_tokens))
+        divergent = None if divergence is None else forward.block_sums(divergence, batch)
+        self.losses.append((forward.block_sums(dense, batch), forward.block_sums(rise, batch), divergent))
+        if self.keep:
+            self.kept.append((ids, self.active))
+
+    def result(self) -> Measurement:
+        dense, rise, divergence = zip(*self.losses, strict=True)
+        return Measurement(
+            rule=self.rule,
+            neuron_counts=self.neurons,
+            cett_sums=self.cett,
+            position_counts=self.positions,
+            position_tokens=self.position_tokens,
+            vocabulary_counts=self.vocabulary,
+            vocabulary_tokens=self.vocabulary_tokens,
+            dense_blocks=torch.cat(dense),
+            rise_blocks=torch.cat(rise),
+            kl_blocks=None if divergence[0] is None else torch.cat(divergence),
+            kept=(torch.cat([k[0] for k in self.kept]), torch.cat([k[1] for k in self.kept], 1)) if self.kept else None,
+        )
+
+
+def _merged(name: str, a: Any, b: Any) -> Any:
+    """Combine one entry of two measurements: sums add up, lists of tokens and blocks follow one another."""
+    if name == "rule":
+        return a
+    if a is None or b is None:
+        return None
+    if name == "neuron_counts":
+        return [x + y for x, y in zip(a, b, strict=True)]
+    if name == "kept":
+        return torch.cat([a[0], b[0]]), torch.cat([a[1], b[1]], dim=1)
+    if name.endswith("_blocks"):
+        return torch.cat([a, b])
+    width = max(a.shape[-1], b.shape[-1])
+    pad = torch.nn.functional.pad
+    return pad(a, (0, width - a.shape[-1])) + pad(b, (0, width - b.shape[-1]))

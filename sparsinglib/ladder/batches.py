@@ -1,0 +1,117 @@
+"""The ladder's tokenizer and its training data: token ids of the four sets, cut into windows in one fixed order."""
+
+import hashlib
+import random
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from ..core.checkpoints import LADDER_TOKENIZER
+from ..files import replacing_directory
+from ..texts import corpora
+from . import recipe as ladder
+
+PATTERN = 40  # windows in which every set has exactly its share
+
+
+def train_tokenizer(directory: Path = LADDER_TOKENIZER, characters: int = 12_000_000) -> PreTrainedTokenizerBase:
+    """Train the byte-level BPE tokenizer on the mixture and save it where ``AutoTokenizer`` can load it."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    text = corpora.load("mixture", "train")[:characters]
+    tokenizer = Tokenizer(models.BPE())
+    digits, pieces = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, pieces])
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=ladder.VOCABULARY,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator((text[i : i + 5000] for i in range(0, len(text), 5000)), trainer)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<|endoftext|>",
+        eos_token="<|endoftext|>",
+        pad_token="<|endoftext|>",
+        model_max_length=ladder.CONTEXT,
+    )
+    with replacing_directory(directory) as partial:
+        fast.save_pretrained(partial)
+    return fast
+
+
+def _tokenise(name: str, split: corpora.Split, digest: str, tokenizer_json: str) -> np.ndarray:
+    """Token ids of a set; ``digest`` of text and tokenizer is there to be part of the cache key."""
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=tokenizer_json)
+    text = corpora.load(name, split)
+    pieces = (text[i : i + 100_000] for i in range(0, len(text), 100_000))
+    ids = [tokenizer(piece, verbose=False)["input_ids"] for piece in pieces]
+    return np.concatenate([np.array(piece, dtype=np.uint16) for piece in ids])
+
+
+def tokens(name: str, split: corpora.Split = "train") -> np.ndarray:
+    """Token ids of one set under the ladder's tokenizer, uint16, cached."""
+    from joblib import Memory
+
+    path = LADDER_TOKENIZER / "tokenizer.json"
+    digest = hashlib.sha256(path.read_bytes() + corpora.SHA256[name].encode()).hexdigest()
+    remember = Memory(corpora.cache_dir(), verbose=0).cache(_tokenise, ignore=["tokenizer_json"])
+    return remember(name, split, digest, str(path))
+
+
+def training_texts() -> dict[str, np.ndarray]:
+    """Token ids of the four training sets."""
+    return {name: tokens(name) for name in corpora.SHARES}
+
+
+class Windows(torch.utils.data.Dataset):
+    """The training data as an endless list: window i is the same for every model with the same seed.
+
+    Every ``PATTERN`` windows hold each set exactly by its share, in random order; the windows of a set come in a new
+    random order each time it has been read through.
+    """
+
+    def __init__(self, texts: dict[str, np.ndarray], seed: int, length: int = 10**7) -> None:
+        """``texts``: token ids of each set in ``corpora.SHARES``; ``length``: more windows than any run will read."""
+        short = [name for name in corpora.SHARES if len(texts[name]) < ladder.CONTEXT]
+        if short:
+            raise ValueError(f"{', '.join(short)}: fewer than {ladder.CONTEXT} tokens, not one window")
+        self.texts = {name: torch.from_numpy(ids.astype(np.int32)) for name, ids in texts.items()}
+        self.counts = {name: round(PATTERN * share) for name, share in corpora.SHARES.items()}
+        self.seed, self.length = seed, length
+        self._slots = lru_cache(4)(self._shuffled_slots)
+        self._order = lru_cache(2 * len(texts))(self._shuffled_windows)
+
+    def __len__(self) -> int:
+        """Number of windows."""
+        return self.length
+
+    def _shuffled_slots(self, block: int) -> list[tuple[str, int]]:
+        slots = [(name, block * n + rank) for name, n in self.counts.items() for rank in range(n)]
+        random.Random(f"{self.seed} block {block}").shuffle(slots)
+        return slots
+
+    def _shuffled_windows(self, name: str, epoch: int, windows: int) -> list[int]:
+        order = list(range(windows))
+        random.Random(f"{self.seed} {name} {epoch}").shuffle(order)
+        return order
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        """Window ``index``: ``input_ids`` and ``labels``, both of ``CONTEXT`` tokens."""
+        name, number = self._slots(index // PATTERN)[index % PATTERN]
+        windows = len(self.texts[name]) // ladder.CONTEXT
+        start = self._order(name, number // windows, windows)[number % windows] * ladder.CONTEXT
+        ids = self.texts[name][start : start + ladder.CONTEXT].long()
+        return {"input_ids": ids, "labels": ids}
+
+
+def validation_batches(max_tokens: int, batch_size: int = 32) -> list[torch.Tensor]:
+    """Held-out windows in the shares of the training data, each ``batch_size`` × ``CONTEXT`` at most."""
+    data = Windows({name: tokens(name, "validation") for name in corpora.SHARES}, seed=0)
+    rows = torch.stack([data[i]["input_ids"] for i in range(max_tokens // ladder.CONTEXT)])
+    return list(rows.split(batch_size))

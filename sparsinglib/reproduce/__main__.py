@@ -1,0 +1,5 @@
+"""``python -m sparsinglib.reproduce``: see ``cli``."""
+
+from .cli import main
+
+main()

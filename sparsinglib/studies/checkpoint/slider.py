@@ -1,0 +1,181 @@
+"""One text recoloured live: a slider over CETT, and beside it what the text needs and what it costs.
+
+Everything is measured when the cell is run; the slider then only turns pages, in the browser alone, so that it also
+works in an exported HTML page. Where no slider can be shown, the same states make a picture.
+"""
+
+import html
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from matplotlib import colormaps
+from matplotlib.colors import Normalize, to_hex
+from matplotlib.figure import Figure
+from transformers import PreTrainedTokenizerBase
+
+from ...core.forward import token_batches
+from ...core.measure import Measurement, measure
+from ...core.search import thresholds_for_cett
+from ...files import DATA
+from ...paper import style
+from ...suites import survey
+from ...suites.suite import Suite
+from . import figures
+
+if TYPE_CHECKING:
+    from ipywidgets import Widget
+
+SAMPLE = DATA / "texts" / "sample.txt"
+STEPS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+DRAWN = (0.05, 0.2, 0.5)
+MODES = ("auto", "slider", "picture")
+FITTED_ON = 2048  # tokens of the mixture on which each step's thresholds are found
+MOST_TOKENS = 320
+
+
+@dataclass(frozen=True, eq=False)
+class States:
+    """One text measured at each CETT of the slider.
+
+    Attributes:
+        checkpoint: its name.
+        tokenizer: the checkpoint's.
+        pieces: the tokens as readable text.
+        at: measurement of the text at each CETT.
+        need: share of neurons that each token needed at each CETT, mean over layers.
+        mixture_rise: rise of the mixture's perplexity at each CETT, in percent.
+    """
+
+    checkpoint: str
+    tokenizer: PreTrainedTokenizerBase
+    pieces: list[str]
+    at: dict[float, Measurement]
+    need: dict[float, np.ndarray]
+    mixture_rise: dict[float, float]
+
+
+def check(suite: Suite, checkpoint: str, text: str, mode: str, steps: Sequence[float] = STEPS) -> None:
+    """Raise ValueError for a checkpoint the suite has not, a text of white space, an unknown mode or a bad step."""
+    names = [c.name for c in suite.checkpoints]
+    if checkpoint and checkpoint not in names:
+        raise ValueError(f"checkpoint {checkpoint!r} is not in the suite {suite.name}; there are: {', '.join(names)}.")
+    if text and not text.strip():
+        raise ValueError("the text is empty: write some words, or leave it at '' for the shipped sample.")
+    if mode not in MODES:
+        raise ValueError(f"mode must be one of {', '.join(MODES)}; got {mode!r}.")
+    if not steps or sorted(set(steps)) != list(steps) or not 0 <= steps[0] <= steps[-1] < 1:
+        raise ValueError(f"steps must be CETT values in [0, 1), rising; got {list(steps)}.")
+
+
+def live(mode: str) -> bool:
+    """Whether to show a slider: as ``mode`` says, or, for "auto", where a Jupyter server has opened the notebook.
+
+    papermill, nbval and nbconvert start the kernel by themselves; only a server names the notebook's session.
+    """
+    return mode == "slider" or (mode == "auto" and bool(os.environ.get("JPY_SESSION_NAME")))
+
+
+def states(suite: Suite, checkpoint: str = "", text: str = "", steps: Sequence[float] = STEPS) -> States:
+    """Measure one text at each CETT of ``steps``, with thresholds found on the mixture, not on the text itself.
+
+    ``checkpoint`` "" takes the suite's first; ``text`` "" the shipped sample. At most 320 tokens of the text are read.
+    Raises ValueError as ``check`` does.
+    """
+    check(suite, checkpoint, text, "auto", steps)
+    chosen = next(c for c in suite.checkpoints if checkpoint in ("", c.name))
+    model, tokenizer = survey.loaded(chosen)
+    length = min(suite.sequence_length, MOST_TOKENS)
+    sample = token_batches(text or SAMPLE.read_text(encoding="utf-8"), tokenizer, length, 1, length)[:1]
+    fit = survey.batches(survey.Text("mixture", FITTED_ON, suite.sequence_length), tokenizer)
+    found = {cett: thresholds_for_cett(model, fit, cett) for cett in steps}
+    at = {cett: measure(model, sample, rule, kl=False, keep_tokens=True) for cett, rule in found.items()}
+    need = {cett: np.asarray(m.token_activation, dtype=float).mean(axis=0) for cett, m in at.items()}
+    rise = {cett: 100 * (rule.ppl_ratio - 1) for cett, rule in found.items()}
+    return States(chosen.name, tokenizer, figures.token_pieces(tokenizer, sample[0][0].tolist()), at, need, rise)
+
+
+def table(found: States) -> pd.DataFrame:
+    """One row a step: cett, then on the text itself activation_ratio, dense_ppl, sparse_ppl, ppl_increase_pct.
+
+    ``mixture_increase_pct`` is the rise on the longer text that the thresholds were found on: one short text says
+    little about perplexity, and may even get easier.
+    """
+    rows = [
+        {
+            "cett": cett,
+            "activation_ratio": m.activation_ratio,
+            "dense_ppl": m.dense_ppl,
+            "sparse_ppl": m.sparse_ppl,
+            "ppl_increase_pct": 100 * (m.ppl_ratio - 1),
+            "mixture_increase_pct": found.mixture_rise[cett],
+        }
+        for cett, m in found.at.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def page(found: States, cett: float) -> str:
+    """The text at one step as HTML: each token on a ground coloured by the share of neurons it needed."""
+    result = found.at[cett]
+    # Without CETT 0, at which ReLU keeps every nonzero neuron: the steps of interest would all look dark.
+    most = max(float(need.max()) for step, need in found.need.items() if step > 0 or len(found.need) == 1)
+    norm = Normalize(0, most)
+    palette = colormaps[figures.COLOURS]
+    spans = []
+    for piece, need in zip(found.pieces, found.need[cett], strict=True):
+        ground = palette(norm(need))
+        ink = "white" if ground[0] * 0.299 + ground[1] * 0.587 + ground[2] * 0.114 < 0.55 else "black"
+        look = f"background:{to_hex(ground)};color:{ink};padding:1px 2px;margin:1px;border-radius:2px"
+        # A line end breaks the line here too; an empty span would have no colour to see.
+        spans.append(
+            f'<span style="{look};display:inline-block;white-space:pre" title="{100 * need:.1f} % of neurons">'
+            f"{html.escape(piece)}</span>" + ("<br>" if piece.endswith("⏎") else "")
+        )
+    head = (
+        f"<b>{html.escape(found.checkpoint)}, CETT {cett:.2f}</b>: "
+        f"{100 * result.activation_ratio:.1f} % of neurons active; perplexity of this text "
+        f"{result.dense_ppl:.2f} → {result.sparse_ppl:.2f} ({100 * (result.ppl_ratio - 1):+.1f} %), "
+        f"of the mixture {found.mixture_rise[cett]:+.1f} %"
+    )
+    ends = f"dark: none of its neurons; yellow: {100 * most:.0f} % of them or more (hold the mouse over a token)"
+    text = f'<div style="font-family:monospace;line-height:1.7">{"".join(spans)}</div>'
+    return f'<div style="max-width:72em">{head}<div style="color:gray">{ends}</div>{text}</div>'
+
+
+def slider(found: States) -> "Widget":
+    """A slider over the steps with the page of each: linked in the browser, so no kernel is needed to move it."""
+    import ipywidgets
+
+    names = [f"{cett:.2f}" for cett in found.at]
+    start = list(found.at).index(_nearest(found, 0.1))
+    handle = ipywidgets.SelectionSlider(options=names, index=start, description="CETT", continuous_update=True)
+    pages = ipywidgets.Stack([ipywidgets.HTML(page(found, cett)) for cett in found.at], selected_index=start)
+    ipywidgets.jslink((handle, "index"), (pages, "selected_index"))
+    return ipywidgets.VBox([handle, pages])
+
+
+def _nearest(found: States, to: float) -> float:
+    return min(found.at, key=lambda cett: abs(cett - to))
+
+
+def picture(found: States, save_as: str = "") -> Figure:
+    """The same as a static figure: the text at three of the steps, saved as ``text_by_cett``."""
+    nearest = dict.fromkeys(_nearest(found, cett) for cett in DRAWN)
+    rise = found.mixture_rise
+    shown = {
+        f"{found.checkpoint}, CETT {cett:.2f} (perplexity of the mixture {rise[cett]:+.1f} %)": found.at[cett]
+        for cett in nearest
+    }
+    figure, data = figures.coloured_text(shown, found.tokenizer)
+    return style.save(figure, f"text_by_cett_{save_as}" if save_as else "text_by_cett", data)
+
+
+def show(found: States, mode: str = "auto", save_as: str = "") -> "Widget | Figure":
+    """The slider where it can be moved, else the picture. Raises ValueError for an unknown ``mode``."""
+    if mode not in MODES:
+        raise ValueError(f"mode must be one of {', '.join(MODES)}; got {mode!r}.")
+    return slider(found) if live(mode) else picture(found, save_as)

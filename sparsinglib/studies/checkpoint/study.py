@@ -1,0 +1,278 @@
+"""The steps of the first notebook: one model, one text, one strategy, measured, drawn and checked."""
+
+import json
+import math
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ...core.checkpoints import ladder_names, load
+from ...core.ffn import UnsupportedModel, find_ffns
+from ...core.forward import token_batches
+from ...core.measure import Measurement, measure
+from ...core.rules import Rule, StraightforwardReLU
+from ...core.search import thresholds_for_cett
+from ...core.thresholds import Thresholds
+from ...files import DATA, LADDER, ROOT
+from ...paper import published as paper
+from ...paper import style
+from ...suites import suite as suites
+from ...texts import corpora
+from ..scaling import trends
+from . import figures
+from .anatomy import dissect
+from .strategies import check_strategy, find_rule, halves, rules_at
+
+SAMPLE = DATA / "texts" / "sample.txt"
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """A model with the rule found for it; ``measured`` on text the search has not seen, ``sample`` on a short one.
+
+    ``zeros``, what straightforward ReLU leaves, is measured where the rule was found, as the rule's own intervals are;
+    None for a model whose gate has no exact zeros.
+    """
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    rule: Rule
+    fitted_on: list[torch.Tensor]
+    measured: Measurement
+    sample_ids: torch.Tensor
+    sample: Measurement
+    zeros: Measurement | None
+
+    @property
+    def label(self) -> str:
+        """What tables and figures call it: its name, or the last part of its path."""
+        return Path(self.name).name if Path(self.name).exists() else self.name
+
+
+def check(
+    model: str, compare_with: str, text_file: str, strategy: str, argument: float, max_tokens: int, window: int
+) -> None:
+    """Raise ValueError for parameters that cannot work, before anything is loaded."""
+    check_strategy(strategy, argument)
+    if not model:
+        raise ValueError("model is empty: give a hub id, a directory, a .gguf file or a ladder name.")
+    if text_file and not Path(text_file).is_file():
+        raise ValueError(f"text_file {text_file!r} does not exist: there is no {Path(text_file).resolve()}.")
+    if window < 2 or max_tokens < 2:
+        raise ValueError(f"max_tokens and window must be at least 2, got {max_tokens} and {window}.")
+
+
+def study(model: str, text_file: str, strategy: str, argument: float, max_tokens: int, window: int) -> Study:
+    """Load a model, find the rule on the first half of the text and measure it on the second."""
+    text = corpora.load(text_file) if text_file else corpora.load("mixture", split="validation")
+    network, tokenizer = load(model)
+    if tokenizer is None:
+        raise ValueError(f"{model} has no tokenizer: put its files beside the weights.")
+    context = getattr(network.config.get_text_config(decoder=True), "max_position_embeddings", None) or window
+    batches = token_batches(text, tokenizer, min(window, context), 16, max_tokens)
+    fit, held_out = halves(batches)
+    rule = find_rule(network, fit, strategy, argument, held_out=held_out, tokenizer=tokenizer)
+    judge = held_out or fit
+    zeroes = all(ffn.zeroes_negatives for ffn in find_ffns(network))
+    sample_text = text[:2000] if text_file else SAMPLE.read_text(encoding="utf-8")
+    sample = token_batches(sample_text, tokenizer, min(160, context), 1)[:1]
+    return Study(
+        model,
+        network,
+        tokenizer,
+        rule,
+        fit,
+        measure(network, judge, rule),
+        sample[0][0],
+        measure(network, sample, rule, keep_tokens=True),
+        measure(network, fit, StraightforwardReLU(), kl=False) if zeroes else None,
+    )
+
+
+def summary(*studies: Study | None) -> pd.DataFrame:
+    """One column a model: what was asked for, what was reached where, and how sure it is; printed values."""
+    columns = {s.label: _summary(s) for s in studies if s is not None}
+    return pd.DataFrame(columns).fillna("–")
+
+
+def _summary(s: Study) -> dict[str, str]:
+    m, rows = s.measured, {}
+    if isinstance(s.rule, Thresholds):
+        rows["CETT, all layers"] = f"{s.rule.cett:.3f}" + _interval(s.rule.cett_interval, "{:.3f}")
+        rows["tokens to find it on"] = f"{s.rule.tokens}"
+        rows["perplexity ratio there"] = _with_error(s.rule.ppl_ratio, s.rule.ppl_ratio_se)
+        rows["activation ratio there (%)"] = f"{100 * s.rule.activation_ratio:.1f}" + _interval(
+            s.rule.activation_interval, "{:.1f}", 100
+        )
+        rows["passes, sparse and dense"] = f"{s.rule.sparse_passes} and {s.rule.dense_passes}"
+        if s.rule.tokens_needed:
+            rows["tokens to resolve p to a tenth"] = f"{math.ceil(s.rule.tokens_needed / 1000)}k"
+    else:
+        rows["rule"] = str(s.rule)
+    rows["tokens to judge it on"] = f"{m.tokens}"
+    rows["dense perplexity"] = f"{m.dense_ppl:.2f}"
+    rows["perplexity ratio"] = _with_error(m.ppl_ratio, m.ppl_ratio_se)
+    rows["KL(dense ‖ sparse), nats"] = "–" if m.kl is None else f"{m.kl:.4f}"
+    rows["activation ratio (%)"] = f"{100 * m.activation_ratio:.1f}"
+    if s.zeros:
+        rows["zeros alone, on the first half (%)"] = f"{100 * s.zeros.activation_ratio:.1f}"
+    return rows
+
+
+def _with_error(value: float, error: float | None) -> str:
+    return f"{value:.3f} ± " + ("unknown" if error is None else f"{error:.4f}")
+
+
+def _interval(ends: tuple[float, float] | None, form: str, scale: float = 1.0) -> str:
+    return "" if ends is None else " (90 %: " + " to ".join(form.format(scale * end) for end in ends) + ")"
+
+
+def save_thresholds(s: Study) -> Path | None:
+    """Write the thresholds to build/; None if the strategy has none."""
+    if not isinstance(s.rule, Thresholds):
+        return None
+    folder = ROOT / "build"
+    folder.mkdir(exist_ok=True)
+    path = folder / f"thresholds-{Path(s.name).name}.json"
+    s.rule.save(path)
+    return path
+
+
+def _saved(drawn: tuple[Figure, pd.DataFrame], name: str, save_as: str) -> Figure:
+    figure, data = drawn
+    return style.save(figure, f"{name}_{save_as}" if save_as else name, data)
+
+
+def draw_profile(*studies: Study | None, save_as: str = "") -> Figure:
+    """Activation ratio and CETT of each layer, one line a model."""
+    return _saved(figures.layer_profile({s.label: s.measured for s in studies if s}), "layer_profile", save_as)
+
+
+def draw_figure_1(s: Study, save_as: str = "") -> Figure:
+    """The paper's Figure 1 on the middle layer and the longest of the sample's first tokens."""
+    rule = s.rule if isinstance(s.rule, Thresholds) else thresholds_for_cett(s.model, s.fitted_on, 0.1)
+    pieces = figures.token_pieces(s.tokenizer, s.sample_ids[: figures.MOST_TOKENS_DRAWN].tolist())
+    position = max(range(len(pieces)), key=lambda j: len(pieces[j]))
+    anatomy = dissect(s.model, s.sample_ids, rule, len(rule.values) // 2, position)
+    return _saved(figures.figure_1(anatomy, pieces[position]), "figure_01", save_as)
+
+
+def heat_map_rules(s: Study) -> dict[str, Measurement]:
+    """The study's rule on the sample text, and the two other metrics set to the same activation ratio on it.
+
+    These two need a gate score that can be read; the study's rule is left alone, with a warning, where it cannot.
+    """
+    sample = [s.sample_ids[None]]
+    try:
+        others = rules_at(s.model, sample, s.sample.activation_ratio)
+    except UnsupportedModel as error:
+        warnings.warn(f"{s.label} is drawn without Top-k and FAT-ε: {error}", stacklevel=2)
+        others = {}
+    label = str(s.rule)
+    if isinstance(s.rule, Thresholds):
+        p = s.rule.ppl_increase_pct
+        label = f"CETT = {s.rule.cett:.3g}" if p is None else f"CETT-PPL-{p:.3g}%"
+    return {label: s.sample} | {n: measure(s.model, sample, rule, keep_tokens=True) for n, rule in others.items()}
+
+
+def rule_table(results: dict[str, Measurement]) -> pd.DataFrame:
+    """Activation ratio, its spread over tokens and layers, perplexity ratio and KL of each rule on the sample."""
+    rows = [
+        {
+            "rule": name,
+            "activation ratio (%)": f"{100 * m.activation_ratio:.1f}",
+            "least–most needed by a token (%)": "–".join(f"{100 * x:.0f}" for x in _ends(m)),
+            "perplexity ratio": f"{m.ppl_ratio:.3f}",
+            "KL (nats)": f"{m.kl or 0:.3f}",
+        }
+        for name, m in results.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def _ends(m: Measurement) -> tuple[float, float]:
+    assert m.token_activation is not None  # kept: the sample is short
+    need = m.token_activation.mean(axis=0)
+    return float(need.min()), float(need.max())
+
+
+def draw_heat_map(results: dict[str, Measurement], s: Study, save_as: str = "") -> Figure:
+    """The paper's sample heat map."""
+    return _saved(figures.heat_map(results, s.tokenizer), "heat_map", save_as)
+
+
+def draw_coloured_text(*studies: Study | None, save_as: str = "") -> Figure:
+    """The sample text coloured by the share of neurons each token needed, for each model."""
+    known = [s for s in studies if s]
+    return _saved(
+        figures.coloured_text({s.label: s.sample for s in known}, known[0].tokenizer), "coloured_text", save_as
+    )
+
+
+def trained_on(s: Study) -> str:
+    """Size of a model and, of one of the ladder's, its training tokens and the end of its trend."""
+    words = f"{s.label}: {s.model.num_parameters(exclude_embeddings=True) / 1e6:.2f}M parameters beside the embedding"
+    record = LADDER / s.name / "run.json"
+    if s.name not in ladder_names() or not record.is_file():
+        return words
+    words += f", trained on {json.loads(record.read_text(encoding='utf-8'))['tokens'] / 1e6:.0f}M tokens"
+    along = trends.activation("ladder")
+    along = along[along.run == s.name].sort_values("tokens")
+    if along.empty:
+        return words
+    return f"{words}; {along.activation_ratio.iloc[-1]:.1%} active at its end in notebook 02, on another text"
+
+
+def evidence(name: str) -> str:
+    """Which kind of evidence a measurement of this checkpoint is."""
+    if name in ladder_names():
+        return "ladder"
+    return "released" if suites.is_released(name) else "own model"
+
+
+def checks(s: Study, other: Study | None) -> pd.DataFrame:
+    """Claims C03 and C21 held against these models: each verdict comes from the 90 % intervals measured here."""
+    relu = [x for x in (s, other) if x and x.zeros]
+    silu = [x for x in (s, other) if x and not x.zeros]
+    rows = [_zeros_check(relu[0] if relu else None, s.name), _activation_check(relu, silu, s.name)]
+    return paper.check("00_measure_one_checkpoint", rows)
+
+
+def _uncertain(s: Study | None) -> tuple[float, float, float] | None:
+    """Activation ratio at CETT-PPL-1% and its interval, None if that is not what was measured or cannot be told."""
+    rule = s.rule if s else None
+    if not isinstance(rule, Thresholds) or rule.ppl_increase_pct is None or round(rule.ppl_increase_pct, 6) != 1:
+        return None
+    if rule.activation_interval is None or not rule.target_met:
+        return None
+    return rule.activation_ratio, *rule.activation_interval
+
+
+def _zeros_check(s: Study | None, name: str) -> paper.Check:
+    ends = _uncertain(s)
+    if s is None or s.zeros is None or ends is None:
+        why = "needs a ReLU model, strategy pplp with 1.01, and enough text for an interval"
+        return paper.Check("C03", evidence(name), "–", None, why)
+    zeros, (ratio, _, high) = s.zeros.activation_ratio, ends
+    value = f"{100 * (1 - ratio / zeros):.0f} percent ({s.label}: {100 * zeros:.1f} % to {100 * ratio:.1f} %)"
+    why = (
+        "holds if the whole 90 % interval at p = 1 % lies below the share of nonzero neurons on the same text; the "
+        "size is not judged"
+    )
+    return paper.Check("C03", evidence(s.name), value, high < zeros, why)
+
+
+def _activation_check(relu: list[Study], silu: list[Study], name: str) -> paper.Check:
+    low, high = (_uncertain(x[0]) if x else None for x in (relu, silu))
+    if low is None or high is None:
+        why = "needs a ReLU and a SiLU model, strategy pplp with 1.01, and enough text for an interval"
+        return paper.Check("C21", evidence(name), "–", None, why)
+    value = f"{100 * low[0]:.1f} % against {100 * high[0]:.1f} % active"
+    why = "holds if the two 90 % intervals of the activation ratio at p = 1 % do not meet, ReLU's below"
+    return paper.Check("C21", evidence(relu[0].name), value, low[2] < high[1], why)

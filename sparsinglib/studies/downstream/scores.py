@@ -1,0 +1,248 @@
+"""The steps of the notebook on downstream tasks: models, rules at equal sparsity, scores, tables and checks."""
+
+import json
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ...core.checkpoints import ladder_names, load
+from ...core.ffn import find_ffns
+from ...core.forward import token_batches
+from ...core.measure import measure
+from ...core.rules import FAT, Rule, StraightforwardReLU, TopK
+from ...core.search import find_thresholds
+from ...core.thresholds import Thresholds
+from ...files import LADDER
+from ...ladder import batches as windows
+from ...ladder.recipe import SCALES
+from ...paper import published as paper
+from ...paper import style
+from ...suites import suite as suites
+from ...tasks import harness as tasks
+from ...tasks import offline as offline_tasks
+from ...tasks.statistics import DENSE, above_chance, group_means, summarise
+from ...texts import corpora
+from ..checkpoint.strategies import rules_at
+from ..checkpoint.study import evidence
+from . import (
+    claims as task_checks,
+)
+from . import (
+    figures as task_figures,
+)
+from . import (
+    ladder_claims as task_ladder_checks,
+)
+from . import (
+    tables as task_tables,
+)
+
+MEASURED_TOKENS = 4096  # for the sparsity of each rule
+WINDOW = 256  # tokens a model of somebody else's sees at once
+FAMILIES = {Thresholds: "CETT", TopK: "Top-k", FAT: "FAT-ε", StraightforwardReLU: "zeros of ReLU"}
+
+
+@dataclass(frozen=True)
+class Study:
+    """Scores of every example, and what follows from them; ``curves`` is the data of Figure 3."""
+
+    models: list[str]
+    scores: pd.DataFrame
+    summary: pd.DataFrame
+    chance: pd.DataFrame
+    groups: pd.DataFrame
+    curves: pd.DataFrame
+    compared: pd.DataFrame
+
+
+def check(p_values: Sequence[float], examples: int, figure_3_examples: int, tokens: int) -> None:
+    """Raise ValueError for parameters that cannot work, before anything is loaded."""
+    if not p_values or not all(0 < p < 100 for p in p_values):
+        raise ValueError(f"p_values are rises of perplexity in percent, between 0 and 100; got {list(p_values)}.")
+    if not 1 <= figure_3_examples <= examples:
+        raise ValueError(f"figure_3_examples must be from 1 to examples ({examples}), got {figure_3_examples}.")
+    if tokens < MEASURED_TOKENS:
+        raise ValueError(f"tokens must be at least {MEASURED_TOKENS}, got {tokens}.")
+
+
+def choose(names: Sequence[str] = (), suite: str = "ladder") -> list[str]:
+    """The models asked for, or of each activation the largest of a suite that is there."""
+    if names:
+        return list(names)
+    chosen = [found[-1] for found in _by_activation(suite).values() if found]
+    if not chosen:
+        raise ValueError(f"suite {suite} has no ReLU and no SiLU model; name what to score in models.")
+    return chosen
+
+
+def smallest(names: Sequence[str], suite: str = "ladder") -> list[str]:
+    """Of each activation the smallest model of a suite, where ``names`` (of ``choose``) holds its largest, another."""
+    return [found[0] for found in _by_activation(suite).values() if len(found) > 1 and found[-1] in names]
+
+
+def _by_activation(suite: str) -> dict[str, list[str]]:
+    """A suite's models by activation as ``sl.load`` takes them, in the order of the file, which is small ones first."""
+    there = suites.read(suite)
+    return {a: [c.source for c in there.pick(activation=a) if c.revision is None] for a in style.ACTIVATIONS}
+
+
+def _load(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
+    """The decayed checkpoint of a ladder run where there is one, as the paper scores models after that stage."""
+    decayed = LADDER / name / "decayed"
+    return load(decayed if (decayed / "config.json").is_file() else name)
+
+
+def stages(names: Sequence[str]) -> str:
+    """Say of each model which checkpoint is scored, and, with one of the ladder's, which runs are not trained yet."""
+    there = ladder_names()
+    if not set(names) & set(there):
+        return "\n".join(f"{_label(name)}: {_stage(name)}" for name in names)
+    missing = [f"{s}-{a}" for s in SCALES for a in style.ACTIVATIONS if f"{s}-{a}" not in there]
+    lines = [f"{name}: {_stage(name)}" for name in names]
+    return "\n".join([*lines, f"not trained yet: {', '.join(missing) or 'none'}"])
+
+
+def _label(name: str) -> str:
+    """What tables call a model: the last part of a hub id or a path."""
+    return Path(name).name
+
+
+def _stage(name: str) -> str:
+    record = LADDER / name / "run.json"
+    if not record.is_file():
+        return "as it is"
+    if (record.parent / "decayed" / "config.json").is_file():
+        return "after its decay stage, as the models the paper scores"
+    finished = json.loads(record.read_text(encoding="utf-8"))["finished"]
+    return f"{'end' if finished else 'middle'} of the stable stage; the paper scores models after the decay stage"
+
+
+def _batches(name: str, tokenizer: PreTrainedTokenizerBase | None, tokens: int) -> Sequence[Tensor]:
+    """Held-out text to find thresholds on, in the shares of the ladder's training data."""
+    if name in ladder_names():
+        return windows.validation_batches(tokens)
+    text = corpora.load("mixture", split="validation")
+    return token_batches(text, tokenizer, WINDOW, 16, tokens)
+
+
+def study(names: Sequence[str], p_values: Sequence[float], examples: int, figure_3_examples: int, tokens: int) -> Study:
+    """Score each model dense, at each p, and under the rivals of CETT at the same sparsity.
+
+    ``examples`` of each task for the tables, the first ``figure_3_examples`` of them for Figure 3; ``tokens`` of
+    held-out text to find thresholds on.
+    """
+    scores, sparsities, rivals = [], [], []
+    grouped = offline_tasks.table()
+    simple = list(dict.fromkeys(grouped[grouped.group != task_tables.COMPLEX].task))
+    for name in names:
+        model, tokenizer = _load(name)
+        found, others = rules(model, _batches(name, tokenizer, tokens), p_values)
+        scores.append(tasks.examples(model, tokenizer, None, found, examples, name=_label(name)))
+        rivals.append(tasks.examples(model, tokenizer, simple, others, figure_3_examples, name=_label(name)))
+        few = _batches(name, tokenizer, MEASURED_TOKENS)
+        for label, rule in {**found, **others}.items():
+            ratio = measure(model, few, rule, kl=False, keep_tokens=False).activation_ratio
+            sparsities.append((_label(name), label, FAMILIES[type(rule)], 1 - ratio))
+    scored = pd.concat(scores, ignore_index=True)
+    summary = summarise(scored)
+    chance = above_chance(summary, offline_tasks.floors())
+    first = scored[scored.task.isin(simple) & (scored.example.str.rpartition("/")[2].astype(int) < figure_3_examples)]
+    compared = pd.concat([first[first.rule != DENSE], *rivals], ignore_index=True)
+    curves = group_means(compared, grouped[grouped.group != task_tables.COMPLEX], chance)
+    sparse = pd.DataFrame(sparsities, columns=["model", "rule", "family", "sparsity"])
+    curves = curves[curves.model != "mean"].merge(sparse, on=["model", "rule"], how="left")
+    curves = curves.assign(family=curves.family.fillna(DENSE), evidence=_evidence(names), n=figure_3_examples)
+    compared = compared.merge(sparse, on=["model", "rule"], how="left")
+    return Study(list(names), scored, summary, chance, group_means(scored, grouped, chance), curves, compared)
+
+
+def _evidence(names: Sequence[str]) -> str:
+    """What a study of these models is: "ladder" only if all of them are the ladder's."""
+    kinds = {evidence(name) for name in names}
+    return kinds.pop() if len(kinds) == 1 else "own model"
+
+
+def rules(
+    model: PreTrainedModel, batches: Sequence[Tensor], p_values: Sequence[float]
+) -> tuple[dict[str, Thresholds], dict[str, Rule]]:
+    """Thresholds for each p, and the rules that Figure 3 sets beside them at the same share of neurons."""
+    with warnings.catch_warnings():
+        # The searches warn of text too short for p; the intervals of the scores are far wider than that.
+        warnings.simplefilter("ignore", UserWarning)
+        found = {tasks.rule_name(t): t for t in (find_thresholds(model, batches, p) for p in p_values)}
+    others: dict[str, Rule] = {}
+    for p, rule in zip(p_values, found.values(), strict=True):
+        for family, rival in rules_at(model, batches[:1], rule.activation_ratio).items():
+            others[f"{family} at the sparsity of p = {p:g}%"] = rival
+    if all(ffn.zeroes_negatives for ffn in find_ffns(model)):
+        others["zeros of ReLU"] = StraightforwardReLU()
+    return found, others
+
+
+def dense_scores(names: Sequence[str], examples: int) -> pd.DataFrame:
+    """Scores of the dense models alone, on every example: for claims about scale."""
+    parts = [tasks.examples(*_load(name), None, None, examples, name=_label(name)) for name in names]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["model"])
+
+
+def draw_figure_3(s: Study, save_as: str = "") -> Figure:
+    """The paper's Figure 3, on these models; its data in the units of the tables (points, percent)."""
+    data = task_figures.in_percent(s.curves)
+    return style.save(task_figures.figure_3(s.curves), f"figure_03{save_as and '_' + save_as}", data)
+
+
+def save_tables(s: Study, save_as: str = "") -> dict[int, pd.DataFrame]:
+    """Tables 1, 4, 5 and 6, the paper's rows and the ladder's, as CSV files beside the figures."""
+    own = offline_tasks.table()[["task", "metric", "group"]]
+    kind = _evidence(s.models)
+    tables = {1: task_tables.table_1(s.groups, kind)}
+    tables |= {number: task_tables.table_4_to_6(number, s.summary, own, kind) for number in (4, 5, 6)}
+    for number, table in tables.items():
+        style.save_table(table, f"table_0{number}{save_as and '_' + save_as}")
+    return tables
+
+
+def chance_table(s: Study) -> pd.DataFrame:
+    """What each task's chance is and whether the dense model beats it by two standard errors; printed values."""
+    wide = s.chance.assign(
+        dense=[f"{100 * r.value:.1f} ± {100 * r.standard_error:.1f}" for r in s.chance.itertuples()],
+        chance=(100 * s.chance.chance).round(1),
+        enters=s.chance.testable.map({True: "yes", False: "no"}),
+    )
+    return wide[["model", "task", "metric", "n", "chance", "dense", "enters"]]
+
+
+def group_table(s: Study) -> pd.DataFrame:
+    """The ladder's Table 1: mean dense score, change at each p with its 95 % interval (points); printed values."""
+    rows = []
+    for (model, group), part in s.groups.groupby(["model", "group"], sort=False):
+        by_p = part.set_index("p")
+        row = {"model": model, "group": group.replace("_", " "), "tasks": int(by_p.tasks.iloc[0])}
+        if by_p.value.isna().any():
+            row["dense"] = "not testable at this scale"
+        else:
+            row["dense"] = f"{100 * by_p.value[0.0]:.1f}"
+            for p, r in by_p.drop(index=0.0).iterrows():
+                row[f"p = {p:g}"] = (
+                    f"{100 * r.difference:+.1f} ({100 * r.difference_low:+.1f} to {100 * r.difference_high:+.1f})"
+                )
+        rows.append(row)
+    return pd.DataFrame(rows).fillna("–")
+
+
+def checks(s: Study, scale: pd.DataFrame) -> pd.DataFrame:
+    """Claims C02, C04 to C14, C22, C69 to C79 held against the printed tables and these models."""
+    rows: list[paper.Check] = [
+        *task_checks.paper_checks(),
+        *task_ladder_checks.ladder_checks(s.groups, s.summary, s.scores, s.compared, s.chance),
+    ]
+    rows += task_ladder_checks.scale_checks(scale, s.scores, s.chance)
+    rows = [row if row.evidence == "paper" else row._replace(evidence=_evidence(s.models)) for row in rows]
+    rows.sort(key=lambda row: (row.id, row.evidence != "paper"))
+    return paper.check("08_downstream", rows)

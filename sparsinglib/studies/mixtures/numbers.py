@@ -1,0 +1,260 @@
+"""Figure 12: perplexity against activation ratio, of mixtures of experts by active experts and of ReLU by CETT.
+
+The models are the ladder's four ``moe-…`` runs (Appendix B): FFNs with as many parameters in all, the same tokens.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol, cast
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ...core import forward
+from ...core.checkpoints import ladder_names, load
+from ...core.forward import Corpus
+from ...core.hooks import sparsify
+from ...core.thresholds import Thresholds
+from ...core.trial import Batches, Trial
+from ...files import LADDER
+from ...ladder import recipe as ladder
+from ...ladder.model import ONE_PRODUCT
+from ..scaling import trends
+
+VANILLA = ladder.VANILLA.name
+MIXTURES = tuple(f"moe-{n}" for n in ladder.EXPERTS)
+SHARES = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1.0)  # of a mixture's experts that are active
+CETTS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.55, 0.7, 0.85)
+AXIS_END = 0.30  # the paper's axis ends at an activation ratio of 30 %
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """Loss of one model on one text at several activation ratios.
+
+    ``varied`` is CETT for an ordinary model and the number of active experts for a mixture; ``blocks`` holds, for each
+    of its values, summed loss and number of targets in each block of the text, (settings, blocks, 2).
+    """
+
+    name: str
+    varied: list[float]
+    activation_ratio: np.ndarray
+    blocks: Tensor
+    trained_at: float | None = None
+
+    @cached_property
+    def perplexity(self) -> np.ndarray:
+        """Perplexity at each setting, (settings,)."""
+        return np.array([np.exp(forward.mean_and_error(b)[0]) for b in self.blocks])
+
+    def at(self, ratio: float) -> Tensor | None:
+        """Blocks at an activation ratio, linear between the two settings around it; None outside the settings."""
+        order = np.argsort(self.activation_ratio)
+        known = self.activation_ratio[order]
+        if not known[0] <= ratio <= known[-1]:
+            return None
+        right = max(1, int(np.searchsorted(known, ratio)))
+        weight = (ratio - known[right - 1]) / (known[right] - known[right - 1])
+        return torch.lerp(self.blocks[order[right - 1]], self.blocks[order[right]], float(weight))
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row a setting: series, cett or active_experts, activation_ratio, perplexity, trained_here."""
+        settings = pd.Series(self.varied, dtype="Float64")
+        none, mixture = settings.where(settings.isna()), self.trained_at is not None
+        return pd.DataFrame(
+            {
+                "series": self.name,
+                "cett": none if mixture else settings,
+                "active_experts": (settings if mixture else none).astype("Int64"),
+                "activation_ratio": self.activation_ratio,
+                "perplexity": self.perplexity,
+                "trained_here": [value == self.trained_at for value in self.varied],
+            }
+        )
+
+
+class Router(Protocol):
+    """What is used of a router: how many experts there are, and how many each token is given."""
+
+    num_experts: int
+    top_k: int
+
+
+def routers(model: PreTrainedModel) -> list[Router]:
+    """Routers of a mixture of experts, first layer first. Raises ValueError for a model that has none."""
+    found = [m for m in model.modules() if isinstance(getattr(m, "top_k", None), int) and hasattr(m, "num_experts")]
+    if not found:
+        raise ValueError(
+            f"{type(model).__name__} has no router with num_experts and top_k: it is no mixture of experts of a known "
+            "layout; vary its activation ratio by CETT (vanilla_curve)."
+        )
+    return cast(list[Router], found)
+
+
+@contextmanager
+def active_experts(model: PreTrainedModel, count: int) -> Iterator[None]:
+    """Give each token ``count`` experts in every layer; the model is left as it was.
+
+    The router's softmax runs over the experts it chose, so that their weights add up to one for any count. Raises
+    ValueError for a count that is not between 1 and the number of experts, or a model without routers.
+    """
+    found = routers(model)
+    most = min(router.num_experts for router in found)
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= most:
+        raise ValueError(f"active experts must be a whole number from 1 to {most}, the model's experts; got {count!r}.")
+    before = [router.top_k for router in found]
+    try:
+        for router in found:
+            router.top_k = count
+        yield
+    finally:
+        for router, value in zip(found, before, strict=True):
+            router.top_k = value
+
+
+def mixture_curve(name: str, model: PreTrainedModel, batches: Batches, counts: Sequence[int] | None = None) -> Curve:
+    """Loss of a mixture by active experts; its activation ratio is the share of FFN parameters used, count / experts.
+
+    Routers are left out of the ratio (see ``sizes``). ``counts`` defaults to ``SHARES`` of the experts. Raises
+    ValueError for a count that does not fit, before anything is computed, or a text that cannot be measured.
+    """
+    experts = min(router.num_experts for router in routers(model))
+    counts = sorted({max(1, int(experts * s + 0.5)) for s in SHARES}) if counts is None else list(counts)
+    for count in counts:
+        with active_experts(model, count):
+            pass
+    corpus = Corpus(model, batches)
+    blocks = []
+    for count in counts:
+        with active_experts(model, count):
+            blocks.append(_blocks(model, corpus))
+    ratio = np.array(counts) / experts
+    return Curve(name, [float(c) for c in counts], ratio, torch.stack(blocks), float(routers(model)[0].top_k))
+
+
+def _blocks(model: PreTrainedModel, corpus: Corpus) -> Tensor:
+    parts = []
+    for batch in corpus:
+        losses = forward.require_finite(forward.losses(forward.logits(model, batch), batch), "loss")
+        parts.append(forward.block_sums(losses, batch))
+    return torch.cat(parts)
+
+
+def vanilla_curve(name: str, model: PreTrainedModel, batches: Batches, cetts: Sequence[float] = CETTS) -> Curve:
+    """Loss of an ordinary model by CETT (Section 4.1), each CETT met to about one percent; ratio of the sparse run."""
+    trial = Trial(model, forward.as_list(batches))
+    for _ in range(2):  # two passes for all of them, where thresholds_for_cett takes four for each
+        trial.refine(cetts)
+    ratios, blocks = [], []
+    for point in map(trial.evaluate, cetts):
+        values, rise = tuple(point.thresholds), float(np.exp(point.log_ratio))
+        with sparsify(model, Thresholds(values, point.cett, rise, None, point.activation_ratio)):
+            blocks.append(_blocks(model, trial.corpus))
+        ratios.append(point.activation_ratio)
+    return Curve(name, list(cetts), np.array(ratios), torch.stack(blocks))
+
+
+def trained(suite: str = "ladder") -> list[str]:
+    """Names of the figure's four runs that are shipped, the vanilla one first; none for another suite."""
+    return [] if trends.lacks(suite) else [name for name in (VANILLA, *MIXTURES) if name in ladder_names()]
+
+
+def missing(suite: str = "ladder") -> str:
+    """Which of the four runs are not there or not finished, and the command that trains them, or what a suite lacks."""
+    if lacks := trends.lacks(suite):
+        return lacks.replace("no checkpoints along training, so no trend", "no mixtures of experts")
+    absent = [name for name in (VANILLA, *MIXTURES) if name not in trained()]
+    partly = [name for name in trained() if not facts_of(name)["finished"]]
+    said = [f"Not trained yet: {', '.join(absent)}."] * bool(absent)
+    said += [f"Not trained to the end: {', '.join(partly)}."] * bool(partly)
+    said += [f"Train with: python -m sparsinglib.ladder.train {' '.join(absent + partly)}"] * bool(said)
+    return " ".join(said) or "All four runs are trained."
+
+
+def facts_of(name: str) -> dict[str, Any]:
+    """What a run's ``run.json`` says of it."""
+    return json.loads((LADDER / name / "run.json").read_text())
+
+
+def open_model(name: str) -> PreTrainedModel:
+    """One of the four runs, its experts computed in a way that takes experts of any width (see ``mup.one_product``)."""
+    model, _ = load(name)
+    if name in MIXTURES:
+        model.set_experts_implementation(ONE_PRODUCT)
+    return model
+
+
+def sizes(names: Sequence[str]) -> pd.DataFrame:
+    """One row a run: experts, how many are active in training, their neurons, FFN and router parameters, tokens."""
+    rows = []
+    for name in names:
+        facts, model = facts_of(name), open_model(name)
+        parts = {n: p.numel() for n, p in model.named_parameters()}
+        router = sum(size for n, size in parts.items() if "router" in n)
+        ffn = sum(size for n, size in parts.items() if "mlp." in n or "experts." in n)
+        experts = facts.get("experts", 1)
+        rows.append(
+            {
+                "run": name,
+                "experts": experts,
+                "active in training": facts.get("active_experts", 1),
+                "neurons of an expert": facts["neurons"] // experts,
+                "FFN parameters": ffn,
+                "router parameters": router,
+                "tokens": facts["tokens"],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def curves(names: Sequence[str], batches: Batches) -> dict[str, Curve]:
+    """Curves of the runs named, by CETT for the vanilla one and by active experts for the mixtures."""
+    batches = forward.as_list(batches)
+    make = {name: vanilla_curve if name == VANILLA else mixture_curve for name in names}
+    return {name: make[name](name, open_model(name), batches) for name in names}
+
+
+def table(found: Mapping[str, Curve]) -> pd.DataFrame:
+    """The points of Figure 12: evidence, series, cett, active_experts, activation_ratio, perplexity, trained_here."""
+    if not found:
+        return pd.DataFrame()
+    rows = pd.concat([curve.table for curve in found.values()], ignore_index=True)
+    rows.insert(0, "evidence", "ladder")
+    return rows
+
+
+def show(frame: pd.DataFrame) -> str:
+    """A table as text: ratios with three digits, perplexities and percentages with one; a sentence if it is empty."""
+    if frame.empty:
+        return "Nothing to show until the runs named above are trained."
+    digits = {"activation_ratio": 3, "perplexity": 1, "gap_pct": 1, "low_pct": 1, "high_pct": 1}
+    return frame.round(digits).to_string(index=False, na_rep="–")
+
+
+def gaps(found: Mapping[str, Curve]) -> pd.DataFrame:
+    """How much higher a mixture's perplexity is than the vanilla model's at equal activation ratio, in percent.
+
+    One row a mixture's setting that the vanilla curve covers: series, active_experts, activation_ratio, gap_pct,
+    low_pct, high_pct (90 %, paired by blocks of text; the spread between seeds is not in it), trained_here.
+    """
+    columns = ["series", "active_experts", "activation_ratio", "gap_pct", "low_pct", "high_pct", "trained_here"]
+    rows = []
+    for name, curve in found.items():
+        for i, ratio in enumerate(curve.activation_ratio):
+            other = found[VANILLA].at(ratio) if name != VANILLA and VANILLA in found else None
+            if other is None:
+                continue
+            difference = other.clone()
+            difference[:, 0] = curve.blocks[i, :, 0] - other[:, 0]
+            mean, error = forward.mean_and_error(difference)
+            ends = [mean + z * (np.nan if error is None else error) for z in (0.0, -1.645, 1.645)]
+            values = 100 * np.expm1(ends)
+            rows.append((name, int(curve.varied[i]), ratio, *values, curve.varied[i] == curve.trained_at))
+    return pd.DataFrame(rows, columns=columns)

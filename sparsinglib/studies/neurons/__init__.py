@@ -1,0 +1,1 @@
+"""Notebooks 06 and 07: which neurons, for which tokens."""

@@ -1,0 +1,329 @@
+"""How often each neuron fires, by corpus, layer and scale (Figures 9 and 16), and the numbers behind the words.
+
+A neuron's activation frequency is the share of tokens on which it is active at CETT-PPL-p % (Sec 5.3). Curves are
+compared by Wasserstein distance in percentage points: the mean gap between the two sorted curves.
+"""
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from scipy.stats import wasserstein_distance
+
+from ...core.measure import Measurement
+from ...core.thresholds import Thresholds
+from ...paper import published as paper
+from ...paper import style
+from ...suites import survey
+from ...suites.suite import Checkpoint, Suite
+from . import figures as use_figures
+
+POSITIONS = ("mean over layers", "first layer", "middle layer", "last layer")
+MEAN, FIRST, MIDDLE, LAST = POSITIONS
+TOP = 0.1  # the share of neurons that fire most often
+DEAD = 0.001  # the authors' scripts call a neuron dead that fires on less than 0.1 % of the tokens
+SPECIALISED = 5  # times as often on one corpus as on any other
+RARE = 0.01  # neurons that fire less often than this on every corpus are not called specialised
+POINTS_DRAWN = 200
+APART = 2.0  # times the noise floor
+SIMILAR = 0.5  # of the distance between the two activation functions: up to it similar, beyond it different
+NOTEBOOK = "06_neuron_frequency"
+
+
+@dataclass(frozen=True, eq=False)
+class Use:
+    """What one checkpoint leaves active on one corpus; ``halves`` is empty if the text is too short to be cut."""
+
+    checkpoint: Checkpoint
+    corpus: str
+    whole: Measurement
+    halves: tuple[Measurement, ...] = ()
+
+
+def check(suite: Suite, tokens: int, ppl_increase_pct: float) -> None:
+    """Raise ValueError for sizes that make no sense, before anything is loaded; ``tokens`` 0 means the suite's."""
+    if tokens and tokens < suite.sequence_length:
+        raise ValueError(
+            f"tokens is {tokens}: give at least one window of {suite.sequence_length}, or 0 for the suite's."
+        )
+    if not 0 < ppl_increase_pct <= 1000:
+        raise ValueError(f"ppl_increase_pct is a rise in percent, above 0; got {ppl_increase_pct}.")
+
+
+def measure_use(suite: Suite, ppl_increase_pct: float = 1.0, tokens: int = 0, jobs: int = 1) -> list[Use]:
+    """Measure every checkpoint of a suite on each of its corpora, with thresholds found on the mixture.
+
+    ``tokens`` of each corpus (0: the suite's). A text of two batches or more is measured in two halves, whose
+    differences are the noise floor. Raises ValueError for bad sizes and what measuring raises.
+    """
+    check(suite, tokens, ppl_increase_pct)
+    size = tokens or suite.tokens
+    parts = 2 if size >= 2 * max(survey.BATCH_TOKENS, suite.sequence_length) else 1
+    rule = survey.PPLIncrease(ppl_increase_pct)
+    places = [(c, corpus) for c in suite.checkpoints for corpus in suite.corpora]
+    tasks = [
+        survey.Task(c, rule, survey.Text(corpus, size, suite.sequence_length, part, parts))
+        for c, corpus in places
+        for part in range(parts)
+    ]
+    done = survey.run(survey.measured, tasks, jobs)
+    pieces = [tuple(done[i : i + parts]) for i in range(0, len(done), parts)]
+    return [
+        Use(c, corpus, found[0] + found[1] if parts == 2 else found[0], found if parts == 2 else ())
+        for (c, corpus), found in zip(places, pieces, strict=True)
+    ]
+
+
+def ending(suite: Suite, save_as: str = "") -> str:
+    """How the names of pictures end: ``save_as``, or nothing for the ladder and the suite's name for another."""
+    return save_as or ("" if suite.evidence == "ladder" else suite.name)
+
+
+def summary(uses: Iterable[Use]) -> pd.DataFrame:
+    """One row a checkpoint: its number of layers, CETT found, and the activation ratio (%) on each corpus."""
+    rows: dict[str, dict[str, float]] = {}
+    for use in uses:
+        found = {"layers": len(use.whole.neuron_frequency), "CETT": cast(Thresholds, use.whole.rule).cett}
+        row = rows.setdefault(use.checkpoint.name, found)
+        row[f"{use.corpus} (%)"] = 100 * use.whole.activation_ratio
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("checkpoint").reset_index()
+
+
+def curves(measurement: Measurement) -> dict[str, np.ndarray]:
+    """Activation frequencies (fractions), most frequent first: first, exact middle (L // 2) and last layer, and mean.
+
+    The mean over layers is that of the sorted curves, rank by rank; a narrower layer is stretched to the widest.
+    """
+    layers = [np.sort(f)[::-1] for f in measurement.neuron_frequency]
+    width = max(map(len, layers))
+    mean = np.mean([stretched(layer, width) for layer in layers], axis=0)
+    return dict(zip(POSITIONS, (mean, layers[0], layers[len(layers) // 2], layers[-1]), strict=True))
+
+
+def stretched(curve: np.ndarray, points: int) -> np.ndarray:
+    """The sorted curve read at ``points`` evenly spaced ranks; itself where it has that many."""
+    return curve[((np.arange(points) + 0.5) * len(curve) / points).astype(int)]
+
+
+def curve_table(uses: Iterable[Use]) -> pd.DataFrame:
+    """Tidy: checkpoint, scale, activation, corpus, position, neurons_pct (share of neurons), frequency_pct."""
+    frames = []
+    for use in uses:
+        for position, curve in curves(use.whole).items():
+            shown = stretched(curve, min(POINTS_DRAWN, len(curve)))
+            frame = pd.DataFrame({"neurons_pct": 100 * (np.arange(len(shown)) + 0.5) / len(shown)})
+            labels = {
+                "checkpoint": use.checkpoint.name,
+                "scale": use.checkpoint.scale,
+                "activation": use.checkpoint.activation,
+                "corpus": use.corpus,
+                "position": position,
+            }
+            frames.append(frame.assign(frequency_pct=100 * shown, **labels)[[*labels, "neurons_pct", "frequency_pct"]])
+    return pd.concat(frames, ignore_index=True)
+
+
+def distances(uses: Sequence[Use]) -> pd.DataFrame:
+    """Wasserstein distance between curves, in percentage points: kind, activation, position, corpus, a, b, distance_pp.
+
+    Kinds: "scales" (one activation, two scales), "activations" (one scale, two activations), "halves" (one checkpoint
+    on the two halves of the text: the noise floor, on the wide side, since a half has half the tokens).
+    """
+    rows = []
+    for use in uses:
+        if use.halves:
+            ends = [curves(half) for half in use.halves]
+            rows += _gaps("halves", use.checkpoint.activation, use.corpus, [use.checkpoint.name] * 2, ends)
+    found = [(use, curves(use.whole)) for use in uses]
+    for (a, x), (b, y) in itertools.combinations(found, 2):
+        same = a.checkpoint.activation == b.checkpoint.activation, a.checkpoint.scale == b.checkpoint.scale
+        if a.corpus == b.corpus and sum(same) == 1:
+            kind = "scales" if same[0] else "activations"
+            label = a.checkpoint.activation if same[0] else "both"
+            rows += _gaps(kind, label, a.corpus, [a.checkpoint.name, b.checkpoint.name], [x, y])
+    return pd.DataFrame(rows, columns=["kind", "activation", "position", "corpus", "a", "b", "distance_pp"])
+
+
+def _gaps(
+    kind: str, activation: str, corpus: str, names: Sequence[str], ends: Sequence[dict[str, np.ndarray]]
+) -> list[tuple]:
+    return [
+        (
+            kind,
+            activation,
+            position,
+            corpus,
+            *names,
+            wasserstein_distance(100 * ends[0][position], 100 * ends[1][position]),
+        )
+        for position in POSITIONS
+    ]
+
+
+def largest(table: pd.DataFrame) -> pd.DataFrame:
+    """One row an activation and position: largest distance between scales and halves, smallest between activations.
+
+    In percentage points; NaN where there is no such pair.
+    """
+    keys = ["activation", "position"]
+    wide = table[table.kind != "activations"].groupby([*keys, "kind"]).distance_pp.max().unstack()
+    wide = wide.reindex(columns=["scales", "halves"])
+    between = table[table.kind == "activations"].groupby("position").distance_pp.min()
+    wide["activations"] = wide.index.get_level_values("position").map(between)
+    order = {name: i for i, name in enumerate(POSITIONS)}
+    return wide.reset_index().sort_values(keys, key=lambda c: c.map(order) if c.name == "position" else c)
+
+
+def top_overlap(uses: Sequence[Use], share: float = TOP) -> pd.DataFrame:
+    """Overlap of the most frequent neurons of two corpora, mean over layers, beside what chance gives.
+
+    Columns checkpoint, corpus_a, corpus_b, overlap, chance (fractions). A corpus against itself compares its halves.
+    """
+    rows = []
+    for name, group in itertools.groupby(uses, lambda use: use.checkpoint.name):
+        mine = list(group)
+        pairs = [(a.corpus, b.corpus, a.whole, b.whole) for a, b in itertools.combinations(mine, 2)]
+        pairs += [(use.corpus, use.corpus, use.halves[0], use.halves[1]) for use in mine if use.halves]
+        rows += [(name, a, b, *_overlap(x, y, share)) for a, b, x, y in pairs]
+    return pd.DataFrame(rows, columns=["checkpoint", "corpus_a", "corpus_b", "overlap", "chance"])
+
+
+def _overlap(a: Measurement, b: Measurement, share: float) -> tuple[float, float]:
+    found, chance = [], []
+    for x, y in zip(a.neuron_frequency, b.neuron_frequency, strict=True):
+        kept = max(1, round(share * len(x)))
+        top = [set(np.argsort(-f, kind="stable")[:kept].tolist()) for f in (x, y)]
+        found.append(len(top[0] & top[1]) / kept)
+        chance.append(kept / len(x))  # expected overlap of two random sets of that size
+    return float(np.mean(found)), float(np.mean(chance))
+
+
+def neuron_table(uses: Sequence[Use], share: float = TOP) -> pd.DataFrame:
+    """One row a checkpoint, in percent: dead neurons, specialised ones by corpus, overlap of the most frequent.
+
+    Dead: active on less than 0.1 % of the tokens of all corpora together. Specialised: five times as often active on
+    one corpus as on any other, and on 1 % of its tokens or more.
+    """
+    overlap = top_overlap(uses, share)
+    rows = []
+    for name, group in itertools.groupby(uses, lambda use: use.checkpoint.name):
+        mine = list(group)
+        frequency = np.array([np.concatenate(use.whole.neuron_frequency) for use in mine])
+        tokens = np.array([use.whole.tokens for use in mine])
+        row = {"checkpoint": name, "neurons": frequency.shape[1]}
+        row["dead"] = 100 * float((np.average(frequency, axis=0, weights=tokens) < DEAD).mean())
+        own = overlap[overlap.checkpoint == name]
+        if len(mine) > 1:
+            row |= {f"only {use.corpus}": 100 * _specialised(frequency, i) for i, use in enumerate(mine)}
+            row["top overlap, corpora"] = 100 * own[own.corpus_a != own.corpus_b].overlap.mean()
+        if mine[0].halves:
+            row["halves"] = 100 * own[own.corpus_a == own.corpus_b].overlap.mean()
+        rows.append(row | {"chance": 100 * own.chance.mean()})
+    return pd.DataFrame(rows)
+
+
+def _specialised(frequency: np.ndarray, corpus: int) -> float:
+    others = np.delete(frequency, corpus, axis=0).max(axis=0)
+    return float(((frequency[corpus] >= RARE) & (frequency[corpus] >= SPECIALISED * others)).mean())
+
+
+def _saved(drawn: tuple[Figure, pd.DataFrame], name: str, save_as: str) -> Figure:
+    figure, data = drawn
+    return style.save(figure, f"{name}_{save_as}" if save_as else name, data)
+
+
+def draw_figure_9(uses: Sequence[Use], save_as: str = "", evidence: str = "own model") -> Figure:
+    """The paper's Figure 9: mean over layers, one panel a corpus."""
+    table = curve_table(uses)
+    drawn = use_figures.frequency(table[table.position == MEAN])
+    return _saved(style.of_evidence(drawn, evidence), "figure_09", save_as)
+
+
+def draw_figure_16(uses: Sequence[Use], save_as: str = "", evidence: str = "own model") -> Figure:
+    """The paper's Figure 16: first, exact middle and last layer down, corpora across."""
+    table = curve_table(uses)
+    drawn = use_figures.frequency(table[table.position != MEAN])
+    return _saved(style.of_evidence(drawn, evidence), "figure_16", save_as)
+
+
+def draw_distances(table: pd.DataFrame, save_as: str = "") -> Figure | None:
+    """How far apart the curves of different scales lie, with noise floor and the other activation; None if no pair."""
+    return None if table.empty else _saved(use_figures.distances(table, POSITIONS), "scale_distance", save_as)
+
+
+def draw_overlap(uses: Sequence[Use], share: float = TOP, save_as: str = "") -> Figure | None:
+    """Overlap of the most frequent neurons between corpora, one panel a checkpoint; the diagonal compares halves.
+
+    None with a single corpus whose text is too short to be cut.
+    """
+    table = top_overlap(uses, share)
+    return None if table.empty else _saved(use_figures.overlap(table, share), "neuron_overlap", save_as)
+
+
+def checks(suite: Suite, uses: Sequence[Use]) -> pd.DataFrame:
+    """Claims C46, C47 and C48 held against this suite; the rule stands in each row."""
+    table = largest(distances(uses))
+    of = {position: rows.set_index("activation") for position, rows in table.groupby("position")}
+    rows = [check(suite.evidence, of) for check in (_similar_check, _ends_check, _middle_check)]
+    return paper.check(NOTEBOOK, resolved(uses, rows))
+
+
+def resolved(uses: Iterable[Use], rows: Sequence[paper.Check]) -> list[paper.Check]:
+    """The rows, without a verdict where thresholds of a checkpoint do not reach the rise asked for on this text."""
+    names = dict.fromkeys(u.checkpoint.name for u in uses if not getattr(u.whole.rule, "target_met", True))
+    if not names:
+        return list(rows)
+    why = f"missing: a text on which leaving neurons out raises the perplexity of {', '.join(names)} that far."
+    return [row._replace(verdict=None, why=f"{why} {row.why}") for row in rows]
+
+
+def _similar_check(evidence: str, of: dict[str, pd.DataFrame]) -> paper.Check:
+    rows = of[MEAN] if MEAN in of else pd.DataFrame(columns=["scales", "halves", "activations"])
+    why = (
+        f"Rule: on every corpus, curves of two scales lie at most {SIMILAR:g} times as far apart as those of ReLU and "
+        "SiLU at one scale. Beyond that they differ: C47 asks for it."
+    )
+    if rows[["scales", "activations"]].isna().any(axis=None) or rows.empty:
+        return paper.Check("C46", evidence, "–", None, f"{why} Needs two scales of each activation.")
+    return paper.Check("C46", evidence, _values(rows), not _different(rows).any(), why)
+
+
+def _ends_check(evidence: str, of: dict[str, pd.DataFrame]) -> paper.Check:
+    why = (
+        f"Rule: in both layers, for each activation, scales lie on some corpus more than {SIMILAR:g} times as far "
+        f"apart as ReLU and SiLU at one scale (C46's criterion), and {APART:g} times as far as two halves of one text."
+    )
+    rows = [of[position] for position in (FIRST, LAST) if position in of]
+    if not rows or any(r[["scales", "halves", "activations"]].isna().any(axis=None) for r in rows):
+        return paper.Check("C47", evidence, "–", None, f"{why} Needs two scales of each activation and two halves.")
+    value = "; ".join(f"{name}: {_values(r)}" for name, r in zip(("first", "last"), rows, strict=True))
+    differ = all(_different(r).all() for r in rows)
+    noise = any((r.scales <= APART * r.halves).any() for r in rows)
+    return paper.Check("C47", evidence, value, None if differ and noise else differ, why)
+
+
+def _different(rows: pd.DataFrame) -> pd.Series:
+    """The one criterion of C46 and C47, so that no distance is both similar and different."""
+    return rows.scales > SIMILAR * rows.activations
+
+
+def _middle_check(evidence: str, of: dict[str, pd.DataFrame]) -> paper.Check:
+    why = "Rule: scales lie closer in the middle layer than in the first and than in the last, for each activation."
+    if MIDDLE not in of or any(of[position].scales.isna().any() for position in (FIRST, MIDDLE, LAST)):
+        return paper.Check("C48", evidence, "–", None, f"{why} Needs two scales of each activation.")
+    ends = pd.concat([of[FIRST].scales, of[LAST].scales], axis=1).min(axis=1)
+    value = f"{_values(of[MIDDLE])}; nearer of the ends " + ", ".join(f"{a} {d:.1f}" for a, d in ends.items())
+    return paper.Check("C48", evidence, value, bool((of[MIDDLE].scales < ends).all()), why)
+
+
+def _values(rows: pd.DataFrame) -> str:
+    parts = [
+        f"{a} {row.scales:.1f} pp" + ("" if np.isnan(row.halves) else f" (halves {row.halves:.1f})")
+        for a, row in rows.iterrows()
+    ]
+    between = rows.activations.min()
+    return ", ".join(parts) + ("" if np.isnan(between) else f", ReLU from SiLU at least {between:.1f} pp")

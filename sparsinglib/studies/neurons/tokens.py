@@ -1,0 +1,300 @@
+"""Which tokens need many neurons and which few: Figure 10, model against model, and what sort of text costs most.
+
+The activation ratio of a vocabulary entry is its mean over occurrences and layers at CETT-PPL-p % (Sec 5.3), here over
+all corpora of a suite together.
+"""
+
+import itertools
+import unicodedata
+from collections.abc import Sequence
+from functools import reduce
+from operator import add
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from scipy.stats import spearmanr
+from transformers import PreTrainedTokenizerBase
+
+from ...core.measure import Measurement
+from ...paper import published as paper
+from ...paper import style
+from ...suites import survey
+from ...suites.suite import Checkpoint, Suite
+from ..checkpoint.figures import BROKEN, token_pieces
+from ..downstream.claims import every
+from . import figures as use_figures
+from .frequency import Use, resolved
+
+NEAR = 1.25  # ratios from 0.8 to 1.25 are "within 20 %", seen from either model
+SHUFFLES, SEED = 200, 2411_02335  # of the entries of one model: what the two levels alone give
+SURE = 0.95  # of the shuffles that real pairs must beat
+ORDER = 0.5  # of the rank correlation of one model's two halves, which two models must reach
+NOTEBOOK = "07_token_activation"
+KINDS = (
+    "word start",
+    "word continuation",
+    "digit",
+    "punctuation",
+    "Chinese character",
+    "part of a character",
+    "space or line end",
+    "special",
+)
+PAIR_COLUMNS = (
+    "activation",
+    "a",
+    "b",
+    "entries",
+    "rank_correlation",
+    "halves_correlation",
+    "share_near",
+    "halves_near",
+    "shuffled_near",
+    "median_ratio",
+)
+
+
+def check(min_occurrences: int) -> None:
+    """Raise ValueError for a minimum that makes no sense, before anything is loaded."""
+    if min_occurrences < 1:
+        raise ValueError(f"min_occurrences is how often an entry must occur, at least 1; got {min_occurrences}.")
+
+
+def by_checkpoint(uses: Sequence[Use]) -> dict[Checkpoint, list[Use]]:
+    """The measurements of each checkpoint, one a corpus, in the order of the suite."""
+    groups = itertools.groupby(uses, lambda use: use.checkpoint)
+    return {checkpoint: list(group) for checkpoint, group in groups}
+
+
+def together(measurements: Sequence[Measurement]) -> pd.DataFrame:
+    """Entries that occur in any of the texts: index token_id, columns activation_ratio, tokens (occurrences)."""
+    return reduce(add, measurements).by_vocabulary.set_index("token_id")
+
+
+def pairs(uses: Sequence[Use]) -> list[tuple[Checkpoint, Checkpoint]]:
+    """Pairs of scales of one activation: neighbours in the suite's order, and its ends."""
+    checkpoints = list(by_checkpoint(uses))
+    chosen = []
+    for activation in dict.fromkeys(c.activation for c in checkpoints):
+        mine = [c for c in checkpoints if c.activation == activation]
+        chosen += list(itertools.pairwise(mine))
+        chosen += [(mine[0], mine[-1])] if len(mine) > 2 else []
+    return [pair for pair in chosen if pair[0].scale != pair[1].scale]
+
+
+def same_entries(a: Sequence[Use], b: Sequence[Use]) -> bool:
+    """Whether two checkpoints read the same token ids in every corpus: then an id means the same entry to both."""
+    counts = [[use.whole.vocabulary_tokens for use in uses] for uses in (a, b)]
+    seen = [[(c.nonzero().squeeze(1).tolist(), c[c > 0].tolist()) for c in side] for side in counts]
+    return seen[0] == seen[1]
+
+
+def unlike(uses: Sequence[Use]) -> str:
+    """A sentence naming the pairs that are left out because their tokenizers differ; "" if none is."""
+    groups = by_checkpoint(uses)
+    names = [f"{a.name} and {b.name}" for a, b in pairs(uses) if not same_entries(groups[a], groups[b])]
+    return f"Other token ids on the same text, so not compared: {'; '.join(names)}." if names else ""
+
+
+def pair_entries(uses: Sequence[Use], min_occurrences: int) -> pd.DataFrame:
+    """Tidy: activation, a, b (names), token_id, tokens, ratio_a, ratio_b (fractions); entries seen often enough."""
+    groups, frames = by_checkpoint(uses), []
+    for a, b in pairs(uses):
+        if not same_entries(groups[a], groups[b]):
+            continue
+        x, y = (together([use.whole for use in groups[c]]) for c in (a, b))
+        joint = x.rename(columns={"activation_ratio": "ratio_a"}).assign(ratio_b=y.activation_ratio)
+        frames.append(_often(joint, min_occurrences).assign(activation=a.activation, a=a.name, b=b.name))
+    columns = ["activation", "a", "b", "token_id", "tokens", "ratio_a", "ratio_b"]
+    return pd.concat(frames).reset_index()[columns] if frames else pd.DataFrame(columns=columns)
+
+
+def _often(table: pd.DataFrame, min_occurrences: int) -> pd.DataFrame:
+    often = table[table.tokens >= min_occurrences]
+    if often.empty:
+        most = int(table.tokens.max())
+        raise ValueError(
+            f"no entry occurs {min_occurrences} times: lower min_occurrences (at most {most}) or read more."
+        )
+    return often
+
+
+def pair_table(uses: Sequence[Use], min_occurrences: int) -> pd.DataFrame:
+    """One row a pair: entries compared, rank correlation, share within 20 %, median of b / a.
+
+    ``halves_…`` are the same numbers for one model on the two halves of the text, the worse of the two models: what
+    noise alone leaves (NaN if the text is too short to be cut). Its entries occur often enough in both halves.
+    ``shuffled_near`` is the share within 20 % where each entry is paired with a random one, reached by one shuffle in
+    twenty: what the two models' levels alone give.
+    """
+    groups, rows = by_checkpoint(uses), []
+    for (activation, a, b), part in pair_entries(uses, min_occurrences).groupby(["activation", "a", "b"], sort=False):
+        chance = [_halves(groups[c], min_occurrences) for c in groups if c.name in (a, b)]
+        correlation, near = (min(values) for values in zip(*chance, strict=True))
+        own = float(spearmanr(part.ratio_a, part.ratio_b).statistic), within(part.ratio_a, part.ratio_b)
+        middle = float((part.ratio_b / part.ratio_a).median())
+        shuffled = shuffled_near(part.ratio_a, part.ratio_b)
+        rows.append((activation, a, b, len(part), own[0], correlation, own[1], near, shuffled, middle))
+    return pd.DataFrame(rows, columns=PAIR_COLUMNS)
+
+
+def within(a: pd.Series, b: pd.Series) -> float:
+    """Share of entries whose two activation ratios differ by at most 20 %: their quotient is from 0.8 to 1.25."""
+    return float(((b <= NEAR * a) & (a <= NEAR * b)).mean())
+
+
+def shuffled_near(a: pd.Series, b: pd.Series) -> float:
+    """``within`` for entries of ``b`` in random order (fixed seed): what 95 % of the shuffles stay below or reach."""
+    random = np.random.default_rng(SEED)
+    shares = [within(a, pd.Series(random.permutation(b), index=a.index)) for _ in range(SHUFFLES)]
+    return float(np.quantile(shares, SURE))
+
+
+def _halves(uses: Sequence[Use], min_occurrences: int) -> tuple[float, float]:
+    if not all(use.halves for use in uses):
+        return np.nan, np.nan
+    a, b = (together([use.halves[i] for use in uses]) for i in (0, 1))
+    joint = a.join(b, how="inner", rsuffix="_other")
+    joint = joint[joint[["tokens", "tokens_other"]].min(axis=1) >= min_occurrences]
+    if len(joint) < 2:
+        return np.nan, np.nan
+    ratios = joint.activation_ratio, joint.activation_ratio_other
+    return float(spearmanr(*ratios).statistic), within(*ratios)
+
+
+def kind(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
+    """What sort of text an entry is, one of ``KINDS``; a word at the start of a line counts as continuation."""
+    if token_id in tokenizer.all_special_ids:
+        return "special"
+    raw = str(tokenizer.convert_ids_to_tokens(token_id))
+    text = str(tokenizer.decode([token_id], clean_up_tokenization_spaces=False))
+    body = text.strip()
+    if BROKEN in text:
+        return "part of a character"
+    if not body:
+        return "space or line end"
+    if any("CJK" in unicodedata.name(c, "") for c in body if c.isalpha()):
+        return "Chinese character"
+    if body[0].isalpha():
+        # Byte-level BPE and SentencePiece mark a space before a word in these ways; decoding alone may drop it.
+        return "word start" if raw.startswith(("Ġ", "▁")) or text[0].isspace() else "word continuation"
+    return "digit" if body[0].isdigit() else "punctuation"
+
+
+def largest_of_each(uses: Sequence[Use]) -> list[Checkpoint]:
+    """The last checkpoint of each activation in the suite's order: its largest scale."""
+    return list({c.activation: c for c in by_checkpoint(uses)}.values())
+
+
+def kind_table(uses: Sequence[Use], min_occurrences: int) -> pd.DataFrame:
+    """Tidy: checkpoint, activation, corpus, kind, activation_ratio (mean over tokens), tokens; the largest models.
+
+    Kinds with fewer than ``min_occurrences`` tokens in a corpus are left out.
+    """
+    frames = []
+    for checkpoint in largest_of_each(uses):
+        tokenizer = survey.loaded(checkpoint)[1]
+        for use in by_checkpoint(uses)[checkpoint]:
+            table = use.whole.by_vocabulary
+            table["kind"] = [kind(tokenizer, i) for i in table.token_id]
+            table["active"] = table.activation_ratio * table.tokens
+            sums = table.groupby("kind", as_index=False)[["active", "tokens"]].sum()
+            labels = {"checkpoint": checkpoint.name, "activation": checkpoint.activation, "corpus": use.corpus}
+            frames.append(sums[sums.tokens >= min_occurrences].assign(**labels))
+    table = pd.concat(frames, ignore_index=True)
+    table["activation_ratio"] = table.active / table.tokens
+    return table[["checkpoint", "activation", "corpus", "kind", "activation_ratio", "tokens"]]
+
+
+def extremes(uses: Sequence[Use], count: int, min_occurrences: int) -> pd.DataFrame:
+    """The entries that need most and fewest neurons in the largest models, as readable text.
+
+    Columns checkpoint, activation, side ("most", "fewest"), token, kind, activation_ratio, tokens, mostly_in (corpus).
+    """
+    frames = []
+    for checkpoint in largest_of_each(uses):
+        mine = by_checkpoint(uses)[checkpoint]
+        tokenizer = survey.loaded(checkpoint)[1]
+        table = _often(together([use.whole for use in mine]), min_occurrences)
+        table = table.sort_values("activation_ratio", ascending=False, kind="stable")
+        number = min(count, len(table) // 2)
+        for side, part in (("most", table.head(number)), ("fewest", table.tail(number)[::-1])):
+            ids = part.index.tolist()
+            counts = np.array([[int(use.whole.vocabulary_tokens[i]) for use in mine] for i in ids])
+            found = {
+                "checkpoint": checkpoint.name,
+                "activation": checkpoint.activation,
+                "side": side,
+                "token": [token_pieces(tokenizer, [i])[0] for i in ids],
+                "kind": [kind(tokenizer, i) for i in ids],
+                "mostly_in": [mine[j].corpus for j in counts.argmax(axis=1)] if ids else [],
+            }
+            frames.append(part.assign(**found))
+    order = ["checkpoint", "activation", "side", "token", "kind", "activation_ratio", "tokens", "mostly_in"]
+    return pd.concat(frames).reset_index()[[*order, "token_id"]]
+
+
+def kinds_printed(table: pd.DataFrame) -> str:
+    """Activation ratio in percent by kind (rows) and corpus (columns), one block a model, as text."""
+    blocks = []
+    for name, part in table.groupby("checkpoint", sort=False):
+        wide = 100 * part.pivot(index="kind", columns="corpus", values="activation_ratio")
+        wide = wide.reindex([k for k in KINDS if k in wide.index])[list(dict.fromkeys(part.corpus))]
+        blocks.append(f"{name}: activation ratio (%)\n{wide.to_string(na_rep='–', float_format='{:.0f}'.format)}")
+    return "\n\n".join(blocks)
+
+
+def _saved(drawn: tuple[Figure, pd.DataFrame], name: str, save_as: str) -> Figure:
+    figure, data = drawn
+    return style.save(figure, f"{name}_{save_as}" if save_as else name, data)
+
+
+def draw_figure_10(
+    uses: Sequence[Use], min_occurrences: int, save_as: str = "", evidence: str = "own model"
+) -> Figure | None:
+    """The paper's Figure 10, one panel a pair of models; None if there is no pair."""
+    table = pair_entries(uses, min_occurrences)
+    if table.empty:
+        return None
+    return _saved(style.of_evidence(use_figures.against(table), evidence), "figure_10", save_as)
+
+
+def draw_kinds(table: pd.DataFrame, save_as: str = "") -> Figure:
+    """Activation ratio by kind of token and corpus (``kind_table``)."""
+    return _saved(use_figures.kinds(table, KINDS), "token_kinds", save_as)
+
+
+def draw_extremes(table: pd.DataFrame, save_as: str = "") -> Figure:
+    """The entries of ``extremes`` written as text, one panel a model."""
+    return _saved(use_figures.extremes(table, KINDS), "token_extremes", save_as)
+
+
+def close(pair: Any) -> bool | None:
+    """Verdict on one row of ``pair_table``: most entries near, in the same order, and not by their levels alone.
+
+    None where noise alone cannot be told, or where shuffled entries lie as near.
+    """
+    if pair.share_near <= 0.5 or pair.rank_correlation < ORDER * pair.halves_correlation:
+        return False
+    return None if np.isnan(pair.halves_correlation) or pair.share_near <= pair.shuffled_near else True
+
+
+def checks(suite: Suite, uses: Sequence[Use], min_occurrences: int) -> pd.DataFrame:
+    """Claims C49 and C50 held against this suite; the rule stands in each row."""
+    table = pair_table(uses, min_occurrences)
+    why = (
+        f"Rule, in every pair, entries seen {min_occurrences} times or more: more than half within 20 % and more than "
+        f"when shuffled (else open), and a rank correlation of at least {ORDER:g} times that of one model's two halves."
+    )
+    value = "; ".join(
+        f"{r.a} and {r.b}: {100 * r.share_near:.0f} % (shuffled {100 * r.shuffled_near:.0f} %), "
+        f"rank correlation {r.rank_correlation:.2f} (halves {r.halves_correlation:.2f})"
+        for r in table.itertuples()
+    )
+    near = every([close(r) for r in table.itertuples()]) if len(table) else None
+    (found,) = resolved(uses, [paper.Check("C49", suite.evidence, value or "no pair of scales", near, why)])
+    seen = max(len(together([use.whole for use in mine])) for mine in by_checkpoint(uses).values())
+    why = "Not a finding but a size: it belongs to the authors' text and their vocabulary of 122,753 entries."
+    return paper.check(NOTEBOOK, [found, paper.Check("C50", suite.evidence, f"{seen} entries occur", None, why)])

@@ -1,0 +1,167 @@
+"""The trends of activation ratio and loss along training, of whatever runs there are, for one kind of evidence.
+
+``paper`` runs come from ``data/paper``, ``ladder`` runs from ``data/ladder/<run>/``. A ladder run that was not
+measured yet is not an error: it is left out, and ``missing`` names it, so that a figure can say so.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from ...files import LADDER
+from ...ladder import recipe as ladder
+from ...paper import published as paper
+from ...paper.style import ACTIVATIONS, TOKEN_UNITS
+from ...suites import suite as suites
+
+LADDER_RUNS = tuple(f"{scale}-{activation}" for scale in ladder.SCALES for activation in ACTIVATIONS)
+LEAST_POINTS = 12  # a run with fewer checkpoints counts as not measured yet: no law can be told from it
+COLUMNS = ["evidence", "run", "scale", "activation", "seed", "tokens", "d"]
+
+
+def split_run(run: str) -> tuple[str, str, int]:
+    """Scale label, activation and seed of a run name: ``"0.1m-relu-seed2"`` gives ``("0.1M", "relu", 2)``."""
+    scale, activation, *rest = run.split("-")
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"run {run!r} is not named <scale>-<relu|silu>[-seed<n>]")
+    return scale.upper(), activation, int(rest[0].removeprefix("seed")) if rest and rest[0].startswith("seed") else 1
+
+
+def lacks(suite: str) -> str:
+    """A sentence on what a suite lacks for a trend; "" for the ladder, the one suite with checkpoints along training.
+
+    ``suite`` is what ``suites.read`` takes. Raises SuiteError.
+    """
+    found = suites.read(suite)
+    if found.evidence == "ladder":
+        return ""
+    return f"{found.name}: no checkpoints along training, so no trend; what follows is the paper's evidence alone"
+
+
+def told(rows: Iterable[paper.Check], suite: str) -> list[paper.Check]:
+    """The rows for ``paper.check`` without those about the ladder, where the suite is another one."""
+    return [row for row in rows if row.evidence != "ladder" or not lacks(suite)]
+
+
+def _nothing(suite: str, *columns: str) -> pd.DataFrame:
+    """An empty frame that tells ``missing`` why it is empty."""
+    frame = pd.DataFrame(columns=[*COLUMNS, *columns])
+    frame.attrs["lacks"] = lacks(suite)
+    return frame
+
+
+def runs(name: str) -> list[str]:
+    """The ladder runs that have the file ``name`` and are of the scale study (seeds included), sorted."""
+    found = sorted(path.parent.name for path in LADDER.glob(f"*/{name}"))
+    return [run for run in found if any(run == known or run.startswith(f"{known}-seed") for known in LADDER_RUNS)]
+
+
+def _ladder(file: str) -> pd.DataFrame:
+    """That file of every run that has one, in one frame, with the run's scale, activation and seed."""
+    frames = []
+    for run in runs(file):
+        scale, activation, seed = split_run(run)
+        rows = pd.read_csv(LADDER / run / file)
+        labels = {"evidence": "ladder", "run": run, "scale": scale, "activation": activation, "seed": seed}
+        frames.append(rows.assign(**labels, d=rows.tokens / TOKEN_UNITS["ladder"]))
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=COLUMNS)
+
+
+def trajectory(metric: str, p_pct: float | None = None, suite: str = "ladder") -> pd.DataFrame:
+    """A ladder metric along training (``"dead_neuron_share"``, …): COLUMNS and ``value``; empty if nothing is measured.
+
+    ``p_pct`` keeps the rows of one perplexity tolerance (percent). Empty for a ``suite`` without a trend (``lacks``).
+    """
+    if lacks(suite):
+        return _nothing(suite, "value")
+    rows = _ladder("trajectory.csv")
+    if rows.empty:
+        return pd.DataFrame(columns=[*COLUMNS, "value"])
+    keep = rows.metric == metric
+    if p_pct is not None:
+        keep &= rows.p_pct == p_pct
+    return rows.loc[keep, [*COLUMNS, "value"]].sort_values(["run", "tokens"], ignore_index=True)
+
+
+def activation(evidence: str = "paper", p_pct: float = 1.0, suite: str = "ladder") -> pd.DataFrame:
+    """Activation ratio along training: COLUMNS and activation_ratio.
+
+    ``tokens`` is a count, ``d`` the same in 1e9 (paper) or 1e6 (ladder), the unit laws are fitted in. Ladder rows are
+    measured with the CETT shared by the run's checkpoints (Appendix E) at the tolerance ``p_pct``; ladder runs with
+    fewer than LEAST_POINTS checkpoints are left out. Of another ``suite`` there are none (``lacks``).
+    """
+    if evidence == "ladder" and lacks(suite):
+        return _nothing(suite, "activation_ratio")
+    if evidence == "ladder":
+        rows = trajectory("activation_ratio_shared_cett", p_pct)
+        rows = rows[rows.tokens > 0].rename(columns={"value": "activation_ratio"})
+        return rows[rows.groupby("run").run.transform("size") >= LEAST_POINTS].reset_index(drop=True)
+    if evidence != "paper":
+        raise ValueError(f"evidence {evidence!r} has no trends; choose 'paper' or 'ladder'")
+    rows = paper.trend()
+    run = rows.scale.str.lower() + "-" + rows.activation
+    rows = rows.assign(evidence="paper", run=run, seed=1, d=rows.tokens / TOKEN_UNITS["paper"])
+    return rows[[*COLUMNS, "activation_ratio"]]
+
+
+def activations(evidence: Sequence[str] = ("paper", "ladder"), suite: str = "ladder") -> pd.DataFrame:
+    """``activation`` of several kinds of evidence in one frame; kinds without a run add no rows.
+
+    Raises ValueError for an unknown kind, and without "paper", whose printed numbers the notebooks check.
+    """
+    if "paper" not in evidence:
+        raise ValueError(f"evidence is {list(evidence)}; it must name 'paper', whose printed numbers are checked")
+    frames = [frame for kind in evidence if not (frame := activation(kind, suite=suite)).empty]
+    found = pd.concat(frames, ignore_index=True)
+    found.attrs["lacks"] = lacks(suite)
+    return found
+
+
+def after_warm_up(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of ``frame`` (run, tokens) past each ladder run's learning-rate warm-up, which Appendix E leaves out.
+
+    The authors' first points lie past theirs, and a run unknown to the ladder has none to leave out.
+    """
+    ends = {run: ladder.RUNS[run].warmup_tokens for run in frame.run.unique() if run in ladder.RUNS}
+    return frame[frame.tokens > frame.run.map(ends).astype(float).fillna(-1)]
+
+
+def params() -> pd.Series:
+    """Non-embedding parameters by scale label: from Table 3 and from the ladder's own records."""
+    sizes = dict(paper.table(3).set_index("scale").non_embedding_params)
+    for run in runs("run.json"):
+        record = json.loads((LADDER / run / "run.json").read_text(encoding="utf-8"))
+        sizes[split_run(run)[0]] = record["parameters"]
+    return pd.Series(sizes, name="params")
+
+
+def loss(suite: str = "ladder") -> pd.DataFrame:
+    """Training loss along the ladder's runs: COLUMNS, step, loss, loss_smoothed (the paper prints no losses)."""
+    return _nothing(suite, "step", "loss", "loss_smoothed") if lacks(suite) else _ladder("training.csv")
+
+
+def missing(frame: pd.DataFrame) -> str:
+    """A sentence naming the ladder's runs that ``frame`` has no rows of, or what its suite lacks; "" if nothing."""
+    if frame.attrs.get("lacks"):
+        return str(frame.attrs["lacks"])
+    absent = [run for run in LADDER_RUNS if run not in set(frame.get("run", []))]
+    if not absent:
+        return ""
+    if len(absent) == len(LADDER_RUNS):
+        return "ladder: no run measured yet"
+    return f"ladder: {', '.join(absent)} not measured yet"
+
+
+def own(path: str, unit: float = 1e9) -> pd.DataFrame:
+    """A user's run from a CSV with columns tokens, activation_ratio: the same and ``d``, tokens over ``unit``.
+
+    Raises FileNotFoundError, or ValueError that names a missing column; ``laws.fit`` checks the values.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no file {path!r}; give a CSV with the columns tokens and activation_ratio")
+    rows = pd.read_csv(path)
+    if absent := [name for name in ("tokens", "activation_ratio") if name not in rows]:
+        raise ValueError(f"{path}: no column {', '.join(absent)}; it has {', '.join(map(str, rows.columns))}")
+    return rows.assign(d=rows.tokens / unit)

@@ -1,0 +1,201 @@
+"""Numbers for "CETT wins": neurons each rule needs at a given loss, area between curves, and how sure they are."""
+
+import math
+import warnings
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+from scipy.interpolate import PchipInterpolator
+
+from ...suites.suite import Checkpoint, Suite
+from .sweep import CETT, HIGHEST, LEAST_TOKENS, Tradeoff, corpora_matrix
+
+RESAMPLES = 200
+LEVELS = (1.0, 5.0, 10.0)  # rises of perplexity in percent, as in the paper's Table 1
+FINE = 200
+
+
+class RuleCurve:
+    """log(perplexity ratio) of one rule against log(activation ratio), interpolated monotonely between points."""
+
+    def __init__(self, activation_ratio: np.ndarray, log_ratio: np.ndarray) -> None:
+        x, index = np.unique(np.log(activation_ratio), return_index=True)
+        self.interpolate = PchipInterpolator(x, log_ratio[index])
+        self.fine = np.linspace(x[0], x[-1], FINE)
+        self.values = self.interpolate(self.fine)
+
+    def __call__(self, activation_ratio: np.ndarray) -> np.ndarray:
+        """log(perplexity ratio) at activation ratios within the curve."""
+        return self.interpolate(np.log(activation_ratio))
+
+    def needed(self, log_ratio: float) -> float:
+        """Smallest activation ratio from which on the rise stays below ``log_ratio``; NaN if the curve ends before."""
+        above = np.flatnonzero(self.values >= log_ratio)
+        if not len(above) or above[-1] == len(self.fine) - 1:
+            return math.nan
+        pair = slice(above[-1], above[-1] + 2)
+        return float(np.exp(np.interp(-log_ratio, -self.values[pair], self.fine[pair])))
+
+
+@lru_cache(maxsize=8)
+def resampled_curves(t: Tradeoff) -> list[dict[str, RuleCurve]]:
+    """The curves of all rules as measured (first), then in 200 resamples of the text's blocks of tokens.
+
+    All rules share a resample, so that differences between them keep the pairing by token. Every curve ends where all
+    nonzero neurons are active and perplexity is the dense one.
+    """
+    blocks = len(t.counts)
+    draws = np.random.default_rng(0).multinomial(blocks, np.full(blocks, 1 / blocks), RESAMPLES)
+    weights = np.concatenate([np.ones((1, blocks)), draws])
+    log_ratio = (weights @ t.rises.T) / (weights @ t.counts)[:, None]
+    ratio = t.points["activation_ratio"].to_numpy()
+    rows = {
+        rule: np.flatnonzero((t.points["rule"] == rule) & (ratio > 0) & (ratio < t.unpruned)).tolist()
+        for rule in t.rules
+    }
+    x = {rule: np.append(ratio[where], t.unpruned) for rule, where in rows.items()}
+    return [{rule: RuleCurve(x[rule], np.append(row[where], 0.0)) for rule, where in rows.items()} for row in log_ratio]
+
+
+def needed(tradeoffs: Sequence[Tradeoff]) -> pd.DataFrame:
+    """Activation ratio that each rule needs at + 1, 5 and 10 % perplexity: one row a checkpoint, rule and level.
+
+    Columns activation_ratio and its 90 % interval low, high over resamples; NaN where a curve does not reach.
+    """
+    rows = []
+    for t in tradeoffs:
+        for rule in t.rules:
+            for level in LEVELS:
+                values = [c[rule].needed(math.log1p(level / 100)) for c in resampled_curves(t)]
+                low, high = _interval(values[1:])
+                rows.append((t.checkpoint.name, rule, level, values[0], low, high))
+    return pd.DataFrame(rows, columns=["checkpoint", "rule", "rise_pct", "activation_ratio", "low", "high"])
+
+
+def recorded(points: pd.DataFrame, rise_pct: float) -> pd.DataFrame:
+    """Activation ratio (%) that each rule needs at a rise of perplexity, from the points a figure was drawn from.
+
+    ``points``: rule, activation_ratio, ppl_ratio of one checkpoint whose neurons are all active when dense. Without the
+    text there are no resamples, and so no interval. NaN where a curve does not reach.
+    """
+    rows = []
+    for rule, part in points[points.activation_ratio.between(0, 1, inclusive="neither")].groupby("rule", sort=False):
+        curve = RuleCurve(np.append(part.activation_ratio, 1.0), np.append(np.log(part.ppl_ratio), 0.0))
+        rows.append((rule, 100 * curve.needed(math.log1p(rise_pct / 100))))
+    return pd.DataFrame(rows, columns=["rule", f"activation ratio (%) at +{rise_pct:g} %"])
+
+
+def advantage(tradeoffs: Sequence[Tradeoff]) -> pd.DataFrame:
+    """CETT against each other rule over the activation ratios that both reach before perplexity has risen by 75 %.
+
+    Columns: ``area``, the integral of the difference in log(perplexity) over the activation ratio (positive: CETT is
+    lower) with its 90 % interval low, high; ``mean_pct``, the same as a mean excess of perplexity in percent;
+    ``least_z``, the smallest difference over its standard error, and ``least_pct`` and ``least_at``, that difference
+    in percent of perplexity and its activation ratio: below zero where the other rule is ahead.
+    """
+    rows = []
+    for t in tradeoffs:
+        for rule in t.rules:
+            if rule != CETT:
+                rows.append({"checkpoint": t.checkpoint.name, "rule": rule, **_against_cett(t, rule)})
+    return pd.DataFrame(rows)
+
+
+def _against_cett(t: Tradeoff, rule: str) -> dict[str, float]:
+    curves = resampled_curves(t)
+    ends = [curves[0][name].needed(math.log(HIGHEST)) for name in (CETT, rule)]
+    starts = [math.exp(curves[0][name].fine[0]) for name in (CETT, rule)]
+    low = max(start if math.isnan(end) else end for start, end in zip(starts, ends, strict=True))
+    x = np.linspace(low, 0.999 * t.unpruned, FINE)
+    difference = np.array([c[rule](x) - c[CETT](x) for c in curves])
+    area = np.trapezoid(difference, x, axis=1)
+    error = difference[1:].std(axis=0, ddof=1)
+    # Next to the common end both differences and errors vanish: their quotient says nothing there.
+    told = error > 1e-4
+    z = np.where(told, difference[0] / np.where(told, error, 1.0), np.inf)
+    least = int(z.argmin())
+    ends90 = _interval(area[1:])
+    return {
+        "from_activation": low,
+        "area": area[0],
+        "low": ends90[0],
+        "high": ends90[1],
+        "mean_pct": 100 * math.expm1(area[0] / (x[-1] - x[0])),
+        "least_z": z[least],
+        "least_pct": 100 * math.expm1(difference[0][least]),
+        "least_at": x[least],
+    }
+
+
+def _interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
+    if np.isnan(values).any():  # some resamples do not reach the level: no honest interval
+        return math.nan, math.nan
+    low, high = np.quantile(values, (0.05, 0.95))
+    return float(low), float(high)
+
+
+def violations(tradeoffs: Sequence[Tradeoff]) -> pd.DataFrame:
+    """Largest steps against monotonicity, one row a checkpoint; zero where there is none.
+
+    ppl_fall_pct: largest fall of perplexity from one CETT of the grid to the next, and its standard error (paired by
+    token); activation_rise: largest rise of the activation ratio; cett_fall: largest fall of a layer's mean CETT as its
+    threshold grows; falling_tokens: share of tokens and layers whose own CETT falls by more than 0.01 somewhere.
+    """
+    rows = []
+    for t in tradeoffs:
+        where = np.flatnonzero(t.points["rule"] == CETT)
+        rises = np.concatenate([np.zeros((1, len(t.counts))), t.rises[where]])
+        steps = np.diff(rises, axis=0)
+        mean = steps.sum(axis=1) / t.counts.sum()
+        residual = steps - mean[:, None] * t.counts
+        blocks = len(t.counts)
+        error = np.sqrt((residual**2).sum(axis=1) * blocks / (blocks - 1)) / t.counts.sum()
+        worst = int(mean.argmin())
+        active = np.append(t.unpruned, t.points["activation_ratio"].to_numpy()[where])
+        falls = bool(mean[worst] < 0)
+        rows.append(
+            {
+                "checkpoint": t.checkpoint.name,
+                "ppl_fall_pct": -100 * math.expm1(mean[worst]) if falls else 0.0,
+                "ppl_fall_se_pct": 100 * error[worst] if falls else 0.0,
+                "activation_rise": max(0.0, float(np.diff(active).max())),
+                "cett_fall": float(t.falls["largest_fall"].max()),
+                "falling_tokens": float(t.falls["falling_tokens"].mean()),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def kl_against_ppl(tradeoffs: Sequence[Tradeoff]) -> pd.DataFrame:
+    """CETT's points: ppl_ratio, exp_kl and their standard errors, and fewer_tokens.
+
+    ``fewer_tokens`` is by how much fewer tokens KL needs for the same relative error of the rise as perplexity.
+    """
+    points = pd.concat([t.points[t.points["rule"] == CETT] for t in tradeoffs], ignore_index=True)
+    exp_kl = np.exp(points["kl"])
+    log_ratio = np.log(points["ppl_ratio"])
+    errors = (points["ppl_ratio_se"] / points["ppl_ratio"] / log_ratio) / (points["kl_se"] / points["kl"])
+    return points[["checkpoint", "parameter", "activation_ratio", "ppl_ratio", "ppl_ratio_se"]].assign(
+        exp_kl=exp_kl, exp_kl_se=exp_kl * points["kl_se"], fewer_tokens=errors.where(log_ratio > 0) ** 2
+    )
+
+
+def corpora_table(suite: Suite, checkpoints: Sequence[Checkpoint], tokens: int, jobs: int = 1) -> pd.DataFrame:
+    """Judge the thresholds of CETT-PPL-1 % found on each corpus of the suite on each other, ``tokens`` of either.
+
+    Columns checkpoint, found_on, judged_on, ppl_ratio, ppl_ratio_se, activation_ratio. ``tokens`` below 512 raise
+    ValueError: they have no standard error.
+    """
+    if tokens < LEAST_TOKENS:
+        raise ValueError(f"corpora_tokens must be 0 (no matrix) or at least {LEAST_TOKENS}, got {tokens}.")
+    with warnings.catch_warnings():
+        # Where a short text cannot be pruned to exactly 1 %, the diagonal shows what was reached and how surely.
+        warnings.filterwarnings("ignore", message=".*was not raised by.*")
+        measured = corpora_matrix(suite, checkpoints, tokens, jobs)
+    rows = [
+        (k.checkpoint, k.rule, k.corpus, m.ppl_ratio, m.ppl_ratio_se, m.activation_ratio) for k, m in measured.items()
+    ]
+    columns = ["checkpoint", "found_on", "judged_on", "ppl_ratio", "ppl_ratio_se", "activation_ratio"]
+    return pd.DataFrame(rows, columns=columns).astype({"ppl_ratio_se": float})

@@ -1,0 +1,310 @@
+"""Perplexity against activation ratio, rule by rule on the same batches (Sec 4.1, Figures 2 and 15).
+
+Grids are chosen here: a short probe finds for each rule the share of neurons at which perplexity has risen by three
+quarters, the end of the paper's axis, and the points lie evenly (in logarithm) between that and all nonzero neurons.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ...core import calibration as tradeoff_rules
+from ...core import forward
+from ...core.calibration import FAMILIES, GateSample
+from ...core.cett import layer_cett
+from ...core.ffn import FFN, find_ffns
+from ...core.forward import Corpus
+from ...core.hooks import tap
+from ...core.measure import Measurement
+from ...core.rules import FAT, Rule, StraightforwardReLU
+from ...core.thresholds import Thresholds
+from ...core.trial import Batches, Trial
+from ...suites import survey
+from ...suites.suite import Checkpoint, Suite
+from ...suites.survey import PPLIncrease, Task, Text
+from ...texts import corpora
+
+CETT = "CETT"
+ZEROS = "straightforward ReLU"
+ALL = "all neurons"  # what stands in for straightforward ReLU where no neuron is exactly zero
+HIGHEST = 1.75  # perplexity ratio up to which a rule is followed; Figure 2 runs from 20 to 35
+CETT_GRID = (0.01, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.85)
+LEAST_POINTS, LEAST_TOKENS = 4, 512
+PROBE_SHARE = 16  # the probe reads this part of the first batch, one window at least
+PROBE = 0.5 ** np.arange(1, 7)  # shares of the nonzero neurons that it tries
+LAYER_TOKENS, LAYER_POINTS = 1024, 40  # on how many tokens, at how many thresholds CETT is tested for falls
+
+
+def _code() -> str:
+    paths = (Path(__file__), Path(tradeoff_rules.__file__))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Stands for a rule in a survey's task: every rule family at ``points`` parameters. ``code`` is part of its key."""
+
+    points: int
+    code: str = field(default_factory=_code)
+
+
+@dataclass(frozen=True, eq=False)
+class Tradeoff:
+    """What the rules do to one checkpoint on one text.
+
+    ``points`` has one row a rule and parameter: rule, parameter, activation_ratio, dense_ppl, ppl, ppl_ratio,
+    ppl_ratio_se, kl, kl_se (CETT's only). ``rises`` (points, blocks) holds sums of sparse - dense losses in nats over
+    blocks of tokens, ``counts`` (blocks,) their targets. ``falls`` has one row a layer, see ``layer_falls``.
+    ``found`` are the thresholds of CETT-PPL-1 % on the same text.
+    """
+
+    checkpoint: Checkpoint
+    points: pd.DataFrame
+    rises: np.ndarray
+    counts: np.ndarray
+    falls: pd.DataFrame
+    found: Thresholds | None = None
+
+    @property
+    def rules(self) -> list[str]:
+        """Names of the rules that have a curve; straightforward ReLU and all neurons are the point where they end."""
+        return [rule for rule in self.points["rule"].unique() if rule not in (ZEROS, ALL)]
+
+    @property
+    def one_percent(self) -> Thresholds:
+        """``found``, for what cannot do without; raises ValueError if it was not searched."""
+        if self.found is None:
+            raise ValueError(f"{self.checkpoint.name}: no thresholds of CETT-PPL-1 % were found for it.")
+        return self.found
+
+    @property
+    def unpruned(self) -> float:
+        """Activation ratio with every nonzero neuron active: straightforward ReLU's, or 1."""
+        return float(self.points.loc[self.points["rule"].isin((ZEROS, ALL)), "activation_ratio"].iloc[0])
+
+
+def pick(suite: Suite, small: str = "", large: str = "") -> list[Checkpoint]:
+    """The checkpoints of a small and a large scale, by default the first and last of the suite with ReLU and SiLU.
+
+    If no scale has both, the first and last scale. Raises ValueError for a scale that the suite does not have.
+    """
+    scales = list(dict.fromkeys(c.scale for c in suite.checkpoints))
+    for name, scale in (("small", small), ("large", large)):
+        if scale and scale not in scales:
+            raise ValueError(f"{name} = {scale!r}: suite {suite.name} has {', '.join(scales)}.")
+    both = [s for s in scales if {"relu", "silu"} <= {c.activation for c in suite.pick(scale=s)}] or scales
+    chosen = dict.fromkeys((small or both[0], large or both[-1]))
+    return [c for scale in chosen for c in suite.pick(scale=scale)]
+
+
+def sweep(
+    suite: Suite,
+    checkpoints: Iterable[Checkpoint],
+    *,
+    corpus: str = "mixture",
+    tokens: int = 8192,
+    points: int = 6,
+    jobs: int = 1,
+) -> list[Tradeoff]:
+    """Measure every rule on the same ``tokens`` of a corpus, for each checkpoint; from disk if it was done before.
+
+    ``points`` is the number of parameters tried for each rule but CETT. Raises ValueError for too few of either or
+    an unknown corpus, and what loading and measuring raise.
+    """
+    if points < LEAST_POINTS:
+        raise ValueError(f"points is the number of parameters for each rule, at least {LEAST_POINTS}; got {points}.")
+    if tokens < LEAST_TOKENS:
+        raise ValueError(f"tokens must be at least {LEAST_TOKENS}, fewer have no standard error; got {tokens}.")
+    corpora.load(corpus, "validation")  # an unknown name is refused before any model is loaded
+    text = Text(corpus, tokens, suite.sequence_length)
+    return survey.run(swept, [Task(c, Sweep(points), text) for c in checkpoints], jobs)
+
+
+def swept(task: Task[Sweep]) -> Tradeoff:
+    """The sweep of a task with the thresholds of CETT-PPL-1 % beside it."""
+    done: Tradeoff = survey.once(_sweep, task)
+    found = survey.thresholds(task.checkpoint, PPLIncrease(1.0, task.text.corpus), task.text.length, task.text.tokens)
+    return replace(done, found=found)
+
+
+def _sweep(task: Task[Sweep]) -> Tradeoff:
+    model, tokenizer = survey.loaded(task.checkpoint)
+    batches = survey.batches(task.text, tokenizer)
+    with_cett = cett_rules(model, batches)
+    others = grid(model, batches, task.rule.points)
+    scans = scan(model, batches, list(with_cett.values()), kl=True), scan(model, batches, list(others.values()))
+    points = pd.concat([_table(with_cett, scans[0]), _table(others, scans[1])])
+    points.insert(0, "checkpoint", task.checkpoint.name)
+    rises = np.concatenate([s.rises for s in scans])
+    return Tradeoff(task.checkpoint, points.reset_index(drop=True), rises, scans[0].counts, layer_falls(model, batches))
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """Rules on one text: activation ratios (rules,), sums over blocks of losses and KL (rules, blocks) and counts."""
+
+    activation_ratio: np.ndarray
+    rises: np.ndarray
+    counts: np.ndarray
+    dense: np.ndarray
+    kl: np.ndarray | None
+
+    @property
+    def log_ratio(self) -> np.ndarray:
+        """log(sparse / dense perplexity) of each rule."""
+        return self.rises.sum(axis=1) / self.counts.sum()
+
+
+def scan(model: PreTrainedModel, batches: Batches, rules: Sequence[Rule], *, kl: bool = False) -> Scan:
+    """One dense pass and a sparse one for each rule, batch by batch, in memory that does not grow with the text.
+
+    Gives what ``measure`` gives for each rule, without its statistics by token and neuron. Raises ValueError if a rule
+    does not fit the model or a loss is not finite.
+    """
+    ffns = find_ffns(model)
+    if not rules:
+        raise ValueError("scan needs at least one rule.")
+    for rule in rules:
+        rule.check(ffns)
+    corpus = Corpus(model, batches)
+    active = np.zeros((len(rules), len(ffns)))
+    dense_sums: list[Tensor] = []
+    rises: list[list[Tensor]] = [[] for _ in rules]
+    divergences: list[list[Tensor]] = [[] for _ in rules]
+    for batch in corpus:
+        dense = forward.logits(model, batch)
+        dense_loss = forward.require_finite(forward.losses(dense, batch), "dense loss")
+        dense_sums.append(forward.block_sums(dense_loss, batch))
+        for index, rule in enumerate(rules):
+            sparse = _sparse_logits(model, batch, ffns, rule, active[index])
+            loss = forward.require_finite(forward.losses(sparse, batch), "sparse loss")
+            rises[index].append(forward.block_sums(loss - dense_loss, batch)[:, 0])
+            if kl:
+                divergences[index].append(forward.block_sums(forward.kl_divergence(dense, sparse), batch)[:, 0])
+    sums = torch.cat(dense_sums).numpy()
+    return Scan(
+        active.mean(axis=1) / corpus.tokens,
+        np.stack([torch.cat(parts).numpy() for parts in rises]),
+        sums[:, 1],
+        sums[:, 0],
+        np.stack([torch.cat(parts).numpy() for parts in divergences]) if kl else None,
+    )
+
+
+def _sparse_logits(
+    model: PreTrainedModel, batch: forward.Batch, ffns: list[FFN], rule: Rule, active: np.ndarray
+) -> Tensor:
+    """Logits under a rule; adds each layer's share of active neurons, summed over tokens, to ``active`` (layers,)."""
+    valid = batch.valid.reshape(-1) if batch.padded else None
+
+    def mask(ffn: FFN, neurons: Tensor, gate: Tensor) -> Tensor:
+        here = None if valid is None else valid.to(neurons.device)
+        kept = rule.active(ffn, neurons, gate, here)
+        counted = kept if here is None else kept.reshape(-1, ffn.d_ff)[here]
+        active[ffn.layer] += int(counted.count_nonzero()) / ffn.d_ff
+        return neurons.masked_fill(~kept, 0)
+
+    with tap(ffns, mask, gate=rule.uses_gate):
+        return forward.logits(model, batch)
+
+
+def cett_rules(model: PreTrainedModel, batches: Batches) -> dict[tuple[str, float], Thresholds]:
+    """Thresholds for each CETT of the grid, over the whole of the paper's axis in Figure 15."""
+    trial = Trial(model, batches)
+    for _ in range(2):  # the second time at thresholds that are nearly right
+        trial.refine(CETT_GRID)
+    # What each does to perplexity and activation ratio is not known yet: the scan tells.
+    return {
+        (CETT, cett): Thresholds(tuple(c.threshold(cett) for c in trial.curves), cett, math.nan, None, math.nan)
+        for cett in CETT_GRID
+    }
+
+
+def grid(model: PreTrainedModel, batches: Sequence[Tensor], points: int) -> dict[tuple[str, float], Rule]:
+    """Rules of the families without CETT, by family and parameter, from nearly all nonzero neurons to the axis' end."""
+    gates = GateSample.read(model, batches)
+    probe = [batches[0][: max(1, len(batches[0]) // PROBE_SHARE)]]
+    zeroes = all(ffn.zeroes_negatives for ffn in find_ffns(model))
+    unpruned = StraightforwardReLU() if zeroes else FAT(0.0)
+    most = float(scan(model, probe, [unpruned]).activation_ratio[0])
+    rules: dict[tuple[str, float], Rule] = {(ZEROS if zeroes else ALL, 0.0): unpruned}
+    for family in FAMILIES:
+        rise = scan(model, probe, [gates.rule(family, share) for share in most * PROBE]).log_ratio
+        least = most * _crossing(rise)
+        for share in np.geomspace(most, 0.97 * least, points + 1)[1:]:
+            rule = gates.rule(family, share)
+            rules[family, share if family == "quantile per layer" else _parameter(rule)] = rule
+    return rules
+
+
+def _crossing(rise: np.ndarray) -> float:
+    """Share of the nonzero neurons at which the probe reaches the end of the axis; the last tried if it never does."""
+    above = np.flatnonzero(rise > math.log(HIGHEST))
+    if not len(above):
+        return float(PROBE[-1])
+    x, y = np.concatenate([[1.0], PROBE]), np.concatenate([[0.0], rise])
+    near = slice(above[0], above[0] + 2)
+    return math.exp(np.interp(math.log(HIGHEST), y[near], np.log(x[near])))
+
+
+def _parameter(rule: Rule) -> float:
+    return next(getattr(rule, name) for name in ("k", "p", "eps") if hasattr(rule, name))
+
+
+def _table(names: Iterable[tuple[str, float]], s: Scan) -> pd.DataFrame:
+    dense = math.exp(s.dense.sum() / s.counts.sum())
+    rows = []
+    for index, (rule, parameter) in enumerate(names):
+        log_ratio, se = _mean_and_error(s.rises[index], s.counts)
+        kl, kl_se = (math.nan, math.nan) if s.kl is None else _mean_and_error(s.kl[index], s.counts)
+        row = {"rule": rule, "parameter": parameter, "activation_ratio": s.activation_ratio[index], "dense_ppl": dense}
+        ratio = math.exp(log_ratio)
+        rows.append({**row, "ppl": dense * ratio, "ppl_ratio": ratio, "ppl_ratio_se": ratio * se, "kl": kl,
+                     "kl_se": kl_se})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _mean_and_error(sums: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
+    mean, error = forward.mean_and_error(torch.from_numpy(np.stack([sums, counts], axis=1)))
+    return mean, math.nan if error is None else error
+
+
+def layer_falls(model: PreTrainedModel, batches: Sequence[Tensor]) -> pd.DataFrame:
+    """How far CETT falls while a layer's threshold rises, which it should not (Sec 2.2); in a dense pass.
+
+    One row a layer: largest_fall of the mean over tokens (0 if it only rises), falling_tokens (share of tokens whose
+    own CETT falls by more than 0.01 somewhere). Measured on the first thousand tokens, at 40 thresholds.
+    """
+    rows: list[dict[str, float]] = []
+
+    def visit(ffn: FFN, neurons: Tensor, gate: Tensor) -> None:
+        flat = neurons.reshape(-1, ffn.d_ff)
+        longest = float(ffn.magnitudes(flat).max())
+        steps = longest * np.geomspace(1e-4, 1.001, LAYER_POINTS)
+        cett = np.stack([layer_cett(ffn, flat, float(t)).double().cpu().numpy() for t in steps])
+        fall = np.maximum.accumulate(cett) - cett
+        mean = cett.mean(axis=1)
+        largest = float((np.maximum.accumulate(mean) - mean).max())
+        share = float((fall.max(axis=0) > 0.01).mean())
+        rows.append({"layer": ffn.layer, "largest_fall": largest, "falling_tokens": share})
+
+    first = batches[0][: max(1, LAYER_TOKENS // batches[0].shape[1]), :LAYER_TOKENS]
+    with tap(find_ffns(model), visit):
+        forward.logits(model, next(iter(Corpus(model, [first]))))
+    return pd.DataFrame(rows)
+
+
+def corpora_matrix(
+    suite: Suite, checkpoints: Sequence[Checkpoint], tokens: int, jobs: int = 1
+) -> dict[survey.Key, Measurement]:
+    """Thresholds of CETT-PPL-1 % found on each corpus of the suite, judged on each; rules are named by corpus."""
+    rules = {corpus: PPLIncrease(1.0, corpus) for corpus in suite.corpora}
+    return survey.measure(suite, rules, checkpoints=checkpoints, tokens=tokens, jobs=jobs)

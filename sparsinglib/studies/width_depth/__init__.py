@@ -1,0 +1,1 @@
+"""Notebook 03: width to depth."""

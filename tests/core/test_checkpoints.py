@@ -1,0 +1,296 @@
+"""Loading: every layout, no code and no pickle of a checkpoint executed, one clear error for what cannot be read."""
+
+import json
+import pickle
+import shutil
+
+import pytest
+import torch
+from helpers import GOLDEN, golden_model, tiny_llama
+from safetensors.torch import load_file, save_file
+
+import sparsinglib as sl
+
+HUB = GOLDEN / "tiny_minicpm_hub_layout"
+
+
+@pytest.fixture
+def copied(tmp_path):
+    def copy(name):
+        target = tmp_path / name
+        shutil.copytree(GOLDEN / name, target)
+        return target
+
+    return copy
+
+
+def edit(path, **changes):
+    config = json.loads((path / "config.json").read_text()) | changes
+    (path / "config.json").write_text(json.dumps({k: v for k, v in config.items() if v is not ...}))
+
+
+def test_hub_layout_with_bin_and_sentencepiece(ids):
+    model, tokenizer = sl.load(HUB, device_map="cpu")
+    with torch.no_grad():
+        assert torch.allclose(model(ids["tiny64"]).logits, golden_model("relu")(ids["tiny64"]).logits, atol=1e-5)
+    expected = json.loads((HUB / "expected_token_ids.json").read_text())
+    assert len(expected) >= 2
+    for text, wanted in expected.items():
+        assert tokenizer(text)["input_ids"] == wanted, text
+
+
+def test_evaluation_mode_name_and_dtype():
+    model, tokenizer = sl.load(GOLDEN / "tiny_minicpm_relu", device_map="cpu")
+    assert not model.training and model.dtype == torch.float32
+    assert model.name_or_path == str(GOLDEN / "tiny_minicpm_relu")
+    assert tokenizer is None
+
+
+def test_no_tokenizer_is_told_before_any_work():
+    with pytest.raises(ValueError, match="tokenizer"):
+        sl.token_batches("some text", None)
+
+
+def test_bfloat16_and_the_checkpoints_own_dtype(ids):
+    half, _ = sl.load(GOLDEN / "tiny_minicpm_silu", dtype=torch.bfloat16, device_map="cpu")
+    assert half.dtype == torch.bfloat16
+    with torch.no_grad():
+        gap = half(ids["tiny64"]).logits.float() - golden_model("silu")(ids["tiny64"]).logits
+    assert 0 < gap.abs().max() < 0.1
+    own, _ = sl.load(GOLDEN / "tiny_minicpm_silu", dtype="auto", device_map="cpu")
+    assert own.dtype == torch.float32
+
+
+def test_muP_scalings_matter(copied, ids):
+    path = copied("tiny_minicpm_relu")
+    edit(path, scale_depth=1.0)
+    model, _ = sl.load(path, device_map="cpu")
+    with torch.no_grad():
+        assert not torch.allclose(model(ids["tiny64"]).logits, golden_model("relu")(ids["tiny64"]).logits, atol=1e-2)
+
+
+def test_scaled_rotary_embeddings_keep_their_base(copied, ids):
+    path = copied("tiny_minicpm_relu")
+    edit(path, rope_theta=5e5, rope_scaling={"rope_type": "linear", "factor": 2.0})
+    rope = sl.load(path, device_map="cpu")[0].config.rope_parameters
+    assert (rope["rope_type"], rope["factor"], rope["rope_theta"]) == ("linear", 2.0, 5e5)
+
+
+class Writes:
+    """Unpickling this creates a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["minicpm", "unknown type"])
+def test_code_and_pickle_of_a_checkpoint_are_never_executed(known, copied, tmp_path, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # whoever asks whether to run the code is told to
+    marker = tmp_path / "was_here"
+    path = copied("tiny_minicpm_hub_layout")
+    for module in ("configuration_minicpm", "modeling_minicpm", "tokenization_minicpm"):
+        (path / f"{module}.py").write_text(f"open({str(marker)!r}, 'w')\nraise SystemExit\n")
+    auto = {"AutoTokenizer": ["tokenization_minicpm.T", None]}
+    tokenizer = json.loads((path / "tokenizer_config.json").read_text())
+    (path / "tokenizer_config.json").write_text(json.dumps(tokenizer | {"auto_map": auto}))
+    if known:  # its own code is not needed
+        sl.load(path, device_map="cpu")
+        assert not marker.exists()
+    else:
+        edit(path, model_type="mystery", architectures=["MysteryForCausalLM"])
+        with pytest.raises(sl.CheckpointError, match="tiny_minicpm_hub_layout"):
+            sl.load(path, device_map="cpu")
+        assert not marker.exists()
+
+    edit(path, model_type="minicpm", architectures=["MiniCPMForCausalLM"])
+    with (path / "pytorch_model.bin").open("wb") as file:
+        torch.save({"model.embed_tokens.weight": Writes(marker)}, file)
+    for dtype in (torch.float32, "auto"):
+        with pytest.raises(sl.CheckpointError, match=r"tiny_minicpm_hub_layout.*unpickling"):
+            sl.load(path, dtype=dtype, device_map="cpu")
+    (path / "pytorch_model.bin").write_bytes(pickle.dumps({"model.embed_tokens.weight": Writes(marker)}))
+    with pytest.raises(sl.CheckpointError, match=r"tiny_minicpm_hub_layout.*unpickling"):
+        sl.load(path, device_map="cpu")
+    assert not marker.exists()
+
+
+def test_code_beside_a_known_model_is_not_executed_either(tmp_path):
+    """Own classes for a type that transformers knows, a generate function, kernels named in the configuration."""
+    marker, path = tmp_path / "was_here", tmp_path / "llama"
+    tiny_llama().save_pretrained(path)
+    (path / "custom_generate").mkdir()
+    for file in ("configuration_own.py", "modeling_own.py", "custom_generate/generate.py"):
+        (path / file).write_text(f"open({str(marker)!r}, 'w')\nraise SystemExit\n")
+    own = {"AutoConfig": "configuration_own.C", "AutoModelForCausalLM": "modeling_own.M"}
+    for auto_map in (own, {kind: f"someone/else--{name}" for kind, name in own.items()}):
+        edit(path, auto_map=auto_map)
+        model, _ = sl.load(path, device_map="cpu")
+        assert type(model).__module__ == "transformers.models.llama.modeling_llama"
+        model.generate(torch.tensor([[1, 2]]), max_new_tokens=2, do_sample=False)
+    for name in ("attn_implementation", "_attn_implementation", "experts_implementation"):
+        for entry in ({name: "someone/kernel"}, {"text_config": {name: "someone/kernel@main:function"}}):
+            edit(path, **{name: ..., "text_config": ...} | entry)
+            with pytest.raises(sl.CheckpointError, match=f"llama: .*code from the hub.*{name}: someone/kernel"):
+                sl.load(path, device_map="cpu")
+        edit(path, **{name: ...})
+    assert not marker.exists()
+
+
+def test_the_trap_of_the_test_above_works(tmp_path):
+    marker = tmp_path / "was_here"
+    call, arguments = Writes(marker).__reduce__()  # what unpickling would do
+    call(*arguments).close()
+    assert marker.exists()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.99])
+@pytest.mark.parametrize(
+    ("name", "file"), [("tiny_minicpm_relu", "model.safetensors"), ("tiny_minicpm_hub_layout", "pytorch_model.bin")]
+)
+def test_half_written_weights(name, file, share, copied):
+    path = copied(name)
+    data = (path / file).read_bytes()
+    (path / file).write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(sl.CheckpointError, match=rf"{name}.*weights"):
+        sl.load(path, device_map="cpu")
+
+
+def test_no_weights_at_all(copied):
+    path = copied("tiny_minicpm_relu")
+    (path / "model.safetensors").unlink()
+    with pytest.raises(sl.CheckpointError, match=r"tiny_minicpm_relu.*weights"):
+        sl.load(path, device_map="cpu")
+
+
+def change_weights(path, change):
+    weights = load_file(path / "model.safetensors")
+    change(weights)
+    save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_missing_weights_are_named(copied):
+    path, key = copied("tiny_minicpm_relu"), "model.layers.1.mlp.down_proj.weight"
+    change_weights(path, lambda w: w.pop(key))
+    with pytest.raises(sl.CheckpointError, match=key.replace(".", r"\.")):
+        sl.load(path, device_map="cpu")
+
+
+def test_weights_of_another_shape(copied):
+    path = copied("tiny_minicpm_relu")
+    edit(path, intermediate_size=128)
+    with pytest.raises(sl.CheckpointError, match="weights"):
+        sl.load(path, device_map="cpu")
+
+
+def test_weights_of_another_layout_are_not_dropped(copied):
+    path = copied("tiny_minicpm_relu")
+    change_weights(path, lambda w: w.update({"model.layers.0.mlp.down_proj.bias": torch.ones(64)}))
+    with pytest.raises(sl.CheckpointError, match=r"model\.layers\.0\.mlp\.down_proj\.bias"):
+        sl.load(path, device_map="cpu")
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite(bad, copied):
+    path, key = copied("tiny_minicpm_relu"), "model.layers.0.mlp.up_proj.weight"
+    change_weights(path, lambda w: w[key].__setitem__((3, 5), bad))
+    with pytest.raises(sl.CheckpointError, match=key.replace(".", r"\.")):
+        sl.load(path, device_map="cpu")
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"model_type": ..., "architectures": ...}, "layout"),
+        ({"model_type": "mystery", "architectures": ["MysteryForCausalLM"], "auto_map": ...}, "mystery"),
+        ({"attention_type": "mla"}, "mla"),
+        ({"ffn_type": "block"}, "block"),
+        ({"scale_emb": ...}, "scale_emb"),
+        ({"hidden_size": ...}, "hidden_size"),
+        ({"dim_model_base": 0}, "complete"),
+        ({"num_hidden_layers": "two"}, "config"),
+        ({"hidden_act": "no_such"}, "no_such"),
+    ],
+)
+def test_unknown_layout(changes, word, copied):
+    path = copied("tiny_minicpm_relu")
+    edit(path, **changes)
+    with pytest.raises(sl.CheckpointError, match="tiny_minicpm_relu") as error:
+        sl.load(path, device_map="cpu")
+    assert word in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1, 2]", "null"])
+def test_broken_config(text, copied):
+    path = copied("tiny_minicpm_relu")
+    (path / "config.json").write_text(text)
+    with pytest.raises(sl.CheckpointError, match=r"tiny_minicpm_relu.*config"):
+        sl.load(path, device_map="cpu")
+
+
+def test_broken_tokenizer(copied):
+    path = copied("tiny_minicpm_hub_layout")
+    (path / "tokenizer.model").write_bytes(b"not a model")
+    with pytest.raises(sl.CheckpointError, match=r"tiny_minicpm_hub_layout.*tokenizer"):
+        sl.load(path, device_map="cpu")
+
+
+def test_native_checkpoints_load_too(tmp_path):
+    model = tiny_llama()
+    model.save_pretrained(tmp_path / "llama")
+    again, tokenizer = sl.load(tmp_path / "llama", device_map="cpu")
+    ids = torch.tensor([[1, 2, 3]])
+    with torch.no_grad():
+        assert torch.equal(again(ids).logits, model(ids).logits)
+    assert tokenizer is None
+
+
+def test_unknown_name_lists_the_ladder(tmp_path, monkeypatch):
+    from sparsinglib.core import checkpoints as models
+
+    for name in ("0.4m-relu", "0.1m-silu"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").touch()
+    monkeypatch.setattr(models, "LADDER", tmp_path)
+    with pytest.raises(sl.CheckpointError, match=r"0\.1m-silu, 0\.4m-relu"):
+        sl.load("0.5m-relu")
+
+
+@pytest.mark.parametrize("name", ["nothing.gguf", "./no/such/dir", "/no/such", "a/b/c", ""])
+def test_names_that_lead_nowhere(name):
+    with pytest.raises(sl.CheckpointError):
+        sl.load(name)
+
+
+def test_directory_that_is_no_checkpoint(tmp_path):
+    with pytest.raises(sl.CheckpointError, match=r"config\.json"):
+        sl.load(tmp_path)
+
+
+def test_gguf_that_is_none(tmp_path):
+    pytest.importorskip("gguf")
+    (tmp_path / "model.gguf").write_bytes(b"GGUF" + bytes(20))
+    with pytest.raises(sl.CheckpointError, match=r"model\.gguf"):
+        sl.load(tmp_path / "model.gguf", device_map="cpu")
+
+
+def test_device_map_of_accelerate_is_passed_through(ids):
+    spread = {"model.embed_tokens": "cpu", "model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "cpu"}
+    spread |= {"model.layers.0": "cpu", "model.layers.1": "disk"}
+    model, _ = sl.load(GOLDEN / "tiny_minicpm_relu", device_map=spread)
+    assert model.hf_device_map["model.layers.1"] == "disk"
+    with torch.no_grad():
+        assert torch.allclose(model(ids["tiny64"]).logits, golden_model("relu")(ids["tiny64"]).logits, atol=1e-5)
+
+
+def test_layers_offloaded_to_disk_are_measured_alike(ids, tmp_path):
+    from accelerate import disk_offload
+
+    model, _ = sl.load(GOLDEN / "tiny_minicpm_relu", device_map="cpu")
+    disk_offload(model, str(tmp_path), execution_device="cpu")
+    assert model.model.layers[0].mlp.down_proj.weight.device.type == "meta"
+    spread = sl.thresholds_for_cett(model, [ids["tiny64"]], 0.1)
+    whole = sl.thresholds_for_cett(golden_model("relu"), [ids["tiny64"]], 0.1)
+    assert spread.values == pytest.approx(whole.values, rel=1e-4)

@@ -1,0 +1,85 @@
+"""Every decoder family goes the whole way, from a saved checkpoint to text generated under thresholds read from a file.
+
+The table of families in the README is made by this test: ``python tests/core/test_families.py`` writes it.
+"""
+
+import re
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from families import FAMILIES, MIXTURES, TEXT, build
+
+import sparsinglib as sl
+
+README = Path(__file__).parents[2] / "README.md"
+BEGIN, END = "<!-- families:begin -->", "<!-- families:end -->"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_whole_way(family, tmp_path):
+    """Save, load, search, save thresholds, read them, apply, generate."""
+    folder = tmp_path
+    model, _ = build(family)
+    model.save_pretrained(folder / "model")
+    loaded, tokenizer = sl.load(folder / "model", device_map="cpu")
+    assert tokenizer is None
+    with torch.no_grad():
+        dense = loaded(TEXT).logits
+        assert torch.equal(dense, model(TEXT).logits), "loaded as saved"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        found = sl.find_thresholds(loaded, [TEXT], 5.0)
+    found.save(folder / "thresholds.json")
+    read = sl.Thresholds.load(folder / "thresholds.json")
+    assert read == found
+    result = sl.measure(loaded, [TEXT], read)
+    assert result.sparse_ppl == pytest.approx(result.dense_ppl * found.ppl_ratio, rel=1e-5)
+    options = {"max_new_tokens": 6, "do_sample": False, "attention_mask": torch.ones_like(TEXT)}
+    with sl.sparsify(loaded, read) as sparse:
+        cached = sparse.generate(TEXT, use_cache=True, **options)
+        plain = sparse.generate(TEXT, use_cache=False, **options)
+        with torch.no_grad():
+            logits = sparse(cached).logits
+    assert cached.shape[1] > TEXT.shape[1]
+    assert torch.equal(cached, plain), "the cache of keys and values changes nothing"
+    first = TEXT.shape[1]
+    assert torch.equal(logits[:, first - 1].argmax(-1), cached[:, first]), "generated under the thresholds"
+    with torch.no_grad():
+        assert torch.equal(loaded(TEXT).logits, dense), "left as it was"
+
+
+def classes() -> dict[str, list[str]]:
+    """Model classes of the families by layout of their FFN."""
+    found: dict[str, list[str]] = {"gated": [], "gated, in one matrix": [], "not gated": []}
+    layouts = dict(zip(("gated", "fused", "plain"), found, strict=True))
+    for model, kind in map(build, FAMILIES):
+        names = found[layouts[kind]]
+        if type(model).__name__ not in names:
+            names.append(type(model).__name__)
+    return found
+
+
+def table() -> str:
+    """The README's block: families by layout of their FFN, and the mixtures that are refused."""
+    lines = ["| FFN | classes that went the whole way |", "| --- | --- |"]
+    lines += [f"| {layout} | {', '.join(f'`{name}`' for name in names)} |" for layout, names in classes().items()]
+    refused = ", ".join(f"`{config.__name__.removesuffix('Config')}`" for config, _, _ in MIXTURES.values())
+    lines.append(f"| mixture of experts | refused by name, with the reason: {refused} |")
+    return "\n".join(lines)
+
+
+def test_at_least_twenty_classes():
+    assert sum(map(len, classes().values())) >= 20
+
+
+def test_the_readme_says_so():
+    text = README.read_text(encoding="utf-8")
+    assert text.split(BEGIN)[1].split(END)[0].strip() == table()
+
+
+if __name__ == "__main__":
+    old = README.read_text(encoding="utf-8")
+    block = f"{BEGIN}\n{table()}\n{END}"
+    README.write_text(re.sub(f"{BEGIN}.*?{END}", lambda _: block, old, flags=re.DOTALL), encoding="utf-8")

@@ -1,0 +1,290 @@
+"""The streaming statistics against brute force, and two halves of a text against the whole."""
+
+import math
+import sys
+
+import numpy as np
+import pytest
+import torch
+from helpers import PlainMLP, brute_cett, greedy, plain_losses, tiny_llama
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import sparsinglib as sl
+
+RULES = {
+    "relu": sl.StraightforwardReLU(),
+    "fat": sl.FAT(0.3),
+    "topk": sl.TopK(0.25),
+    "thresholds": sl.Thresholds((0.4, 0.7), 0.1, 1.0, None, 0.5),
+}
+
+
+def keep_of(name):
+    """The rule's active neurons, written again from its definition."""
+    rule = RULES[name]
+
+    def keep(layer, gate, value, norm):
+        if name == "relu":
+            return gate != 0
+        if name == "fat":
+            return gate.abs() >= 0.3
+        if name == "topk":
+            rank = gate.abs().argsort(-1, descending=True).argsort(-1)
+            return (rank < 6) & (gate != 0)
+        return value.abs() * norm >= rule.values[layer]
+
+    return keep
+
+
+@pytest.fixture(scope="module")
+def setting():
+    model = tiny_llama(seed=3, act="relu")
+    return model, greedy(model, 30, rows=7)
+
+
+@pytest.fixture(scope="module", params=RULES)
+def case(request, setting):
+    """Our measurement, and the plain model's dense losses, sparse losses, active masks and values."""
+    model, text = setting
+    result = sl.measure(model, [text[:3], text[3:5], text[5:]], RULES[request.param])
+    with PlainMLP(model, keep_of(request.param)) as plain, torch.no_grad():
+        sparse_logits = model(text).logits[:, :-1].double().log_softmax(-1)
+    with torch.no_grad():
+        dense_logits = model(text).logits[:, :-1].double().log_softmax(-1)
+    active = torch.stack([torch.cat(plain.active[i]) for i in range(2)]).reshape(2, *text.shape, 24)
+    values = [torch.cat(plain.values[i]) for i in range(2)]
+    return model, text, result, dense_logits, sparse_logits, active.double(), values
+
+
+def test_perplexities(case):
+    _, text, result, dense, sparse, _, _ = case
+    losses = [-x.gather(-1, text[:, 1:, None]).squeeze(-1) for x in (dense, sparse)]
+    assert result.dense_ppl == pytest.approx(math.exp(losses[0].mean()), rel=1e-5)
+    assert result.sparse_ppl == pytest.approx(math.exp(losses[1].mean()), rel=1e-5)
+    assert result.ppl_ratio == pytest.approx(math.exp((losses[1] - losses[0]).mean()), rel=1e-5)
+    assert result.tokens == text.numel()
+
+
+def test_kl(case):
+    _, _, result, dense, sparse, _, _ = case
+    kl = (dense.exp() * (dense - sparse)).sum(-1)
+    assert result.kl == pytest.approx(float(kl.mean()), abs=1e-6)
+    assert result.kl >= -1e-7
+    if result.kl_se is not None:
+        raise AssertionError("seven blocks are too few for an error")
+
+
+def test_activation_ratio_by_layer_position_neuron_and_token(case):
+    _, _, result, _, _, active, _ = case
+    assert result.activation_ratio == pytest.approx(float(active.mean()), rel=1e-12)
+    table = result.by_layer
+    assert list(table.columns) == ["layer", "activation_ratio", "cett", "threshold", "neurons"]
+    assert table.activation_ratio.tolist() == pytest.approx(active.mean(dim=(1, 2, 3)).tolist(), rel=1e-12)
+    assert table.neurons.tolist() == [24, 24] and table.layer.tolist() == [0, 1]
+    assert result.by_position.activation_ratio.tolist() == pytest.approx(active.mean(dim=(0, 1, 3)).tolist(), rel=1e-12)
+    assert result.by_position.tokens.tolist() == [7] * 30
+    for layer in range(2):
+        assert result.neuron_frequency[layer].tolist() == pytest.approx(
+            active[layer].mean(dim=(0, 1)).tolist(), rel=1e-6
+        )
+    assert np.allclose(result.token_activation, active.mean(-1).reshape(2, -1).numpy(), rtol=1e-12)
+
+
+def test_by_vocabulary(case):
+    _, text, result, _, _, active, _ = case
+    table = result.by_vocabulary.set_index("token_id")
+    assert sorted(table.index) == sorted(set(text.flatten().tolist()))
+    for entry, row in table.iterrows():
+        here = text == entry
+        assert row.tokens == int(here.sum())
+        assert row.activation_ratio == pytest.approx(float(active[:, here].mean()), rel=1e-12)
+
+
+def test_cett_reached_in_the_sparse_run(case):
+    model, _, result, _, _, active, values = case
+    for layer in range(2):
+        down = model.model.layers[layer].mlp.down_proj.weight.detach().double()
+        kept = active[layer].reshape(-1, 24).bool()
+        tail = (torch.where(kept, 0.0, values[layer].double()) @ down.T).norm(dim=1)
+        whole = (values[layer].double() @ down.T).norm(dim=1)
+        expected = torch.where(whole > 0, tail / whole, 0.0).mean()
+        assert result.by_layer.cett[layer] == pytest.approx(float(expected), abs=1e-5)
+    if isinstance(result.rule, sl.Thresholds):
+        down = model.model.layers[1].mlp.down_proj.weight.detach()
+        assert result.by_layer.cett[1] == pytest.approx(np.mean(brute_cett(values[1], down, 0.7)), abs=1e-5)
+        assert result.by_layer.threshold.tolist() == [0.4, 0.7]
+    else:
+        assert result.by_layer.threshold.isna().all()
+
+
+def test_standard_errors_against_the_definition():
+    model = tiny_llama(seed=3)
+    text = greedy(model, 70, rows=6)
+    result = sl.measure(model, [text], sl.FAT(0.2))
+    dense = plain_losses(model, text)
+    with torch.no_grad():
+        p = model(text).logits[:, :-1].double().log_softmax(-1)
+        with PlainMLP(model, lambda i, gate, value, norm: gate.abs() >= 0.2):
+            q = model(text).logits[:, :-1].double().log_softmax(-1)
+    rise = -q.gather(-1, text[:, 1:, None]).squeeze(-1) - dense
+    kl = (p.exp() * (p - q)).sum(-1)
+    for per_token, mean, error in ((rise, result.ppl_ratio, result.ppl_ratio_se), (kl, result.kl, result.kl_se)):
+        blocks = [row[i : i + 32] for row in per_token for i in range(0, 69, 32)]
+        rng = np.random.default_rng(1)
+        sums = np.array([[float(b.sum()), len(b)] for b in blocks])
+        draws = sums[rng.integers(0, len(sums), (6000, len(sums)))].sum(axis=1)
+        bootstrap = (draws[:, 0] / draws[:, 1]).std() * (mean if per_token is rise else 1)
+        assert error == pytest.approx(bootstrap, rel=0.15)
+
+
+def equal(a, b):
+    assert a.activation_ratio == pytest.approx(b.activation_ratio, rel=1e-12)
+    for name in ("dense_ppl", "sparse_ppl", "ppl_ratio", "kl"):
+        assert getattr(a, name) == pytest.approx(getattr(b, name), rel=1e-5, abs=1e-7), name
+    for name in ("by_layer", "by_position", "by_vocabulary"):
+        one, other = getattr(a, name), getattr(b, name)
+        assert one.shape == other.shape and np.allclose(one, other, rtol=1e-5, atol=1e-7, equal_nan=True), name
+    for x, y in zip(a.neuron_frequency, b.neuron_frequency, strict=True):
+        assert np.allclose(x, y, rtol=1e-6)
+
+
+@settings(max_examples=12)
+@given(cut=st.integers(1, 6), name=st.sampled_from(sorted(RULES)))
+def test_two_parts_add_up_to_the_whole(cut, name, setting):
+    model, text = setting
+    parts = [sl.measure(model, [text[:cut]], RULES[name]), sl.measure(model, [text[cut:]], RULES[name])]
+    whole = sl.measure(model, [text], RULES[name])
+    equal(parts[0] + parts[1], whole)
+    assert np.allclose((parts[0] + parts[1]).token_activation, whole.token_activation)
+    equal(parts[1] + parts[0], whole)
+
+
+def test_parts_of_unequal_length_add_up(setting):
+    model, text = setting
+    a, b, c = text[:2, :9], text[2:4, :21], text[4:5]
+    rule = RULES["fat"]
+    summed = sl.measure(model, [a], rule) + sl.measure(model, [b], rule) + sl.measure(model, [c], rule)
+    equal(summed, sl.measure(model, [a, b, c], rule))
+
+
+def test_what_does_not_add_up(setting):
+    model, text = setting
+    a = sl.measure(model, [text[:2]], sl.FAT(0.1))
+    with pytest.raises(ValueError, match="one rule"):
+        a + sl.measure(model, [text[:2]], sl.FAT(0.2))
+    with pytest.raises(ValueError, match="one model"):
+        a + sl.measure(tiny_llama(d_ff=32), [text[:2]], sl.FAT(0.1))
+    with pytest.raises(ValueError, match="one model"):
+        a + sl.measure(tiny_llama(vocab=48), [text[:2]], sl.FAT(0.1))
+
+
+@settings(max_examples=12)
+@given(
+    before=st.lists(st.integers(0, 6), min_size=7, max_size=7),
+    name=st.sampled_from(sorted(RULES)),
+    filler=st.one_of(st.integers(0, 39), st.sampled_from([-100, -1, 40])),  # and ids without an embedding
+)
+def test_padding_is_left_out_everywhere(before, name, filler, setting):
+    model, text = setting
+    ids, mask = torch.full((7, 36), filler), torch.zeros(7, 36, dtype=torch.long)
+    for row, start in enumerate(before):
+        ids[row, start : start + 30] = text[row]
+        mask[row, start : start + 30] = 1
+    padded = sl.measure(model, [{"input_ids": ids, "attention_mask": mask}], RULES[name])
+    plain = sl.measure(model, [text], RULES[name])
+    assert padded.tokens == plain.tokens == 210
+    # Other attention kernels for padded rows: a score within a rounding error of a threshold may flip.
+    assert padded.activation_ratio == pytest.approx(plain.activation_ratio, abs=2e-4)
+    assert padded.dense_ppl == pytest.approx(plain.dense_ppl, rel=1e-5)
+    assert padded.ppl_ratio == pytest.approx(plain.ppl_ratio, rel=2e-3)
+    assert padded.by_vocabulary.tokens.tolist() == plain.by_vocabulary.tokens.tolist()
+    assert padded.by_position.tokens.tolist() == plain.by_position.tokens.tolist()
+
+
+def test_topk_over_a_layer_ignores_padding(setting):
+    model, text = setting
+    rule = sl.TopK(0.25, over="layer")
+    plain = sl.measure(model, [text[:1]], rule)
+    ids = torch.cat([text[:1], torch.full((1, 10), 3)], dim=1)
+    mask = torch.tensor([[1] * 30 + [0] * 10])
+    padded = sl.measure(model, [{"input_ids": ids, "attention_mask": mask}], rule)
+    assert padded.by_layer.activation_ratio.tolist() == pytest.approx(
+        plain.by_layer.activation_ratio.tolist(), abs=3e-3
+    )
+
+
+@pytest.mark.parametrize("rule", [*RULES.values(), sl.TopK(0.25, over="layer")], ids=str)
+def test_a_row_of_nothing_but_padding(rule, setting, monkeypatch):
+    model, text = setting
+    monkeypatch.setattr("sparsinglib.core.forward.LOGIT_BUDGET", 1)  # one row at a time, as with large vocabularies
+    ids, mask = torch.cat([text[:2], torch.full((1, 30), 3)]), torch.tensor([[1] * 30, [1] * 30, [0] * 30])
+    padded = sl.measure(model, [{"input_ids": ids, "attention_mask": mask}], rule)
+    plain = sl.measure(model, [text[:2]], rule)
+    assert padded.tokens == plain.tokens
+    assert padded.ppl_ratio == pytest.approx(plain.ppl_ratio, rel=1e-6)
+    assert padded.by_layer.activation_ratio.tolist() == pytest.approx(plain.by_layer.activation_ratio.tolist())
+
+
+def test_topk_over_a_token_does_not_depend_on_its_neighbours(setting):
+    model, text = setting
+    alone = sl.measure(model, [text[:1, :10]], sl.TopK(0.25)).token_activation
+    among = sl.measure(model, [text], sl.TopK(0.25)).token_activation[:, :10]
+    assert np.array_equal(alone, among)
+
+
+def test_bare_cett_gets_its_thresholds_on_the_text(setting):
+    model, text = setting
+    result = sl.measure(model, iter([text]), sl.CETT(0.1))
+    found = sl.thresholds_for_cett(model, [text], 0.1)
+    assert isinstance(result.rule, sl.Thresholds) and result.rule.values == found.values
+    assert result.activation_ratio == pytest.approx(found.activation_ratio, rel=1e-9)
+
+
+def test_map_of_tokens_is_kept_for_short_texts_or_when_asked(setting, monkeypatch):
+    model, text = setting
+    assert sl.measure(model, [text], sl.FAT(0.1), keep_tokens=False).token_activation is None
+
+    monkeypatch.setattr(sys.modules["sparsinglib.core.measure"], "MOST_KEPT_TOKENS", 209)
+    assert sl.measure(model, [text], sl.FAT(0.1)).token_activation is None
+    assert sl.measure(model, [text], sl.FAT(0.1), keep_tokens=True).token_activation.shape == (2, 210)
+    monkeypatch.setattr(sys.modules["sparsinglib.core.measure"], "MOST_KEPT_TOKENS", 210)
+    assert sl.measure(model, [text], sl.FAT(0.1)).token_activation.shape == (2, 210)
+
+
+def test_without_kl(setting):
+    model, text = setting
+    result = sl.measure(model, [text], sl.FAT(0.1), kl=False)
+    assert result.kl is None and result.kl_se is None
+    both = result + sl.measure(model, [text], sl.FAT(0.1))
+    assert both.kl is None and both.tokens == 420
+
+
+def test_rule_that_keeps_everything_changes_nothing(setting):
+    model, text = setting
+    result = sl.measure(model, [text], sl.Thresholds((0.0, 0.0), 0.0, 1.0, None, 1.0))
+    assert result.ppl_ratio == 1.0 and result.kl == 0.0
+    assert result.by_layer.cett.tolist() == [0.0, 0.0]
+
+
+def test_output_bias_is_no_neuron():
+    model = tiny_llama(mlp_bias=True)
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.mlp.down_proj.bias.normal_(std=5)
+    text = torch.randint(0, 40, (2, 20), generator=torch.Generator().manual_seed(0))
+    result = sl.measure(model, [text], sl.CETT(0.3))
+    assert result.by_layer.cett[0] == pytest.approx(0.3, abs=0.02)
+    everything_cut = sl.measure(model, [text], sl.FAT(1e9))
+    assert everything_cut.by_layer.cett.tolist() == pytest.approx([1, 1], abs=1e-4)
+
+
+def test_rule_that_does_not_fit_is_refused_before_any_pass(setting):
+    model, text = tiny_llama(act="silu"), setting[1]
+    calls = []
+    model.register_forward_pre_hook(lambda *_: calls.append(1))
+    with pytest.raises(ValueError, match="exact zeros"):
+        sl.measure(model, [text], sl.StraightforwardReLU())
+    with pytest.raises(ValueError, match="3 layers"):
+        sl.measure(model, [text], sl.Thresholds((0.1, 0.1, 0.1), 0.1, 1.0, None, 0.5))
+    assert not calls

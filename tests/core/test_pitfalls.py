@@ -1,0 +1,295 @@
+"""Misbehaviours that a search of this kind can have: each test would fail with one.
+
+Most were measured on the authors' implementation with the same inputs.
+"""
+
+import copy
+import math
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from helpers import GOLDEN, ForwardCount, dense_values, downs, golden_model, hooks_on
+
+import sparsinglib as sl
+from sparsinglib.core import forward, search
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:sparsinglib")
+
+
+@pytest.mark.parametrize("target", [0.0, 1e-12])
+def test_tiny_target_prunes_next_to_nothing(target, ids):
+    found = sl.thresholds_for_cett(golden_model("silu"), [ids["tiny64"]], target)
+    assert found.activation_ratio > 0.999 and max(found.values) < 1e-6 and found.ppl_ratio == pytest.approx(1, abs=1e-6)
+    relu = sl.thresholds_for_cett(golden_model("relu"), [ids["tiny64"]], target)
+    assert relu.activation_ratio == pytest.approx(0.4881836, abs=1e-6)
+
+
+def mostly_zero(model, share=0.995):
+    """Make layer 0's gates negative for all but a few neurons, whatever the token."""
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        mlp = model.model.layers[0].mlp
+        silent = round(share * mlp.gate_proj.weight.shape[0])
+        mlp.gate_proj.weight[:silent] = 0
+    return model
+
+
+@pytest.mark.parametrize("cett", [0.0, 0.05, 0.5])
+def test_layer_with_almost_only_zeros_is_not_fully_active(cett, relu, ids):
+    model = mostly_zero(relu)
+    result = sl.measure(model, [ids["tiny64"]], sl.CETT(cett))
+    assert result.by_layer.activation_ratio[0] <= 0.01
+    if cett:
+        found = sl.thresholds_for_cett(model, [ids["tiny64"]], cett)
+        values, down = dense_values(model, ids["tiny64"])[0], downs(model)[0]
+        assert 0 < found.values[0] < float((values.abs() * down.norm(dim=0)).max())
+
+
+def test_more_than_99_percent_can_be_pruned(silu, ids):
+    found = sl.thresholds_for_cett(silu, [ids["tiny64"]], 0.99)
+    assert found.activation_ratio < 0.0085  # the 0.99 quantile stops at 0.00879
+
+
+@pytest.mark.parametrize("cett", [0.01, 0.1])
+def test_token_with_zero_ffn_output(cett, own_relu, ids):
+    mlp = own_relu.model.layers[0].mlp
+    plain = mlp.forward
+
+    def silence_first(x):
+        x = x.clone()
+        x[:, 0] = 0
+        return plain(x)
+
+    mlp.forward = silence_first
+    result = sl.measure(own_relu, [ids["tiny64"]], sl.CETT(cett))
+    assert not result.by_layer.isna().any().any()
+    usual = sl.measure(golden_model("relu"), [ids["tiny64"]], sl.CETT(cett)).by_layer.activation_ratio[0]
+    assert result.by_layer.activation_ratio[0] == pytest.approx(usual, abs=0.03)
+    assert result.token_activation[0, 0] == 0
+
+
+def test_layer_that_no_token_uses(own_relu, ids):
+    with torch.no_grad():
+        own_relu.model.layers[0].mlp.gate_proj.weight.zero_()
+    result = sl.measure(own_relu, [ids["tiny64"]], sl.CETT(0.1))
+    assert result.by_layer.activation_ratio[0] == 0 and result.by_layer.cett[0] == 0
+    assert result.by_layer.activation_ratio[1] > 0.1
+
+
+def test_ratio_is_measured_and_says_when_not_monotone(ids):
+    model, text = golden_model("silu"), ids["tiny64"]
+    with pytest.warns(UserWarning, match="not monotone"):
+        found = sl.find_thresholds(model, [text], 1.0)
+    assert not found.monotone
+    assert found.ppl_ratio == pytest.approx(sl.measure(model, [text], found).ppl_ratio, rel=1e-6)
+
+
+@pytest.mark.parametrize("method", ["secant", "bisection"])
+@pytest.mark.parametrize("p", [30.0, 500.0])
+def test_target_that_cannot_be_met_says_so(p, method, ids):
+    with pytest.warns(UserWarning, match=f"not raised by {p:g} %"):
+        found = sl.find_thresholds(golden_model("relu"), [ids["tiny64"]], p, method=method)
+    assert not found.target_met
+    assert found.ppl_ratio < 1 + p / 100 and found.cett > 0.98
+
+
+def test_search_that_runs_out_of_passes_says_so():
+    seen = []
+    crossed = []
+
+    def rise(cett):  # one misleading first point, then a rise far too slow to bracket
+        value = 1.0 if not seen and not crossed else 1e-9 * cett
+        crossed.append(cett)
+        seen.append((cett, value))
+        return value
+
+    cett = search._secant(rise, lambda grid: None, 1e-4, seen)
+    assert len(crossed) <= search.MOST_SPARSE_PASSES
+    assert max(v for _, v in seen) < 1e-4 and cett == max(c for c, _ in seen)
+
+
+def test_an_answer_below_its_target_everywhere_is_not_called_met(monkeypatch, responsive):
+    model, text = responsive
+    monkeypatch.setattr(search, "_secant", lambda rise, refine, target, seen: 0.01 + 0 * rise(0.01))
+    with pytest.warns(UserWarning, match="not raised by 20 %"):
+        found = sl.find_thresholds(model, [text], 20.0)
+    assert not found.target_met
+
+
+@pytest.mark.parametrize("criterion", ["ppl", "kl"])
+def test_a_search_that_ends_away_from_its_target_says_so(monkeypatch, responsive, criterion):
+    model, text = responsive
+    ended = "search ended at"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=f".*{ended}.*")
+        met = sl.find_thresholds(model, [text], 10.0, criterion=criterion)
+    # Points on both sides were seen, but the answer lies far below the target.
+    monkeypatch.setattr(search, "_secant", lambda rise, refine, target, seen: met.cett / 2 + 0 * rise(2 * met.cett))
+    with pytest.warns(UserWarning, match=f"{ended} CETT {met.cett / 2:.3f}.* not the 10 %"):
+        found = sl.find_thresholds(model, [text], 10.0, criterion=criterion)
+    assert found.target_met and found.cett == met.cett / 2
+
+
+@pytest.mark.parametrize("p", [0, -1, float("nan"), float("inf"), "1", None, True])
+def test_increase_that_makes_no_sense(p, ids):
+    with ForwardCount(golden_model("relu")) as counted, pytest.raises(ValueError, match="ppl_increase_pct"):
+        sl.find_thresholds(golden_model("relu"), [ids["tiny64"]], p)
+    assert counted.total == 0
+
+
+def test_one_means_one_percent(responsive, quiet):
+    model, text = responsive
+    found = sl.find_thresholds(model, [text], 1)
+    assert found.ppl_ratio == pytest.approx(1.01, abs=0.002)
+
+
+def test_losses_of_a_bfloat16_model_are_not_quantised(ids, quiet):
+    model, _ = sl.load(GOLDEN / "tiny_minicpm_silu", dtype=torch.bfloat16, device_map="cpu")
+    found = sl.find_thresholds(model, [ids["greedy64_silu"]], 5.0)
+    batch = forward.Corpus(model, [ids["greedy64_silu"]]).batches[0]
+    losses = forward.losses(forward.logits(model, batch), batch)
+    assert losses.dtype == torch.float32
+    assert float((losses - losses.bfloat16().float()).abs().max()) > 1e-4, "losses lie on bfloat16's steps"
+    assert math.log(found.ppl_ratio) == pytest.approx(math.log(1.05), abs=0.01)
+    ratios = [math.log(r) for _, r in found.points]
+    assert any(abs(r * 64 - round(r * 64)) > 0.05 for r in ratios), "ratios move in steps of 1/64"
+
+
+def test_no_autograd_graph_is_kept(responsive, quiet):
+    model, text = responsive
+    kept = []
+
+    def note(_module, _args, output):
+        kept.append(output.logits.requires_grad)
+
+    handle = model.register_forward_hook(note)
+    assert torch.is_grad_enabled()
+    found = sl.find_thresholds(model, [text], 5.0)
+    sl.measure(model, [text], found)
+    handle.remove()
+    assert kept and not any(kept)
+    assert torch.is_grad_enabled() and all(p.grad is None for p in model.parameters())
+    model(text[:1], labels=text[:1]).loss.backward()
+    assert model.model.embed_tokens.weight.grad is not None
+    model.zero_grad()
+
+
+@pytest.mark.parametrize("dead_layer", [0, 1])
+@pytest.mark.parametrize("cett", [0.0, 0.05])
+def test_zero_output_column_is_never_active_and_changes_nothing_else(cett, dead_layer, own_silu, ids):
+    with torch.no_grad():
+        own_silu.model.layers[dead_layer].mlp.down_proj.weight[:, 17] = 0
+    result = sl.measure(own_silu, [ids["tiny64"]], sl.CETT(cett))
+    assert result.neuron_frequency[dead_layer][17] == 0
+    assert np.isfinite(result.by_layer.activation_ratio).all() and math.isfinite(result.ppl_ratio)
+    wanted = 159 / 160 if cett == 0 else 0.577 if dead_layer == 0 else 0.567
+    assert result.by_layer.activation_ratio[dead_layer] == pytest.approx(wanted, abs=0.02)
+
+
+def test_text_longer_than_the_context_is_refused(relu):
+    text = torch.zeros(1, 300, dtype=torch.long)
+    with ForwardCount(relu) as counted, pytest.raises(ValueError, match=r"300 tokens.*context is 256.*token_batches"):
+        sl.find_thresholds(relu, [text])
+    assert counted.total == 0
+
+
+@pytest.mark.parametrize(
+    ("batches", "word"),
+    [
+        ([], "0 tokens"),
+        ([torch.zeros(1, 0, dtype=torch.long)], "not empty"),
+        ([torch.tensor([[5]])], "at least two"),
+        ([torch.tensor([[5], [6]])], "at least two"),
+        ([{"input_ids": torch.tensor([[5, 6]]), "attention_mask": torch.tensor([[1, 0]])}], "at least two"),
+        ([{"input_ids": torch.tensor([[5, 6]]), "attention_mask": torch.tensor([[1, 1, 1]])}], "attention_mask"),
+        ([torch.tensor([[0.5, 1.0]])], "LongTensor"),
+        ([[1, 2, 3]], "LongTensor"),
+        ([torch.tensor([[5, 512]])], "vocabulary"),
+        ([torch.tensor([[5, -1]])], "vocabulary"),
+        (torch.tensor([[5, 6]]), "list"),
+        ("a text", "token_batches"),
+        ([torch.zeros(2, 2, 2, dtype=torch.long)], "rows"),
+    ],
+    ids=str,
+)
+def test_text_that_cannot_be_measured(batches, word, relu):
+    with ForwardCount(relu) as counted:
+        for call in (
+            lambda: sl.find_thresholds(relu, batches),
+            lambda: sl.thresholds_for_cett(relu, batches, 0.1),
+            lambda: sl.measure(relu, batches, sl.FAT(0.1)),
+            lambda: sl.shared_cett([relu], batches),
+            lambda: sl.find_thresholds(relu, [torch.tensor([[5, 6, 7]])], held_out=batches),
+        ):
+            with pytest.raises(ValueError, match=word):
+                call()
+    assert counted.total == 0
+
+
+def test_two_tokens_are_enough(relu, quiet):
+    found = sl.find_thresholds(relu, [torch.tensor([[5, 6]])], 1.0)
+    assert math.isfinite(found.ppl_ratio)
+
+
+def test_what_a_tokenizer_adds_does_no_harm(relu, ids):
+    batch = {"input_ids": ids["tiny64"], "attention_mask": torch.ones_like(ids["tiny64"])}
+    plain = sl.thresholds_for_cett(relu, [ids["tiny64"]], 0.1)
+    more = batch | {"token_type_ids": torch.zeros_like(ids["tiny64"])}
+    assert sl.thresholds_for_cett(relu, [more], 0.1).values == plain.values
+
+
+@pytest.mark.parametrize("options", [{"criterion": "loss"}, {"method": "newton"}])
+def test_unknown_names_are_refused_at_once(options, relu, ids):
+    with ForwardCount(relu) as counted, pytest.raises(ValueError, match="criterion"):
+        sl.find_thresholds(relu, [ids["tiny64"]], **options)
+    assert counted.total == 0
+
+
+@pytest.mark.parametrize("width", [0.0, -1e-3, float("nan"), 1.5])
+def test_stop_width_that_would_never_stop(width, relu, ids):
+    with pytest.raises(ValueError, match="stop_width"):
+        sl.find_thresholds(relu, [ids["tiny64"]], method="bisection", stop_width=width)
+
+
+def test_shared_cett_of_nothing(ids):
+    with pytest.raises(ValueError, match="at least one model"):
+        sl.shared_cett([], [ids["tiny64"]])
+
+
+@pytest.mark.parametrize("cett", [-0.1, 1.0, float("nan"), "0.1"])
+def test_cett_out_of_range(cett, relu, ids):
+    with pytest.raises(ValueError, match="CETT"):
+        sl.thresholds_for_cett(relu, [ids["tiny64"]], cett)
+
+
+def test_loss_that_is_not_finite(own_relu, ids):
+    with torch.no_grad():
+        own_relu.model.norm.weight[0] = float("nan")
+    with pytest.raises(ValueError, match=r"dense loss.*not finite"):
+        sl.find_thresholds(own_relu, [ids["tiny64"]])
+    with pytest.raises(ValueError, match=r"dense loss.*not finite"):
+        sl.measure(own_relu, [ids["tiny64"]], sl.FAT(0.1))
+    assert hooks_on(own_relu) == 0
+
+
+def test_model_in_training_mode_is_refused(ids, own_relu):
+    own_relu.train()
+    for call in (
+        lambda: sl.find_thresholds(own_relu, [ids["tiny64"]]),
+        lambda: sl.measure(own_relu, [ids["tiny64"]], sl.FAT(0.1)),
+    ):
+        with pytest.raises(ValueError, match=r"model\.eval\(\)"):
+            call()
+
+
+def test_result_says_what_it_was_found_on(responsive, quiet):
+    model, text = responsive
+    found = sl.find_thresholds(model, [text], 5.0)
+    assert found.tokens == 480 and found.ppl_increase_pct == 5.0 and found.layers == (24, 24)
+    assert len(found.provenance["corpus_sha256"]) == 64
+    other = sl.thresholds_for_cett(model, [text.flip(0)], 0.1).provenance["corpus_sha256"]
+    assert other != found.provenance["corpus_sha256"]
+    assert [c for c, _ in found.points] == sorted(c for c, _ in found.points)
+    assert any(c == found.cett and r == pytest.approx(found.ppl_ratio) for c, r in found.points)

@@ -1,0 +1,416 @@
+"""The search against brute force and a plain Algorithm 1, and against each misbehaviour a search like it can have."""
+
+import copy
+import itertools
+import math
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from helpers import (
+    Algorithm1,
+    ForwardCount,
+    PlainMLP,
+    brute_cett,
+    dense_values,
+    downs,
+    golden,
+    golden_model,
+    greedy,
+    grid_cett,
+    hooks_on,
+    plain_losses,
+    tiny_llama,
+)
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+import sparsinglib as sl
+from sparsinglib.core import forward, search
+from sparsinglib.core.cett import layer_cett
+
+CETTS = [0.01, 0.05, 0.1, 0.2, 0.5]
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:sparsinglib")
+
+
+def split(ids, sizes):
+    """The rows of a tensor in batches of the given sizes, over and over."""
+    out, start, turn = [], 0, itertools.cycle(sizes)
+    while start < len(ids):
+        size = next(turn)
+        out.append(ids[start : start + size])
+        start += size
+    return out
+
+
+# Thresholds for a CETT
+
+
+@pytest.mark.parametrize("cett", CETTS)
+@pytest.mark.parametrize("activation", ["relu", "silu"])
+def test_layers_reach_the_target_cett_by_brute_force(activation, cett, ids):
+    model, text = golden_model(activation), ids["tiny64"]
+    found = sl.thresholds_for_cett(model, [text], cett)
+    for values, down, threshold in zip(dense_values(model, text), downs(model), found.values, strict=True):
+        assert np.mean(brute_cett(values, down, threshold)) == pytest.approx(cett, abs=1e-3)
+
+
+def test_a_text_longer_than_the_sample_reaches_it_too(responsive):
+    model, text = responsive
+    for cett in (0.02, 0.1, 0.4):
+        found = sl.thresholds_for_cett(model, split(text, [5]), cett)
+        assert reached_cett(model, text, found) == pytest.approx([cett] * 2, abs=1e-3)
+
+
+def reached_cett(model, text, found):
+    """CETT of each layer in the dense pass, recomputed."""
+    layers = zip(dense_values(model, text), downs(model), found.values, strict=True)
+    return [float(grid_cett(values, down, torch.tensor([t]).double())) for values, down, t in layers]
+
+
+@pytest.mark.parametrize("method", ["secant", "bisection"])
+@pytest.mark.parametrize("p", [1.0, 10.0, 50.0])
+def test_layers_share_the_cett_that_the_search_reports(method, p, responsive, quiet):
+    model, text = responsive
+    found = sl.find_thresholds(model, [text], p, method=method)
+    # CETT of 480 tokens with 24 neurons is a coarse staircase, and the search itself stops at 1 %.
+    assert reached_cett(model, text, found) == pytest.approx([found.cett] * 2, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    "run", [r for r in golden()["tiny_runs"] if r["strategy"] == "cett"], ids=lambda r: str(r["arg"])
+)
+def test_activation_ratio_and_thresholds_of_the_authors_code(run, ids):
+    model = golden_model(run["model"].removeprefix("tiny_minicpm_"))
+    found = sl.thresholds_for_cett(model, [ids[run["input"]]], run["arg"])
+    assert found.activation_ratio == pytest.approx(run["activation_ratio"], abs=0.002)
+    assert found.values == pytest.approx(run["thresholds"], rel=0.03)
+
+
+def test_layer_cett_of_single_tokens_by_loop():
+    model = tiny_llama()
+    ids = torch.tensor([[3, 1, 4, 1, 5, 9]])
+    for ffn, values, down in zip(sl.find_ffns(model), dense_values(model, ids), downs(model), strict=True):
+        typical = 1.0001 * float((values.abs() * down.norm(dim=0)).median())  # not exactly a neuron's length
+        for t in (0.0, 0.3 * typical, typical, 3 * typical, 1e9):
+            assert layer_cett(ffn, values, t).tolist() == pytest.approx(brute_cett(values, down, t), abs=1e-5)
+
+
+# Targets that lie close, among them on both sides of a point of the lattices that the search goes through.
+EDGE = 1.4**-5
+
+
+@settings(max_examples=40)
+@example([0.5, 0.890625, 0.8984375])
+@example([0.5, 0.14633305489786164, 0.1462678383279269])
+@example([EDGE * (1 - 1e-6), EDGE, EDGE * (1 + 1e-6), EDGE * (1 + 1e-4), EDGE * (1 - 1e-4)])
+@example([0.1 * (1 + 3e-4 * i) for i in range(40)])
+@given(st.lists(st.floats(0.005, 0.9), min_size=3, max_size=6, unique=True))
+def test_more_cett_means_higher_thresholds_and_fewer_neurons(cetts):
+    model = golden_model("silu")
+    text = torch.tensor([golden()["token_ids"]["tiny64"]])
+    found = [sl.thresholds_for_cett(model, [text], c) for c in sorted(cetts)]
+    for a, b in itertools.pairwise(found):
+        assert all(x <= y * (1 + 1e-6) for x, y in zip(a.values, b.values, strict=True))
+        assert a.activation_ratio >= b.activation_ratio - 0.01  # counted in the sparse run, on other hidden states
+
+
+def test_first_crossing_where_vectors_cancel():
+    # One token, columns on one line: 1, -1.1, 1.2, 3 add up to 4.1. CETT is 0, .24, .024, .27, 1 as neurons go.
+    model = tiny_llama(layers=1)
+    ffn = sl.find_ffns(model)[0]
+    with torch.no_grad():
+        ffn.down.weight.zero_()
+        ffn.down.weight[0, :4] = 1.0
+    neurons = torch.zeros(1, 24)
+    neurons[0, :4] = torch.tensor([1.0, -1.1, 1.2, 3.0])
+    from sparsinglib.core.cett import LayerCurve
+
+    curve = LayerCurve(sl.find_ffns(model)[0], neurons)
+    curve.correct([1.05, 1.15, 1.5, 3.5], [1 / 4.1, 0.1 / 4.1, 1.1 / 4.1, 1.0])
+    assert curve.threshold(0.2) <= 1.05 + 1e-6  # not the later crossing between 1.15 and 1.5
+
+
+# Algorithm 1
+
+
+@pytest.fixture(scope="module")
+def oracle(responsive):
+    return Algorithm1(*responsive)
+
+
+@pytest.mark.parametrize("p", [1.0, 5.0, 10.0, 50.0])
+def test_same_answer_as_a_plain_algorithm_1(p, oracle, responsive, quiet):
+    model, text = responsive
+    theirs = oracle.search(p)
+    share = oracle.run(theirs)[1]
+    found = sl.find_thresholds(model, [text], p)
+    assert found.target_met
+    assert math.log(found.ppl_ratio) == pytest.approx(math.log1p(p / 100), abs=0.002)
+    assert found.cett == pytest.approx(theirs, rel=0.04)
+    assert found.activation_ratio == pytest.approx(share, abs=0.01)
+    # The oracle's own sparse run with our thresholds gives the ratio that we report.
+    with PlainMLP(model, lambda i, gate, value, norm: value.abs() * norm >= found.values[i]):
+        rise = float(plain_losses(model, text).mean() - oracle.dense)
+    assert math.log(found.ppl_ratio) == pytest.approx(rise, abs=1e-4)
+
+
+@pytest.mark.parametrize("p", [0.05, 0.1, 0.2, 0.5])
+def test_a_small_rise_is_met_to_a_tenth_or_the_search_says_so(p, responsive):
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        found = sl.find_thresholds(responsive[0], [responsive[1]], p)
+    missed = abs(100 * (found.ppl_ratio - 1) - p) > 0.1 * p
+    assert missed == any("The search ended at CETT" in str(warning.message) for warning in heard)
+
+
+@pytest.mark.parametrize(("activation", "p"), [("relu", 5.0), ("silu", 5.0)])
+def test_same_answer_on_the_golden_inputs(activation, p, ids, quiet):
+    model, text = golden_model(activation), ids[f"greedy64_{activation}"]
+    plain = Algorithm1(model, text)
+    theirs = plain.search(p)
+    found = sl.find_thresholds(model, [text], p)
+    # 63 targets: the ratio jumps by half a percent, so CETT is compared within the jumps' width.
+    assert found.cett == pytest.approx(theirs, rel=0.15)
+    assert found.activation_ratio == pytest.approx(plain.run(theirs)[1], abs=0.03)
+
+
+@pytest.mark.parametrize("p", [1.0, 10.0])
+@pytest.mark.parametrize("criterion", ["ppl", "kl"])
+def test_secant_and_bisection_agree(criterion, p, responsive, quiet):
+    model, text = responsive
+    fast = sl.find_thresholds(model, [text], p, criterion=criterion)
+    plain = sl.find_thresholds(model, [text], p, criterion=criterion, method="bisection", stop_width=1e-4)
+    assert fast.cett == pytest.approx(plain.cett, rel=0.03)
+    assert fast.activation_ratio == pytest.approx(plain.activation_ratio, abs=0.01)
+    assert fast.sparse_passes <= 6 < plain.sparse_passes
+
+
+def test_bisection_halves_to_the_stop_width(responsive, quiet):
+    model, text = responsive
+    found = sl.find_thresholds(model, [text], 5.0, method="bisection", stop_width=1e-3)
+    assert found.sparse_passes == 10 + 1  # 2**-10 < 1e-3, and the middle of the last interval
+    assert found.points[-1][0] == 0.5 or any(c == 0.5 for c, _ in found.points)
+
+
+def test_passes_and_forward_calls_counted_from_outside(responsive, quiet):
+    model, text = responsive
+    with ForwardCount(model) as counted:
+        found = sl.find_thresholds(model, [text], 5.0)
+    assert counted.total == found.dense_passes + found.sparse_passes
+    assert counted.total <= 8
+    assert found.sparse_passes <= 6
+    assert found.dense_passes == 2, "the dense pass is not repeated at each step"
+    assert hooks_on(model) == 0
+
+
+def test_kl_criterion_meets_its_target(responsive, quiet):
+    model, text = responsive
+    found = sl.find_thresholds(model, [text], 2.0, criterion="kl")
+    assert found.criterion == "kl" and found.kl == pytest.approx(math.log(1.02), abs=5e-4)
+    result = sl.measure(model, [text], found)
+    assert result.kl == pytest.approx(found.kl, rel=1e-5)
+    assert result.ppl_ratio == pytest.approx(found.ppl_ratio, rel=1e-6)
+    # How sure the answer is follows from the spread of KL, not from that of the perplexity ratio.
+    share = 1.645 * result.kl_se / math.log(1.02)
+    ends = [found.cett * math.sqrt(max(0, 1 + sign * share)) for sign in (-1, 1)]
+    assert found.cett_interval == pytest.approx(ends, rel=1e-4)
+    assert found.tokens_needed == math.ceil(text.numel() * (result.kl_se / (0.1 * math.log(1.02))) ** 2)
+
+
+def test_shared_cett_meets_the_mean_ratio(responsive, quiet):
+    first, text = responsive
+    other = copy.deepcopy(first)
+    with torch.no_grad():
+        for layer in other.model.layers:
+            layer.mlp.down_proj.weight.mul_(1.5)
+    cett = sl.shared_cett([first, other], [text], 5.0)
+    ratios = [math.exp(Algorithm1(m, text).run(cett)[0]) for m in (first, other)]
+    assert np.mean(ratios) == pytest.approx(1.05, abs=0.004)
+    assert abs(ratios[0] - ratios[1]) > 0.004, "the test needs models that differ"
+    alone = sl.find_thresholds(first, [text], 5.0).cett
+    assert sl.shared_cett([first], [text], 5.0) == pytest.approx(alone, rel=1e-9)
+    assert sl.shared_cett([first, first], iter([text]), 5.0) == pytest.approx(alone, rel=1e-6)
+
+
+def test_held_out_text_is_measured_with_the_same_thresholds(responsive, quiet):
+    model, text = responsive
+    found = sl.find_thresholds(model, [text[:8]], 5.0, held_out=iter([text[8:]]))
+    alone = sl.find_thresholds(model, [text[:8]], 5.0)
+    assert found.values == alone.values and found.ppl_ratio == alone.ppl_ratio and alone.held_out is None
+    result = sl.measure(model, [text[8:]], alone)
+    assert found.held_out["ppl_ratio"] == pytest.approx(result.ppl_ratio, rel=1e-6)
+    assert found.held_out["activation_ratio"] == pytest.approx(result.activation_ratio, rel=1e-6)
+    assert found.held_out["tokens"] == 160
+    assert found.held_out["ppl_ratio"] != pytest.approx(found.ppl_ratio, rel=1e-5)
+
+
+# How sure the answer is
+
+
+def block_differences(values, width=32):
+    return [row[i : i + width] for row in values for i in range(0, len(row), width)]
+
+
+def test_standard_error_against_a_block_bootstrap(quiet):
+    model = tiny_llama(seed=5)
+    text = greedy(model, 100, rows=10, seed=2)
+    found = sl.find_thresholds(model, [text], 10.0)
+    dense = plain_losses(model, text)
+    with PlainMLP(model, lambda i, gate, value, norm: value.abs() * norm >= found.values[i]):
+        rise = plain_losses(model, text) - dense
+    blocks = block_differences(rise)
+    rng = np.random.default_rng(0)
+    sums = np.array([[float(b.sum()), len(b)] for b in blocks])
+    draws = sums[rng.integers(0, len(sums), (4000, len(sums)))].sum(axis=1)
+    bootstrap = np.exp(draws[:, 0] / draws[:, 1]).std()
+    assert len(blocks) == 40
+    assert found.ppl_ratio_se == pytest.approx(bootstrap, rel=0.1)
+    assert found.cett_interval[0] < found.cett < found.cett_interval[1]
+    assert found.activation_interval[0] < found.activation_ratio < found.activation_interval[1]
+    se = found.ppl_ratio_se / found.ppl_ratio
+    assert found.tokens_needed == pytest.approx(1000 * (se / (0.1 * math.log(1.1))) ** 2, rel=0.01)
+
+
+def test_mean_and_error_of_equal_blocks_is_the_textbook_formula():
+    values = torch.randn(15, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    mean, error = forward.mean_and_error(torch.stack([values * 8, torch.full((15,), 8.0, dtype=torch.float64)], 1))
+    assert mean == pytest.approx(float(values.mean()), rel=1e-12)
+    assert error == pytest.approx(float(values.std() / math.sqrt(15)), rel=1e-9)
+
+
+@pytest.mark.parametrize(("tokens", "known"), [(9 * 32 + 1, False), (9 * 32 + 2, True)])
+def test_error_is_unknown_under_ten_blocks(tokens, known):
+    model = tiny_llama(seed=5)
+    model.config.max_position_embeddings = 400
+    text = torch.randint(0, 40, (1, tokens), generator=torch.Generator().manual_seed(0))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = sl.find_thresholds(model, [text], 50.0)
+    assert (found.ppl_ratio_se is not None) == known
+    assert (found.cett_interval is not None) == known and (found.tokens_needed is not None) == known
+    assert any("too few" in str(w.message) for w in caught) == (not known)
+
+
+def test_warns_when_the_text_cannot_resolve_p():
+    model = tiny_llama(seed=5)
+    text = torch.randint(0, 40, (12, 40), generator=torch.Generator().manual_seed(0))
+    with pytest.warns(UserWarning, match=r"cannot resolve 0\.01 %") as caught:
+        found = sl.find_thresholds(model, [text], 0.01)
+    assert found.tokens_needed > found.tokens
+    assert str(found.tokens_needed) in str(caught[-1].message)
+
+
+# Independence of what must not matter
+
+
+def same(a, b, rel=2e-5):
+    assert a.values == pytest.approx(b.values, rel=rel)
+    assert a.cett == pytest.approx(b.cett, rel=rel)
+    assert a.ppl_ratio == pytest.approx(b.ppl_ratio, rel=rel)
+    assert a.activation_ratio == pytest.approx(b.activation_ratio, abs=1e-4)
+    assert a.tokens == b.tokens
+
+
+@pytest.fixture(scope="module")
+def whole(responsive):
+    model, text = responsive
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return sl.thresholds_for_cett(model, [text], 0.15), sl.find_thresholds(model, [text], 10.0)
+
+
+@settings(max_examples=8)
+@given(sizes=st.lists(st.integers(1, 7), min_size=1, max_size=4))
+def test_how_the_rows_are_batched_does_not_matter(sizes, responsive, whole):
+    model, text = responsive
+    same(sl.thresholds_for_cett(model, split(text, sizes), 0.15), whole[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        parts = sl.find_thresholds(model, split(text, sizes), 10.0)
+    # A last bit can move the secant's path within its stopping tolerance.
+    assert parts.cett == pytest.approx(whole[1].cett, rel=0.01)
+    assert parts.provenance["corpus_sha256"] == whole[1].provenance["corpus_sha256"]
+    assert parts.ppl_ratio_se == pytest.approx(whole[1].ppl_ratio_se, rel=0.05)
+
+
+@settings(max_examples=10)
+@given(
+    left=st.lists(st.integers(0, 5), min_size=12, max_size=12),
+    right=st.lists(st.integers(0, 5), min_size=12, max_size=12),
+    filler=st.integers(0, 39),
+)
+def test_padding_does_not_matter(left, right, filler, responsive, whole):
+    model, text = responsive
+    ids = torch.full((12, 50), filler)
+    mask = torch.zeros(12, 50, dtype=torch.long)
+    for row, (before, _after) in enumerate(zip(left, right, strict=True)):
+        ids[row, before : before + 40] = text[row]
+        mask[row, before : before + 40] = 1
+    padded = [{"input_ids": ids[:, : 40 + max(left)], "attention_mask": mask[:, : 40 + max(left)]}]
+    found = sl.thresholds_for_cett(model, padded, 0.15)
+    same(found, whole[0], rel=2e-4)
+    assert found.provenance["corpus_sha256"] == whole[0].provenance["corpus_sha256"]
+
+
+def test_rows_of_nothing_but_padding_do_not_matter(responsive, whole):
+    model, text = responsive
+    ids = torch.cat([text, torch.zeros(2, 40, dtype=torch.long)])
+    mask = torch.ones_like(ids)
+    mask[12:] = 0
+    same(sl.thresholds_for_cett(model, [{"input_ids": ids, "attention_mask": mask}], 0.15), whole[0], rel=2e-4)
+
+
+def test_number_of_threads_does_not_matter(responsive, whole):
+    model, text = responsive
+    try:
+        torch.set_num_threads(2)
+        found = sl.thresholds_for_cett(model, [text], 0.15)
+    finally:
+        torch.set_num_threads(1)
+    same(found, whole[0])
+
+
+def test_rows_split_to_save_memory_do_not_matter(responsive, whole, monkeypatch):
+    model, text = responsive
+    monkeypatch.setattr(forward, "LOGIT_BUDGET", 40 * 40 * 3)
+    with ForwardCount(model) as counted:
+        same(sl.thresholds_for_cett(model, [text], 0.15), whole[0])
+    assert counted.total == 4 * 5  # four pieces of three rows, five passes
+
+
+def test_single_token_rows_among_others(responsive):
+    model, text = responsive
+    found = sl.thresholds_for_cett(model, [text, torch.tensor([[7]])], 0.15)
+    assert found.tokens == 481
+
+
+# The secant's own rules, on functions whose crossing is known
+
+
+@settings(max_examples=60)
+@given(
+    scale=st.floats(0.05, 50),
+    power=st.floats(1.5, 2.5),
+    target=st.floats(1e-3, 0.3),
+    noise=st.floats(0, 0.1),
+    seed=st.integers(0, 99),
+)
+def test_secant_finds_a_known_crossing(scale, power, target, noise, seed):
+    rng = np.random.default_rng(seed)
+    seen = []
+
+    def rise(cett):
+        value = scale * cett**power * (1 + noise * rng.uniform(-1, 1))
+        seen.append((cett, value))
+        return value
+
+    calls = []
+    cett = search._secant(lambda c: calls.append(c) or rise(c), lambda grid: None, target, seen)
+    true = (target / scale) ** (1 / power)
+    assert len(calls) <= search.MOST_SPARSE_PASSES - 1  # one is left to judge the answer
+    assert all(0 < c <= search.LARGEST_CETT for c in calls)
+    if true < 0.9 and true > 0.02:
+        met = abs(scale * cett**power - target) <= search.LOG_RATIO_TOLERANCE + noise * target
+        assert met or cett == pytest.approx(true, rel=0.02 + noise)

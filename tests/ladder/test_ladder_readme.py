@@ -1,0 +1,91 @@
+"""What ``data/ladder/README.md`` says of the runs is what their files hold, and all of them stay small."""
+
+import json
+import re
+
+import pandas as pd
+import pytest
+
+from sparsinglib.files import LADDER
+from sparsinglib.ladder.recipe import RUNS
+from sparsinglib.ladder.trajectory import INCREASES, LAST, chosen
+
+README = (LADDER / "README.md").read_text(encoding="utf-8")
+HEAD = "| run | tokens | tokens a parameter | smoothed loss |"
+
+
+def rows():
+    lines = README[README.index(HEAD) :].split("\n\n")[0].splitlines()[2:]
+    return {cells[0].strip("`"): cells[1:] for cells in ([c.strip() for c in line.split("|")[1:-1]] for line in lines)}
+
+
+def spread(values):
+    low, high = f"{100 * values.min():.1f}", f"{100 * values.max():.1f}"
+    return f"{low} %" if low == high else f"{low}–{high} %"
+
+
+@pytest.mark.parametrize("run", rows())
+def test_a_row_is_what_the_files_of_its_run_say(run):
+    facts = json.loads((LADDER / run / "run.json").read_text())
+    table = pd.read_csv(LADDER / run / "trajectory.csv")
+    loss = pd.read_csv(LADDER / run / "training.csv").loss_smoothed.iloc[-1]
+    along = {name: part.sort_values("tokens") for name, part in table.groupby("metric")}
+    ratio = along["activation_ratio_shared_cett"]
+    ratio = ratio[ratio.p_pct == 1]
+    after = ratio[ratio.tokens > facts["warmup_tokens"]]
+    lowest = after.loc[after.value.idxmin()]
+    shared = along["cett_shared"]
+    zeros = along.get("relu_nonzero_ratio")
+    assert rows()[run] == [
+        f"{facts['tokens'] / 1e6:.0f}M",
+        f"{facts['tokens_per_parameter']:.0f}",
+        f"{loss:.3f}",
+        f"{along['validation_loss'].value.iloc[-1]:.3f}",
+        f"{shared[shared.p_pct == 1].value.iloc[-1]:.3f}",
+        f"{100 * after.value.iloc[0]:.1f} %",
+        f"{100 * lowest.value:.1f} % ({lowest.tokens / 1e6:.1f}M)",
+        spread(ratio.value.iloc[-LAST:]),
+        "" if zeros is None else spread(zeros.value.iloc[-LAST:]),
+    ]
+
+
+def test_every_run_of_the_scale_study_has_its_row():
+    study = {name for name, run in RUNS.items() if run.tokens > 12_000_000}
+    assert set(rows()) == study
+
+
+def measured(run):
+    """ "in full", "briefly", "not" or, of a run measured in full at some checkpoints only, "in part"."""
+    path = LADDER / run / "trajectory.csv"
+    if not path.is_file():
+        return "not"
+    table = pd.read_csv(path)
+    if set(table.metric) == {"validation_loss"}:
+        return "by its loss"
+    by_step = table.groupby("step")
+    full = by_step.apply(
+        lambda part: set(part.p_pct.dropna()) >= set(INCREASES) and "cett_searched" in set(part.metric),
+        include_groups=False,
+    )
+    return "in full" if full.all() else "in part" if full.any() else "briefly"
+
+
+@pytest.mark.parametrize("kind", ["in part", "briefly", "by its loss", "not"])
+def test_the_readme_names_what_is_not_measured_in_full(kind):
+    listed = re.search(rf"^- {kind}\b[^:\n]*: (`.*?)$(?!\n  )", README, re.MULTILINE | re.DOTALL)
+    names = re.findall("`(.*?)`", listed[1]) if listed else []
+    assert names == [run for run in RUNS if measured(run) == kind]
+
+
+def test_a_trajectory_holds_the_chosen_checkpoints_and_ends_with_the_run():
+    for name in RUNS:
+        if measured(name) == "not":
+            continue
+        steps = sorted(set(pd.read_csv(LADDER / name / "trajectory.csv").step))
+        assert steps == chosen(RUNS[name], steps) and steps[-1] == RUNS[name].steps, name
+        least = 20 if RUNS[name].tokens > 6_000_000 else 19  # three in each doubling from 0.25M tokens, and five
+        assert least <= len(steps) <= 29, name
+
+
+def test_all_of_it_stays_under_80_megabytes():
+    assert sum(path.stat().st_size for path in LADDER.rglob("*") if path.is_file()) < 80e6

@@ -1,0 +1,616 @@
+"""The ladder's trainer: muP by a coordinate check, the same weights twice, and killed runs that lose nothing."""
+
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from filelock import FileLock
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+import sparsinglib as sl
+from sparsinglib.ladder import recipe as ladder
+from sparsinglib.ladder import shipping, trajectory
+from sparsinglib.ladder import train as training
+from sparsinglib.ladder.batches import PATTERN, Windows
+from sparsinglib.ladder.block_attention import BLOCK_CAUSAL, block_causal
+from sparsinglib.ladder.model import build, make_optimizer
+from sparsinglib.ladder.recipe import RUNS, Run
+from sparsinglib.texts import corpora
+
+TINY = Run("tiny", 16, 2, "relu", 1, 50 * ladder.CONTEXT, 1, warmup_tokens=2560)
+
+
+@pytest.fixture(autouse=True)
+def short_logs(monkeypatch):
+    """A log row every 4 steps, a Trainer checkpoint every 64."""
+    monkeypatch.setattr(training, "LOG_TOKENS", 4 * ladder.CONTEXT)
+
+
+@pytest.fixture(scope="module")
+def texts():
+    rng = np.random.default_rng(0)
+    return {name: (rng.zipf(1.5, 20_000) % ladder.VOCABULARY).astype(np.uint16) for name in corpora.SHARES}
+
+
+def weights(work: Path) -> dict[str, torch.Tensor]:
+    return load_file(training.last_checkpoint(work) / "model.safetensors")
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+# --- the recipe ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", list(ladder.SCALES))
+def test_parameters_follow_the_papers_formula(scale):
+    run = RUNS[f"{scale}-relu"]
+    model = build(run)
+    matrices = sum(p.numel() for p in model.model.layers.parameters() if p.ndim == 2)
+    assert matrices == 11.5 * run.layers * run.width**2 == run.non_embedding_parameters
+    assert matrices == pytest.approx(float(scale[:-1]) * 1e6, rel=0.2)
+    assert run.width // run.heads == ladder.HEAD_SIZE
+    assert 12 <= run.width / run.layers <= 14
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+def test_batches_grow_as_in_table_3():
+    paper = pd.read_csv(training.LADDER.parent / "paper" / "table3_training.csv")["batch_size_tokens"][:5]
+    ours = [RUNS[f"{scale}-relu"].batch_tokens for scale in ladder.SCALES]
+    np.testing.assert_allclose(np.array(ours) / ours[0], paper / paper[0], rtol=0.06)
+
+
+def test_shapes_keep_the_size_of_the_smallest_model():
+    shapes = [run for name, run in RUNS.items() if "-w" in name]
+    sizes = np.array([run.layers * run.width**2 for run in shapes])
+    assert len({run.width for run in shapes}) == 9
+    np.testing.assert_allclose(sizes, RUNS["0.1m-relu"].layers * RUNS["0.1m-relu"].width ** 2, rtol=0.05)
+    for run in shapes:
+        build(run)(torch.zeros(1, 8, dtype=torch.long))
+
+
+def test_multipliers_survive_saving(tmp_path):
+    model = build(TINY)
+    training.save(model, tmp_path / "m")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "m", dtype=torch.float32, trust_remote_code=False)
+    ids = torch.arange(40).unsqueeze(0)
+    model.load_state_dict({name: value.to(torch.bfloat16).float() for name, value in model.state_dict().items()})
+    torch.testing.assert_close(again(ids).logits, model(ids).logits)
+    config = again.config
+    assert config.embedding_multiplier == 12
+    assert config.residual_multiplier == pytest.approx(1.4 / math.sqrt(2))
+    assert config.logits_scaling == TINY.width / 16
+
+
+def moved(width: int, mup: bool, steps: int = 4) -> np.ndarray:
+    """Mean change, over a few steps, of the input of the last layer, of its FFN's neurons and of the logits."""
+    run = replace(TINY, width=width, heads=width // 16)
+    model = build(run)
+    optimizer = make_optimizer(model, run)
+    if not mup:
+        for group in optimizer.param_groups:
+            group["lr"] = run.learning_rate
+    ids = torch.randint(0, ladder.VOCABULARY, (4, 64), generator=torch.Generator().manual_seed(0))
+    neurons: list[torch.Tensor] = []
+    model.model.layers[-1].mlp.down_proj.register_forward_pre_hook(lambda _, args: neurons.append(args[0].detach()))
+
+    def look() -> list[torch.Tensor]:
+        with torch.no_grad():
+            out = model(ids, output_hidden_states=True)
+        return [out.hidden_states[-2], neurons[-1], out.logits]
+
+    before = look()
+    for _ in range(steps):
+        model(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return np.array([float((b - a).abs().mean()) for a, b in zip(before, look(), strict=True)])
+
+
+def test_coordinate_check():
+    """A few steps move activations about equally at every width; at one rate for all they move more and more."""
+    widths = (32, 64, 128, 256)
+    slopes = {mup: np.polyfit(np.log(widths), np.log([moved(w, mup) for w in widths]), 1)[0] for mup in (True, False)}
+    assert np.all(np.abs(slopes[True]) < 0.3), slopes
+    assert np.all(slopes[False][:2] > 0.4), slopes  # the logits keep their divisor either way
+
+
+def test_rates_and_decay_by_group():
+    run = RUNS["0.4m-relu"]
+    matrices, embedding, norms = make_optimizer(build(run), run).param_groups
+    assert (matrices["lr"], embedding["lr"], norms["lr"]) == (0.01 / 5, 0.01, 0.01)
+    assert (matrices["weight_decay"], embedding["weight_decay"], norms["weight_decay"]) == (0.1, 0.1, 0.0)
+    assert sum(len(g["params"]) for g in (matrices, embedding, norms)) == len(list(build(run).parameters()))
+
+
+# --- the data ------------------------------------------------------------------------------------
+
+
+def test_every_block_holds_the_shares_and_every_epoch_every_window(texts):
+    data = Windows(texts, seed=3)
+    starts = {
+        name: {ids[i : i + ladder.CONTEXT].tobytes() for i in range(0, 78 * ladder.CONTEXT, ladder.CONTEXT)}
+        for name, ids in texts.items()
+    }
+    seen = {name: [] for name in texts}
+    for index in range(10 * PATTERN):
+        window = data[index]["input_ids"].numpy().astype(np.uint16).tobytes()
+        seen[next(name for name in texts if window in starts[name])].append(window)
+    assert {name: len(s) / (10 * PATTERN) for name, s in seen.items()} == corpora.SHARES
+    assert len(set(seen["code"][:70])) == 70  # nothing twice before all 78 were read, to the end of the block
+    assert set(seen["code"][:84]) == starts["code"]
+
+
+def test_order_depends_on_the_seed_alone(texts):
+    first, again, other = (Windows(texts, seed) for seed in (1, 1, 2))
+    assert torch.equal(first[123]["input_ids"], again[123]["input_ids"])
+    assert any(not torch.equal(first[i]["input_ids"], other[i]["input_ids"]) for i in range(5))
+
+
+def test_too_short_a_text(texts):
+    with pytest.raises(ValueError, match="math"):
+        Windows({**texts, "math": texts["math"][:100]}, seed=1)
+
+
+# --- runs ----------------------------------------------------------------------------------------
+
+
+def test_same_seed_same_weights_and_another_seed_others(texts, tmp_path):
+    for name, run in (("a", TINY), ("b", TINY), ("c", replace(TINY, seed=2))):
+        assert training.train(run, texts, tmp_path / name, compiled=False) == 50
+    assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    assert not same(weights(tmp_path / "a"), weights(tmp_path / "c"))
+
+
+def test_stopped_extended_and_half_written_equals_unbroken(texts, tmp_path, monkeypatch, capsys):
+    long = replace(TINY, tokens=72 * ladder.CONTEXT)
+    training.train(long, texts, tmp_path / "whole", compiled=False)
+    work = tmp_path / "pieces"
+    assert training.train(long, texts, work, minutes=0, compiled=False) == 4  # the first log row
+    training.train(TINY, texts, work, compiled=False)
+    broken = work / "checkpoint-51"
+    broken.mkdir()
+    (broken / "trainer_state.json").write_text('{"global_step": 5')
+    # Complete but for the end of its weights, as a disk that lost its power may leave one.
+    cut = shutil.copytree(training.last_checkpoint(work), work / "checkpoint-53") / "model.safetensors"
+    cut.write_bytes(cut.read_bytes()[:-100])
+    shutil.copytree(training.last_checkpoint(work), work / "checkpoint-54")
+    (work / "checkpoint-54" / "optimizer.pt").unlink()
+    for step, name in ((55, "optimizer.pt"), (56, "rng_state.pth"), (57, "scheduler.pt")):
+        cut = shutil.copytree(training.last_checkpoint(work), work / f"checkpoint-{step}") / name
+        cut.write_bytes(cut.read_bytes()[:-100])
+    assert training.train(long, texts, work, compiled=False) == 72
+    told = capsys.readouterr().err
+    assert all(f"checkpoint-{step} is only half written" in told for step in (51, 53, 54, 55, 56, 57))
+    assert same(weights(tmp_path / "whole"), weights(work))
+    whole, pieces = (training.loss_log(long, training.last_checkpoint(p)) for p in (tmp_path / "whole", work))
+    shared = whole.merge(pieces, on="step")
+    assert len(shared) == len(whole)
+    shared = shared[shared["step"] != 52]  # averaged over two steps only, since the first target was step 50
+    np.testing.assert_allclose(shared["loss_x"], shared["loss_y"], atol=2e-4)
+
+
+@pytest.mark.slow
+def test_compiled_and_stopped_equals_compiled_and_unbroken(texts, tmp_path):
+    """As the ladder is trained: the tests above leave compilation out, which takes most of a minute."""
+    training.train(TINY, texts, tmp_path / "whole")
+    assert training.train(TINY, texts, tmp_path / "pieces", minutes=0) == 4
+    assert training.train(TINY, texts, tmp_path / "pieces") == 50
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "pieces"))
+
+
+CHILD = """
+import sys, numpy as np, torch
+from pathlib import Path
+from sparsinglib import training, ladder
+from tests_texts import texts, run
+torch.set_num_threads(1)
+training.LOG_TOKENS = 4 * ladder.CONTEXT
+training.train(run, texts, Path(sys.argv[1]), compiled=False)
+"""
+SHARED = """
+import numpy as np
+from sparsinglib import corpora, ladder
+rng = np.random.default_rng(0)
+texts = {name: (rng.zipf(1.5, 20_000) % ladder.VOCABULARY).astype(np.uint16) for name in corpora.SHARES}
+run = ladder.Run("tiny", 16, 2, "relu", 1, 160 * ladder.CONTEXT, 1, warmup_tokens=2560)
+"""
+
+
+def test_sigkill_and_resume_equals_unbroken(texts, tmp_path):
+    (tmp_path / "tests_texts.py").write_text(SHARED)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", CHILD, str(tmp_path / "killed")]
+    child = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 120
+    while not list((tmp_path / "killed").glob("checkpoint-64/trainer_state.json")) and time.monotonic() < end:
+        time.sleep(0.02)
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+    run = replace(TINY, tokens=160 * ladder.CONTEXT)
+    assert training.last_checkpoint(tmp_path / "killed").name in ("checkpoint-64", "checkpoint-128")
+    training.train(run, texts, tmp_path / "killed", compiled=False)
+    training.train(run, texts, tmp_path / "whole", compiled=False)
+    assert same(weights(tmp_path / "killed"), weights(tmp_path / "whole"))
+
+
+def test_what_is_shipped_and_the_decay_branch(texts, tmp_path, monkeypatch):
+    work, target = tmp_path / "work", tmp_path / "shipped"
+    training.train(TINY, texts, work, minutes=0, compiled=False)
+    training.publish(TINY, work, target)
+    facts = json.loads((target / "run.json").read_text())
+    assert (facts["finished"], facts["steps"], facts["parameters"]) == (False, 4, 11.5 * 2 * 16**2 + 5 * 16)
+    # Another machine, which has only what was shipped, continues it.
+    elsewhere = tmp_path / "elsewhere"
+    training.restore(elsewhere, target)
+    training.train(TINY, texts, elsewhere, compiled=False)
+    training.train(TINY, texts, work, compiled=False)
+    assert same(weights(work), weights(elsewhere))
+    training.publish(TINY, elsewhere, target)
+    assert json.loads((target / "run.json").read_text())["finished"]
+    assert not (target / "resume").exists()
+    shipped = load_file(target / "model.safetensors")
+    assert {t.dtype for t in shipped.values()} == {torch.bfloat16}
+    assert same({k: v.to(torch.bfloat16) for k, v in weights(elsewhere).items()}, shipped)
+    eager = training.train
+    monkeypatch.setattr(training, "train", lambda *a, **k: eager(*a, **k, compiled=False))
+    training.decay_branch(TINY, texts, elsewhere, target)
+    decayed = load_file(target / "decayed" / "model.safetensors")
+    assert not same(decayed, shipped)
+    branch = training.last_checkpoint(elsewhere / "decay_50")
+    assert branch.name == "checkpoint-55"
+    rates = [row["learning_rate"] for row in json.loads((branch / "trainer_state.json").read_text())["log_history"]]
+    assert rates[-1] == pytest.approx(0.01 * (1 - math.sqrt(1 / 5)))  # step 52, one of five into the decay
+    assert same(weights(elsewhere), weights(work))  # the stable stage is left as it was
+    # A target raised afterwards decays from its own end, not on from the first decay.
+    further = replace(TINY, tokens=60 * ladder.CONTEXT)
+    training.train(further, texts, elsewhere)
+    training.decay_branch(further, texts, elsewhere, target)
+    last = training.last_checkpoint(elsewhere / "decay_60")
+    rates = [row["learning_rate"] for row in json.loads((last / "trainer_state.json").read_text())["log_history"]]
+    assert last.name == "checkpoint-66" and rates[-2] > 0.009
+    assert not same(load_file(target / "decayed" / "model.safetensors"), decayed)
+
+
+def test_a_finished_run_goes_on_from_what_is_shipped(texts, tmp_path):
+    long = replace(TINY, tokens=80 * ladder.CONTEXT)
+    training.train(long, texts, tmp_path / "whole", compiled=False)
+    training.train(TINY, texts, tmp_path / "work", compiled=False)
+    training.publish(TINY, tmp_path / "work", tmp_path / "shipped")
+    training.rebuild(TINY, tmp_path / "new", tmp_path / "shipped")
+    assert same(weights(tmp_path / "new"), {k: v.bfloat16().float() for k, v in weights(tmp_path / "work").items()})
+    assert training.train(long, texts, tmp_path / "new", compiled=False) == 80
+    whole, again = (training.loss_log(long, training.last_checkpoint(tmp_path / p)) for p in ("whole", "new"))
+    assert again["step"].tolist() == whole["step"].tolist()
+    np.testing.assert_allclose(again["loss"][:12], whole["loss"][:12], atol=1e-3)  # up to step 48: the same log
+    # The same data at the same rate: afterwards as good, though not the same.
+    np.testing.assert_allclose(again["loss"][13:], whole["loss"][13:], rtol=0.05)
+    rates = [
+        json.loads((training.last_checkpoint(tmp_path / p) / "trainer_state.json").read_text())["log_history"][-2]
+        for p in ("whole", "new")
+    ]
+    assert rates[0]["learning_rate"] == rates[1]["learning_rate"]
+    assert not shipping.is_shipped(tmp_path / "new", tmp_path / "shipped")
+    assert shipping.is_shipped(tmp_path / "work", tmp_path / "shipped")
+    training.rebuild(TINY, tmp_path / "new", tmp_path / "shipped")  # a state that is there is left alone
+    assert training.last_checkpoint(tmp_path / "new").name == "checkpoint-80"
+
+
+def test_speed_is_of_the_steps_whose_seconds_are_known(tmp_path):
+    """A run that goes on from its shipped weights has a log without times up to there."""
+    rows = [{"step": step, "loss": 3.0} for step in (4, 8)]
+    timed = [{"step": step, "loss": 3.0, "seconds": 2.0, "bf16": True} for step in (12, 16)]
+    checkpoint = tmp_path / "checkpoint-16"
+    checkpoint.mkdir()
+
+    def described(history):
+        (checkpoint / "trainer_state.json").write_text(json.dumps({"log_history": [*history, {"train_runtime": 9}]}))
+        facts = shipping.describe(TINY, build(TINY), checkpoint)
+        return facts["seconds"], facts["tokens_per_second"], facts["steps_in_bf16_share"]
+
+    assert described(rows + timed) == (4, 8 * ladder.CONTEXT / 4, None)
+    assert described(rows) == (0, None, None)
+    whole = [row | {"seconds": 2.0, "bf16": False} for row in rows] + timed
+    assert described(whole) == (8, 16 * ladder.CONTEXT / 8, 0.5)
+
+
+def test_a_decay_branch_that_is_there_is_left_alone(tmp_path):
+    written = tmp_path / "decayed" / "training.csv"
+    written.parent.mkdir()
+    written.write_text(f"run,step\ntiny,{TINY.steps + 1}\n")
+    training.decay_branch(TINY, {}, tmp_path / "work", tmp_path)
+    with pytest.raises(ValueError, match="not finished"):  # of a higher target it is not the decay
+        training.decay_branch(replace(TINY, tokens=2 * TINY.tokens), {}, tmp_path / "work", tmp_path)
+
+
+def test_flops_of_a_token_by_hand():
+    run = Run("tiny", 16, 2, "relu", 1, 1, 1)
+    matrices = 2 * (4 * 16 * 16 + 3 * 16 * 40) + ladder.VOCABULARY * 16
+    scores = 2 * ladder.CONTEXT * 16  # for each layer and token: with the keys, and with the values
+    assert run.flops_per_token(causal=False) == 3 * (2 * matrices + 2 * 2 * scores)
+    assert run.flops_per_token() == 3 * (2 * matrices + 2 * scores)
+
+
+@pytest.mark.parametrize(("batch", "length"), [(1, 64), (2, 256), (3, 50)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_in_blocks_is_causal_attention(batch, length, dtype):
+    query, key, value = torch.randn(3, batch, 2, length, 16, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    found, _ = block_causal(torch.nn.Identity(), query, key, value, None, scaling=0.25)
+    wanted = torch.nn.functional.scaled_dot_product_attention(
+        query.double(), key.double(), value.double(), is_causal=True, scale=0.25
+    )
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(found.double(), wanted.transpose(1, 2), atol=tolerance, rtol=tolerance)
+
+
+def test_attention_in_blocks_refuses_padding_and_a_cache():
+    model = build(TINY)
+    ids = torch.arange(8).unsqueeze(0)
+    before = model(ids).logits
+    model.set_attn_implementation(BLOCK_CAUSAL)
+    torch.testing.assert_close(model(ids).logits, before)
+    with pytest.raises(ValueError, match="without padding"):
+        model(ids, attention_mask=torch.tensor([[0, 0, 1, 1, 1, 1, 1, 1]]))
+    with pytest.raises(ValueError, match="without cache"):
+        model.generate(ids, max_new_tokens=2, use_cache=True)
+
+
+def test_points_do_not_depend_on_the_target():
+    run = RUNS["0.1m-relu"]
+    early = [step for step in training.points(run) if step < 0.02 * run.steps]
+    longer = replace(run, tokens=2 * run.tokens)
+    assert [s for s in training.points(longer) if s in early] == early
+    assert run.steps in training.points(run)
+    steps = trajectory.chosen(run, training.points(run))
+    assert np.allclose(np.array(steps[-5:]) / run.steps, [0.88, 0.91, 0.94, 0.97, 1.0], atol=0.01)
+
+
+# --- the command line ----------------------------------------------------------------------------
+
+
+def test_full_disk_is_one_error(monkeypatch, tmp_path, texts):
+    monkeypatch.setattr(training, "training_texts", lambda: texts)
+    monkeypatch.setattr(training, "WORK", tmp_path)
+    monkeypatch.setattr(training, "LADDER", tmp_path / "ladder")
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(training, "train", full)
+    with pytest.raises(SystemExit, match="No space left"):
+        training.main(["0.1m-relu"])
+
+
+@pytest.fixture
+def command(monkeypatch, tmp_path, texts):
+    """The command line on the tiny run, in a folder of its own."""
+    eager = training.train
+    monkeypatch.setattr(training, "training_texts", lambda: texts)
+    monkeypatch.setattr(training, "train", lambda *a, **k: eager(*a, **k, compiled=False))
+    monkeypatch.setattr(training, "RUNS", {"tiny": TINY})
+    monkeypatch.setattr(training, "WORK", tmp_path / "work")
+    monkeypatch.setattr(training, "LADDER", tmp_path / "ladder")
+    return training.main
+
+
+def test_a_trained_run_says_so_and_how_to_train_it_anew(command, tmp_path, capsys):
+    command(["tiny"])
+    assert "To train it anew" not in capsys.readouterr().out
+    before = (tmp_path / "ladder" / "tiny" / "model.safetensors").read_bytes()
+    shutil.rmtree(tmp_path / "work")  # what a fresh clone has
+    command(["tiny"])
+    told = capsys.readouterr().out
+    assert "To train it anew, remove" in told and "trained to its 0.0M tokens" in told
+    assert (tmp_path / "ladder" / "tiny" / "model.safetensors").read_bytes() == before
+
+
+def test_an_older_state_never_replaces_what_is_shipped(command, tmp_path, texts):
+    training.train(TINY, texts, tmp_path / "work" / "tiny", minutes=0)
+    target = tmp_path / "ladder" / "tiny"
+    training.train(TINY, texts, tmp_path / "elsewhere")
+    training.publish(TINY, tmp_path / "elsewhere", target)
+    before = (target / "run.json").read_bytes()
+    with pytest.raises(SystemExit, match=r"is at step 4, .* further on, at 50"):
+        command(["tiny", "--publish"])
+    assert (target / "run.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "rng_state.pth", "trainer_state.json", "model.safetensors"])
+@pytest.mark.parametrize("left", [0, 50, None])
+def test_a_damaged_state_never_begins_a_shipped_run_anew(command, tmp_path, texts, name, left):
+    work, target = tmp_path / "work" / "tiny", tmp_path / "ladder" / "tiny"
+    training.train(TINY, texts, work, minutes=0)
+    training.publish(TINY, work, target)
+    shutil.rmtree(work)
+    file = target / "resume" / name
+    if left is None:
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:left])
+    kept = {path: path.read_bytes() for path in target.rglob("*") if path.is_file()}
+    with pytest.raises(SystemExit, match=r"tiny/resume is damaged.* remove .*tiny to train from nothing"):
+        training.main(["tiny"])
+    assert {path: path.read_bytes() for path in target.rglob("*") if path.is_file()} == kept
+
+
+def test_one_process_at_a_time_trains_a_run(command, tmp_path):
+    folder = tmp_path / "work" / "tiny"
+    folder.mkdir(parents=True)
+    with FileLock(folder / ".lock"), pytest.raises(SystemExit, match="another process trains it"):
+        command(["tiny"])
+    assert not (tmp_path / "ladder").exists()
+
+
+def test_a_decay_has_no_time_limit(command, capsys):
+    with pytest.raises(SystemExit):
+        command(["tiny", "--decay", "--minutes", "5"])
+    assert "leave out --minutes" in capsys.readouterr().err
+
+
+def test_facts_are_written_after_what_they_speak_of(texts, tmp_path, monkeypatch):
+    training.train(TINY, texts, tmp_path / "work", minutes=0, compiled=False)
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shipping, "write_atomically", killed)
+    with pytest.raises(KeyboardInterrupt):
+        training.publish(TINY, tmp_path / "work", tmp_path / "shipped")
+    assert {path.name for path in (tmp_path / "shipped" / "resume").iterdir()} == set(shipping.RESUME_FILES)
+    assert not shipping.is_shipped(tmp_path / "work", tmp_path / "shipped")
+
+
+def test_publishing_what_was_never_trained(tmp_path):
+    with pytest.raises(ValueError, match="tiny has no complete checkpoint"):
+        training.publish(TINY, tmp_path, tmp_path / "out")
+    with pytest.raises(ValueError, match="not finished"):
+        training.decay_branch(TINY, {}, tmp_path, tmp_path / "out")
+
+
+# --- the measurements along a run ----------------------------------------------------------------
+
+
+def test_a_trajectory_is_resumed_and_holds_what_the_library_measures(tmp_path, monkeypatch):
+    run = RUNS["0.1m-relu"]
+    shipped = sorted((training.LADDER / run.name / "steps").iterdir())[-5:]
+    for path in shipped:
+        shutil.copytree(path, tmp_path / run.name / "steps" / path.name)
+    monkeypatch.setattr(trajectory, "LADDER", tmp_path)
+    monkeypatch.setattr(trajectory, "WORK", tmp_path / "none")
+    monkeypatch.setattr(trajectory, "INCREASES", (1.0,))  # the other two take as long again each
+    table = trajectory.measure_run(run, 2048)
+    assert set(table["step"]) == {int(path.name[5:]) for path in shipped}
+    assert set(table["p_pct"].dropna()) == {1.0}
+    last = table[table["step"] == max(table["step"])].set_index("metric")["value"]
+    batches = trajectory.validation_batches(2048)
+    models = [trajectory.load(path)[0] for path in shipped]
+    shared = sl.shared_cett(models, batches, 1.0)
+    assert last["cett_shared"] == pytest.approx(shared)
+    found = sl.thresholds_for_cett(models[-1], batches, shared)
+    assert last["activation_ratio_shared_cett"] == pytest.approx(found.activation_ratio)
+    assert last["cett_searched"] == pytest.approx(sl.find_thresholds(models[-1], batches, 1.0).cett)
+    assert last["relu_nonzero_ratio"] == pytest.approx(
+        sl.measure(models[-1], batches, sl.StraightforwardReLU()).activation_ratio
+    )
+    monkeypatch.setattr(trajectory, "measure_checkpoint", lambda *_, **__: pytest.fail("measured again"))
+    assert len(trajectory.measure_run(run, 2048)) == len(table)
+
+
+def stubbed(monkeypatch, tmp_path, run, cett):
+    """Measures of a run's kept checkpoints made up, all but the bookkeeping; returns the steps that were measured."""
+    measured = []
+
+    def rows(path, batches, cett, relu):
+        measured.append(int(path.name[5:]))
+        found = [("cett_shared", p, value) for p, value in cett.items()] + [("cett_searched", 1.0, 0.1)]
+        return pd.DataFrame(found, columns=["metric", "p_pct", "value"])
+
+    def loss(path, batches):
+        measured.append(int(path.name[5:]))
+        return pd.DataFrame([("validation_loss", math.nan, 3.0)], columns=["metric", "p_pct", "value"])
+
+    monkeypatch.setattr(trajectory, "LADDER", tmp_path / "shipped")
+    monkeypatch.setattr(trajectory, "WORK", tmp_path / "work")
+    monkeypatch.setattr(trajectory, "validation_batches", lambda _: [])
+    monkeypatch.setattr(trajectory, "load", lambda path: (None, None))
+    monkeypatch.setattr(trajectory, "shared_cett", lambda models, batches, p: cett * p)
+    monkeypatch.setattr(trajectory, "measure_checkpoint", rows)
+    monkeypatch.setattr(trajectory, "measure_mixture", loss)
+    for step in training.points(run)[-6:]:
+        (tmp_path / "work" / run.name / f"step_{step:07d}").mkdir(parents=True)
+    return measured
+
+
+@pytest.mark.parametrize("cett", [0.0123456789012345, 0.2345678901234567])
+def test_what_was_measured_at_this_shared_cett_is_kept(tmp_path, monkeypatch, cett):
+    run = RUNS["0.1m-relu"]
+    measured = stubbed(monkeypatch, tmp_path, run, cett)
+    table = trajectory.measure_run(run, 2048)
+    assert sorted(measured) == sorted(set(table["step"])) and len(measured) > 4
+    measured.clear()
+    trajectory.measure_run(run, 2048)
+    assert not measured
+    monkeypatch.setattr(trajectory, "shared_cett", lambda models, batches, p: (cett + 1e-6) * p)
+    trajectory.measure_run(run, 2048)
+    assert sorted(measured) == sorted(set(table["step"]))
+
+
+@pytest.mark.parametrize("lacks", ["another p", "its own CETT"])
+def test_an_incomplete_checkpoint_is_measured_again(tmp_path, monkeypatch, lacks):
+    run = RUNS["0.1m-relu"]
+    measured = stubbed(monkeypatch, tmp_path, run, 0.1)
+    whole = trajectory.measure_run(run, 2048)
+    step = whole["step"].iloc[0]
+    gone = (whole["p_pct"] == 5.0) if lacks == "another p" else (whole["metric"] == "cett_searched")
+    whole[~gone | (whole["step"] != step)].to_csv(trajectory.LADDER / run.name / "trajectory.csv", index=False)
+    measured.clear()
+    again = trajectory.measure_run(run, 2048)
+    assert measured == [step]
+    assert len(again) == len(whole) and not again.duplicated(["step", "metric", "p_pct"]).any()
+
+
+def test_measurements_whose_checkpoints_are_gone_are_not_thrown_away(tmp_path, monkeypatch):
+    run = RUNS["0.1m-relu"]
+    stubbed(monkeypatch, tmp_path, run, 0.1)
+    trajectory.measure_run(run, 2048)
+    kept = (tmp_path / "shipped" / run.name / "trajectory.csv").read_bytes()
+    shutil.rmtree(min((tmp_path / "work" / run.name).iterdir()))
+    monkeypatch.setattr(trajectory, "shared_cett", lambda models, batches, p: 0.2 * p)
+    with pytest.raises(ValueError, match="checkpoints are gone"):
+        trajectory.measure_run(run, 2048)
+    assert (tmp_path / "shipped" / run.name / "trajectory.csv").read_bytes() == kept
+
+
+def test_all_measures_finished_runs_once(tmp_path, monkeypatch):
+    shape, whole, mixture = RUNS["0.1m-relu-w24x16"], RUNS["0.1m-silu"], RUNS["moe-16"]
+    for run in (shape, whole, mixture):
+        measured = stubbed(monkeypatch, tmp_path, run, 0.1)
+    for run, finished in ((shape, True), (whole, False), (mixture, True), (RUNS["0.4m-relu"], True)):
+        facts = tmp_path / "shipped" / run.name / "run.json"
+        facts.parent.mkdir(parents=True)
+        facts.write_text(json.dumps({"finished": finished, "steps": run.steps}))
+    shipped = []
+    monkeypatch.setattr(trajectory, "ship", shipped.append)
+    monkeypatch.setattr(trajectory, "SHIPPED", (shape.name,))
+    trajectory.main(["--all"])
+    assert shipped == [shape]
+    table = pd.read_csv(tmp_path / "shipped" / shape.name / "trajectory.csv")
+    losses = pd.read_csv(tmp_path / "shipped" / mixture.name / "trajectory.csv")
+    assert sorted(measured) == sorted([*set(table["step"]), *losses["step"]])
+    assert set(table["p_pct"]) == {1.0, 5.0, 10.0}
+    assert set(losses["metric"]) == {"validation_loss"} and losses["p_pct"].isna().all()
+    assert {path.parent.name for path in (tmp_path / "shipped").glob("*/trajectory.csv")} == {shape.name, mixture.name}
+    for run, rows in ((shape, table), (mixture, losses)):  # they were interrupted: late checkpoints are measured first
+        late = rows[rows["step"] > rows["step"].min()]
+        late.to_csv(tmp_path / "shipped" / run.name / "trajectory.csv", index=False)
+    assert trajectory.unmeasured() == [shape, mixture]
+    measured.clear()
+    trajectory.main(["--all"])
+    assert measured == [table["step"].min(), losses["step"].min()]
+    assert not trajectory.unmeasured()
+
+
+def test_the_loss_along_a_mixture_is_that_of_transformers():
+    path, batches = training.LADDER / "moe-30", trajectory.validation_batches(1024)
+    (row,) = trajectory.measure_mixture(path, batches).itertuples()
+    model = trajectory.load(path)[0]
+    model.set_experts_implementation("eager")
+    with torch.inference_mode():
+        losses = [  # of rows of one length, without the router's
+            float(model(input_ids=batch, labels=batch, output_router_logits=False).loss) for batch in batches
+        ]
+    assert row.metric == "validation_loss"
+    assert row.value == pytest.approx(np.average(losses, weights=[len(batch) for batch in batches]), rel=1e-4)

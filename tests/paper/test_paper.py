@@ -1,0 +1,179 @@
+"""The authors' numbers as shipped, checked against each other, and the table of checks."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from sparsinglib import laws, paper
+from sparsinglib.files import PAPER
+from sparsinglib.paper import style
+from sparsinglib.studies.scaling import figures as law_figures
+from sparsinglib.studies.scaling import limits as law_tables
+from sparsinglib.studies.scaling import trends
+
+
+def test_trend_has_the_365_points_of_eleven_runs():
+    trend = paper.trend()
+    assert len(trend) == 365
+    assert trend.groupby(["scale", "activation"]).ngroups == 11
+    assert trend.activation_ratio.between(0, 1).all()
+    assert all((np.diff(run.tokens) > 0).all() for _, run in trend.groupby(["scale", "activation"]))
+
+
+def test_every_table_is_there_and_a_seventh_is_refused():
+    assert all(len(paper.table(number)) for number in range(1, 7))
+    with pytest.raises(ValueError, match="not 7"):
+        paper.table(7)
+
+
+def test_table_4_printed_means_are_its_columns_means_but_for_one_rounding():
+    table = paper.table(4)
+    ours = table.groupby(["scale", "activation", "p_pct"]).score_pct.mean()
+    averages = paper.read("tables4_5_6_printed_averages")
+    rows = averages[averages.group == "commonsense_reasoning"]
+    printed = rows.set_index(["scale", "activation", "p_pct"]).avg_printed_pct
+    assert len(printed) == len(ours) == 40
+    off = (ours - printed).abs() > 0.05 + 1e-9
+    assert off[off].index.tolist() == [("0.1B", "relu", 1)]  # named in data/paper/README.md
+
+
+def test_claims_are_82_with_values_as_printed():
+    claims = paper.claims()
+    assert claims.id.tolist() == [f"C{i:02d}" for i in range(1, 83)]
+    assert claims.set_index("id").paper_value["C57"] == "1.56e-04"
+    limit, sparsity = (float(claims.set_index("id").paper_value[i]) for i in ("C58", "C59"))
+    assert limit + sparsity == pytest.approx(100)
+
+
+def test_claims_on_limits_agree_with_table_2():
+    claims, table = paper.claims().set_index("id").paper_value, paper.table(2).set_index(["activation", "scale"]).a0
+    for first, activation in ((23, "relu"), (28, "silu")):
+        printed = [float(claims[f"C{first + i}"]) / 100 for i in range(5)]
+        assert printed == pytest.approx(table[activation].iloc[:5].tolist())
+
+
+def test_every_file_has_its_source_in_the_readme():
+    text = (PAPER / "README.md").read_text(encoding="utf-8")
+    missing = [path.name for path in PAPER.glob("*.csv") if path.name not in text]
+    assert not missing
+
+
+def test_unknown_file_lists_what_there_is():
+    with pytest.raises(FileNotFoundError, match="table2_law_coefficients"):
+        paper.read("no_such_table")
+
+
+def test_check_records_rows_and_fills_in_the_claim(tmp_path):
+    rows = [("C23", "paper", "6.14 percent", np.bool_(True), "because"), paper.Check("C52", "ladder", "-", None, "why")]
+    table = paper.check("nb", rows, tmp_path)
+    assert table.columns.tolist() == ["id", "where", "claim", "paper_value", "evidence", "our_value", "verdict", "why"]
+    assert table.verdict.tolist() == ["holds", "not testable here"]
+    assert table.paper_value.tolist() == ["6.14 percent", ""]
+    assert json.loads((tmp_path / "nb.json").read_text(encoding="utf-8"))["checks"] == table.to_dict("records")
+    assert "C23 [paper] HOLDS" in paper.show(table)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (("C99", "paper", "1", True, ""), "unknown claim 'C99'"),
+        (("C23", "paper", "1", "holds", ""), "outcome of a rule"),
+    ],
+)
+def test_check_refuses_unknown_claims_and_typed_verdicts(row, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        paper.check("nb", [row], tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_split_run_reads_names():
+    assert trends.split_run("0.1m-relu-seed2") == ("0.1M", "relu", 2)
+    with pytest.raises(ValueError, match="is not named"):
+        trends.split_run("0.1m-gelu")
+
+
+def write_run(folder, run, points=14):
+    (folder / run).mkdir()
+    tokens = np.arange(1, points + 1) * 1_000_000
+    value = 0.4 - 0.1 / np.sqrt(tokens / 1e6) + np.random.default_rng(0).normal(0, 1e-4, points)
+    frame = {
+        "run": run,
+        "step": 1,
+        "tokens": tokens,
+        "metric": "activation_ratio_shared_cett",
+        "p_pct": 1.0,
+        "value": value,
+    }
+    pd.DataFrame(frame).to_csv(folder / run / "trajectory.csv", index=False)
+
+
+def test_ladder_runs_appear_when_measured_and_are_named_when_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(trends, "LADDER", tmp_path)
+    assert trends.activation("ladder").empty
+    assert trends.missing(trends.activation("ladder")) == "ladder: no run measured yet"
+    write_run(tmp_path, "0.4m-silu")
+    write_run(tmp_path, "0.4m-silu-seed2")
+    write_run(tmp_path, "0.4m-relu", points=5)  # still being measured
+    write_run(tmp_path, "0.1m-relu-w48x4")  # a shape of another study
+    ladder = trends.activation("ladder")
+    assert sorted(ladder.run.unique()) == ["0.4m-silu", "0.4m-silu-seed2"]
+    assert ladder.d.iloc[0] == 1.0
+    assert "0.4m-relu" in trends.missing(ladder) and "0.4m-silu" not in trends.missing(ladder)
+    both = trends.activations(["paper", "ladder"])
+    assert set(both.evidence) == {"paper", "ladder"}
+
+
+def test_own_run_names_what_is_missing(tmp_path):
+    with pytest.raises(FileNotFoundError, match="columns tokens and activation_ratio"):
+        trends.own(str(tmp_path / "none.csv"))
+    path = tmp_path / "mine.csv"
+    path.write_text("tokens,ratio\n1,2\n")
+    with pytest.raises(ValueError, match="no column activation_ratio; it has tokens, ratio"):
+        trends.own(str(path))
+
+
+def test_figures_draw_both_kinds_of_evidence_and_say_what_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr(trends, "LADDER", tmp_path)
+    write_run(tmp_path, "0.4m-silu")
+    trend = trends.activations(["paper", "ladder"])
+    trend = trend[trend.run.isin(["0.8b-relu", "0.8b-silu", "0.4m-silu"])]
+    fits = {run: laws.fit(g.activation.iloc[0], g.d, g.activation_ratio) for run, g in trend.groupby("run")}
+    limits = law_tables.limits(trend, law_tables.fit_runs(trend))
+    for state, end, line in (("fixed", " %", "--"), ("one drop", " %*", "-."), ("open", ": open", None)):
+        ax = law_figures.figure_4(trend, fits, limits.assign(state=state)).axes[0]
+        (label,) = [name for name in ax.get_legend_handles_labels()[1] if name.startswith("0.8B")]
+        assert label.endswith(end)
+        across = {drawn.get_ls() for drawn in ax.lines if list(drawn.get_xdata()) == [0, 1]}
+        assert across == ({line} if line else set())
+    figure = law_figures.figure_4(trend, fits, limits)
+    assert isinstance(figure, Figure)
+    texts = [text.get_text() for ax in figure.axes for text in ax.texts]
+    assert texts == ["ladder: no ReLU run measured yet"]
+    drawn = sum(len(line.get_xdata()) for line in figure.axes[0].lines if line.get_ls() == "None")
+    assert drawn == len(trend[trend.run == "0.8b-relu"])
+
+
+def test_save_gives_the_same_bytes_twice_and_the_data_beside(tmp_path):
+    data = pd.DataFrame({"x": [1.0, 2.0], "y": [0.5, 1 / 3]})
+    contents = []
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        with style.context():
+            figure, (ax,) = style.axes(1, 1)
+            ax.plot(data.x, data.y, label="y")
+            ax.legend()
+        style.save(figure, "test", data, folder)
+        contents.append({path.suffix: path.read_bytes() for path in folder.iterdir()})
+    assert contents[0] == contents[1]
+    assert set(contents[0]) == {".png", ".svg", ".csv"}
+    assert contents[0][".csv"] == b"x,y\n1,0.5\n2,0.333333\n"
+    with pytest.raises(ValueError, match="no data"):
+        style.save(figure, "test", data.iloc[:0], tmp_path)
+
+
+def test_every_scale_has_a_look_and_rungs_share_it():
+    assert set(paper.trend().scale) <= set(style.COLOURS)
+    assert style.COLOURS["0.4M"] == style.COLOURS["0.4B"]
+    assert len(set(style.COLOURS.values())) == len(set(style.MARKERS.values())) == 6

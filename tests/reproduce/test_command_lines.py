@@ -1,0 +1,78 @@
+"""Every command line explains itself, and answers a bad argument with one line that names it, before any work."""
+
+import re
+
+import pytest
+
+from sparsinglib.ladder import train as training
+from sparsinglib.ladder import trajectory
+from sparsinglib.paper import claims as scoreboard
+from sparsinglib.reproduce import cli as reproduce
+from sparsinglib.reproduce import gallery
+
+PROGRAMS = {"reproduce": reproduce, "training": training, "trajectory": trajectory, "gallery": gallery,
+            "scoreboard": scoreboard}  # fmt: skip
+
+
+@pytest.fixture
+def said(capsys):
+    def run(program, *arguments):
+        with pytest.raises(SystemExit) as stop:
+            PROGRAMS[program].main(list(arguments))
+        return stop.value.code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help_explains_every_option(program, said):
+    code, out, _ = said(program, "--help")
+    assert code == 0 and f"python -m sparsinglib.{program}" in out
+    options = out.partition("options:")[2]
+    entries = [" ".join(entry.split()) for entry in re.split(r"\n  (?=-)", options) if entry.strip()]
+    assert entries
+    for entry in entries:
+        left = re.match(r"(-\w, )?--?[\w-]+( NN \[NN \.\.\.\]| [A-Z_]+(=VALUE)?)?", entry)[0]
+        assert len(entry) > len(left) + 10, f"{program}: {left} is not explained"
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "named"),
+    [
+        ("reproduce", ["nosuch.ipynb"], "nosuch.ipynb"),
+        ("reproduce", ["--notebooks", "77"], "77"),
+        ("reproduce", ["--suite", "nosuch"], "no suite called nosuch: give example, ladder"),
+        ("reproduce", ["--jobs", "0"], "--jobs"),
+        ("reproduce", ["--set", "nothing"], "name=value"),
+        ("training", ["nosuch"], "no run is called nosuch; the runs: 0.1m-relu, "),
+        ("training", ["0.1m-relu", "--minutes", "0"], "--minutes"),
+        ("training", ["0.1m-relu", "--minutes", "soon"], "soon"),
+        ("trajectory", [], "NAME"),
+        ("trajectory", ["nosuch"], "no run is called nosuch; the runs: 0.1m-relu, "),
+        ("trajectory", ["0.1m-relu", "--all"], "or --all"),
+        ("trajectory", ["0.1m-relu", "--max-tokens", "0"], "--max-tokens"),
+        ("gallery", ["extra"], "extra"),
+        ("scoreboard", ["no/such/file.md"], "file.md"),
+    ],
+)
+def test_a_bad_argument_is_named_in_one_line(program, arguments, named, said):
+    code, out, err = said(program, *arguments)
+    assert code == 2 and not out
+    usage, _, message = err.partition(f"python -m sparsinglib.{program}: error: ")
+    assert usage.startswith("usage:") and named in message
+    assert message.count("\n") == 1
+
+
+def test_a_run_without_checkpoints_says_how_to_get_them(said, tmp_path, monkeypatch):
+    monkeypatch.setattr(trajectory, "LADDER", tmp_path)
+    monkeypatch.setattr(trajectory, "WORK", tmp_path)
+    code, _, _ = said("trajectory", "0.1m-relu")
+    assert code == "0.1m-relu has no checkpoints: train it with python -m sparsinglib.ladder.train 0.1m-relu"
+
+
+@pytest.mark.parametrize("arguments", [["--list"], ["--list", "0.1m-relu"], []])
+def test_a_list_of_runs_trains_nothing(arguments, capsys, monkeypatch):
+    for name in ("training_texts", "restore", "rebuild", "train", "publish", "decay_branch"):
+        monkeypatch.setattr(training, name, lambda *_, name=name, **__: pytest.fail(f"{name} was called"))
+    training.main(arguments)
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["name", *training.RUNS]

@@ -1,0 +1,104 @@
+"""Stored notebooks are clean: no errors, machine paths or run metadata; parameters that papermill understands."""
+
+import json
+import re
+
+import nbformat
+import papermill
+import pytest
+
+from sparsinglib.files import NOTEBOOKS, ROOT
+from sparsinglib.reproduce import cli as reproduce
+
+FILES = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
+
+
+@pytest.fixture(params=FILES, ids=lambda path: path.stem)
+def notebook(request):
+    return nbformat.read(request.param, as_version=4)
+
+
+def code(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def test_all_twelve_are_there_with_checks_and_something_to_try():
+    assert [path.name[:2] for path in FILES] == [f"{number:02d}" for number in range(12)]
+    for path in FILES:
+        cells = nbformat.read(path, as_version=4).cells
+        titles = {line for c in cells if c.cell_type == "markdown" for line in c.source.splitlines()}
+        assert titles >= {"## Checks", "## Your turn"}, path.stem
+        last = max(i for i, c in enumerate(cells) if "## Your turn" in c.source)
+        assert any(c.cell_type == "code" for c in cells[last:]), f"{path.stem}: nothing to run under Your turn"
+
+
+def test_outputs_are_there_in_order_and_without_errors(notebook):
+    cells = code(notebook)
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    assert any(cell.outputs for cell in cells)
+    assert not [out for cell in cells for out in cell.outputs if out.output_type == "error"]
+
+
+def test_no_machine_path_and_no_run_metadata(notebook):
+    body = json.dumps(notebook)
+    assert not re.search(r"/(work|home|root|tmp|Users)/", body)
+    assert str(ROOT) not in body
+    assert not {"papermill", "widgets"} & set(notebook.metadata)
+    assert not [cell for cell in notebook.cells if {"papermill", "execution"} & set(cell.metadata)]
+
+
+def test_no_warning_was_stored(notebook):
+    stored = [out for cell in code(notebook) for out in cell.outputs if out.get("name") == "stderr"]
+    assert not stored, stored[0]["text"][:300]
+
+
+def test_cells_are_short(notebook):
+    assert max(len(cell.source.splitlines()) for cell in code(notebook)) <= 15
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_one_parameters_cell_that_papermill_reads(path):
+    notebook = nbformat.read(path, as_version=4)
+    assert sum("parameters" in cell.metadata.get("tags", []) for cell in code(notebook)) == 1
+    parameters = papermill.inspect_notebook(str(path))
+    assert parameters
+    assert all(entry["help"] for entry in parameters.values()), "every parameter has a comment"
+
+
+def test_an_unknown_parameter_is_refused_before_anything_runs(capsys):
+    with pytest.raises(SystemExit) as stop:
+        reproduce.main([str(FILES[0]), "--set", "modle=x"])
+    assert stop.value.code == 2
+    assert "modle" in capsys.readouterr().err
+
+
+def test_settings_keep_text_and_read_numbers():
+    given = reproduce.parse_settings(["model=123", "argument=1.05", "window=64"], FILES[:1])
+    assert given == {"model": "123", "argument": 1.05, "window": 64}
+
+
+def test_a_missing_notebook_is_refused(capsys):
+    with pytest.raises(SystemExit) as stop:
+        reproduce.main(["notebooks/99_nothing.ipynb"])
+    assert stop.value.code == 2
+    assert "99_nothing" in capsys.readouterr().err
+
+
+def small_notebook(path, source):
+    cells = [
+        nbformat.v4.new_code_cell("x = 1  # a number", metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell(source),
+    ]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), path)
+    return path
+
+
+def test_stored_outputs_carry_no_run_metadata(tmp_path, monkeypatch):
+    path = small_notebook(tmp_path / "03.ipynb", "print(x)")
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr(reproduce, "OUT", tmp_path / "out")
+    assert reproduce.main([str(path), "--store", "--jobs", "1"]) == 0
+    stored = nbformat.read(path, as_version=4)
+    assert stored.cells[-1].outputs[0]["text"] == "1\n"
+    assert "papermill" not in json.dumps(stored)

@@ -1,0 +1,241 @@
+"""The command that runs the notebooks: goes on where it was stopped, keeps what worked, refuses what cannot work."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import nbformat
+import psutil
+import pytest
+from filelock import FileLock
+
+from sparsinglib.reproduce import cli as reproduce
+from sparsinglib.reproduce import run_state, runner
+
+KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+
+
+def write_notebook(path, *sources):
+    parameters = nbformat.v4.new_code_cell("x: int = 1  # a number", metadata={"tags": ["parameters"]})
+    cells = [parameters, *(nbformat.v4.new_code_cell(source) for source in sources)]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=KERNEL), path)
+    return path
+
+
+def count_runs(path):
+    return f"with open({str(path)!r}, 'a') as file: print(x, file=file)"
+
+
+def until(condition, seconds=90):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out"
+
+
+def test_killed_and_started_again_it_goes_on_and_repeats_only_what_changed(tmp_path, out, capsys):
+    ran, go, pid = tmp_path / "ran", tmp_path / "go", tmp_path / "pid"
+    wait = "import os, time, pathlib\n"
+    wait += f"pathlib.Path({str(pid)!r}).write_text(str(os.getpid()))\n"
+    wait += f"while not pathlib.Path({str(go)!r}).exists(): time.sleep(0.05)"
+    first = write_notebook(tmp_path / "01_first.ipynb", count_runs(ran))
+    second = write_notebook(tmp_path / "02_second.ipynb", wait, count_runs(ran))
+    options = [str(first), str(second), "--out", str(out), "--jobs", "1"]
+    process = subprocess.Popen([sys.executable, "-m", "sparsinglib.reproduce", *options], stdout=subprocess.DEVNULL)
+    until(lambda: pid.is_file() and pid.read_text())
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert run_state.load(out / "notebooks" / "state", "01_first").error == ""
+    until(lambda: not psutil.pid_exists(int(pid.read_text())), 20)  # no kernel goes on without its reader
+    go.touch()
+    assert reproduce.main(options) == 0
+    assert "01_first: unchanged" in capsys.readouterr().out
+    assert ran.read_text() == "1\n1\n"  # each once: the first was not run again, the second had not got so far
+    assert not list((out / "notebooks").glob(".*.ipynb"))
+
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.ipynb")}
+    assert reproduce.main(options) == 0
+    assert ran.read_text() == "1\n1\n"
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.ipynb")} == before
+
+    other = reproduce.plan([first], ["x=5"], "", out / "notebooks", None)[0]
+    assert not other.current
+
+
+def test_a_failure_keeps_the_others_and_the_claims_come_last(tmp_path, out, monkeypatch, capsys):
+    monkeypatch.setattr(reproduce, "FIGURES", tmp_path / "figures")
+    (tmp_path / "figures").mkdir()
+    written = tmp_path / "figures" / "drawn.csv"
+    bad = write_notebook(tmp_path / "01_bad.ipynb", "print('so far')", "raise RuntimeError('broken on purpose')")
+    draw = f"import os, time; time.sleep(1); open({str(written)!r}, 'w').write(os.environ['OMP_NUM_THREADS'])"
+    good = write_notebook(tmp_path / "02_good.ipynb", draw)
+    claims = write_notebook(tmp_path / "11_claims.ipynb", f"print(open({str(written)!r}).read(), 'thread')")
+    assert reproduce.main([str(p) for p in (claims, bad, good)] + ["--out", str(out), "--jobs", "3"]) == 1
+    said = capsys.readouterr()
+    assert "RuntimeError: broken on purpose" in said.out + said.err
+    folder = out / "notebooks"
+    assert nbformat.read(folder / "11_claims.ipynb", 4).cells[-1].outputs[0]["text"] == "1 thread\n"
+    kept = [o.get("text") for c in nbformat.read(folder / bad.name, 4).cells for o in c.get("outputs", [])]
+    assert "so far\n" in kept
+    assert "broken on purpose" in (folder / "01_bad.log").read_text()
+    failed, drawn = (run_state.load(folder / "state", name) for name in ("01_bad", "02_good"))
+    assert failed.error == "RuntimeError: broken on purpose"
+    assert drawn.outputs == [str(written)]
+    jobs = {job.name: job for job in reproduce.plan([bad, good], [], "", folder, None)}
+    assert jobs["02_good"].current and not jobs["01_bad"].current
+    written.unlink()
+    assert not jobs["02_good"].current  # what it drew is gone
+
+
+def test_a_process_that_dies_is_an_error_of_its_notebook(tmp_path, monkeypatch):
+    script = tmp_path / "dies.py"
+    script.write_text("import os; os._exit(3)")
+    monkeypatch.setattr(runner, "PROCESS", script)
+    folder = tmp_path / "out"
+    (folder / "state").mkdir(parents=True)
+    jobs = reproduce.plan([write_notebook(tmp_path / "01_a.ipynb")], [], "", folder, None)
+    record = runner.Runner(jobs, 1, os.environ).run()[0]
+    assert "status 3" in record.error and "01_a.log" in record.error
+    assert run_state.load(folder / "state", "01_a") == record
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--set", "y=1"], "parameter y; known: x"),
+        (["--set", "x=one"], "x takes a value like 1"),
+        (["--set", "x"], "name=value"),
+        (["--jobs", "0"], "--jobs"),
+        (["--suite", "no_such_suite"], "no_such_suite"),
+        (["--notebooks", "77"], "No notebook 77"),
+        (["--store", "--set", "x=2"], "--store"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_runs(tmp_path, out, capsys, options, message):
+    path = write_notebook(tmp_path / "01_a.ipynb")
+    with pytest.raises(SystemExit) as stop:
+        reproduce.main([str(path), "--out", str(out), *options])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_suite_goes_to_the_notebooks_that_have_one_and_changes_only_those(tmp_path):
+    with_suite = write_notebook(tmp_path / "01_with.ipynb", "print(suite)")
+    notebook = nbformat.read(with_suite, 4)
+    notebook.cells[0].source += '\nsuite: str = "ladder"  # which checkpoints'
+    nbformat.write(notebook, with_suite)
+    without = write_notebook(tmp_path / "02_without.ipynb", "print(x)")
+    file = tmp_path / "mine.yaml"
+    entry = 'checkpoints: [{name: 0.4m-relu, scale: "0.4M", activation: relu}]'
+    file.write_text(entry)
+
+    def planned(suite):
+        return reproduce.plan([with_suite, without], ["x=3"], suite, tmp_path / "out", None)
+
+    before, after = planned(""), planned(str(file))
+    assert [job.parameters for job in after] == [{"x": 3, "suite": str(file)}, {"x": 3}]
+    assert [a.inputs != b.inputs for a, b in zip(before, after, strict=True)] == [True, False]
+    file.write_text(entry + "\ntokens: 4096")
+    assert planned(str(file))[0].inputs != after[0].inputs  # the suite counts with its content
+
+
+def test_two_notebooks_of_one_name_are_refused(tmp_path):
+    (tmp_path / "b").mkdir()
+    paths = [write_notebook(tmp_path / "01_a.ipynb"), write_notebook(tmp_path / "b" / "01_a.ipynb")]
+    with pytest.raises(ValueError, match="01_a"):
+        reproduce.find_notebooks(paths, [])
+
+
+def test_a_second_run_beside_the_first_is_refused(tmp_path, out, capsys):
+    (out / "notebooks").mkdir(parents=True)
+    path = write_notebook(tmp_path / "01_a.ipynb")
+    with FileLock(out / "notebooks" / ".01_a.lock"), pytest.raises(SystemExit) as stop:
+        reproduce.main([str(path), "--out", str(out)])
+    assert stop.value.code == 2
+    assert "another run is at work on 01_a" in capsys.readouterr().err
+
+
+def test_numbers_name_notebooks():
+    one = reproduce.find_notebooks([], ["2"])
+    assert one == reproduce.find_notebooks([], ["02"]) == reproduce.find_notebooks([], ["02_data_scaling"])
+    assert [path.stem for path in one] == ["02_data_scaling"]
+    assert set(one) < set(reproduce.find_notebooks([], []))
+
+
+def test_the_digest_follows_cells_parameters_and_files_but_not_outputs(tmp_path):
+    path = write_notebook(tmp_path / "01_a.ipynb", "print(x)")
+    text = tmp_path / "text.txt"
+    text.write_text("one")
+    before = run_state.inputs(path, {"file": "text.txt"})
+    notebook = nbformat.read(path, 4)
+    notebook.cells[-1].outputs = [nbformat.v4.new_output("stream", text="1\n")]
+    notebook.cells[-1].execution_count = 7
+    nbformat.write(notebook, path)
+    assert run_state.inputs(path, {"file": "text.txt"}) == before
+    assert run_state.inputs(path, {"file": "other.txt"}) != before
+    text.write_text("two")
+    changed = run_state.inputs(path, {"file": "text.txt"})
+    assert changed != before
+    notebook.cells[-1].source = "print(x + 1)"
+    nbformat.write(notebook, path)
+    assert run_state.inputs(path, {"file": "text.txt"}) not in (before, changed)
+    assert run_state.inputs(path, {}, [text]) != run_state.inputs(path, {})
+
+
+def test_the_digest_follows_what_a_suite_names(tmp_path):
+    path = write_notebook(tmp_path / "01_a.ipynb", "print(x)")
+    suite, text, model = tmp_path / "mine.yaml", tmp_path / "text.txt", tmp_path / "model"
+    entry = "{name: mine, source: model, scale: a, activation: relu}"
+    suite.write_text(f"corpora: [text.txt]\ncheckpoints:\n  - {entry}\n")
+    model.mkdir()
+    text.write_text("one")
+    (model / "gone").symlink_to(tmp_path / "nowhere")
+    seen = [run_state.inputs(path, {"suite": str(suite)})]
+    assert run_state.inputs(path, {"suite": str(suite)}) == seen[0]
+    text.write_text("two")
+    seen.append(run_state.inputs(path, {"suite": str(suite)}))
+    (model / "model.safetensors").write_text("weights")
+    seen.append(run_state.inputs(path, {"suite": str(suite)}))
+    assert len(set(seen)) == 3
+
+
+def test_the_digest_of_data_is_of_names_and_contents(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_state, "DATA", tmp_path)
+    digest = run_state.data_digest.__wrapped__
+    (tmp_path / "a.csv").write_text("1")
+    found = [digest()]
+    (tmp_path / "a.csv").write_text("2")  # same size
+    found.append(digest())
+    (tmp_path / "a.csv").rename(tmp_path / "b.csv")
+    found.append(digest())
+    assert len(set(found)) == 3
+    os.utime(tmp_path / "b.csv", (1, 1))
+    assert digest() == found[-1]
+
+
+def test_a_record_that_was_not_written_whole_counts_as_none(tmp_path):
+    (tmp_path / "01_a.json").write_text('{"notebook": "01_a"')
+    assert run_state.load(tmp_path, "01_a") is None
+    (tmp_path / "01_a.json").write_text(json.dumps({"notebook": "01_a", "new_field": 1}))
+    assert run_state.load(tmp_path, "01_a") is None
+
+
+def test_results_of_other_parameters_do_not_replace_the_shipped_ones(tmp_path):
+    plain = reproduce.kernel_environment(1, "", None)
+    own = reproduce.kernel_environment(2, "tcp://host:8786", tmp_path)
+    assert "SPARSINGLIB_RESULTS" not in plain
+    assert "SPARSINGLIB_FIGURES" not in plain
+    kept = [str(tmp_path / "figures"), str(tmp_path / "results")]
+    assert [own["SPARSINGLIB_FIGURES"], own["SPARSINGLIB_RESULTS"]] == kept
+    assert own["SPARSINGLIB_WATCH"].split(os.pathsep) == kept
+    assert own["SPARSINGLIB_DASK"] == "tcp://host:8786"
+    assert own["OMP_NUM_THREADS"] == "1"

@@ -1,0 +1,149 @@
+"""Pictures of a checkpoint: any token can be drawn, sizes stay bounded, data saved beside them are the measured."""
+
+import numpy as np
+import pytest
+import torch
+from helpers import tiny_llama
+
+import sparsinglib as sl
+from sparsinglib.core import calibration as tradeoff_rules
+from sparsinglib.paper import style
+from sparsinglib.studies.checkpoint import figures
+from sparsinglib.studies.checkpoint import study as one_checkpoint
+from sparsinglib.studies.checkpoint.anatomy import dissect
+from sparsinglib.studies.checkpoint.strategies import check_strategy, find_rule, halves, rules_at
+
+
+@pytest.fixture(scope="module")
+def ladder():
+    return sl.load("0.4m-relu")
+
+
+@pytest.fixture(scope="module")
+def text():
+    return one_checkpoint.SAMPLE.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def measured(ladder, text):
+    model, tokenizer = ladder
+    batches = sl.token_batches(text, tokenizer, 128, 1)[:1]
+    return {
+        "FAT": sl.measure(model, batches, sl.FAT(0.1)),
+        "ReLU": sl.measure(model, batches, sl.StraightforwardReLU()),
+    }
+
+
+def test_pieces_put_together_give_the_text_back(ladder, text):
+    tokenizer = ladder[1]
+    pieces = figures.token_pieces(tokenizer, tokenizer(text)["input_ids"])
+    joined = "".join(pieces).replace("‥", "").replace("·", " ").replace("⏎", "\n")
+    assert joined == text
+
+
+def test_a_character_of_several_tokens_is_shown_once(ladder):
+    tokenizer = ladder[1]
+    ids = tokenizer("\N{DROMEDARY CAMEL}")["input_ids"]
+    assert len(ids) > 1
+    assert figures.token_pieces(tokenizer, ids) == ["\N{DROMEDARY CAMEL}"] + ["‥"] * (len(ids) - 1)
+
+
+def test_heat_map_data_is_the_measurement(ladder, measured):
+    _, data = figures.heat_map(measured, ladder[1])
+    shown = min(figures.MOST_TOKENS_DRAWN, measured["FAT"].tokens)
+    drawn = data[data.rule == "FAT"].pivot(index="layer", columns="position", values="activation_ratio")
+    np.testing.assert_array_equal(drawn.to_numpy(), measured["FAT"].token_activation[:, :shown])
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_any_token_text_can_be_drawn_and_a_long_text_stays_small(ladder, tmp_path):
+    model, tokenizer = ladder
+    hostile = "$x^{2 \\frac{ $$ % _ & # \x07 \u202e العربية 清华大学 🙂 " * 40
+    batches = [batch[:1, :256] for batch in sl.token_batches(hostile, tokenizer, 256, 1)[:4]]
+    result = {"all": sl.measure(model, batches, sl.FAT(0.0))}
+    for draw in (figures.heat_map, figures.coloured_text):
+        figure, data = draw(result, tokenizer)
+        style.save(figure, draw.__name__, data, tmp_path)
+        width, height = figure.get_size_inches() * 150
+        assert max(width, height) < 4000
+        assert (tmp_path / f"{draw.__name__}.png").stat().st_size < 2e6
+
+
+def test_same_data_give_the_same_bytes(ladder, measured, tmp_path):
+    for folder in ("a", "b"):
+        figure, data = figures.heat_map(measured, ladder[1])
+        style.save(figure, "map", data, tmp_path / folder)
+    for name in ("map.png", "map.svg", "map.csv"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_figure_1_splits_the_output_as_eq_3_says(ladder, text):
+    model, tokenizer = ladder
+    batches = sl.token_batches(text, tokenizer, 128, 1)[:1]
+    found = sl.thresholds_for_cett(model, batches, 0.2)
+    anatomy = dissect(model, batches[0][0], found, layer=2, position=5)
+    full, strong = anatomy.output["all_neurons"].to_numpy(), anatomy.output["strong_only"].to_numpy()
+    assert anatomy.cett == pytest.approx(np.linalg.norm(full - strong) / np.linalg.norm(full), rel=1e-4)
+    strongest = anatomy.neurons[anatomy.neurons.strong]
+    assert strongest.magnitude.min() >= found.values[2] * (1 - 1e-6) > 0
+    assert anatomy.neurons[~anatomy.neurons.strong].magnitude.max() <= found.values[2] * (1 + 1e-6)
+    with pytest.raises(ValueError, match="No layer"):
+        dissect(model, batches[0][0], found, layer=99, position=0)
+
+
+def test_rules_at_meet_the_asked_activation_ratio(ladder, text):
+    model, tokenizer = ladder
+    batches = sl.token_batches(text, tokenizer, 128, 1)[:1]
+    rules = rules_at(model, batches, 0.2)
+    # In the dense run: quantile of |gate|; the sparse run then moves it a little.
+    assert sl.measure(model, batches, rules["FAT-ε"]).activation_ratio == pytest.approx(0.2, abs=0.03)
+    assert sl.measure(model, batches, rules["Top-k"]).activation_ratio == pytest.approx(0.2, abs=0.005)
+
+
+def test_every_neuron_has_a_part_in_eps_however_few_tokens_are_sampled(monkeypatch):
+    model = tiny_llama()
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.mlp.gate_proj.weight[1::2] *= 10  # a sample of every other neuron would see one kind only
+    text = [torch.randint(0, 40, (16, 64), generator=torch.Generator().manual_seed(0))]
+    whole = rules_at(model, text, 0.3)["FAT-ε"].eps
+    monkeypatch.setattr(tradeoff_rules, "SAMPLED_SCORES", 16 * 64 * 48 // 2)
+    assert rules_at(model, text, 0.3)["FAT-ε"].eps == pytest.approx(whole, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "argument", "match"),
+    [
+        ("none", 1, "one of"),
+        ("pplp", 5, "ratio"),
+        ("pplp", 1.0, "ratio"),
+        ("topk", 0, "share"),
+        ("fat", -1, "eps"),
+        ("cett", 1, "CETT"),
+    ],
+)
+def test_strategies_refuse_bad_input_before_any_work(strategy, argument, match):
+    with pytest.raises(ValueError, match=match):
+        check_strategy(strategy, argument)
+
+
+def test_find_rule_gives_what_the_name_says(ladder, text):
+    model, tokenizer = ladder
+    batches = sl.token_batches(text, tokenizer, 128, 1)[:1]
+    assert find_rule(model, batches, "topk", 0.1) == sl.TopK(0.1)
+    assert find_rule(model, batches, "fat", 0.1) == sl.FAT(0.1)
+    assert find_rule(model, batches, "relu", 0.0) == sl.StraightforwardReLU()
+    assert find_rule(model, batches, "cett", 0.1) == sl.thresholds_for_cett(model, batches, 0.1)
+
+
+@pytest.mark.parametrize(("tokens", "length", "rows"), [(1000, 128, 4), (200, 256, 1), (100, 256, 1), (40, 32, 8)])
+def test_halves_lose_no_token_and_keep_their_order(tokens, length, rows):
+    class Numbers:
+        def __call__(self, text, **_):
+            return {"input_ids": list(range(tokens))}
+
+    batches = sl.token_batches("x", Numbers(), length, rows)
+    fit, judge = halves(batches)
+    ids = torch.cat([row for batch in [*fit, *(judge or [])] for row in batch])
+    assert ids.tolist() == torch.cat([row for batch in batches for row in batch]).tolist()
+    assert (judge is None) == (tokens < 128)

@@ -1,0 +1,269 @@
+"""Neuron frequencies and what is said about them, against plain counts and hand-made cases."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from helpers import PlainMLP, greedy, tiny_llama
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+import sparsinglib as sl
+from sparsinglib import paper
+from sparsinglib.core.measure import Measurement
+from sparsinglib.studies.neurons import frequency as neuron_use
+from sparsinglib.studies.neurons.frequency import Use
+from sparsinglib.suites import survey
+from sparsinglib.suites.suite import Checkpoint, Suite
+
+RULE = sl.FAT(0.05)
+
+
+def checkpoint(name, scale="0.1M", activation="relu"):
+    return Checkpoint(name=name, source=name, scale=scale, activation=activation)
+
+
+def made_up(*layers, tokens=1000, rule=RULE):
+    """A measurement with given activation frequencies of each layer's neurons."""
+    counts = [(torch.tensor(layer, dtype=torch.float64) * tokens).round().long() for layer in layers]
+    sums, blocks = torch.zeros(len(layers), 1, dtype=torch.long), torch.ones(4, 2)
+    return Measurement(
+        rule, counts, torch.zeros(len(layers)), sums, torch.tensor([tokens]), sums, torch.tensor([tokens]),
+        blocks, blocks, None, None,
+    )  # fmt: skip
+
+
+def use(name, *layers, scale="0.1M", activation="relu", corpus="code", halves=()):
+    return Use(checkpoint(name, scale, activation), corpus, made_up(*layers), tuple(made_up(*h) for h in halves))
+
+
+@pytest.fixture(scope="module")
+def small():
+    model = tiny_llama(seed=1, act="relu")
+    return model, greedy(model, 20, rows=6)
+
+
+def brute_frequency(model, ids):
+    """Share of tokens on which each neuron fires, counted one token and one neuron at a time in a sparse run."""
+    with PlainMLP(model, lambda _l, gate, _v, _n: (gate.abs() >= RULE.eps) & (gate != 0)) as seen, torch.no_grad():
+        for row in ids:
+            model(row[None])
+    out = []
+    for layer in sorted(seen.active):
+        fired = torch.cat(seen.active[layer]).tolist()
+        out.append([sum(token[i] for token in fired) / len(fired) for i in range(len(fired[0]))])
+    return out
+
+
+def test_frequencies_are_those_of_a_plain_count(small):
+    model, ids = small
+    found = sl.measure(model, [ids], RULE, kl=False).neuron_frequency
+    for layer, expected in zip(found, brute_frequency(model, ids), strict=True):
+        assert layer.tolist() == pytest.approx(expected)
+
+
+def test_curves_are_the_same_from_one_batch_and_from_many(small):
+    model, ids = small
+    one, many = (sl.measure(model, batches, RULE, kl=False) for batches in ([ids], list(ids.split(1))))
+    for position in neuron_use.POSITIONS:
+        assert neuron_use.curves(one)[position] == pytest.approx(neuron_use.curves(many)[position])
+
+
+def test_padding_changes_no_curve(small):
+    model, ids = small
+    padded = torch.nn.functional.pad(ids, (0, 7))
+    mask = torch.nn.functional.pad(torch.ones_like(ids), (0, 7))
+    bare = sl.measure(model, [ids], RULE, kl=False)
+    found = sl.measure(model, [{"input_ids": padded, "attention_mask": mask}], RULE, kl=False)
+    assert found.tokens == bare.tokens
+    for position in neuron_use.POSITIONS:
+        assert neuron_use.curves(found)[position] == pytest.approx(neuron_use.curves(bare)[position])
+
+
+def test_curves_by_hand():
+    found = neuron_use.curves(made_up([0.1, 0.5], [0.3, 0.2], [0.9, 0.8]))
+    assert found["first layer"].tolist() == pytest.approx([0.5, 0.1])
+    assert found["middle layer"].tolist() == pytest.approx([0.3, 0.2])
+    assert found["last layer"].tolist() == pytest.approx([0.9, 0.8])
+    assert found["mean over layers"] == pytest.approx([(0.5 + 0.3 + 0.9) / 3, (0.1 + 0.2 + 0.8) / 3])
+
+
+def test_the_middle_of_an_even_number_of_layers_is_half_of_it():
+    assert neuron_use.curves(made_up([0.1], [0.2], [0.3], [0.4]))["middle layer"].tolist() == pytest.approx([0.3])
+
+
+def test_one_layer_is_first_middle_and_last():
+    for curve in neuron_use.curves(made_up([0.2, 0.4])).values():
+        assert curve.tolist() == pytest.approx([0.4, 0.2])
+
+
+def test_layers_of_different_width_are_averaged_rank_by_rank():
+    assert neuron_use.curves(made_up([0.6, 0.2], [0.4, 0.3, 0.2, 0.1]))["mean over layers"] == pytest.approx(
+        [0.5, 0.45, 0.2, 0.15]
+    )
+
+
+frequencies = arrays.arrays(float, st.integers(1, 30), elements=st.floats(0, 1).map(lambda x: round(x, 3)))
+
+
+@given(frequencies, frequencies)
+def test_the_mean_curve_falls_and_keeps_the_activation_ratio(a, b):
+    measured = made_up(a.tolist(), np.resize(b, len(a)).tolist())
+    curve = neuron_use.curves(measured)["mean over layers"]
+    assert (np.diff(curve) <= 1e-12).all()
+    assert curve.mean() == pytest.approx(measured.activation_ratio)
+
+
+@given(frequencies, st.integers(1, 60))
+def test_a_stretched_curve_keeps_range_and_order(values, points):
+    curve = np.sort(values)[::-1]
+    found = neuron_use.stretched(curve, points)
+    assert len(found) == points
+    assert set(found) <= set(curve)
+    assert (np.diff(found) <= 0).all()
+    if points % len(curve) == 0:
+        assert found.mean() == pytest.approx(curve.mean())
+
+
+@given(frequencies, frequencies)
+def test_distance_of_equal_widths_is_the_mean_gap_of_the_sorted_curves(a, b):
+    b = np.resize(b, len(a))
+    table = neuron_use.distances([use("x", a.tolist()), use("y", b.tolist(), scale="0.4M")])
+    expected = 100 * np.abs(np.sort(a) - np.sort(b)).mean()
+    assert table.distance_pp.to_numpy() == pytest.approx(expected, abs=1e-4)
+    assert set(table.kind) == {"scales"}
+
+
+def test_only_fair_pairs_are_compared():
+    uses = [
+        use("a", [0.2], halves=([[0.1]], [[0.3]])),
+        use("b", [0.4], scale="0.4M"),
+        use("c", [0.9], activation="silu"),
+        use("d", [0.7], scale="0.4M", corpus="math"),
+    ]
+    table = neuron_use.distances(uses)
+    mean = table[table.position == "mean over layers"].set_index(["kind", "a", "b"]).distance_pp
+    assert mean.to_dict() == pytest.approx(
+        {("halves", "a", "a"): 20.0, ("scales", "a", "b"): 20.0, ("activations", "a", "c"): 70.0}
+    )
+
+
+def test_overlap_by_hand():
+    a, b = [0.9, 0.8, 0.1, 0.1], [0.9, 0.1, 0.8, 0.1]
+    uses = [use("m", a, a, corpus="code"), use("m", b, a, corpus="math")]
+    (row,) = neuron_use.top_overlap(uses, share=0.5).itertuples()
+    assert row.overlap == pytest.approx((1 / 2 + 2 / 2) / 2)
+    assert row.chance == pytest.approx(0.5)
+
+
+def test_overlap_of_random_neurons_is_what_chance_says():
+    rng = np.random.default_rng(0)
+    uses = [use("m", *rng.random((40, 300)).tolist(), corpus=c) for c in ("code", "math")]
+    (row,) = neuron_use.top_overlap(uses).itertuples()
+    assert row.overlap == pytest.approx(row.chance, abs=0.03)
+
+
+def test_dead_and_specialised_neurons_by_hand():
+    code, math = [0.0, 0.5, 0.02, 0.005, 0.3], [0.001, 0.1, 0.0, 0.0, 0.299]
+    table = neuron_use.neuron_table([use("m", code, corpus="code"), use("m", math, corpus="math")])
+    row = table.iloc[0]
+    assert row.dead == pytest.approx(100 * 1 / 5)  # 0.05 % of all tokens; the fourth fires on 0.25 %
+    assert row["only code"] == pytest.approx(100 * 2 / 5)  # five times as often, or on nothing else; the fourth is rare
+    assert row["only math"] == 0
+
+
+def suite_of(checkpoints, tokens=32):
+    return Suite("mine", "own", ("code", "math"), 16, tokens, tuple(checkpoints))
+
+
+def judged(tmp_path, monkeypatch, uses):
+    monkeypatch.setattr(paper.check, "__defaults__", (tmp_path,))
+    return neuron_use.checks(suite_of({u.checkpoint for u in uses}), uses).set_index("id").verdict.to_dict()
+
+
+def three_layers(ends, middle):
+    return [[ends] * 10, [middle] * 10, [ends] * 10]
+
+
+def four_uses(ends, middle, far=0.8):
+    """Two scales of each activation: they differ by ``ends`` and ``middle``, halves by 0.01."""
+    rows = []
+    for activation, level in (("relu", 0.1), ("silu", far)):
+        for scale, off in (("0.1M", 0), ("0.4M", 1)):
+            layers = three_layers(level + off * ends, level + off * middle)
+            halves = three_layers(level, level), three_layers(level + 0.01, level + 0.01)
+            rows.append(use(f"{scale}-{activation}", *layers, scale=scale, activation=activation, halves=halves))
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("ends", "middle", "far", "expected"),
+    [
+        (0.1, 0.01, 0.25, ["holds", "holds", "holds"]),
+        (0.01, 0.1, 0.8, ["holds", "fails", "fails"]),
+        (0.1, 0.1, 0.8, ["holds", "fails", "fails"]),  # beyond noise, and small beside the activation function's
+        (0.1, 0.01, 0.2, ["fails", "holds", "holds"]),
+        (0.015, 0.001, 0.11, ["fails", "not testable here", "holds"]),  # halves lie nearly as far apart
+    ],
+)
+def test_verdicts_follow_their_rules(tmp_path, monkeypatch, ends, middle, far, expected):
+    found = judged(tmp_path, monkeypatch, four_uses(ends, middle, far))
+    assert [found[c] for c in ("C46", "C47", "C48")] == expected
+
+
+def test_one_checkpoint_is_no_comparison(tmp_path, monkeypatch):
+    for uses in ([use("a", [0.2], [0.3])], [use("a", [0.2], [0.3], halves=([[0.1], [0.2]], [[0.3], [0.4]]))]):
+        assert set(judged(tmp_path, monkeypatch, uses).values()) == {"not testable here"}
+        assert len(neuron_use.neuron_table(uses)) == 1
+        neuron_use.largest(neuron_use.distances(uses))
+
+
+def test_pictures_of_one_checkpoint_and_of_unknown_scales(tmp_path, monkeypatch):
+    monkeypatch.setattr(neuron_use.style.save, "__defaults__", (tmp_path,))
+    uses = [
+        use("mine", [0.2, 0.1], [0.3, 0.2], scale="7B", activation="gelu", corpus=c) for c in ("code", "my/own.txt")
+    ]
+    neuron_use.draw_figure_9(uses)
+    neuron_use.draw_figure_16(uses)
+    neuron_use.draw_overlap(uses)
+    assert neuron_use.draw_distances(neuron_use.distances(uses)) is None
+    assert neuron_use.draw_overlap(uses[:1]) is None
+    data = pd.read_csv(tmp_path / "figure_09.csv")
+    assert set(data.corpus) == {"code", "my/own.txt"}
+    assert data.frequency_pct.max() == pytest.approx(25)
+
+
+def test_pictures_of_another_suite_do_not_replace_the_ladder_s():
+    suite = suite_of([checkpoint("x")])
+    assert neuron_use.ending(suite) == "mine"
+    assert neuron_use.ending(suite, "again") == "again"
+    assert neuron_use.ending(dataclasses.replace(suite, evidence="ladder")) == ""
+
+
+@pytest.mark.parametrize(("tokens", "pct", "message"), [(8, 1.0, "one window of 16"), (0, 0.0, "ppl_increase_pct")])
+def test_bad_sizes_are_refused(tokens, pct, message):
+    with pytest.raises(ValueError, match=message):
+        neuron_use.measure_use(suite_of([checkpoint("x")]), pct, tokens)
+
+
+def test_measuring_asks_for_halves_only_where_the_text_can_be_cut(monkeypatch):
+    asked = []
+
+    def fake(_function, tasks, _jobs):
+        asked.append(tasks)
+        return [made_up([0.1 * (1 + task.text.part)]) for task in tasks]
+
+    monkeypatch.setattr(survey, "run", fake)
+    suite = suite_of([checkpoint("x"), checkpoint("y")])
+    short = neuron_use.measure_use(suite)
+    assert [len(u.halves) for u in short] == [0] * 4
+    long = neuron_use.measure_use(suite, tokens=2 * survey.BATCH_TOKENS)
+    assert [(t.checkpoint.name, t.text.corpus, t.text.part) for t in asked[1]][:4] == [
+        ("x", "code", 0), ("x", "code", 1), ("x", "math", 0), ("x", "math", 1),
+    ]  # fmt: skip
+    assert [(u.checkpoint.name, u.corpus) for u in long] == [("x", "code"), ("x", "math"), ("y", "code"), ("y", "math")]
+    assert long[0].whole.neuron_frequency[0].tolist() == pytest.approx([0.15])
+    assert dataclasses.asdict(asked[0][0].rule) == {"pct": 1.0, "corpus": "mixture"}

@@ -1,0 +1,180 @@
+"""The notebooks' studies in this process: what is shipped follows from what is shipped; one checkpoint, step by step.
+
+nbval compares what notebooks print; the first part here compares what they write, number by number.
+"""
+
+import json
+import shutil
+from dataclasses import replace
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from transformers import BloomConfig, BloomForCausalLM
+
+import sparsinglib as sl
+from sparsinglib import laws, paper
+from sparsinglib.files import FIGURES, LADDER, NOTEBOOKS
+from sparsinglib.paper import style
+from sparsinglib.studies.checkpoint import study as one_checkpoint
+from sparsinglib.studies.scaling import forecast_figures, trends
+from sparsinglib.studies.scaling import forecasts as law_forecasts
+
+# They read tables and measure next to nothing. 05 would too, but its bootstraps take a minute.
+READERS = ("02_data_scaling", "04_scale", "10_decoding_speed")
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """The directory that takes what this module's tests draw and judge, in place of figures/."""
+    folder = tmp_path_factory.mktemp("figures")
+    with pytest.MonkeyPatch.context() as patch:
+        for function in (style.save, style.save_table, paper.check):
+            patch.setattr(function, "__defaults__", (folder,))
+        yield folder
+
+
+@pytest.fixture(scope="module", params=READERS)
+def ran(request, drawn):
+    """Name of a notebook whose cells ran here, and what it wrote."""
+    before = set(drawn.iterdir())
+    names = {}
+    for cell in nbformat.read(NOTEBOOKS / f"{request.param}.ipynb", as_version=4).cells:
+        if cell.cell_type == "code":
+            exec(compile(cell.source, request.param, "exec"), names)
+    return request.param, sorted(set(drawn.iterdir()) - before)
+
+
+def test_verdicts_are_those_shipped(ran, drawn):
+    name, _ = ran
+    again, shipped = (json.loads((place / f"{name}.json").read_text()) for place in (drawn, FIGURES / "results"))
+    assert again["checks"] == shipped["checks"]
+
+
+def test_the_data_of_figures_and_tables_are_those_shipped(ran):
+    tables = [path for path in ran[1] if path.suffix == ".csv"]
+    assert tables
+    for path in tables:
+        again, shipped = pd.read_csv(path), pd.read_csv(FIGURES / path.name)
+        assert again.columns.equals(shipped.columns) and again.shape == shipped.shape, path.stem
+        numbers = again.select_dtypes("number").columns
+        pd.testing.assert_frame_equal(again.drop(columns=numbers), shipped.drop(columns=numbers), obj=path.stem)
+        # Not all of them: coefficients that the points leave open move with a processor's last digit.
+        same = np.isclose(again[numbers], shipped[numbers], rtol=1e-3, equal_nan=True)
+        assert same.mean() > 0.98, path.stem
+
+
+def test_each_picture_has_its_data_beside_it(ran):
+    png, svg, csv = ({path.stem for path in ran[1] if path.suffix == end} for end in (".png", ".svg", ".csv"))
+    assert png and png == svg and png <= csv
+
+
+def test_a_forecast_is_the_law_fitted_to_the_first_part(drawn):
+    with pytest.raises(ValueError, match="must name 'paper'"):
+        trends.activations(["ladder"])
+    trend = trends.activations(["paper"])
+    run = trend[trend.run == "0.2b-relu"]
+    row = law_forecasts.forecasts(run, 1 / 2).iloc[0]
+    first = run[run.tokens <= run.tokens.max() / 2]
+    steady = laws.steady(laws.fit_drops("relu", first.d, first.activation_ratio))
+    assert row["drop"] == steady.drop
+    assert row["measured"] == pytest.approx(run.activation_ratio.iloc[-1], abs=2e-3)
+    assert row.low < row.predicted < row.high
+    assert row["inside"] == (row.low <= row.measured <= row.high)
+    figure = forecast_figures.forecast(pd.DataFrame([row]))
+    assert figure.axes and figure.axes[0].get_xlabel()
+    ahead = laws.predict(steady, run.d.iloc[-3:], laws.bootstrap(steady, 20))
+    dropped = pd.DataFrame({"d": [0.1, 0.2], "activation_ratio": [0.9, 0.8]})
+    shown = forecast_figures.own_run(replace(steady, drop=2), ahead, 1e9, mine=dropped).axes[0].lines
+    (pale,) = [line for line in shown if line.get_label() == "points dropped"]
+    assert pale.get_ydata().tolist() == pytest.approx([90, 80])
+    lines = forecast_figures.own_run(steady, ahead, 1e9).axes[0].lines
+    drawn_values = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in lines])
+    assert np.isclose(drawn_values, 100 * ahead.activation_ratio.iloc[-1], rtol=1e-4).any()
+
+
+@pytest.fixture(scope="module")
+def two(drawn):
+    """Two checkpoints as the first notebook takes them, on little text."""
+    with pytest.warns(UserWarning):  # the searches say that it is little
+        return [one_checkpoint.study(f"0.1m-{a}", "", "pplp", 1.01, 8192, 128) for a in ("relu", "silu")]
+
+
+def test_the_summary_says_what_was_measured(two):
+    table = one_checkpoint.summary(*two)
+    for study in two:
+        said = table[study.name]
+        assert said["activation ratio (%)"] == f"{100 * study.measured.activation_ratio:.1f}"
+        assert said["CETT, all layers"].startswith(f"{study.rule.cett:.3f}")
+        assert float(said["perplexity ratio"].partition(" ")[0]) == pytest.approx(study.measured.ppl_ratio, abs=6e-4)
+    assert table["0.1m-silu"]["zeros alone, on the first half (%)"] == "–"
+    plain = one_checkpoint.study("0.1m-relu", "", "topk", 0.2, 1024, 128)
+    assert one_checkpoint.summary(plain)["0.1m-relu"]["rule"] == str(sl.TopK(0.2))
+    assert one_checkpoint.save_thresholds(plain) is None
+
+
+def test_a_model_whose_gate_score_cannot_be_read_is_drawn_without_rivals(two, monkeypatch):
+    def refuse(*_):
+        raise sl.UnsupportedModel("no activation module")
+
+    monkeypatch.setattr(one_checkpoint, "rules_at", refuse)
+    with pytest.warns(UserWarning, match="drawn without Top-k and FAT-ε: no activation module"):
+        results = one_checkpoint.heat_map_rules(two[0])
+    assert list(results.values()) == [two[0].sample]
+
+
+def test_a_model_that_states_no_context_is_studied(tmp_path):
+    config = BloomConfig(vocab_size=2048, hidden_size=16, n_layer=2, n_head=2)
+    BloomForCausalLM(config).save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(LADDER / "tokenizer" / name, tmp_path)
+    study = one_checkpoint.study(str(tmp_path), "", "topk", 0.5, 512, 64)
+    assert study.measured.tokens == 256
+
+
+def test_the_rules_of_the_heat_map_keep_about_the_same_share(two, drawn):
+    for study in two:
+        results = one_checkpoint.heat_map_rules(study)
+        assert list(results)[1:] == ["Top-k", "FAT-ε"]
+        ratios = [m.activation_ratio for m in results.values()]
+        assert max(ratios) - min(ratios) < 0.01
+        printed = one_checkpoint.rule_table(results)
+        assert printed["activation ratio (%)"].tolist() == [f"{100 * r:.1f}" for r in ratios]
+        one_checkpoint.draw_heat_map(results, study, "test")
+        data = pd.read_csv(drawn / "heat_map_test.csv")
+        shown = data[data.rule == "Top-k"].groupby("layer").activation_ratio.mean()
+        measured = results["Top-k"].token_activation[:, : data.position.nunique()].mean(axis=1)
+        np.testing.assert_allclose(shown, measured, rtol=1e-5)  # tables hold six digits
+
+
+def test_pictures_show_the_measured(two, drawn):
+    one_checkpoint.draw_profile(*two, save_as="test")
+    profile = pd.read_csv(drawn / "layer_profile_test.csv")
+    for study in two:
+        mine = profile[profile.series == study.name]
+        np.testing.assert_allclose(mine.activation_ratio, study.measured.by_layer.activation_ratio, rtol=1e-5)
+    one_checkpoint.draw_coloured_text(*two, save_as="test")
+    coloured = pd.read_csv(drawn / "coloured_text_test.csv")
+    for study in two:
+        needed = coloured[coloured.series == study.name].activation_ratio
+        np.testing.assert_allclose(needed, study.sample.token_activation.mean(axis=0)[: len(needed)], rtol=1e-5)
+    one_checkpoint.draw_figure_1(two[0], "test")
+    assert (drawn / "figure_01_test.png").stat().st_size > 10_000
+
+
+def test_verdicts_follow_from_the_intervals(two, drawn):
+    relu, silu = two
+    rows = one_checkpoint.checks(relu, silu).set_index("id")
+    for study in two:
+        assert study.rule.activation_interval[0] <= study.rule.activation_ratio <= study.rule.activation_interval[1]
+    ids, known = torch.cat([batch.reshape(-1) for batch in relu.fitted_on]), relu.zeros.vocabulary_tokens
+    assert torch.equal(known, ids.bincount(minlength=len(known)))  # the text of the interval it is held against
+    below = relu.rule.activation_interval[1] < relu.zeros.activation_ratio
+    assert rows.verdict["C03"] == ("holds" if below else "fails")
+    apart = relu.rule.activation_interval[1] < silu.rule.activation_interval[0]
+    assert rows.verdict["C21"] == ("holds" if apart else "fails")
+    assert set(rows.evidence) == {"ladder"}
+    alone = one_checkpoint.checks(silu, None).set_index("id").verdict
+    assert set(alone) == {"not testable here"}

@@ -1,0 +1,266 @@
+"""What each vocabulary entry needs, against plain counts and hand-made cases; kinds of tokens against Unicode."""
+
+import dataclasses
+import unicodedata
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from helpers import PlainMLP, greedy, tiny_llama
+from hypothesis import given
+from hypothesis import strategies as st
+
+import sparsinglib as sl
+from sparsinglib import paper
+from sparsinglib.core.measure import Measurement
+from sparsinglib.studies.neurons import tokens as token_use
+from sparsinglib.studies.neurons.frequency import Use
+from sparsinglib.suites import survey
+from sparsinglib.suites.suite import Checkpoint, Suite
+
+RULE = sl.FAT(0.05)
+WIDTH = 1000
+
+
+def checkpoint(name, scale="0.1M", activation="relu"):
+    return Checkpoint(name=name, source=name, scale=scale, activation=activation)
+
+
+def made_up(entries, vocabulary=2048):
+    """A measurement of one layer of 1,000 neurons; ``entries`` maps a token id to (activation ratio, occurrences)."""
+    counts, tokens = torch.zeros(1, vocabulary, dtype=torch.long), torch.zeros(vocabulary, dtype=torch.long)
+    for i, (ratio, times) in entries.items():
+        counts[0, i], tokens[i] = round(ratio * WIDTH * times), times
+    total = int(tokens.sum())
+    blocks = torch.ones(4, 2)
+    return Measurement(
+        RULE, [torch.zeros(WIDTH, dtype=torch.long)], torch.zeros(1), torch.zeros(1, 1, dtype=torch.long),
+        torch.tensor([total]), counts, tokens, blocks, blocks, None, None,
+    )  # fmt: skip
+
+
+def use(name, entries, scale="0.1M", activation="relu", corpus="code", halves=(), vocabulary=2048):
+    whole = made_up(entries, vocabulary)
+    return Use(checkpoint(name, scale, activation), corpus, whole, tuple(made_up(h) for h in halves))
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return sl.load("0.4m-relu")[1]
+
+
+@pytest.fixture(scope="module")
+def small():
+    model = tiny_llama(seed=2, act="relu")
+    return model, greedy(model, 20, rows=6)
+
+
+def brute(model, ids):
+    """Mean share of active neurons over occurrences and layers of each entry, token by token; and occurrences."""
+    with PlainMLP(model, lambda _l, gate, _v, _n: (gate.abs() >= RULE.eps) & (gate != 0)) as seen, torch.no_grad():
+        for row in ids:
+            model(row[None])
+    need = {}
+    layers = [torch.cat(seen.active[layer]).tolist() for layer in sorted(seen.active)]
+    for j, token in enumerate(ids.reshape(-1).tolist()):
+        need.setdefault(token, []).append(np.mean([np.mean(layer[j]) for layer in layers]))
+    return {token: (np.mean(values), len(values)) for token, values in need.items()}
+
+
+def as_dict(measurements):
+    table = token_use.together(measurements)
+    return {i: (row.activation_ratio, row.tokens) for i, row in table.iterrows()}
+
+
+def close(a, b):
+    assert set(a) == set(b)
+    for i, (ratio, times) in a.items():
+        assert times == b[i][1]
+        assert ratio == pytest.approx(b[i][0])
+
+
+def test_entries_are_those_of_a_plain_count(small):
+    model, ids = small
+    close(as_dict([sl.measure(model, [ids], RULE, kl=False)]), brute(model, ids))
+
+
+def test_the_same_from_one_batch_from_many_and_from_two_texts_together(small):
+    model, ids = small
+    one = as_dict([sl.measure(model, [ids], RULE, kl=False)])
+    close(as_dict([sl.measure(model, list(ids.split(1)), RULE, kl=False)]), one)
+    close(as_dict([sl.measure(model, [part], RULE, kl=False) for part in (ids[:2], ids[2:])]), one)
+
+
+def test_padding_changes_no_entry(small):
+    model, ids = small
+    mask = torch.nn.functional.pad(torch.ones_like(ids), (0, 5))
+    padded = {"input_ids": torch.nn.functional.pad(ids, (0, 5)), "attention_mask": mask}
+    close(as_dict([sl.measure(model, [padded], RULE, kl=False)]), brute(model, ids))
+
+
+def test_pairs_are_neighbours_and_ends_of_one_activation():
+    uses = [use(f"{a}{s}", {0: (0.1, 1)}, s, a) for a in ("relu", "silu") for s in ("0.1M", "0.2M", "0.4M", "0.8M")]
+    names = [(a.name, b.name) for a, b in token_use.pairs(uses)]
+    chain = [("0.1M", "0.2M"), ("0.2M", "0.4M"), ("0.4M", "0.8M"), ("0.1M", "0.8M")]
+    assert names[:4] == [(f"relu{a}", f"relu{b}") for a, b in chain]
+    assert len(names) == 8
+    assert token_use.pairs(uses[:1]) == []
+    assert len(token_use.pairs(uses[:2])) == 1
+
+
+def two(a, b, **options):
+    return [use("a", a, "0.1M", **options), use("b", b, "0.4M", **options)]
+
+
+def test_a_pair_by_hand():
+    a = {1: (0.10, 5), 2: (0.20, 5), 3: (0.30, 5), 4: (0.40, 5), 5: (0.5, 2)}
+    b = {1: (0.12, 5), 2: (0.26, 5), 3: (0.24, 5), 4: (0.39, 5), 5: (0.1, 2)}
+    (row,) = token_use.pair_table(two(a, b), 5).itertuples()
+    assert row.entries == 4  # the fifth occurs twice only
+    assert row.rank_correlation == pytest.approx(1 - 6 * (1 + 1) / (4 * 15))  # Spearman's formula: two ranks swapped
+    assert row.share_near == pytest.approx(3 / 4)  # 0.26 is 30 % above 0.20; 0.24 is 0.30 / 1.25
+    assert row.median_ratio == pytest.approx((1.2 + 0.975) / 2)
+    assert np.isnan(row.halves_correlation)
+
+
+def test_halves_show_what_noise_leaves():
+    whole = {i: (0.1 * i, 10) for i in range(1, 6)}
+    same = [{i: (0.1 * i, 5) for i in range(1, 6)}] * 2
+    swapped = [same[0], {i: (0.1 * (6 - i), 5) for i in range(1, 6)}]
+    uses = [use("a", whole, "0.1M", halves=same), use("b", whole, "0.4M", halves=swapped)]
+    (row,) = token_use.pair_table(uses, 5).itertuples()
+    assert row.rank_correlation == pytest.approx(1)
+    assert row.halves_correlation == pytest.approx(-1)  # the worse of the two models
+    assert row.halves_near == pytest.approx(1 / 5)
+
+
+@given(st.lists(st.tuples(st.floats(0.01, 1), st.floats(0.01, 1)), min_size=1, max_size=20))
+def test_within_is_the_same_from_either_side(pairs):
+    a, b = (pd.Series(x) for x in zip(*pairs, strict=True))
+    assert token_use.within(a, b) == token_use.within(b, a)
+    assert token_use.within(a, a) == 1
+    assert token_use.within(a, 1.3 * a) == 0
+
+
+def test_models_that_read_other_tokens_are_not_compared():
+    uses = two({1: (0.1, 5), 2: (0.2, 5)}, {1: (0.1, 5), 3: (0.2, 5)})
+    assert token_use.pair_table(uses, 1).empty
+    assert token_use.unlike(uses) == "Other token ids on the same text, so not compared: a and b."
+
+
+def test_an_embedding_padded_further_is_still_the_same_vocabulary():
+    entries = {1: (0.1, 5), 2: (0.2, 5)}
+    uses = [use("a", entries, "0.1M"), use("b", entries, "0.4M", vocabulary=2112)]
+    assert token_use.unlike(uses) == ""
+    assert len(token_use.pair_entries(uses, 5)) == 2
+
+
+def test_too_rare_entries_are_refused_with_the_remedy():
+    with pytest.raises(ValueError, match="at most 5"):
+        token_use.pair_table(two({1: (0.1, 5)}, {1: (0.1, 5)}), 6)
+    with pytest.raises(ValueError, match="at least 1"):
+        token_use.check(0)
+
+
+def id_of(tokenizer, text):
+    (found,) = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [(" the", "word start"), ("in", "word continuation"), ("7", "digit"), ("(", "punctuation"),
+     ("\uff0c", "punctuation"), ("中", "Chinese character"), ("\n", "space or line end"), (" =", "punctuation"),
+     ("    ", "space or line end")],
+)  # fmt: skip
+def test_kinds(tokenizer, text, kind):
+    assert token_use.kind(tokenizer, id_of(tokenizer, text)) == kind
+
+
+def test_every_entry_has_a_kind_and_it_agrees_with_unicode(tokenizer):
+    found = {i: token_use.kind(tokenizer, i) for i in range(len(tokenizer))}
+    assert set(found.values()) <= set(token_use.KINDS)
+    assert {found[i] for i in tokenizer.all_special_ids} == {"special"}
+    for i, name in found.items():
+        text = tokenizer.decode([i]).strip()
+        first = unicodedata.category(text[0])[0] if text else ""
+        letters = dict.fromkeys(("Chinese character", "word start", "word continuation"), "L")
+        expected = letters | {"digit": "N"}
+        if name in expected:
+            assert first == expected[name], (i, text)
+
+
+def test_kinds_of_a_text_are_weighted_by_occurrence(tokenizer, monkeypatch):
+    monkeypatch.setattr(survey, "loaded", lambda _c: (None, tokenizer))
+    three, four, word = (id_of(tokenizer, t) for t in ("3", "4", " the"))
+    table = token_use.kind_table([use("m", {three: (0.1, 30), four: (0.2, 10), word: (0.9, 5)})], 10)
+    (row,) = table.itertuples()
+    assert (row.kind, row.tokens) == ("digit", 40)
+    assert row.activation_ratio == pytest.approx(0.125)
+    assert "digit" in token_use.kinds_printed(table)
+
+
+def test_extremes_by_hand(tokenizer, monkeypatch):
+    monkeypatch.setattr(survey, "loaded", lambda _c: (None, tokenizer))
+    ids = {t: id_of(tokenizer, t) for t in ("3", "(", " the", "中")}
+    entries = {ids["3"]: (0.1, 9), ids["("]: (0.2, 9), ids[" the"]: (0.3, 9), ids["中"]: (0.4, 2)}
+    uses = [use("m", entries, corpus="code"), use("m", {ids[" the"]: (0.3, 20)}, corpus="wikipedia")]
+    table = token_use.extremes(uses, 5, 5)
+    assert table.token.tolist() == ["·the", "3"]
+    assert table.side.tolist() == ["most", "fewest"]
+    assert table.mostly_in.tolist() == ["wikipedia", "code"]
+    assert table.tokens.tolist() == [29, 9]
+
+
+LEVELS = np.linspace(0.1, 0.5, 30)
+
+
+def pair_of(a, b):
+    """Two models, 30 entries each, whose halves are alike."""
+    uses = []
+    for name, scale, ratios in (("a", "0.1M", a), ("b", "0.4M", b)):
+        halves = [{i: (r, 100) for i, r in enumerate(ratios)}] * 2
+        uses.append(use(name, {i: (r, 200) for i, r in enumerate(ratios)}, scale, halves=halves))
+    return uses
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "verdict"),
+    [
+        (LEVELS, 1.1 * LEVELS, "holds"),
+        (LEVELS, 2 * LEVELS, "fails"),  # same order, another level
+        (0.3 + LEVELS / 50, 0.31 - LEVELS / 50, "fails"),  # same level, another order
+        (LEVELS, np.random.default_rng(1).permutation(LEVELS), "fails"),
+        (0.3 + LEVELS / 50, 0.3 + LEVELS / 50, "not testable here"),  # shuffled entries lie as near
+    ],
+)
+def test_verdict_follows_its_rule(tmp_path, monkeypatch, a, b, verdict):
+    monkeypatch.setattr(paper.check, "__defaults__", (tmp_path,))
+    uses = pair_of(a, b)
+    suite = Suite("mine", "own", ("code",), 16, 32, tuple(u.checkpoint for u in uses))
+    found = token_use.checks(suite, uses, 5).set_index("id")
+    assert found.verdict.to_dict() == {"C49": verdict, "C50": "not testable here"}
+    assert "shuffled" in found.our_value["C49"] and "halves" in found.our_value["C49"]
+
+
+def test_without_halves_noise_is_unknown_and_nothing_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(paper.check, "__defaults__", (tmp_path,))
+    uses = [dataclasses.replace(u, halves=()) for u in pair_of(LEVELS, LEVELS)]
+    suite = Suite("mine", "own", ("code",), 16, 32, tuple(u.checkpoint for u in uses))
+    assert token_use.checks(suite, uses, 5).verdict[0] == "not testable here"
+
+
+def test_a_shuffle_keeps_levels_and_loses_pairs():
+    a = pd.Series(LEVELS)
+    apart = token_use.within(a, a.sample(frac=1, random_state=0, ignore_index=True))
+    assert apart <= token_use.shuffled_near(a, a) < 0.6
+    assert token_use.shuffled_near(a * 0 + 0.3, a * 0 + 0.31) == 1
+
+
+def test_one_checkpoint_has_no_pair(tmp_path, monkeypatch):
+    monkeypatch.setattr(paper.check, "__defaults__", (tmp_path,))
+    uses = [use("a", {1: (0.2, 5), 2: (0.3, 5)})]
+    suite = Suite("mine", "own", ("code",), 16, 32, (uses[0].checkpoint,))
+    assert set(token_use.checks(suite, uses, 1).verdict) == {"not testable here"}
+    assert token_use.draw_figure_10(uses, 1) is None

@@ -1,0 +1,92 @@
+"""Figures on neurons and tokens show the numbers of their table: panels, places, labels, ends of axes."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sparsinglib.paper import style
+from sparsinglib.studies.neurons import figures as use_figures
+from sparsinglib.studies.neurons import tokens as token_use
+from sparsinglib.studies.neurons.frequency import POSITIONS
+
+CORPORA = ("code", "wikipedia")
+
+
+def test_distances_have_a_panel_for_each_activation_and_a_mark_for_each_row():
+    kinds = ("scales", "halves")
+    rows = [(a, c, p, k, 1.0) for a in style.ACTIVATIONS for c in CORPORA for p in POSITIONS for k in kinds]
+    rows += [("both", c, p, "activations", 8.0) for c in CORPORA for p in POSITIONS]
+    table = pd.DataFrame(rows, columns=["activation", "corpus", "position", "kind", "distance_pp"])
+    figure, data = use_figures.distances(table, POSITIONS)
+    assert data is table and len(figure.axes) == 2
+    for ax, activation in zip(figure.axes, style.ACTIVATIONS, strict=True):
+        drawn = np.concatenate([line.get_ydata() for line in ax.lines])
+        expected = table[table.activation.isin([activation, "both"])].distance_pp
+        assert sorted(drawn) == sorted(expected)
+        assert ax.get_ylim()[1] == pytest.approx(1.05 * 8)
+        assert ax.get_title() == style.ACTIVATION_LABELS[activation]
+
+
+@pytest.mark.parametrize("models", [1, 5])
+def test_overlap_is_written_into_both_halves_of_a_symmetric_matrix(models):
+    names = [f"m{i}" for i in range(models)]
+    pairs = (("code", "code", 0.9), ("code", "wikipedia", 0.25))  # no halves of wikipedia: an empty place
+    table = pd.DataFrame(
+        [(n, a, b, value, 0.1) for n in names for a, b, value in pairs],
+        columns=["checkpoint", "corpus_a", "corpus_b", "overlap", "chance"],
+    )
+    figure, _ = use_figures.overlap(table, 0.1)
+    shown = [ax for ax in figure.axes if ax.images]
+    assert [ax.get_title() for ax in shown] == names
+    for ax in shown:
+        cells = np.ma.filled(ax.images[0].get_array(), np.nan)
+        np.testing.assert_allclose(cells, [[90, 25], [25, np.nan]])
+        assert sorted(text.get_text() for text in ax.texts) == ["25", "25", "90"]
+    assert "10 %" in figure.get_suptitle()
+
+
+def test_pairs_lie_around_the_line_of_equality():
+    rng = np.random.default_rng(0)
+    parts = []
+    for activation, names in (("relu", ("0.1m-relu", "0.4m-relu")), ("silu", ("0.1m-silu", "0.4m-silu"))):
+        ratio = rng.uniform(0.1, 0.3, 50)
+        parts.append(pd.DataFrame({"activation": activation, "a": names[0], "b": names[1], "ratio_a": ratio,
+                                   "ratio_b": ratio}))  # fmt: skip
+    figure, _ = use_figures.against(pd.concat(parts))
+    shown = [ax for ax in figure.axes if ax.lines]
+    assert [ax.get_title() for ax in shown] == ["50 entries"] * 2
+    for ax, part in zip(shown, parts, strict=True):
+        assert ax.get_xlim() == ax.get_ylim()
+        low, high = ax.get_xlim()
+        assert low < 100 * part.ratio_a.min() and 100 * part.ratio_a.max() < high
+        assert int(ax.collections[0].get_array().sum()) == 50  # each entry is in one cell
+        assert ax.get_xlabel().startswith(part.a.iloc[0]) and ax.get_ylabel().startswith(part.b.iloc[0])
+
+
+def test_kinds_are_marks_at_their_ratio_in_the_given_order():
+    order = token_use.KINDS
+    kinds = [order[2], order[0]]
+    table = pd.DataFrame(
+        [("m", c, k, 0.1 * (1 + i) + 0.01 * j) for j, c in enumerate(CORPORA) for i, k in enumerate(kinds)],
+        columns=["checkpoint", "corpus", "kind", "activation_ratio"],
+    )
+    figure, _ = use_figures.kinds(table, order)
+    (ax,) = figure.axes
+    assert [label.get_text() for label in ax.get_yticklabels()] == [order[0], order[2]]
+    for line, corpus in zip(ax.lines, CORPORA, strict=True):
+        at = {order[int(2 * y)]: x for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)}
+        expected = table[table.corpus == corpus].set_index("kind").activation_ratio
+        assert at == pytest.approx({k: 100 * expected[k] for k in kinds})
+
+
+def test_extremes_are_ranked_with_a_gap_between_the_ends():
+    order = token_use.KINDS
+    rows = [("m", "most", "$x_1$", 0.9), ("m", "most", "b", 0.8), ("m", "fewest", "c", 0.1), ("m", "fewest", "d", 0.05)]
+    table = pd.DataFrame(rows, columns=["checkpoint", "side", "token", "activation_ratio"]).assign(kind=order[0])
+    figure, _ = use_figures.extremes(table, order)
+    (ax,) = figure.axes
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["$x_1$", "b", "c", "d"]
+    assert [bar.get_width() for bar in ax.patches] == pytest.approx([90, 80, 10, 5])
+    middles = [bar.get_y() + bar.get_height() / 2 for bar in ax.patches]
+    assert np.diff(middles).tolist() == pytest.approx([1, 2.5, 1])
+    assert ax.yaxis_inverted()

