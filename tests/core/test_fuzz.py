@@ -18,6 +18,7 @@ from helpers import GOLDEN
 import sparsinglib as sl
 from sparsinglib import laws, suites
 from sparsinglib.core.checkpoints import CheckpointError
+from sparsinglib.files import SUITES
 from sparsinglib.studies.scaling import trends
 from sparsinglib.suites.suite import SuiteError
 
@@ -120,7 +121,7 @@ def test_hostile_thresholds_allocate_nothing_large(thresholds_file, tmp_path):
 
 
 def test_damaged_suites(tmp_path):
-    good, path = (suites.SUITES / "ladder.yaml").read_bytes(), tmp_path / "damaged.yaml"
+    good, path = (SUITES / "ladder.yaml").read_bytes(), tmp_path / "damaged.yaml"
     refused = 0
     for seed in range(80):
         path.write_bytes(damaged(good, seed))
@@ -131,7 +132,7 @@ def test_damaged_suites(tmp_path):
 
 
 def test_swapped_entries_of_suites(tmp_path):
-    entry, path = yaml.safe_load((suites.SUITES / "example.yaml").read_text()), tmp_path / "swapped.yaml"
+    entry, path = yaml.safe_load((SUITES / "example.yaml").read_text()), tmp_path / "swapped.yaml"
     read, tries = 0, 60
     for seed in range(tries):
         path.write_text(yaml.safe_dump(swapped(entry, seed)))

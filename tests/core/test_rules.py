@@ -150,8 +150,9 @@ def test_rules_are_values():
     assert sl.FAT(0.1) != sl.CETT(0.1)
     rules = {sl.TopK(0.5), sl.TopK(0.5), sl.FAT(0.5), sl.CETT(0.5), sl.StraightforwardReLU(), sl.StraightforwardReLU()}
     assert len(rules) == 4
+    names = {name: getattr(sl, name) for name in sl.__all__}
     for rule in rules:
-        assert eval(repr(rule), vars(sl)) == rule
+        assert eval(repr(rule), names) == rule
     with pytest.raises(AttributeError):
         sl.FAT(0.1).eps = 0.2
 

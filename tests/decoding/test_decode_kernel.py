@@ -100,7 +100,7 @@ def test_rounding_is_to_even_and_keeps_what_is_no_number(kind):
 
 ONE_CALL = """
 import numba, numpy as np
-from sparsinglib import decode_kernel as kernel
+from sparsinglib.decoding import kernel
 threads = {threads}
 weights, nothing, x = np.ones((8, 4), np.float32), np.zeros(8, np.float32), np.ones(4, np.float32)
 assert (kernel.run(kernel.product, threads, weights, nothing, x) == 4).all()

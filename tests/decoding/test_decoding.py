@@ -14,7 +14,7 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, MixtralConfig, MixtralForCausalLM, Phi3Config, Phi3ForCausalLM
 
 import sparsinglib as sl
-from sparsinglib import decoding
+from sparsinglib.decoding import engine
 from sparsinglib.decoding import kernel as decode_kernel
 from sparsinglib.decoding.engine import SparseFFN, sparse_decoding
 
@@ -26,7 +26,7 @@ BFLOAT16_ERROR = 2**-7  # one rounding step, relative
 
 @pytest.fixture(autouse=True)
 def every_size_uses_all_threads(monkeypatch):
-    monkeypatch.setattr(decoding, "ONE_THREAD", 0)
+    monkeypatch.setattr(engine, "ONE_THREAD", 0)
 
 
 def generated(model, prompt=PROMPT, tokens=24):
@@ -229,7 +229,7 @@ def test_thresholds_mark_what_sparsify_marks(responsive):
     model, ids = responsive
     found = sl.thresholds_for_cett(model, [ids], 0.3)
     for ffn in sl.find_ffns(model):
-        limits = torch.from_numpy(decoding._limits(ffn, found))
+        limits = torch.from_numpy(engine._limits(ffn, found))
         edge = torch.stack([limits, limits.nextafter(torch.tensor(0.0)), -limits])
         assert torch.equal(found.active(ffn, edge, edge), edge.abs() >= limits)
 
@@ -366,7 +366,7 @@ def test_default_threads(monkeypatch, tbb, expected):
     """Without TBB a second thread starts too late to help."""
     monkeypatch.setattr(decode_kernel, "TBB", tbb)
     monkeypatch.setattr(torch, "get_num_threads", lambda: THREADS[-1])
-    assert decoding._checked_threads(None) == expected
+    assert engine._checked_threads(None) == expected
 
 
 @pytest.mark.parametrize("threads", [0, -1, CORES + 1, 10**6, 1.5, True])
