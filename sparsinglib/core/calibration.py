@@ -8,8 +8,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from . import forward
+from .arguments import number
 from .ffn import FFN, find_ffns
-from .forward import Corpus
+from .forward import TokenBatches
 from .hooks import tap
 from .rules import FAT, GateThresholds, OutputTopK, Rule, TopK, TopP
 from .trial import Batches
@@ -39,7 +40,7 @@ class GateSample:
         """One dense pass; padding is left out."""
         ffns = find_ffns(model)
         TopK(1.0).check(ffns)
-        corpus = Corpus(model, batches)
+        corpus = TokenBatches(model, batches)
         wanted = min(corpus.tokens, max(1, SAMPLED_SCORES // sum(ffn.d_ff for ffn in ffns)))
         picked = torch.linspace(0, corpus.tokens - 1, wanted).round().long().unique()
         kept: list[list[Tensor]] = [[] for _ in ffns]
@@ -90,10 +91,8 @@ class GateSample:
 
 
 def _share(family: str, activation_ratio: float) -> float:
-    share = float(activation_ratio)
-    if not 0 < share <= 1:
-        raise ValueError(f"{family}: the activation ratio aimed at is a share in (0, 1], got {activation_ratio!r}.")
-    return share
+    aimed_at = f"{family}: the activation ratio aimed at"
+    return number(aimed_at, activation_ratio, "a share in (0, 1]", lambda share: 0 < share <= 1)
 
 
 def _value_at(values: Tensor, share: float) -> float:

@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from .ffn import FFN
-from .forward import Batch, Corpus, logits
+from .forward import Batch, TokenBatches, logits
 from .hooks import tap
 from .rules import above_threshold
 
@@ -34,7 +34,7 @@ def _cett(ffn: FFN, neurons: Tensor, threshold: float, full: Tensor) -> Tensor:
 class Sampler:
     """Keeps the neuron values of SAMPLE_TOKENS tokens spread evenly over a corpus, (tokens, d_ff) for each layer."""
 
-    def __init__(self, corpus: Corpus, ffns: Sequence[FFN]) -> None:
+    def __init__(self, corpus: TokenBatches, ffns: Sequence[FFN]) -> None:
         self.wanted = torch.linspace(0, corpus.tokens - 1, min(SAMPLE_TOKENS, corpus.tokens)).round().long().unique()
         # Room is taken at once: small tensors kept from amid many forward passes would scatter over the heap.
         self.values = [
@@ -139,7 +139,7 @@ def _spread_thresholds(magnitude: Tensor, full: Tensor) -> np.ndarray:
     return np.unique(np.append(found, largest * 1.001))
 
 
-def exact_cett(model: PreTrainedModel, corpus: Corpus, ffns: Sequence[FFN], grid: np.ndarray) -> np.ndarray:
+def exact_cett(model: PreTrainedModel, corpus: TokenBatches, ffns: Sequence[FFN], grid: np.ndarray) -> np.ndarray:
     """Mean CETT over all tokens of a dense pass at each threshold of ``grid``; both are (layers, thresholds)."""
     total = np.zeros(grid.shape)
     valid = torch.empty(0)

@@ -16,6 +16,8 @@ from transformers import PreTrainedModel
 from transformers.activations import ACT2CLS
 from transformers.pytorch_utils import Conv1D
 
+from . import arguments
+
 DOWN_NAMES = ("down_proj", "dense_4h_to_h", "fc2", "fc_out", "c_proj", "w2", "wo", "proj_2", "output_linear")
 ATTENTION = ("attn", "attention", "mixer")
 EXPERTS = ("expert", "router", "sparsemoe", "sparse_moe")
@@ -84,9 +86,9 @@ def find_ffns(model: PreTrainedModel) -> list[FFN]:
     """List the FFNs of a decoder-only model, first layer first.
 
     Raises UnsupportedModel, naming the module, for a mixture of experts or a layer in which no single output
-    projection stands out.
+    projection stands out; ValueError for what is no loaded model.
     """
-    layers = _decoder_layers(model)
+    layers = _decoder_layers(arguments.model(model))
     experts = {name: _experts_in(layer) for name, layer in layers}
     if mixed := {name: found for name, found in experts.items() if found}:
         dense = [name for name in experts if name not in mixed]

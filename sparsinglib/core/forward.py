@@ -2,49 +2,66 @@
 
 import hashlib
 import inspect
+import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from .arguments import flag, whole
+
 BLOCK_TOKENS = 32  # neighbouring losses are correlated: standard errors treat this many tokens as one draw
 LOGIT_BUDGET = 2**26  # logits held at once (256 MiB in float32); the rows of a batch are split to stay below
 PIECE = 2**20  # characters tokenised at once
+LENGTH = 512  # of a window, where the tokenizer sets no shorter limit
+MOST_STREAMED = 2**24  # tokens taken from a stream of unknown length before it counts as endless
+A_FILE = re.compile(r"\S+\.(txt|md|jsonl?|ndjson|csv|tsv|parquet|gz|html?|py)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Token ids and validity, both (rows, length); padding is False in ``valid``."""
+    """Token ids, which of them count (``valid``), and which the model sees (``seen``), all (rows, length).
+
+    Padding is neither; a token that stands in a window only as context for others is seen and does not count.
+    """
 
     ids: Tensor
     valid: Tensor
+    seen: Tensor
 
     @cached_property
     def padded(self) -> bool:
-        """Whether any position is padding."""
+        """Whether any position does not count."""
         return not bool(self.valid.all())
 
     @cached_property
     def targets(self) -> Tensor:
         """Whether position j is followed by a token to predict, (rows, length - 1)."""
-        return self.valid[:, :-1] & self.valid[:, 1:]
+        return self.seen[:, :-1] & self.valid[:, 1:]
 
     @cached_property
     def positions(self) -> Tensor:
-        """Index of each token among the valid ones of its row, (rows, length)."""
-        return (self.valid.long().cumsum(dim=1) - 1).clamp_min(0)
+        """Index of each token among those its row shows to the model, (rows, length)."""
+        return (self.seen.long().cumsum(dim=1) - 1).clamp_min(0)
+
+    def rows(self, start: int, end: int) -> "Batch":
+        """The rows from ``start`` up to ``end``."""
+        return Batch(self.ids[start:end], self.valid[start:end], self.seen[start:end])
 
 
-class Corpus:
+class TokenBatches:
     """Checked batches of one text for one model, read as often as needed, in pieces that fit in memory.
 
-    ``batches`` holds LongTensors (rows, length) or dicts with ``input_ids`` and ``attention_mask``. Raises ValueError
-    for what cannot be measured: no batches, ids outside the vocabulary, rows longer than the model's context, a text
-    without a single token to predict.
+    ``batches`` holds LongTensors (rows, length) or dicts with ``input_ids`` and, where they are needed,
+    ``attention_mask`` and ``counted`` (see ``token_batches``). Raises ValueError for what cannot be measured: no
+    batches, ids outside the vocabulary, rows longer than the model's context, a text without a single token to predict.
     """
 
     def __init__(self, model: PreTrainedModel, batches: Iterable[Tensor | Mapping[str, Tensor]]) -> None:
@@ -72,7 +89,7 @@ class Corpus:
                 yield batch
                 continue
             for start in range(0, len(batch.ids), rows):
-                yield Batch(batch.ids[start : start + rows], batch.valid[start : start + rows])
+                yield batch.rows(start, start + rows)
 
     @cached_property
     def sha256(self) -> str:
@@ -85,39 +102,68 @@ class Corpus:
 
 
 def as_list(batches: Iterable[Tensor | Mapping[str, Tensor]]) -> list[Tensor | Mapping[str, Tensor]]:
-    """Batches that can be read more than once; raises ValueError for a text or a tensor that is not yet in batches."""
-    if isinstance(batches, (str, Tensor, Mapping)):
-        raise ValueError("batches must be a list of token batches: make them with token_batches(text, tokenizer).")
-    return list(batches)
+    """Batches that can be read more than once.
+
+    Raises ValueError for a text or a tensor that is not yet in batches, and for a stream that does not end.
+    """
+    single = (str, bytes, os.PathLike, Tensor, np.ndarray, Mapping)
+    if isinstance(batches, single) or not hasattr(batches, "__iter__"):
+        raise ValueError(
+            "batches must be a list of token batches: make them with token_batches(text, tokenizer); "
+            f"got {type(batches).__name__}."
+        )
+    with suppress(TypeError):  # a loader may have a length to ask for and not know it
+        if len(batches):  # type: ignore[arg-type]
+            return list(batches)
+    found, tokens = [], 0
+    for batch in batches:
+        found.append(batch)
+        ids = batch.get("input_ids") if isinstance(batch, Mapping) else batch
+        tokens += int(np.prod(getattr(ids, "shape", (1,))))
+        if tokens > MOST_STREAMED:
+            raise ValueError(
+                f"batches is a stream that gave {tokens:,} tokens and goes on; it may be endless. Take a part of it, "
+                "list(itertools.islice(batches, 100)), or give token_batches a max_tokens; a list may be of any length."
+            )
+    return found
 
 
 def _checked(batch: Tensor | Mapping[str, Tensor], index: int, config: Any) -> Batch:
-    mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
-    ids = batch["input_ids"] if isinstance(batch, Mapping) else batch
-    if not isinstance(ids, Tensor) or ids.dtype not in (torch.int32, torch.int64):
-        raise ValueError(
-            f"Batch {index}: expected a LongTensor of token ids (rows × length), got {type(ids).__name__}."
-        )
+    entries: Mapping[str, Any] = batch if isinstance(batch, Mapping) else {"input_ids": batch}
+    if "input_ids" not in entries:
+        raise ValueError(f"Batch {index}: no input_ids; it has {', '.join(map(str, entries)) or 'nothing'}.")
+    ids = entries["input_ids"]
+    if isinstance(ids, np.ndarray) and ids.dtype.kind in "iu":
+        ids = torch.from_numpy(ids.astype(np.int64))
+    if not isinstance(ids, Tensor) or ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        kind = f"{type(ids).__name__} of {ids.dtype}" if isinstance(ids, (Tensor, np.ndarray)) else type(ids).__name__
+        raise ValueError(f"Batch {index}: expected a LongTensor of token ids (rows × length), got {kind}.")
     ids = ids.long().cpu()  # what is counted is counted there; each pass moves the ids to the model
     if ids.dim() == 1:
         ids = ids[None]
     if ids.dim() != 2 or ids.numel() == 0:
         raise ValueError(f"Batch {index}: token ids must be rows × length and not empty, got shape {tuple(ids.shape)}.")
-    mask = None if mask is None else torch.as_tensor(mask)
-    if mask is not None and mask.numel() != ids.numel():
-        raise ValueError(
-            f"Batch {index}: attention_mask {tuple(mask.shape)} does not fit token ids {tuple(ids.shape)}."
-        )
-    valid = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool().cpu().reshape(ids.shape)
+    seen = _mask(entries, "attention_mask", ids, index)
+    valid = seen & _mask(entries, "counted", ids, index)
     vocabulary, context = config.vocab_size, getattr(config, "max_position_embeddings", None)
-    if ids[valid].numel() and not 0 <= int(ids[valid].min()) <= int(ids[valid].max()) < vocabulary:
+    if ids[seen].numel() and not 0 <= int(ids[seen].min()) <= int(ids[seen].max()) < vocabulary:
         raise ValueError(f"Batch {index}: token ids outside the model's vocabulary of {vocabulary}; wrong tokenizer?")
-    if context and int(valid.sum(dim=1).max()) > context:
+    if context and int(seen.sum(dim=1).max()) > context:
         raise ValueError(
             f"Batch {index}: rows of {ids.shape[1]} tokens, but the model's context is {context}; "
             f"cut the text into windows: token_batches(text, tokenizer, length={context})."
         )
-    return Batch(ids.masked_fill(~valid, 0), valid)  # padding may have an id for which the model has no embedding
+    return Batch(ids.masked_fill(~seen, 0), valid, seen)  # padding may have an id for which there is no embedding
+
+
+def _mask(entries: Mapping[str, Any], name: str, ids: Tensor, index: int) -> Tensor:
+    """An entry of a batch as booleans in the shape of its ids; all true where there is none."""
+    if entries.get(name) is None:
+        return torch.ones_like(ids, dtype=torch.bool)
+    mask = torch.as_tensor(entries[name])
+    if mask.numel() != ids.numel():
+        raise ValueError(f"Batch {index}: {name} {tuple(mask.shape)} does not fit token ids {tuple(ids.shape)}.")
+    return mask.bool().cpu().reshape(ids.shape)
 
 
 @torch.inference_mode()
@@ -128,8 +174,8 @@ def logits(model: PreTrainedModel, batch: Batch) -> Tensor:
     if device.type == "meta":  # accelerate keeps the weights elsewhere and moves inputs itself
         device = torch.device("cpu")
     extra = {}
-    if batch.padded:
-        extra["attention_mask"] = batch.valid.long().to(device)
+    if not bool(batch.seen.all()):
+        extra["attention_mask"] = batch.seen.long().to(device)
         # Without explicit positions most models count left padding as text.
         if "position_ids" in inspect.signature(model.forward).parameters:
             extra["position_ids"] = batch.positions.to(device)
@@ -193,51 +239,119 @@ def mean_and_error(blocks: Sequence[Tensor] | Tensor) -> tuple[float, float | No
 def token_batches(
     text: str,
     tokenizer: PreTrainedTokenizerBase | None,
-    length: int = 512,
+    length: int | None = None,
     batch_size: int = 8,
     max_tokens: int | None = None,
-) -> list[torch.LongTensor]:
-    """Consecutive windows of a text, without truncation: a text longer than the context becomes several windows.
+    *,
+    stride: int | None = None,
+    start_token: bool | None = None,
+) -> list[Any]:
+    """Windows of a text, without truncation: a text longer than the context becomes several of them.
 
-    The text is tokenised as a whole, with whatever start token the tokenizer adds; one of more than a million
-    characters in pieces that end between two words, so that memory holds little more than text and token ids.
+    By default the windows follow one another, so that the first tokens of each are predicted from little before them.
+    With a ``stride`` they overlap: each begins ``stride`` tokens after the last and counts only the tokens that no
+    window before it held, which so have at least ``length - stride`` tokens before them. That is the protocol of
+    transformers' perplexity guide. Perplexity is lower with it, at ``length / stride`` times the work, and only
+    numbers of one protocol can be compared. The text is tokenised as a whole, one of more than a million characters in
+    pieces that end between two words, so that memory holds little more than text and token ids.
+
+    Args:
+        text: the text itself; ``sparsinglib.corpora.load`` reads it from a file.
+        tokenizer: as ``load`` gives it.
+        length: tokens of a window, start tokens included; None for 512, or the tokenizer's limit if that is less.
+        batch_size: windows of a batch.
+        max_tokens: tokens of the text that are used, from its beginning; None for all.
+        stride: tokens from the beginning of a window to that of the next, at most its text; None for no overlap.
+        start_token: whether each window begins with the start token, as models like Gemma need it: without it their
+            perplexity is that of noise. None does as the tokenizer does with a text. A text that begins with it
+            already gets no second one.
 
     Returns:
         Batches of token ids, ``batch_size`` × ``length``; the last full windows may make a smaller batch, and what is
-        left after them is a batch of its own, 1 × n, unless it is a single token (which predicts nothing).
+        left after them is a batch of its own, 1 × n, unless it is a single token that nothing predicts. With a stride,
+        dicts of such ``input_ids`` and a mask ``counted``.
 
     Raises:
-        ValueError: no tokenizer, no text, fewer than two tokens, or a size that makes no sense.
+        ValueError: no tokenizer, a path or a list for a text, no text, fewer than two tokens, a size that makes no
+            sense, a start token asked for that the tokenizer does not have.
     """
+    _check_text(text, tokenizer)
+    if length is None:
+        length = min(LENGTH, getattr(tokenizer, "model_max_length", LENGTH))
+    length, batch_size = whole("length", length, 2), whole("batch_size", batch_size, 1)
+    start = torch.tensor(_start(tokenizer, start_token), dtype=torch.long)
+    ids = _token_ids(text, tokenizer, None if max_tokens is None else whole("max_tokens", max_tokens, 2), start)
+    if len(start) + len(ids) < 2:
+        raise ValueError(f"the text has {len(ids)} token: at least 2 are needed to predict one from another")
+    if (room := length - len(start)) < 1:
+        raise ValueError(f"length must be more than the {len(start)} start tokens of each window, got {length}")
+    step = room if stride is None else whole("stride", stride, 1)
+    if step > room:
+        raise ValueError(
+            f"stride must be at most the {room} tokens of text in a window, or some are left out: {stride}"
+        )
+    full = max(0, (len(ids) - room) // step + 1)
+    held = room + (full - 1) * step if full else 0  # tokens of the text that full windows hold
+    rows = ids[:held].unfold(0, room, step) if full else ids.new_empty(0, room)
+    windows = [torch.cat([start.expand(len(part), -1), part], dim=1) for part in rows.split(batch_size) if len(part)]
+    rest = ids[full * step :]
+    if held < len(ids) and len(start) + len(rest) > 1:
+        windows.append(torch.cat([start, rest])[None])
+    return windows if stride is None else _counted_once(windows, len(start), room - step)
+
+
+def _check_text(text: object, tokenizer: object) -> None:
     if tokenizer is None:
         raise ValueError("this checkpoint has no tokenizer: give batches of token ids, or load a tokenizer that fits")
-    if length < 2 or batch_size < 1:
-        raise ValueError(f"length must be at least 2 and batch_size at least 1, not {length} and {batch_size}")
-    if max_tokens is not None and max_tokens < 2:
-        raise ValueError(f"max_tokens must be at least 2, not {max_tokens}")
+    if not callable(tokenizer) or isinstance(tokenizer, torch.nn.Module):
+        raise ValueError(f"tokenizer must be one, as in model, tokenizer = load(name); got {type(tokenizer).__name__}")
+    if not isinstance(text, str):
+        raise ValueError(
+            f"text must be a str, got {type(text).__name__}; sparsinglib.corpora.load reads paths and joins documents"
+        )
     if not text.strip():
         raise ValueError("the text is empty")
-    ids = _token_ids(text, tokenizer, max_tokens)
-    if len(ids) < 2:
-        raise ValueError(f"the text has {len(ids)} token: at least 2 are needed to predict one from another")
-    full = len(ids) // length * length
-    batches = list(ids[:full].view(-1, length).split(batch_size)) if full else []
-    return batches + ([ids[full:].unsqueeze(0)] if len(ids) - full > 1 else [])
+    if A_FILE.fullmatch(text) or (len(text) < 4096 and os.path.exists(os.path.expanduser(text))):
+        raise ValueError(f"text is the path {text!r}, not what the file holds: give sparsinglib.corpora.load({text!r})")
 
 
-def _token_ids(text: str, tokenizer: PreTrainedTokenizerBase, most: int | None) -> torch.Tensor:
+def _start(tokenizer: Any, wanted: bool | None) -> list[int]:
+    """The tokens that each window begins with."""
+    if wanted is not None and not flag("start_token", wanted):
+        return []
+    plain, marked = (list(tokenizer("a", add_special_tokens=s)["input_ids"]) for s in (False, True))
+    places = (i for i in range(len(marked)) if marked[i : i + len(plain)] == plain)
+    added = marked[: next(places, 0)]
+    if wanted and not added and getattr(tokenizer, "bos_token_id", None) is None:
+        raise ValueError("start_token is True, but this tokenizer has no start token (bos_token)")
+    return added or ([tokenizer.bos_token_id] if wanted else [])
+
+
+def _counted_once(windows: list[Tensor], start: int, overlap: int) -> list[dict[str, Tensor]]:
+    """Windows with a mask of what counts: all of the first row, of each later one what no row before it held."""
+    batches = []
+    for index, ids in enumerate(windows):
+        counted = torch.ones_like(ids, dtype=torch.bool)
+        counted[(1 if index == 0 else 0) :, : start + overlap] = False
+        batches.append({"input_ids": ids, "counted": counted})
+    return batches
+
+
+def _token_ids(text: str, tokenizer: Any, most: int | None, start: Tensor) -> Tensor:
     # One block for all ids, and a piece's list gone before the next: what is kept between pieces fragments the heap,
     # which then grows by 60 MB with each.
     found = torch.empty(len(text) // 2 + 1, dtype=torch.int32)
-    start = known = 0
-    while start < len(text) and (most is None or known < most):
-        end = start + PIECE
+    begin = known = 0
+    wanted = None if most is None else most + len(start)
+    while begin < len(text) and (wanted is None or known < wanted):
+        end = begin + PIECE
         if end < len(text):
-            end = max(text.rfind(" ", start + 1, end), text.rfind("\n", start + 1, end), start + PIECE // 2)
-        ids = tokenizer(text[start:end], add_special_tokens=start == 0, verbose=False)["input_ids"]
+            end = max(text.rfind(" ", begin + 1, end), text.rfind("\n", begin + 1, end), begin + PIECE // 2)
+        ids = tokenizer(text[begin:end], add_special_tokens=False, verbose=False)["input_ids"]
         if known + len(ids) > len(found):
             found = torch.cat([found, torch.empty(len(found) + len(ids), dtype=torch.int32)])
         found[known : known + len(ids)] = torch.tensor(ids, dtype=torch.int32)
-        start, known = end, known + len(ids)
+        begin, known = end, known + len(ids)
         del ids
-    return found[:known][:most].long()
+    marked = len(start) > 0 and torch.equal(found[: len(start)].long(), start)  # as rendered from a chat template
+    return found[len(start) if marked else 0 : known][:most].long()

@@ -1,5 +1,6 @@
 """Record and mask neuron values: the only code that touches a model. Every hook is gone when its context ends."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
@@ -10,6 +11,7 @@ from transformers import PreTrainedModel
 
 from .ffn import FFN, UnsupportedModel, find_ffns
 from .rules import Rule
+from .thresholds import as_rule
 
 Visit = Callable[[FFN, Tensor, Tensor], Tensor | None]
 After = Callable[[FFN, Tensor], None]
@@ -77,13 +79,15 @@ def _attach(ffn: FFN, visit: Visit, gate: bool, after: After | None) -> list[Rem
 
 
 @contextmanager
-def sparsify(model: PreTrainedModel, rule: Rule) -> Iterator[PreTrainedModel]:
+def sparsify(model: PreTrainedModel, rule: Rule | str | os.PathLike[str]) -> Iterator[PreTrainedModel]:
     """Run ``model`` with the weak neurons of ``rule`` left out: for generate, lm-eval or any code that calls it.
 
-    ``rule`` is a Thresholds artefact or any rule but a bare CETT target. Raises ValueError before touching the model
-    if the rule does not fit it. The model is left bit-identical, also after an exception and in nested use.
+    ``rule`` is a Thresholds artefact, the path of its file, or any rule but a bare CETT target. Raises ValueError
+    before touching the model if the rule does not fit it. The model is left bit-identical, also after an exception
+    and in nested use.
     """
     ffns = find_ffns(model)
+    rule = as_rule(rule)
     rule.check(ffns)
 
     def keep_active(ffn: FFN, neurons: Tensor, gate: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """One streaming pass over a text: what a rule leaves active, by layer, position, vocabulary entry and neuron."""
 
 import math
+import os
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
@@ -13,11 +14,11 @@ from transformers import PreTrainedModel
 
 from . import forward
 from .ffn import FFN, find_ffns
-from .forward import Batch, Corpus
+from .forward import Batch, TokenBatches
 from .hooks import tap
 from .rules import CETT, Rule
 from .search import thresholds_for_cett
-from .thresholds import Thresholds
+from .thresholds import Thresholds, as_rule
 from .trial import Batches
 
 MOST_KEPT_TOKENS = 4096  # up to here the layer × token map is kept without being asked for
@@ -142,21 +143,27 @@ class Measurement:
 
 
 def measure(
-    model: PreTrainedModel, batches: Batches, rule: Rule, *, kl: bool = True, keep_tokens: bool | None = None
+    model: PreTrainedModel,
+    batches: Batches,
+    rule: Rule | str | os.PathLike[str],
+    *,
+    kl: bool = True,
+    keep_tokens: bool | None = None,
 ) -> Measurement:
     """Measure a rule on a text: a dense and a sparse pass, batch by batch, in memory that does not grow with the text.
 
-    ``batches`` are token ids (rows × length) or dicts with ``attention_mask``; padding is left out everywhere. A bare
-    ``CETT`` target is given thresholds on the same text first. ``keep_tokens`` asks for (True) or declines (False) the
-    layer × token map, kept by itself for up to 4,096 tokens. Raises ValueError if the rule does not fit the model, the
-    text cannot be measured, or a loss is not finite.
+    ``batches`` are token ids (rows × length) or dicts with ``attention_mask``; padding is left out everywhere. ``rule``
+    is a rule, thresholds, or the path of a thresholds file. A bare ``CETT`` target is given thresholds on the same text
+    first. ``keep_tokens`` asks for (True) or declines (False) the layer × token map, kept by itself for up to 4,096
+    tokens. Raises ValueError if the rule does not fit the model, the text cannot be measured, or a loss is not finite.
     """
     ffns = find_ffns(model)
+    rule = as_rule(rule)
     if isinstance(rule, CETT):
         batches = forward.as_list(batches)
         rule = thresholds_for_cett(model, batches, rule)
     rule.check(ffns)
-    corpus = Corpus(model, batches)
+    corpus = TokenBatches(model, batches)
     embedding: Any = model.get_input_embeddings()
     counter = _Counter(rule, ffns, embedding.weight.shape[0])
     counter.keep = corpus.tokens <= MOST_KEPT_TOKENS if keep_tokens is None else keep_tokens

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from .arguments import number, one_of
 from .ffn import FFN, UnsupportedModel
 
 
@@ -34,15 +35,12 @@ def _check_gates(ffns: Sequence[FFN], rule: object) -> None:
             )
 
 
-def _number(rule: str, name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError(f"{rule}: {name} must be a number, got {value!r}.")
+def _share(name: str, value: Any, of: str) -> float:
+    return number(name, value, f"the share of {of} kept, in (0, 1]", lambda share: 0 < share <= 1)
 
 
-def _share(rule: str, name: str, value: Any, of: str) -> None:
-    _number(rule, name, value)
-    if not 0 < value <= 1:
-        raise ValueError(f"{rule}: {name} is the share of {of} kept, in (0, 1]; got {value}.")
+def _not_negative(name: str, value: Any) -> float:
+    return number(name, value, "zero or positive", lambda size: 0 <= size < float("inf"))
 
 
 def _at_least(size: Tensor, least: float) -> Tensor:
@@ -87,9 +85,7 @@ class FAT:
     uses_gate: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _number("FAT", "eps", self.eps)
-        if not 0 <= self.eps < float("inf"):
-            raise ValueError(f"FAT: eps must be zero or positive, got {self.eps}.")
+        object.__setattr__(self, "eps", _not_negative("FAT: eps", self.eps))
 
     def check(self, ffns: Sequence[FFN]) -> None:
         """Raise ValueError if a gate score cannot be read."""
@@ -114,9 +110,8 @@ class TopK:
     uses_gate: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _share("TopK", "k", self.k, "neurons")
-        if self.over not in ("token", "layer"):
-            raise ValueError(f"TopK: over must be 'token' or 'layer', got {self.over!r}.")
+        object.__setattr__(self, "k", _share("TopK: k", self.k, "neurons"))
+        one_of("TopK: over", self.over, ("token", "layer"))
 
     def check(self, ffns: Sequence[FFN]) -> None:
         """Raise ValueError if a gate score cannot be read."""
@@ -145,7 +140,7 @@ class OutputTopK:
     uses_gate: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        _share("OutputTopK", "k", self.k, "neurons")
+        object.__setattr__(self, "k", _share("OutputTopK: k", self.k, "neurons"))
 
     def check(self, ffns: Sequence[FFN]) -> None:
         """Every model will do."""
@@ -166,7 +161,7 @@ class TopP:
     uses_gate: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _share("TopP", "p", self.p, "the total score")
+        object.__setattr__(self, "p", _share("TopP: p", self.p, "the total score"))
 
     def check(self, ffns: Sequence[FFN]) -> None:
         """Raise ValueError if a gate score cannot be read."""
@@ -195,10 +190,8 @@ class GateThresholds:
     def __post_init__(self) -> None:
         if not isinstance(self.values, tuple) or not self.values:
             raise ValueError(f"GateThresholds: values must be a tuple, one for each layer; got {self.values!r}.")
-        for value in self.values:
-            _number("GateThresholds", "a threshold", value)
-            if not 0 <= value < float("inf"):
-                raise ValueError(f"GateThresholds: thresholds must be zero or positive, got {value}.")
+        values = tuple(_not_negative("GateThresholds: a threshold", value) for value in self.values)
+        object.__setattr__(self, "values", values)
 
     def check(self, ffns: Sequence[FFN]) -> None:
         """Raise ValueError if a gate score cannot be read or the model has another number of layers."""
@@ -223,9 +216,8 @@ class CETT:
     uses_gate: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        _number("CETT", "target", self.target)
-        if not 0 <= self.target < 1:
-            raise ValueError(f"CETT: the target is a share of the FFN output, in [0, 1); got {self.target}.")
+        within = "a share of the FFN output, in [0, 1)"
+        object.__setattr__(self, "target", number("CETT: target", self.target, within, lambda share: 0 <= share < 1))
 
     def check(self, ffns: Sequence[FFN]) -> None:
         """Raise ValueError: thresholds have to be found on a text first."""

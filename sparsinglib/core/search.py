@@ -7,14 +7,15 @@ import hashlib
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 from transformers import PreTrainedModel
 
-from .forward import Corpus, as_list
+from .arguments import number, one_of
+from .forward import TokenBatches, as_list
 from .rules import CETT
 from .thresholds import Thresholds
 from .trial import Batches, Point, Trial
@@ -58,7 +59,7 @@ def find_thresholds(
     target = _checked_target(ppl_increase_pct, criterion, method, stop_width)
     held_out = None if held_out is None else as_list(held_out)
     if held_out is not None:
-        Corpus(model, held_out)
+        TokenBatches(model, held_out)
     trial = Trial(model, batches, with_kl=criterion == "kl")
     answer, points = _solve([trial], target, criterion, method, stop_width)
     found = _artefact(trial, answer[0], points, target, ppl_increase_pct, criterion, tokenizer)
@@ -112,8 +113,8 @@ def shared_cett(
     Raises ValueError for an empty list of models and as ``find_thresholds`` does.
     """
     target = _checked_target(ppl_increase_pct, criterion, method, stop_width)
-    if not models:
-        raise ValueError("shared_cett needs at least one model.")
+    if not isinstance(models, Iterable) or not (models := list(models)):
+        raise ValueError("shared_cett needs a list of at least one model.")
     batches = as_list(batches)
     trials = [Trial(model, batches, with_kl=criterion == "kl") for model in models]
     answer, _ = _solve(trials, target, criterion, method, stop_width)
@@ -121,19 +122,13 @@ def shared_cett(
 
 
 def _checked_target(ppl_increase_pct: float, criterion: str, method: str, stop_width: float) -> float:
-    if isinstance(ppl_increase_pct, bool) or not isinstance(ppl_increase_pct, (int, float)):
-        raise ValueError(f"ppl_increase_pct must be a number (percent), got {ppl_increase_pct!r}.")
-    if not 0 < ppl_increase_pct < math.inf:
-        raise ValueError(
-            f"ppl_increase_pct is the allowed rise of perplexity in percent, above 0; got {ppl_increase_pct}."
-        )
-    if criterion not in ("ppl", "kl") or method not in ("secant", "bisection"):
-        raise ValueError(
-            f"criterion is 'ppl' or 'kl' and method 'secant' or 'bisection', got {criterion!r} and {method!r}."
-        )
-    if not 0 < stop_width < 1:
-        raise ValueError(f"stop_width is the width on CETT at which bisection ends, in (0, 1); got {stop_width}.")
-    return math.log1p(ppl_increase_pct / 100)
+    one_of("criterion", criterion, ("ppl", "kl"))
+    one_of("method", method, ("secant", "bisection"))
+    number(
+        "stop_width", stop_width, "the width on CETT at which bisection ends, in (0, 1)", lambda width: 0 < width < 1
+    )
+    allowed = "the allowed rise of perplexity in percent, above 0"
+    return math.log1p(number("ppl_increase_pct", ppl_increase_pct, allowed, lambda p: 0 < p < math.inf) / 100)
 
 
 def _solve(
@@ -262,7 +257,7 @@ def _artefact(
         ppl_ratio_se=None if answer.se is None else ratio * answer.se,
         activation_ratio=answer.activation_ratio,
         kl=answer.kl,
-        ppl_increase_pct=ppl_increase_pct,
+        ppl_increase_pct=None if ppl_increase_pct is None else float(ppl_increase_pct),
         criterion=criterion,
         # The answer may end a little below the target, in the noise of a short text, if points on both sides were seen.
         target_met=target is None or max(value for _, value in values) >= target - LOG_RATIO_TOLERANCE,

@@ -6,15 +6,17 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from reprlib import repr as short
-from typing import Any, ClassVar
+from types import NoneType, UnionType
+from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
 from torch import Tensor
 
 from ..files import write_atomically
+from . import arguments
+from .arguments import number
 from .ffn import FFN
-from .rules import above_threshold
+from .rules import Rule, above_threshold
 
 FORMAT = "sparsinglib thresholds 1"
 NORM_TOLERANCE = 1e-3  # mean column norms: bf16 and float32 copies agree to 1e-5, other checkpoints of a run do not
@@ -54,8 +56,11 @@ class Thresholds:
     uses_gate: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if not self.values or not all(isinstance(v, float) and math.isfinite(v) and v >= 0 for v in self.values):
+        if not self.values or isinstance(self.values, str):
             raise ValueError("Thresholds: values must be finite numbers ≥ 0, one for each layer.")
+        name, wanted = "Thresholds: values", "finite numbers ≥ 0, one for each layer"
+        values = tuple(number(name, v, wanted, lambda length: 0 <= length < math.inf) for v in self.values)
+        object.__setattr__(self, "values", values)
         for name in ("layers", "column_norms"):
             if len(getattr(self, name)) not in (0, len(self.values)):
                 raise ValueError(f"Thresholds: {len(self.values)} values, but {len(getattr(self, name))} {name}.")
@@ -90,64 +95,85 @@ class Thresholds:
         """Give the thresholds as the comma-separated line that the authors' evaluation reads, at full precision."""
         return ",".join(repr(value) for value in self.values)
 
+    def card(self) -> str:
+        """Give a section in Markdown for the model's card: what was measured, on what, how sure it is."""
+        name = self.provenance.get("model") or "this model"
+        title = "" if self.ppl_increase_pct is None else f" (CETT-PPL-{self.ppl_increase_pct:g}%)"
+        error = "" if self.ppl_ratio_se is None else f" ± {self.ppl_ratio_se:.4f}"
+        ends = self.activation_interval and "{:.1%} to {:.1%}".format(*self.activation_interval)
+        rows = {
+            "active FFN neurons": f"{self.activation_ratio:.1%}" + (f" (90 %: {ends})" if ends else ""),
+            "perplexity, sparse over dense": f"{self.ppl_ratio:.4f}{error}",
+            "CETT, the same in every layer": f"{self.cett:.4f}",
+            "found on": f"{self.tokens:,} tokens, SHA-256 {(self.provenance.get('corpus_sha256') or 'unknown')[:12]}",
+            "weights": ", ".join(filter(None, (name, self.provenance.get("revision"), self.provenance.get("dtype")))),
+            "measured with": f"sparsinglib {self.provenance.get('sparsinglib') or 'of an unknown version'}",
+        }
+        told = "" if self.target_met else "\nThis text could not raise perplexity by that much.\n"
+        table = "".join(f"| {what} | {value.replace('|', '/')} |\n" for what, value in rows.items())
+        return (
+            f"## Activation sparsity{title}\n\n"
+            "Neurons whose output vector is shorter than its layer's threshold are left out, after *Sparsing Law* "
+            f"(arXiv 2411.02335).\n\n| | |\n| --- | --- |\n{table}{told}\n"
+            "```python\nimport sparsinglib as sl\n\n"
+            f"model, tokenizer = sl.load({name!r})\n"
+            'with sl.sparsify(model, "thresholds.json"):\n    model.generate(...)\n```\n\n'
+            f"Thresholds by layer: `{self.as_env()}`\n"
+        )
+
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a JSON file, whole or not at all."""
+        """Write a JSON file, whole or not at all; raises OSError, naming the file, where that is not possible."""
         document = {"format": FORMAT, **dataclasses.asdict(self)}
-        write_atomically(Path(path), json.dumps(document, indent=1, allow_nan=False))
+        write_atomically(arguments.path("path", path), json.dumps(document, indent=1, allow_nan=False))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Thresholds":
         """Read a file written by ``save``; raises ValueError, naming file and cause, for anything else."""
         try:
-            document = json.loads(Path(path).read_text(encoding="utf-8"))
+            # An editor of Windows puts a mark before the text, which utf-8-sig leaves out.
+            document = json.loads(arguments.path("path", path).read_text(encoding="utf-8-sig"))
         except (OSError, ValueError, RecursionError) as error:
             raise ValueError(f"{path}: not a readable thresholds file ({error}).") from error
         if not isinstance(document, dict) or document.pop("format", None) != FORMAT:
             raise ValueError(f"{path}: not a thresholds file of this version (expected format {FORMAT!r}).")
-        names = {field.name for field in dataclasses.fields(cls)}
-        if unknown := sorted(set(document) - names):
+        hints = get_type_hints(cls)
+        if unknown := sorted(set(document) - {field.name for field in dataclasses.fields(cls)}):
             raise ValueError(f"{path}: unknown entries {unknown}.")
         try:
-            return cls(**{name: _checked(name, value) for name, value in document.items()})
+            return cls(**{name: _typed(name, hints[name], value) for name, value in document.items()})
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: {error}") from error
 
 
-def _checked(name: str, value: Any) -> Any:
-    """Give an entry of the file its type back; lists become tuples. Raises ValueError if it cannot be that entry."""
-    numbers = {"cett", "ppl_ratio", "ppl_ratio_se", "activation_ratio", "kl", "ppl_increase_pct"}
-    optional = {"ppl_ratio_se", "kl", "ppl_increase_pct", "criterion", "tokens_needed", "held_out"}
-    if value is None and (name in optional or name.endswith("_interval")):
-        return None
-    items = {"values": _number, "column_norms": _number, "layers": _whole}
-    if name in items:
-        return tuple(items[name](name, item) for item in _listed(name, value))
-    if name.endswith("_interval"):
-        low, high = _listed(name, value)
-        return _number(name, low), _number(name, high)
-    if name == "points":
-        return tuple((_number(name, x), _number(name, y)) for x, y in _listed(name, value))
-    if name in numbers:
-        return _number(name, value)
-    kinds = {"target_met": bool, "monotone": bool, "held_out": dict, "provenance": dict, "criterion": str}
-    if name in kinds and not isinstance(value, kinds[name]):
-        raise ValueError(f"{name} is {short(value)}, which is not {kinds[name].__name__}.")
-    return value if name in kinds else _whole(name, value)
-
-
-def _listed(name: str, value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise ValueError(f"{name} must be a list, got {type(value).__name__}.")
+def _typed(name: str, hint: Any, value: Any) -> Any:
+    """Give an entry of the file the type of its field; lists become tuples. Raises ValueError if it cannot have it."""
+    kinds = get_args(hint)
+    if isinstance(hint, UnionType):
+        if value is None and NoneType in kinds:
+            return None
+        fitting = [kind for kind in kinds if kind is type(value)]  # 7 is no 7.0 where a field may be either
+        return _typed(name, (fitting or kinds)[0], value)
+    if get_origin(hint) is tuple:
+        if not isinstance(value, list):
+            raise ValueError(f"{name} must be a list, got {type(value).__name__}.")
+        inside = kinds[:1] * len(value) if kinds[-1] is Ellipsis else kinds
+        return tuple(_typed(name, kind, item) for kind, item in zip(inside, value, strict=True))
+    if get_origin(hint) is dict and isinstance(value, dict):
+        return {key: _typed(f"{name}: {key}", kinds[1], item) for key, item in value.items()}
+    if hint is float:
+        return number(name, value)
+    if type(value) is not hint:
+        raise ValueError(f"{name} holds {short(value)}, which is not {getattr(hint, '__name__', hint)}.")
     return value
 
 
-def _whole(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{name} holds {short(value)}, which is not a whole number.")
-    return value
-
-
-def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValueError(f"{name} holds {short(value)}, which is not a finite number.")
-    return float(value)
+def as_rule(given: Rule | str | os.PathLike[str]) -> Rule:
+    """A rule as it is, or the thresholds in the file whose path is given; raises ValueError for anything else."""
+    if isinstance(given, (str, os.PathLike)):
+        return Thresholds.load(given)
+    if isinstance(given, type) or not all(hasattr(given, name) for name in ("check", "active", "uses_gate")):
+        raise ValueError(
+            "the rule must be Thresholds (as find_thresholds gives them), the path of a file of theirs, or a rule such "
+            f"as TopK(0.05); got {short(given)}."
+        )
+    return given

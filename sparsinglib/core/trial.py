@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from . import forward
 from .cett import LayerCurve, Sampler, exact_cett
 from .ffn import FFN, find_ffns
-from .forward import Corpus
+from .forward import TokenBatches
 from .hooks import tap
 from .rules import above_threshold
 
@@ -44,7 +44,7 @@ class Trial:
 
     def __post_init__(self) -> None:
         self.ffns = find_ffns(self.model)
-        self.corpus = Corpus(self.model, self.batches)
+        self.corpus = TokenBatches(self.model, self.batches)
         self.dense_losses: list[Tensor] = []
         sampler = Sampler(self.corpus, self.ffns)
         with tap(self.ffns, sampler.visit):

@@ -103,7 +103,7 @@ def measure_mixture(path: Path, batches: list[torch.Tensor]) -> pd.DataFrame:
     """Validation loss of one checkpoint of a mixture of experts, for which CETT is not defined here (``find_ffns``)."""
     model, _ = load(path)
     model.set_experts_implementation(ONE_PRODUCT)
-    losses = [forward.losses(forward.logits(model, batch), batch) for batch in forward.Corpus(model, batches)]
+    losses = [forward.losses(forward.logits(model, batch), batch) for batch in forward.TokenBatches(model, batches)]
     loss = float(forward.require_finite(torch.cat(losses), "loss").double().mean())
     return pd.DataFrame([("validation_loss", math.nan, loss)], columns=["metric", "p_pct", "value"])
 

@@ -11,28 +11,11 @@ from fractions import Fraction
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from sparsinglib.core.checkpoints import LADDER_TOKENIZER
-from sparsinglib.core.forward import token_batches
 from sparsinglib.ladder import batches as windows
 from sparsinglib.texts import corpora
 from sparsinglib.texts import worksheets as problems
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return AutoTokenizer.from_pretrained(LADDER_TOKENIZER, trust_remote_code=False)
-
-
-class Words:
-    """A tokenizer that can be followed by hand: one id for each word, a start token 99 first."""
-
-    def __call__(self, text, **_):
-        return {"input_ids": [99] + [int(word) for word in text.split()]}
 
 
 def test_every_set_is_read_from_its_package_without_what_is_no_text():
@@ -57,66 +40,6 @@ def test_the_tokenizer_is_trained_again_from_the_text(tmp_path, monkeypatch):
     pieces = again.convert_ids_to_tokens(ids)
     assert {"1", "9", "0", "5"} <= set(pieces)  # single digits
     assert again.convert_ids_to_tokens(again(" turns")["input_ids"]) == ["Ġturns"]  # frequent: one token
-
-
-# --- token_batches -------------------------------------------------------------------------------
-
-
-def test_windows_are_consecutive_and_the_rest_is_its_own_batch():
-    batches = token_batches(" ".join(map(str, range(22))), Words(), length=4, batch_size=2)
-    assert [b.tolist() for b in batches] == [
-        [[99, 0, 1, 2], [3, 4, 5, 6]],
-        [[7, 8, 9, 10], [11, 12, 13, 14]],
-        [[15, 16, 17, 18]],
-        [[19, 20, 21]],
-    ]
-    assert all(b.dtype == torch.long for b in batches)
-
-
-@given(words=st.integers(1, 60), length=st.integers(2, 9), batch=st.integers(1, 5))
-@settings(max_examples=60, deadline=None)
-def test_no_token_is_lost_but_a_single_last_one(words, length, batch):
-    batches = token_batches(" ".join(map(str, range(words))), Words(), length, batch)
-    ids = [token for b in batches for row in b.tolist() for token in row]
-    expected = [99, *range(words)]
-    assert ids in (expected, expected[:-1])
-    assert (len(ids) < len(expected)) == (len(expected) % length == 1)
-    assert all(b.shape[0] <= batch and b.shape[1] <= length for b in batches)
-
-
-def test_text_longer_than_the_context_is_windows_without_a_warning(tokenizer, recwarn, capfd):
-    text = "What is 12 + 30? Answer: 42\n" * 200
-    batches = token_batches(text, tokenizer, length=64, batch_size=4)
-    assert tokenizer.decode([t for b in batches for row in b for t in row]) == text
-    assert sum(b.numel() for b in batches) > tokenizer.model_max_length
-    assert not recwarn.list
-    assert "longer" not in capfd.readouterr().err
-
-
-def test_max_tokens(tokenizer):
-    batches = token_batches("one two three " * 100, tokenizer, length=16, batch_size=2, max_tokens=40)
-    assert [tuple(b.shape) for b in batches] == [(2, 16), (1, 8)]
-
-
-@pytest.mark.parametrize(
-    ("text", "options", "says"),
-    [
-        ("", {}, "empty"),
-        (" \n ", {}, "empty"),
-        ("some text", {"length": 1}, "length"),
-        ("some text", {"batch_size": 0}, "batch_size"),
-        ("some text", {"max_tokens": 1}, "max_tokens"),
-        ("a", {}, "at least 2"),
-    ],
-)
-def test_bad_sizes_and_texts(tokenizer, text, options, says):
-    with pytest.raises(ValueError, match=says):
-        token_batches(text, tokenizer, **options)
-
-
-def test_no_tokenizer():
-    with pytest.raises(ValueError, match="no tokenizer"):
-        token_batches("text", None)
 
 
 # --- named corpora -------------------------------------------------------------------------------

@@ -102,17 +102,6 @@ def test_one_token_is_too_few(ladder):
         sl.token_batches("a", ladder[1])
 
 
-def test_a_long_text_in_pieces_gives_the_tokens_of_the_whole(ladder, monkeypatch):
-    _, tokenizer = ladder
-    text = corpora.load("code", "validation")[:60_000]
-    whole = sl.token_batches(text, tokenizer, 256, 8)
-    monkeypatch.setattr(corpora, "PIECE", 7_000)
-    pieces = sl.token_batches(text, tokenizer, 256, 8)
-    flat = [[int(i) for batch in batches for i in batch.reshape(-1)] for batches in (whole, pieces)]
-    assert tokenizer.decode(flat[0]) == tokenizer.decode(flat[1]) == text
-    assert abs(len(flat[0]) - len(flat[1])) <= 9  # a token or so at each of the nine cuts
-
-
 MEMORY = """
 import resource, sys, torch
 import sparsinglib as sl

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from ...core import forward
 from ...core.cett import layer_cett
 from ...core.ffn import FFN, find_ffns
-from ...core.forward import Corpus
+from ...core.forward import TokenBatches
 from ...core.hooks import tap
 from ...core.thresholds import Thresholds
 
@@ -39,7 +39,7 @@ def dissect(model: PreTrainedModel, ids: Tensor, thresholds: Thresholds, layer: 
     """
     ffns = find_ffns(model)
     thresholds.check(ffns)
-    corpus = Corpus(model, [ids.reshape(1, -1)])
+    corpus = TokenBatches(model, [ids.reshape(1, -1)])
     if not -len(ffns) <= layer < len(ffns) or not 0 <= position < corpus.tokens:
         raise ValueError(f"No layer {layer} of {len(ffns)} or no position {position} of {corpus.tokens} tokens.")
     seen: list[Tensor] = []

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from ...core import forward
 from ...core.checkpoints import ladder_names, load
-from ...core.forward import Corpus
+from ...core.forward import TokenBatches
 from ...core.hooks import sparsify
 from ...core.thresholds import Thresholds
 from ...core.trial import Batches, Trial
@@ -130,7 +130,7 @@ def mixture_curve(name: str, model: PreTrainedModel, batches: Batches, counts: S
     for count in counts:
         with active_experts(model, count):
             pass
-    corpus = Corpus(model, batches)
+    corpus = TokenBatches(model, batches)
     blocks = []
     for count in counts:
         with active_experts(model, count):
@@ -139,7 +139,7 @@ def mixture_curve(name: str, model: PreTrainedModel, batches: Batches, counts: S
     return Curve(name, [float(c) for c in counts], ratio, torch.stack(blocks), float(routers(model)[0].top_k))
 
 
-def _blocks(model: PreTrainedModel, corpus: Corpus) -> Tensor:
+def _blocks(model: PreTrainedModel, corpus: TokenBatches) -> Tensor:
     parts = []
     for batch in corpus:
         losses = forward.require_finite(forward.losses(forward.logits(model, batch), batch), "loss")

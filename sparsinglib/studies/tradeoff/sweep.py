@@ -21,7 +21,7 @@ from ...core import forward
 from ...core.calibration import FAMILIES, GateSample
 from ...core.cett import layer_cett
 from ...core.ffn import FFN, find_ffns
-from ...core.forward import Corpus
+from ...core.forward import TokenBatches
 from ...core.hooks import tap
 from ...core.measure import Measurement
 from ...core.rules import FAT, Rule, StraightforwardReLU
@@ -174,7 +174,7 @@ def scan(model: PreTrainedModel, batches: Batches, rules: Sequence[Rule], *, kl:
         raise ValueError("scan needs at least one rule.")
     for rule in rules:
         rule.check(ffns)
-    corpus = Corpus(model, batches)
+    corpus = TokenBatches(model, batches)
     active = np.zeros((len(rules), len(ffns)))
     dense_sums: list[Tensor] = []
     rises: list[list[Tensor]] = [[] for _ in rules]
@@ -298,7 +298,7 @@ def layer_falls(model: PreTrainedModel, batches: Sequence[Tensor]) -> pd.DataFra
 
     first = batches[0][: max(1, LAYER_TOKENS // batches[0].shape[1]), :LAYER_TOKENS]
     with tap(find_ffns(model), visit):
-        forward.logits(model, next(iter(Corpus(model, [first]))))
+        forward.logits(model, next(iter(TokenBatches(model, [first]))))
     return pd.DataFrame(rows)
 
 

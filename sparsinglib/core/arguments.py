@@ -1,0 +1,70 @@
+"""What a caller gives, checked at the public surface: taken as what it is meant to be, or refused in one sentence.
+
+Numbers come from config files, tables and tensors as well as from code: numpy's are taken, and 1e3 is a whole number.
+"""
+
+import math
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+
+def number(
+    name: str, value: Any, wanted: str = "a finite number", fits: Callable[[float], bool] = math.isfinite
+) -> float:
+    """``value`` as a float for which ``fits`` is true; ``wanted`` says in words which those are."""
+    taken = _plain(value)
+    if taken is None or not fits(taken):
+        raise ValueError(f"{name} must be {wanted}, got {value!r:.100}.")
+    return float(taken)
+
+
+def whole(name: str, value: Any, least: int | None = None) -> int:
+    """``value`` as an int, at least ``least``; 1e3 is one, 1.5 is not."""
+    taken = _plain(value)
+    if taken is None or not math.isfinite(taken) or taken != int(taken) or (least is not None and taken < least):
+        limit = "" if least is None else f" of at least {least}"
+        raise ValueError(f"{name} must be a whole number{limit}, got {value!r:.100}.")
+    return int(taken)
+
+
+def _plain(value: Any) -> int | float | None:
+    """The int or float in a number of Python, numpy or torch; None for anything else, True and False included."""
+    if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
+        value = value.item()
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def flag(name: str, value: Any) -> bool:
+    """``value`` as a bool; 0, "no" and the like are refused, since "no" would count as true."""
+    if isinstance(value, bool) or type(value).__name__ == "bool":  # numpy's has a class of its own
+        return bool(value)
+    raise ValueError(f"{name} must be True or False, got {value!r:.100}.")
+
+
+def path(name: str, value: Any) -> Path:
+    """``value`` as a Path, ``~`` written out."""
+    if not isinstance(value, (str, os.PathLike)) or not isinstance(os.fspath(value), str) or not str(value).strip():
+        raise ValueError(f"{name} must be a path, got {value!r:.100}.")
+    return Path(value).expanduser()
+
+
+def one_of(name: str, value: Any, choices: Iterable[str]) -> str:
+    """``value`` if it is one of ``choices``."""
+    choices = list(choices)
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r:.100}.")
+    return value
+
+
+def model(value: Any) -> Any:
+    """``value`` if it is a loaded model: not its name, and not what ``load`` gives, the model with its tokenizer."""
+    if not isinstance(value, nn.Module) or not hasattr(value, "config"):
+        raise ValueError(
+            f"model must be a loaded model, as in model, tokenizer = sparsinglib.load(name); "
+            f"got {type(value).__name__}{f' {value!r:.80}' if isinstance(value, str) else ''}."
+        )
+    return value
