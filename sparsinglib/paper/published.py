@@ -4,14 +4,13 @@ The only module that reads ``data/paper``; each file's source is in ``data/paper
 """
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
-from ..files import FIGURES, PAPER, ROOT, write_atomically
+from ..files import FIGURES, PAPER, output_dir, write_atomically
 
 EVIDENCE = ("paper", "ladder", "released")
 VERDICTS = ("holds", "fails", "not testable here")
@@ -25,8 +24,6 @@ TABLES = {
     6: "table6_complex_benchmarks.csv",
 }
 SHIPPED_RESULTS = FIGURES / "results"
-# A run with other parameters than the notebooks' own records its results elsewhere, beside the shipped ones.
-RESULTS = Path(os.environ.get("SPARSINGLIB_RESULTS", SHIPPED_RESULTS))
 
 
 class Check(NamedTuple):
@@ -69,11 +66,12 @@ def claims() -> pd.DataFrame:
     return pd.read_csv(PAPER / "claims.csv", dtype=str, keep_default_na=False).rename(columns=names)
 
 
-def check(notebook: str, rows: Iterable[Check | tuple], folder: Path = RESULTS) -> pd.DataFrame:
+def check(notebook: str, rows: Iterable[Check | tuple], folder: Path | None = None) -> pd.DataFrame:
     """The Checks table of one notebook: id, where, claim, paper_value, evidence, our_value, verdict, why.
 
     ``rows`` holds ``Check`` tuples; the claim's own columns come from ``claims()``. The rows also go to
-    ``<folder>/<notebook>.json``, from which the scoreboard over all notebooks is built. Raises ValueError for an
+    ``<notebook>.json`` in ``folder`` (default: ``results`` in ``output_dir()``), from which the scoreboard over all
+    notebooks is built. Raises ValueError for an
     unknown claim id or a verdict that is not True, False, None or NOT_YET.
     """
     known = claims().set_index("id")
@@ -94,8 +92,7 @@ def check(notebook: str, rows: Iterable[Check | tuple], folder: Path = RESULTS) 
         out.append((row.id, claim["where"], claim.claim, value, row.evidence, str(row.our_value), verdict, row.why))
     columns = ["id", "where", "claim", "paper_value", "evidence", "our_value", "verdict", "why"]
     result = pd.DataFrame(out, columns=columns)
-    if folder == SHIPPED_RESULTS and (result.evidence == "own model").any():
-        folder = ROOT / "build" / "results"  # of a reader's own model: not what is shipped
+    folder = folder or output_dir() / "results"
     text = json.dumps({"notebook": notebook, "checks": result.to_dict("records")}, indent=1, ensure_ascii=False)
     write_atomically(folder / f"{notebook}.json", text)
     return result

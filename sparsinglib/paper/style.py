@@ -1,6 +1,5 @@
 """One registry for how a scale, an activation and a kind of evidence look, and the one way a figure is saved."""
 
-import os
 import sys
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
@@ -8,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..files import FIGURES, replacing
+from ..files import FIGURES, output_dir, replacing
 
 # Okabe and Ito's colours: told apart with every common colour vision deficiency. A ladder scale, a thousandth of a
 # paper scale, has its colour, so that the same rung is recognised across the panels.
@@ -24,9 +24,6 @@ _MARKERS = ("o", "s", "^", "D", "v", "P")
 SCALES = tuple(f"{rung}{unit}" for unit in "BM" for rung in _RUNGS)
 COLOURS = dict(zip(SCALES, _COLOURS * 2, strict=True))
 MARKERS = dict(zip(SCALES, _MARKERS * 2, strict=True))
-
-# A run with other parameters than the notebooks' own draws elsewhere, so that what is shipped stays as it is.
-DRAWN = Path(os.environ.get("SPARSINGLIB_FIGURES", FIGURES))
 
 ACTIVATIONS = ("relu", "silu")
 ACTIVATION_LABELS = {"relu": "ReLU", "silu": "SiLU"}
@@ -115,14 +112,15 @@ def of_evidence(drawn: tuple[Figure, pd.DataFrame], evidence: str) -> tuple[Figu
     return figure, labelled
 
 
-def save(fig: Figure, name: str, data: pd.DataFrame, folder: Path = DRAWN) -> Figure:
+def save(fig: Figure, name: str, data: pd.DataFrame, folder: Path | None = None) -> Figure:
     """Write ``name``.png (150 dpi), ``name``.svg and the tidy data behind them as ``name``.csv; return the figure.
 
     Nothing that changes from run to run (dates, versions, random ids) is written, so the same data give the same
-    bytes. ``fig`` is a matplotlib Figure, ``data`` the rows it was drawn from.
+    bytes. ``fig`` is a matplotlib Figure, ``data`` the rows it was drawn from. ``folder`` defaults to ``output_dir()``.
     """
     if data.empty:
         raise ValueError(f"figure {name!r} has no data to save beside it; pass the DataFrame it was drawn from")
+    folder = folder or output_dir()
     with context():
         with replacing(folder / f"{name}.png") as file:
             fig.savefig(file, format="png", dpi=150, metadata={"Software": None})
@@ -132,10 +130,24 @@ def save(fig: Figure, name: str, data: pd.DataFrame, folder: Path = DRAWN) -> Fi
     return fig
 
 
-def save_table(table: pd.DataFrame, name: str, folder: Path = DRAWN) -> None:
-    """Write a table as ``name``.csv, with six digits, the same bytes on every run."""
-    with replacing(folder / f"{name}.csv") as file:
-        table.to_csv(file, index=False, float_format="%.6g", lineterminator="\n")
+def rounded(table: pd.DataFrame, digits: int = 4) -> pd.DataFrame:
+    """A copy with its fractions rounded to so many significant digits; columns of whole numbers stay as they are."""
+    return table.apply(lambda column: _rounded(column, digits) if column.dtype.kind == "f" else column)
+
+
+def _rounded(column: pd.Series, digits: int) -> pd.Series:
+    numbers = column[np.isfinite(column)]
+    if (numbers % 1 == 0).all():
+        return column
+    return column.map(lambda value: float(f"{value:.{digits}g}"))
+
+
+def save_table(table: pd.DataFrame, name: str, folder: Path | None = None) -> Path:
+    """Write a table as ``name``.csv, rounded; ``folder`` defaults to ``output_dir()``. Gives the file's path."""
+    path = (folder or output_dir()) / f"{name}.csv"
+    with replacing(path) as file:
+        rounded(table).to_csv(file, index=False, float_format="%.10g", lineterminator="\n")
+    return path
 
 
 def load_table(name: str, folder: Path = FIGURES) -> pd.DataFrame:

@@ -2,7 +2,8 @@
 
 Notebooks whose cells, parameters, code and data are what they were in an earlier run are not run again, so a run that
 was interrupted goes on where it was. Executed copies, logs and what the runs remember lie in ``build/notebooks``,
-figures in ``figures``. A run that ends with the claims notebook writes the gallery, ``build/gallery/index.html``.
+figures in ``build/figures``, all of them in ``build/own`` for other parameters than the notebooks' own. A run that ends
+with the claims notebook writes the gallery, ``build/gallery/index.html``.
 """
 
 import argparse
@@ -20,15 +21,13 @@ import papermill
 import yaml
 from filelock import FileLock, Timeout
 
-from ..files import FIGURES, NOTEBOOKS, ROOT, write_atomically
+from ..files import FIGURES, NOTEBOOKS, OUTPUT, ROOT, copy, write_atomically
 from ..suites import suite as suites
+from . import run_state
 from .runner import Job, Runner, is_claims, short
 
-OUT = ROOT / "build" / "notebooks"
-OUT_HELP = (
-    "directory for executed copies, logs and gallery (default: build); with --suite or --set also for figures and "
-    "results, which otherwise go to figures/"
-)
+OUT = ROOT / "build"
+OUT_HELP = "directory for figures, executed copies, logs and gallery (default: build; build/own with --suite or --set)"
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
@@ -84,9 +83,7 @@ def _value(name: str, text: str, written: str) -> Any:
     return value
 
 
-def plan(
-    notebooks: Sequence[Path], settings: Sequence[str], suite: str, folder: Path, results: Path | None
-) -> list[Job]:
+def plan(notebooks: Sequence[Path], settings: Sequence[str], suite: str, folder: Path, results: Path) -> list[Job]:
     """A job for each notebook, with the settings that it knows; ``results`` is what the claims notebook reads too."""
     parse_settings(settings, notebooks)
     jobs = []
@@ -96,7 +93,7 @@ def plan(
         if suite:
             takes = {"suite": suite, **suites.two_models(suites.read(suite))}
             parameters = {name: value for name, value in takes.items() if name in known} | parameters
-        reads = [folder for folder in (FIGURES / "results", results) if folder] if is_claims(path) else []
+        reads = [FIGURES / "results", results] if is_claims(path) else []
         jobs.append(Job(path, parameters, parameters.get("suite", suite), folder, reads))
     return jobs
 
@@ -117,18 +114,18 @@ def store_outputs(executed: Path, notebook: Path) -> None:
         write_atomically(notebook, text)
 
 
-def kernel_environment(jobs: int, dask: str, own: Path | None) -> dict[str, str]:
-    """Environment of the kernels: one thread each if they run side by side, and where results go and tasks run.
+def store_figures(record: run_state.Record, figures: Path) -> None:
+    """Copy what a notebook drew and judged from ``figures`` to the tracked folder."""
+    for path in (ROOT / name for name in record.outputs):
+        if path.is_relative_to(figures):
+            copy(path, FIGURES / path.relative_to(figures))
 
-    ``own`` is the folder of results and figures that must not replace the shipped ones; None if they may.
-    """
+
+def kernel_environment(jobs: int, dask: str, figures: Path) -> dict[str, str]:
+    """Environment of the kernels: one thread each if they run side by side, where figures go and tasks run."""
     threads = dict.fromkeys(THREADS, "1") if jobs > 1 else {}
     extra = {"SPARSINGLIB_DASK": dask} if dask else {}
-    watched = [own / "figures", own / "results"] if own else [FIGURES]
-    if own:
-        extra |= {"SPARSINGLIB_FIGURES": str(watched[0]), "SPARSINGLIB_RESULTS": str(watched[1])}
-    watch = os.pathsep.join(map(str, watched))
-    return {**os.environ, **threads, **extra, "SPARSINGLIB_WATCH": watch}
+    return {**os.environ, **threads, **extra, OUTPUT: str(figures), "SPARSINGLIB_WATCH": str(figures)}
 
 
 def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -156,7 +153,7 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="NAME=VALUE",
         help="a parameter, for every chosen notebook that has it; may be given several times",
     )
-    parser.add_argument("--store", action="store_true", help="keep the outputs in the notebook files too")
+    parser.add_argument("--store", action="store_true", help="keep outputs in the notebooks, figures in figures/")
     parser.add_argument("--again", action="store_true", help="also run notebooks that have not changed")
     parser.add_argument(
         "--dask",
@@ -172,8 +169,9 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; exit status 1 if a notebook failed or the disk is full, 2 for bad input, 130 if interrupted."""
     options = read_options(arguments)
-    folder = options.out.resolve() / "notebooks" if options.out else OUT
-    own = folder.parent if options.suite or options.settings else None
+    own = bool(options.suite or options.settings)
+    out = options.out.resolve() if options.out else OUT / "own" if own else OUT
+    folder, figures = out / "notebooks", out / "figures"
     try:
         chosen = find_notebooks(options.paths, options.notebooks)
         if options.store and own:
@@ -185,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             suites.check(suite)
             print(suite.gaps() or f"{suite.name}: all {len(suite.checkpoints)} checkpoints are there")
             options.suite = str(Path(options.suite).resolve()) if Path(options.suite).exists() else options.suite
-        jobs = plan(chosen, options.settings, options.suite, folder, own and own / "results")
+        jobs = plan(chosen, options.settings, options.suite, folder, figures / "results")
     except ValueError as error:
         options.fail(str(error))
     try:
@@ -193,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with ExitStack() as locks:
             for job in sorted(jobs, key=lambda job: job.name):
                 locks.enter_context(FileLock(folder / f".{job.name}.lock", timeout=0))
-            return _run(jobs, options, own, kernel_environment(options.jobs, options.dask, own))
+            return _run(jobs, options, figures, kernel_environment(options.jobs, options.dask, figures))
     except Timeout as error:
         name = Path(error.lock_file).stem.lstrip(".")
         options.fail(f"another run is at work on {name} in {short(folder)}; wait for it, or give another --out.")
@@ -205,7 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 130
 
 
-def _run(jobs: Sequence[Job], options: argparse.Namespace, own: Path | None, environment: Mapping[str, str]) -> int:
+def _run(jobs: Sequence[Job], options: argparse.Namespace, figures: Path, environment: Mapping[str, str]) -> int:
     for job in jobs:
         for left_over in job.folder.glob(f".{job.name}.*.ipynb"):
             left_over.unlink()
@@ -221,8 +219,10 @@ def _run(jobs: Sequence[Job], options: argparse.Namespace, own: Path | None, env
         for job in jobs:
             if job.name not in [record.notebook for record in failed]:
                 store_outputs(job.copy, job.notebook)
+                if (record := run_state.load(job.state, job.name)) is not None:
+                    store_figures(record, figures)
     if any(is_claims(job.notebook) and job.notebook.parent == NOTEBOOKS for job in jobs):
-        _write_gallery(jobs[0].folder, own and own / "figures")
+        _write_gallery(jobs[0].folder, figures)
     if failed:
         print(f"{len(failed)} of {len(jobs)} notebooks failed; copies and logs are in {short(jobs[0].folder)}:")
         for record in failed:
@@ -230,14 +230,14 @@ def _run(jobs: Sequence[Job], options: argparse.Namespace, own: Path | None, env
     return 1 if failed else 0
 
 
-def _write_gallery(folder: Path, own: Path | None) -> None:
+def _write_gallery(folder: Path, figures: Path) -> None:
     """The gallery beside the executed copies, if something ran since it was written."""
     from . import gallery
 
     page = folder.parent / "gallery" / "index.html"
     ran = [record.stat().st_mtime for record in (folder / "state").glob("*.json")]
     if not page.is_file() or page.stat().st_mtime < max(ran, default=0):
-        gallery.write(page.parent, folder, own=own)
+        gallery.write(page.parent, folder, own=figures)
     print(f"Gallery: {short(page)}")
 
 

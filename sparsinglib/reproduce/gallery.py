@@ -50,8 +50,8 @@ def write(
     """Write ``folder/index.html`` and what it links to; gives its path.
 
     ``copies`` holds executed notebooks and, in ``state``, the records of their runs (``run_state.Record``); notebooks
-    that did not run there are shown as they are stored in ``notebooks``. ``own`` holds the figures of a run with other
-    parameters: each takes the place of the one of its name.
+    that did not run there are shown as they are stored in ``notebooks``. ``own`` holds what a run drew: each figure
+    takes the place of the shipped one of its name.
     """
     files = sorted(notebooks.glob("[0-9]*.ipynb"))
     runs = {path.stem: record for path in files if (record := run_state.load(copies / "state", path.stem))}
@@ -189,7 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     given = parser.parse_args(arguments).out
     out = (given or COPIES.parent).resolve()
-    print(write(out / "gallery", out / "notebooks", own=out / "figures" if given else None))
+    print(write(out / "gallery", out / "notebooks", own=out / "figures"))
     return 0
 
 

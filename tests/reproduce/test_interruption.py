@@ -125,7 +125,6 @@ def evaluation(inputs, work):
 
 
 def reproduction(inputs, work):
-    reproduce.FIGURES = work / "drawn"
     # What the digests of the records are made from stays as it is while the test runs.
     run_state.DATA, run_state.library = inputs, lambda: "library"
     notebooks = [str(path) for path in sorted(inputs.glob("*.ipynb"))]

@@ -8,10 +8,13 @@ import sys
 import time
 
 import nbformat
+import pandas as pd
+import papermill
 import psutil
 import pytest
 from filelock import FileLock
 
+from sparsinglib import files
 from sparsinglib.reproduce import cli as reproduce
 from sparsinglib.reproduce import run_state, runner
 
@@ -66,14 +69,13 @@ def test_killed_and_started_again_it_goes_on_and_repeats_only_what_changed(tmp_p
     assert ran.read_text() == "1\n1\n"
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.ipynb")} == before
 
-    other = reproduce.plan([first], ["x=5"], "", out / "notebooks", None)[0]
+    other = reproduce.plan([first], ["x=5"], "", out / "notebooks", out)[0]
     assert not other.current
 
 
-def test_a_failure_keeps_the_others_and_the_claims_come_last(tmp_path, out, monkeypatch, capsys):
-    monkeypatch.setattr(reproduce, "FIGURES", tmp_path / "figures")
-    (tmp_path / "figures").mkdir()
-    written = tmp_path / "figures" / "drawn.csv"
+def test_a_failure_keeps_the_others_and_the_claims_come_last(tmp_path, out, capsys):
+    written = out / "figures" / "drawn.csv"
+    written.parent.mkdir(parents=True)
     bad = write_notebook(tmp_path / "01_bad.ipynb", "print('so far')", "raise RuntimeError('broken on purpose')")
     draw = f"import os, time; time.sleep(1); open({str(written)!r}, 'w').write(os.environ['OMP_NUM_THREADS'])"
     good = write_notebook(tmp_path / "02_good.ipynb", draw)
@@ -89,7 +91,7 @@ def test_a_failure_keeps_the_others_and_the_claims_come_last(tmp_path, out, monk
     failed, drawn = (run_state.load(folder / "state", name) for name in ("01_bad", "02_good"))
     assert failed.error == "RuntimeError: broken on purpose"
     assert drawn.outputs == [str(written)]
-    jobs = {job.name: job for job in reproduce.plan([bad, good], [], "", folder, None)}
+    jobs = {job.name: job for job in reproduce.plan([bad, good], [], "", folder, out)}
     assert jobs["02_good"].current and not jobs["01_bad"].current
     written.unlink()
     assert not jobs["02_good"].current  # what it drew is gone
@@ -101,7 +103,7 @@ def test_a_process_that_dies_is_an_error_of_its_notebook(tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "PROCESS", script)
     folder = tmp_path / "out"
     (folder / "state").mkdir(parents=True)
-    jobs = reproduce.plan([write_notebook(tmp_path / "01_a.ipynb")], [], "", folder, None)
+    jobs = reproduce.plan([write_notebook(tmp_path / "01_a.ipynb")], [], "", folder, folder)
     record = runner.Runner(jobs, 1, os.environ).run()[0]
     assert "status 3" in record.error and "01_a.log" in record.error
     assert run_state.load(folder / "state", "01_a") == record
@@ -139,7 +141,7 @@ def test_a_suite_goes_to_the_notebooks_that_have_one_and_changes_only_those(tmp_
     file.write_text(entry)
 
     def planned(suite):
-        return reproduce.plan([with_suite, without], ["x=3"], suite, tmp_path / "out", None)
+        return reproduce.plan([with_suite, without], ["x=3"], suite, tmp_path / "out", tmp_path)
 
     before, after = planned(""), planned(str(file))
     assert [job.parameters for job in after] == [{"x": 3, "suite": str(file)}, {"x": 3}]
@@ -229,13 +231,45 @@ def test_a_record_that_was_not_written_whole_counts_as_none(tmp_path):
     assert run_state.load(tmp_path, "01_a") is None
 
 
-def test_results_of_other_parameters_do_not_replace_the_shipped_ones(tmp_path):
-    plain = reproduce.kernel_environment(1, "", None)
+DRAW = """
+import pandas as pd
+from sparsinglib import paper
+from sparsinglib.paper import style
+style.save_table(pd.DataFrame({"x": [x / 3]}), "figure_04")
+paper.check("06_neuron_frequency", [])
+"""
+
+
+def test_no_run_writes_on_tracked_files_but_the_one_that_stores(tmp_path, monkeypatch):
+    """However it is started: by hand, with papermill, by this command."""
+    shipped = tmp_path / "shipped"
+    monkeypatch.delenv(files.OUTPUT, raising=False)
+    monkeypatch.setattr(files, "ROOT", tmp_path)
+    monkeypatch.setattr(reproduce, "OUT", tmp_path / "build")
+    monkeypatch.setattr(reproduce, "FIGURES", shipped)
+    path = write_notebook(tmp_path / "01_a.ipynb", DRAW)
+    exec(f"x = 2\n{DRAW}", {})
+    drawn = pd.read_csv(tmp_path / "build" / "figures" / "figure_04.csv")
+    assert drawn.x.tolist() == [0.6667]
+    before = git_status()
+    papermill.execute_notebook(str(path), None, {"x": 5}, progress_bar=False)
+    assert reproduce.main([str(path), "--set", "x=7"]) == 0
+    assert pd.read_csv(tmp_path / "build" / "own" / "figures" / "figure_04.csv").x.tolist() == [2.333]
+    assert reproduce.main([str(path)]) == 0
+    assert not shipped.exists() and git_status() == before
+    assert reproduce.main([str(path), "--store"]) == 0
+    assert pd.read_csv(shipped / "figure_04.csv").x.tolist() == [0.3333]
+    assert (shipped / "results" / "06_neuron_frequency.json").is_file()
+
+
+def git_status():
+    """State of the tracked files; their times without git."""
+    call = ["git", "-C", str(files.FIGURES.parent), "status", "--porcelain", "figures", "notebooks"]
+    return subprocess.run(call, capture_output=True, text=True, check=False).stdout
+
+
+def test_kernels_are_told_where_figures_go_and_tasks_run(tmp_path):
     own = reproduce.kernel_environment(2, "tcp://host:8786", tmp_path)
-    assert "SPARSINGLIB_RESULTS" not in plain
-    assert "SPARSINGLIB_FIGURES" not in plain
-    kept = [str(tmp_path / "figures"), str(tmp_path / "results")]
-    assert [own["SPARSINGLIB_FIGURES"], own["SPARSINGLIB_RESULTS"]] == kept
-    assert own["SPARSINGLIB_WATCH"].split(os.pathsep) == kept
+    assert own["SPARSINGLIB_FIGURES"] == own["SPARSINGLIB_WATCH"] == str(tmp_path)
     assert own["SPARSINGLIB_DASK"] == "tcp://host:8786"
     assert own["OMP_NUM_THREADS"] == "1"

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 import sparsinglib as sl
-from sparsinglib import paper
 from sparsinglib.core.measure import Measurement
 from sparsinglib.studies.neurons import frequency as neuron_use
 from sparsinglib.studies.neurons.frequency import Use
@@ -180,7 +179,7 @@ def suite_of(checkpoints, tokens=32):
 
 
 def judged(tmp_path, monkeypatch, uses):
-    monkeypatch.setattr(paper.check, "__defaults__", (tmp_path,))
+    monkeypatch.setenv("SPARSINGLIB_FIGURES", str(tmp_path))
     return neuron_use.checks(suite_of({u.checkpoint for u in uses}), uses).set_index("id").verdict.to_dict()
 
 
@@ -222,7 +221,7 @@ def test_one_checkpoint_is_no_comparison(tmp_path, monkeypatch):
 
 
 def test_pictures_of_one_checkpoint_and_of_unknown_scales(tmp_path, monkeypatch):
-    monkeypatch.setattr(neuron_use.style.save, "__defaults__", (tmp_path,))
+    monkeypatch.setenv("SPARSINGLIB_FIGURES", str(tmp_path))
     uses = [
         use("mine", [0.2, 0.1], [0.3, 0.2], scale="7B", activation="gelu", corpus=c) for c in ("code", "my/own.txt")
     ]

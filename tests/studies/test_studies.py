@@ -15,9 +15,8 @@ import torch
 from transformers import BloomConfig, BloomForCausalLM
 
 import sparsinglib as sl
-from sparsinglib import laws, paper
+from sparsinglib import laws
 from sparsinglib.files import FIGURES, LADDER, NOTEBOOKS
-from sparsinglib.paper import style
 from sparsinglib.studies.checkpoint import study as one_checkpoint
 from sparsinglib.studies.scaling import forecast_figures, trends
 from sparsinglib.studies.scaling import forecasts as law_forecasts
@@ -31,8 +30,7 @@ def drawn(tmp_path_factory):
     """The directory that takes what this module's tests draw and judge, in place of figures/."""
     folder = tmp_path_factory.mktemp("figures")
     with pytest.MonkeyPatch.context() as patch:
-        for function in (style.save, style.save_table, paper.check):
-            patch.setattr(function, "__defaults__", (folder,))
+        patch.setenv("SPARSINGLIB_FIGURES", str(folder))
         yield folder
 
 
@@ -49,7 +47,9 @@ def ran(request, drawn):
 
 def test_verdicts_are_those_shipped(ran, drawn):
     name, _ = ran
-    again, shipped = (json.loads((place / f"{name}.json").read_text()) for place in (drawn, FIGURES / "results"))
+    again, shipped = (
+        json.loads((place / f"{name}.json").read_text()) for place in (drawn / "results", FIGURES / "results")
+    )
     assert again["checks"] == shipped["checks"]
 
 

@@ -5,7 +5,6 @@ import math
 import pandas as pd
 import pytest
 
-from sparsinglib.paper import style
 from sparsinglib.studies.downstream import (
     claims as task_checks,
 )
@@ -207,7 +206,7 @@ def test_tables_say_what_was_scored(tmp_path):
 
 
 def test_saved_tables_hold_the_printed_rows_and_the_scored(tmp_path, monkeypatch):
-    monkeypatch.setattr(style.save_table, "__defaults__", (tmp_path,))
+    monkeypatch.setenv("SPARSINGLIB_FIGURES", str(tmp_path))
     groups, summary, frame, compared, chance = study(AS_THE_PAPER)
     tables = downstream.save_tables(downstream.Study(list(MODELS), frame, summary, chance, groups, compared, compared))
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"table_0{n}.csv" for n in (1, 4, 5, 6)]

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sparsinglib as sl
-from sparsinglib import paper
 from sparsinglib.core.measure import Measurement
 from sparsinglib.studies.neurons import tokens as token_use
 from sparsinglib.studies.neurons.frequency import Use
@@ -236,7 +235,7 @@ def pair_of(a, b):
     ],
 )
 def test_verdict_follows_its_rule(tmp_path, monkeypatch, a, b, verdict):
-    monkeypatch.setattr(paper.check, "__defaults__", (tmp_path,))
+    monkeypatch.setenv("SPARSINGLIB_FIGURES", str(tmp_path))
     uses = pair_of(a, b)
     suite = Suite("mine", "own", ("code",), 16, 32, tuple(u.checkpoint for u in uses))
     found = token_use.checks(suite, uses, 5).set_index("id")
@@ -245,7 +244,7 @@ def test_verdict_follows_its_rule(tmp_path, monkeypatch, a, b, verdict):
 
 
 def test_without_halves_noise_is_unknown_and_nothing_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(paper.check, "__defaults__", (tmp_path,))
+    monkeypatch.setenv("SPARSINGLIB_FIGURES", str(tmp_path))
     uses = [dataclasses.replace(u, halves=()) for u in pair_of(LEVELS, LEVELS)]
     suite = Suite("mine", "own", ("code",), 16, 32, tuple(u.checkpoint for u in uses))
     assert token_use.checks(suite, uses, 5).verdict[0] == "not testable here"
@@ -259,7 +258,7 @@ def test_a_shuffle_keeps_levels_and_loses_pairs():
 
 
 def test_one_checkpoint_has_no_pair(tmp_path, monkeypatch):
-    monkeypatch.setattr(paper.check, "__defaults__", (tmp_path,))
+    monkeypatch.setenv("SPARSINGLIB_FIGURES", str(tmp_path))
     uses = [use("a", {1: (0.2, 5), 2: (0.3, 5)})]
     suite = Suite("mine", "own", ("code",), 16, 32, (uses[0].checkpoint,))
     assert set(token_use.checks(suite, uses, 1).verdict) == {"not testable here"}

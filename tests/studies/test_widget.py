@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 
 import sparsinglib as sl
 from sparsinglib import suites
-from sparsinglib.paper import style
 from sparsinglib.studies.checkpoint import slider as widget
 from sparsinglib.suites import survey
 
@@ -88,7 +87,7 @@ def test_a_slider_only_where_a_server_opened_the_notebook(monkeypatch, mode, ses
 
 
 def test_elsewhere_the_picture_is_shown_and_saved(found, monkeypatch, tmp_path):
-    monkeypatch.setattr(style.save, "__defaults__", (tmp_path,))
+    monkeypatch.setenv("SPARSINGLIB_FIGURES", str(tmp_path))
     monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
     assert isinstance(widget.show(found), Figure)
     assert (tmp_path / "text_by_cett.png").stat().st_size > 10_000
