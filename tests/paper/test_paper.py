@@ -168,7 +168,7 @@ def test_save_gives_the_same_bytes_twice_and_the_data_beside(tmp_path):
         contents.append({path.suffix: path.read_bytes() for path in folder.iterdir()})
     assert contents[0] == contents[1]
     assert set(contents[0]) == {".png", ".svg", ".csv"}
-    assert contents[0][".csv"] == b"x,y\n1,0.5\n2,0.333333\n"
+    assert contents[0][".csv"] == b"x,y\n1,0.5\n2,0.3333\n"
     with pytest.raises(ValueError, match="no data"):
         style.save(figure, "test", data.iloc[:0], tmp_path)
 
