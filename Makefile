@@ -15,7 +15,7 @@ figures: $(READY)
 
 store: $(READY)
 	$(PYTHON) -m sparsinglib.reproduce --store $(NOTEBOOKS)
-	$(PYTHON) -m sparsinglib.paper.claims
+	$(PYTHON) -m sparsinglib.paper.scoreboard
 
 test: $(READY)
 	$(PYTHON) -m pytest -m "not slow and not real" -n 2 --cov=sparsinglib --cov-report=term tests

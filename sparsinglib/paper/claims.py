@@ -1,233 +1,317 @@
-"""All claims of the paper beside what the notebooks recorded about them; ``python -m sparsinglib.scoreboard``.
+"""The verdict on a claim: an estimate with its 90 % interval, held against the rule and bound in ``claims.csv``.
 
-No verdict is made here: each comes from a rule in the notebook that measured it (``paper.check``). The command writes
-the table in ``figures/claims.csv`` into the README, between its markers.
+Five rules: *sign* (the interval lies on the stated side of zero), *equivalent* (within the bound on both sides), *not
+worse* (above minus the bound), *share* (a share of cases reaches the bound) and *matches* (the printed number agrees
+with ours). An interval wholly on the other side fails; any other measured one is inconclusive. Rule and bound are read
+from ``data/paper/claims.csv``, where they were set down before the results, so nothing here knows a claim by its id.
 """
 
-import argparse
 import json
-import sys
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
-from IPython.display import Markdown
+from scipy import stats
 
-from ..files import FIGURES, ROOT, output_dir, write_atomically
-from . import published as paper
-from . import style
+from ..files import output_dir, write_atomically
+from . import published
 
-EVIDENCE = paper.EVIDENCE
-HOLDS, FAILS, NOT_TESTABLE = paper.VERDICTS
-PART = "holds in part"  # one statement of the claim holds, another fails
-UNMEASURED = paper.NOT_YET
-COLUMNS = ["id", "where", "claim", "paper_value", "evidence", "our_value", "verdict", "why", "notebook"]
-# What ``data/paper/claims.csv`` notes beside a claim that has no measurement behind it, and what is missing then.
-NOTES = {
-    "; not measured)": "missing: a measurement; the paper states it without one that could be repeated",
-    "(not this paper's result)": "missing: the phones and the engine of the work that the paper cites for it",
-}
-NOTHING = ("–", "no values", "not published")  # for a value, where none was measured
-ARITHMETIC = "arithmetic on the printed numbers, no measurement"  # said in the ``why`` of a verdict that is no more
-BEGIN, END = "<!-- claims:begin -->", "<!-- claims:end -->"
+COLUMNS = ["id", "where", "claim", "paper_value", "evidence", "our_value", "verdict", "why"]
+TAIL = 0.05  # left out at each end of a 90 % interval
+ROUNDING_ERROR = 1e-9  # of a float, beside the half unit of a printed digit
+LISTED = 3  # estimates written out; of more, the one nearest to failing stands for all
 
 
-def collect(folders: Iterable[Path] | None = None) -> pd.DataFrame:
-    """What the notebooks recorded: id, evidence, our_value, verdict, why, notebook; rows in the order of the notebooks.
+class Verdict(StrEnum):
+    """What a rule says. ``INCONCLUSIVE``: measured, but the interval decides nothing; ``NO_DATA``: not measured."""
 
-    ``folders`` hold one JSON file a notebook (default: the shipped results, and those of the run at hand). A later
-    folder takes the place of an earlier one for a notebook's evidence of one kind; evidence about a user's own models
-    says nothing about the paper and is left out. Raises ValueError for a file that cannot be read, and for a "not
-    testable here" without a reason.
+    HOLDS = "holds"
+    FAILS = "fails"
+    INCONCLUSIVE = "inconclusive"
+    NO_DATA = "no data"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 90 % interval, in the unit of its claim; ``low`` is ``high`` for a number known exactly.
+
+    ``note`` says what it is an estimate of. ``printed``: the paper's number as printed, where they are compared.
+    Raises ValueError where an end is not a number or the ends are in the wrong order.
     """
-    rows: dict[tuple[str, str], list[dict[str, str]]] = {}
-    for folder in folders or dict.fromkeys((paper.SHIPPED_RESULTS, output_dir() / "results")):
-        found: dict[tuple[str, str], list[dict[str, str]]] = {}
-        for path in sorted(folder.glob("*.json")):
-            for row in _read(path):
-                found.setdefault((row["notebook"], row["evidence"]), []).append(row)
-        rows |= found
-    ordered = [row for key in sorted(rows) for row in rows[key] if row["evidence"] in EVIDENCE]
-    return pd.DataFrame(ordered, columns=["id", "evidence", "our_value", "verdict", "why", "notebook"])
+
+    value: float
+    low: float
+    high: float
+    unit: str = ""
+    note: str = ""
+    printed: str = ""
+
+    def __post_init__(self) -> None:
+        if math.isnan(self.value) or not self.low <= self.high:
+            ends = f"{self.value} ({self.low} to {self.high})"
+            raise ValueError(f"{self.note or 'an estimate'} is {ends}: no interval. Say what is missing in its place.")
+
+    def __str__(self) -> str:
+        digits = self._digits()
+        note, unit = self.note and f"{self.note} ", self.unit and f" {self.unit}"
+        if self.low == self.high:
+            return f"{note}{self.value:.{digits}f}{unit}"
+        return f"{note}{self.value:.{digits}f} ({self.low:.{digits}f} to {self.high:.{digits}f}){unit}"
+
+    def _digits(self) -> int:
+        """Decimal places: two digits of the half width, three of an exact number."""
+        half, size = (self.high - self.low) / 2, abs(self.value)
+        shown, places = (half, 1) if 0 < half < math.inf else (size, 2)
+        return max(0, places - math.floor(math.log10(shown))) if shown else 0
 
 
-def _read(path: Path) -> list[dict[str, str]]:
-    try:
-        recorded = json.loads(path.read_text(encoding="utf-8"))
-        rows = [{**row, "notebook": recorded["notebook"]} for row in recorded["checks"]]
-        silent = [row["id"] for row in rows if row["verdict"] == NOT_TESTABLE and not row["why"].strip()]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path.name} is no file of results ({error!r}); run its notebook again.") from error
-    if silent:
-        raise ValueError(f"{path.name}: {silent[0]} is called not testable without saying what is missing.")
-    return rows
+def exact(value: float, unit: str = "", note: str = "", printed: str = "") -> Estimate:
+    """A number without error, computed from printed ones."""
+    return Estimate(value, value, value, unit, note, printed)
 
 
-def table(recorded: pd.DataFrame) -> pd.DataFrame:
-    """Every claim at least once, in the paper's order: the columns of ``figures/claims.csv``.
+def with_error(value: float, error: float, unit: str = "", note: str = "", freedom: float = math.inf) -> Estimate:
+    """From a standard error: normal, or Student's t with ``freedom`` degrees where the error itself is estimated."""
+    half = float(stats.t.ppf(1 - TAIL, freedom)) * error
+    return Estimate(value, value - half, value + half, unit, note)
 
-    One row for each check recorded; a claim that no notebook recorded has one row with the verdict "not measured yet".
+
+def mean_of(values: Iterable[float], unit: str = "", note: str = "") -> Estimate:
+    """Mean of independent values with Student's t interval. Raises ValueError for fewer than two."""
+    sample = np.asarray(list(values), dtype=float)
+    if len(sample) < 2:
+        raise ValueError(f"{note or 'a mean'}: {len(sample)} values have no spread. Say what is missing in its place.")
+    error = float(sample.std(ddof=1) / math.sqrt(len(sample)))
+    return with_error(float(sample.mean()), error, unit, note, len(sample) - 1)
+
+
+def of_draws(draws: Iterable[float], value: float | None = None, unit: str = "", note: str = "") -> Estimate:
+    """From draws (bootstrap, posterior): their 5th and 95th percentile, and ``value`` (default: their median)."""
+    sample = np.asarray(list(draws), dtype=float)
+    low, middle, high = (float(end) for end in np.quantile(sample, [TAIL, 0.5, 1 - TAIL]))
+    return Estimate(middle if value is None else value, low, high, unit, note)
+
+
+def proportion(hits: int, cases: int, note: str = "") -> Estimate:
+    """Percent of ``cases`` drawn at random that are hits, with Clopper and Pearson's interval."""
+    ends = stats.binomtest(hits, cases).proportion_ci(1 - 2 * TAIL)
+    return Estimate(100 * hits / cases, 100 * ends.low, 100 * ends.high, "%", note or f"{hits} of {cases}:")
+
+
+def _verdict(holds: bool, fails: bool) -> Verdict:
+    return Verdict.HOLDS if holds else Verdict.FAILS if fails else Verdict.INCONCLUSIVE
+
+
+def sign(estimate: Estimate, side: str) -> Verdict:
+    """The interval lies on the ``side`` (">" or "<") of zero."""
+    above, below = estimate.low > 0, estimate.high < 0
+    return _verdict(above, below) if side == ">" else _verdict(below, above)
+
+
+def equivalent(estimate: Estimate, bound: float) -> Verdict:
+    """The interval lies within ``bound`` of zero, on both sides."""
+    inside = -bound < estimate.low and estimate.high < bound
+    return _verdict(inside, estimate.low > bound or estimate.high < -bound)
+
+
+def not_worse(estimate: Estimate, bound: float) -> Verdict:
+    """The interval lies above minus ``bound``."""
+    return _verdict(estimate.low > -bound, estimate.high < -bound)
+
+
+def share(estimate: Estimate, bound: float, side: str = ">") -> Verdict:
+    """A share in percent is at least (">") or at most ("<") ``bound``, or its interval has ``bound`` inside ("=")."""
+    if side == "=":
+        return _verdict(estimate.low <= bound <= estimate.high, True)
+    reached, missed = estimate.low >= bound, estimate.high < bound
+    return _verdict(reached, missed) if side == ">" else _verdict(estimate.high <= bound, estimate.low > bound)
+
+
+def matches(estimate: Estimate, rounding: bool = False) -> Verdict:
+    """The number printed in the paper lies inside the interval; with ``rounding``, by up to half of its last digit."""
+    printed = Decimal(estimate.printed)
+    slack = float(Decimal(1).scaleb(int(printed.as_tuple().exponent)) / 2) + ROUNDING_ERROR if rounding else 0.0
+    return _verdict(estimate.low - slack <= float(printed) <= estimate.high + slack, True)
+
+
+@dataclass(frozen=True)
+class Bound:
+    """One part of a claim's bound: its ``rule`` with what it asks for; "" for a value that is shown and not judged.
+
+    ``at`` are the values where the verdict changes; where there are none, it is the printed number. ``each``: the share
+    is that of the cases which hold by this bound. ``missing``: what the list of claims itself says cannot be had.
     """
-    claims = paper.claims()
-    claims["paper_value"] = (claims.paper_value + " " + claims.unit).str.strip()
-    full = claims.drop(columns="unit").merge(recorded, on="id", how="left")
-    full["verdict"] = full.verdict.fillna(UNMEASURED)
-    rank = {name: i for i, name in enumerate(EVIDENCE)}
-    full["order"] = full.evidence.map(rank).fillna(0)
-    full = full.sort_values(["id", "order", "notebook"], kind="stable")
-    return full[COLUMNS].fillna("").reset_index(drop=True)
+
+    text: str
+    rule: Callable[[Estimate], Verdict] | None = None
+    at: tuple[float, ...] = ()
+    each: "Bound | None" = None
+    missing: str = ""
+
+    def distance(self, estimate: Estimate, *ends: float) -> float:
+        """From the nearest of ``ends`` to where the verdict changes, in half widths; infinite without an interval."""
+        half = (estimate.high - estimate.low) / 2
+        places = self.at or (float(estimate.printed),)
+        return min(abs(end - place) / half for end in ends for place in places) if half else math.inf
+
+    def close(self, estimate: Estimate) -> bool:
+        """Whether the estimate or an end of its interval is within a tenth of its half width of where it changes."""
+        return self.distance(estimate, estimate.low, estimate.value, estimate.high) <= 0.1
 
 
-def read(path: Path = FIGURES / "claims.csv") -> pd.DataFrame:
-    """The table as it was saved."""
-    return pd.read_csv(path, dtype=str, keep_default_na=False)
+def bounds(rule: str, text: str) -> list[Bound]:
+    """The parts of a bound as written in ``claims.csv``; none where the rule is "none". ValueError if unreadable."""
+    if rule == "none":
+        return []
+    pieces = [piece for half in text.split("; ") for piece in half.split(", and ")]
+    return [_bound(rule, piece.removeprefix("(a) ").removeprefix("(b) ")) for piece in pieces]
 
 
-def save(claims: pd.DataFrame, folder: Path | None = None) -> Path:
-    """Write ``claims.csv``."""
-    return style.save_table(claims, "claims", folder)
+def _bound(rule: str, text: str) -> Bound:
+    match [rule, *text.replace(",", "").split()]:
+        case ["sign", (">" | "<") as side, "0", *_]:
+            found = Bound(text, partial(sign, side=side), (0.0,))
+        case ["equivalent", number, *_]:
+            found = Bound(text, partial(equivalent, bound=float(number)), (-float(number), float(number)))
+        case ["not worse", number, *_]:
+            found = Bound(text, partial(not_worse, bound=float(number)), (-float(number),))
+        case ["share", "at", "most", number, "%"]:
+            found = Bound(text, partial(share, bound=float(number), side="<"), (float(number),))
+        case ["share", "width", "below", *_]:
+            found = Bound(text, partial(share, bound=100.0, side="<"), (100.0,))
+        case ["share", number, "%", "inside", *_]:
+            found = Bound(text, partial(share, bound=float(number), side="="), (float(number),))
+        case ["share", number, "%", *case]:
+            found = Bound(text, partial(share, bound=float(number)), (float(number),), _case(case))
+        case ["matches", "printed" | "as", *_]:
+            found = Bound(text, matches)
+        case ["matches", "rounding"]:
+            found = Bound(text, partial(matches, rounding=True))
+        case ["matches", "bound", "printed", *_]:
+            found = Bound(text)
+        case ["matches", "the", "limit:", "no", "data", *_]:
+            found = Bound(text, missing=text)
+        case _:
+            raise ValueError(f"the bound {text!r} of the rule {rule!r} cannot be read")
+    return found
 
 
-def combined(verdicts: Iterable[str]) -> str:
-    """One verdict for several checks of a claim on one kind of evidence."""
+def _case(words: Sequence[str]) -> Bound:
+    """What each case of a share has to meet."""
+    match words:
+        case ["not", "worse", "by", number, *_]:
+            return _bound("not worse", number)
+        case ["within", "rounding"]:
+            return _bound("matches", "rounding")
+        case ["within", number, *_]:
+            return _bound("equivalent", number)
+    raise ValueError(f"a share of cases {' '.join(words)!r} cannot be read")
+
+
+def share_of(cases: Sequence[Estimate], bound: Bound) -> Estimate:
+    """Percent of cases that hold by their point estimates; between those that surely hold and that do not fail."""
+    assert bound.rule is not None
+    verdicts = [bound.rule(case) for case in cases]
+    by_value = [bound.rule(replace(case, low=case.value, high=case.value)) for case in cases].count(Verdict.HOLDS)
+    held, failed, n = verdicts.count(Verdict.HOLDS), verdicts.count(Verdict.FAILS), len(cases)
+    note = f"{held} of {n} hold, {failed} fail:"
+    return Estimate(100 * by_value / n, 100 * held / n, 100 * (n - failed) / n, "%", note)
+
+
+def combined(verdicts: Iterable[str]) -> Verdict:
+    """One verdict for several parts: all have to hold, one that fails decides, anything else is inconclusive."""
     said = set(verdicts)
-    if {HOLDS, FAILS} <= said:
-        return PART
-    return next((verdict for verdict in (HOLDS, FAILS, UNMEASURED, NOT_TESTABLE) if verdict in said), "")
+    if said <= {Verdict.NO_DATA}:
+        return Verdict.NO_DATA
+    return _verdict(said == {Verdict.HOLDS}, Verdict.FAILS in said)
 
 
-def verdicts(claims: pd.DataFrame, evidence: Sequence[str] = EVIDENCE) -> pd.DataFrame:
-    """One row a claim (index: id), one column for each kind of evidence; "" where it was not held against the claim."""
-    board = pd.DataFrame("", index=pd.Index(claims.id.unique(), name="id"), columns=list(evidence))
-    for (claim, kind), group in claims[claims.evidence.isin(evidence)].groupby(["id", "evidence"]):
-        board.loc[claim, kind] = combined(group.verdict)
-    return board
+class Row(NamedTuple):
+    """A claim held against one kind of evidence."""
+
+    id: str
+    evidence: str
+    our_value: str
+    verdict: Verdict
+    why: str
 
 
-def counts(claims: pd.DataFrame, evidence: Sequence[str] = EVIDENCE) -> pd.DataFrame:
-    """Number of claims with each verdict, by evidence; each row adds up to all claims."""
-    board = verdicts(claims, evidence)
-    names = [HOLDS, PART, FAILS, NOT_TESTABLE, UNMEASURED]
-    rows = {kind: [int((board[kind] == name).sum()) for name in (*names, "")] for kind in evidence}
-    return pd.DataFrame.from_dict(rows, orient="index", columns=[*names, "no check"]).rename_axis("evidence")
+Part = Estimate | Sequence[Estimate] | str
 
 
-def in_words(claims: pd.DataFrame) -> str:
-    """How many claims have a verdict and how many of these measure nothing; how many cannot have one, or wait."""
-    board = verdicts(claims)
-    judged = board.isin([HOLDS, PART, FAILS]).any(axis=1)
-    missing = ~judged & board.index.isin(claims.id[claims.verdict == UNMEASURED])
-    untestable = int((~judged & ~missing).sum())
-    said = claims[claims.verdict.isin([HOLDS, FAILS])]
-    measured = said.id[~said.why.str.contains(ARITHMETIC, regex=False)].nunique()
-    return (
-        f"Of {len(board)} claims, {int(judged.sum())} could be judged by at least one kind of evidence, "
-        f"{int(judged.sum()) - measured} of them by {ARITHMETIC.replace(', no', ' and no')}; "
-        f"{untestable} are not testable here, {int(missing.sum())} are not measured yet."
+def judge(claim: str, evidence: str, *parts: Part) -> Row:
+    """The verdict on a claim by its own rule and bound.
+
+    Each part of the bound, "(a)" and "(b)", takes an estimate, or several that all have to hold, or a sentence that
+    says what is missing; one sentence alone stands for all parts. Where the claim is about a share of cases, its part
+    takes the estimates of the cases. Raises ValueError for an unknown claim or another number of parts.
+    """
+    known = published.claims().set_index("id")
+    if claim not in known.index:
+        raise ValueError(f"unknown claim {claim!r}; data/paper/claims.csv has {', '.join(known.index)}")
+    rule, bound = known.loc[claim, ["rule", "bound"]]
+    asked = bounds(rule, bound)
+    wanted = [part for part in asked if not part.missing]
+    if len(parts) == 1 and isinstance(parts[0], str):
+        parts *= len(wanted)
+    if len(parts) != len(wanted):
+        raise ValueError(f"{claim} has {len(wanted)} parts ({bound}), got {len(parts)}")
+    given = iter(parts)
+    found = [_part(part, part.missing or next(given)) for part in asked]
+    judged = [verdict for verdict, _, _ in found if verdict is not None]
+    labels = ["(a) ", "(b) "] if len(found) > 1 else [""]
+    each = [f"{label}{verdict}" for label, (verdict, _, _) in zip(labels, found, strict=True) if verdict]
+    verdict = combined(judged)
+    said = [] if verdict == Verdict.NO_DATA else [f"Rule: {rule}, {bound}"]
+    said += [", ".join(each)] if len(each) > 1 and said else []
+    said += dict.fromkeys(note for _, _, notes in found for note in notes)
+    values = [f"{label}{value}" for label, (_, value, _) in zip(labels, found, strict=True)]
+    shown = "–" if all(value == "–" for _, value, _ in found) else "; ".join(values)
+    return Row(claim, evidence, shown, verdict, ". ".join(said) + ".")
+
+
+def _part(bound: Bound, given: Part) -> tuple[Verdict | None, str, list[str]]:
+    """Verdict on one part (None if it is only shown), its value in words, and what has to be said of it."""
+    if isinstance(given, str):
+        return Verdict.NO_DATA, "–", [given.rstrip(".")]
+    estimates = [given] if isinstance(given, Estimate) else list(given)
+    if not estimates:
+        raise ValueError(f"no estimate for {bound.text!r}: say what is missing in its place.")
+    if bound.each:
+        estimates = [share_of(estimates, bound.each)]
+    if bound.rule is None:
+        return None, "; ".join(map(str, estimates)), []
+    verdicts = [bound.rule(estimate) for estimate in estimates]
+    near = [estimate.note.rstrip(":") or "the estimate" for estimate in estimates if bound.close(estimate)]
+    notes = [f"Close to the bound (a tenth of the half width): {', '.join(near)}"] if near else []
+    if len(estimates) <= LISTED:
+        return combined(verdicts), "; ".join(map(str, estimates)), notes
+    words = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in _WORST_FIRST if verdict in verdicts)
+    _, _, worst = min(
+        (_WORST_FIRST.index(v), bound.distance(e, e.value), str(e)) for v, e in zip(verdicts, estimates, strict=True)
     )
+    return combined(verdicts), f"{words} of {len(estimates)}; nearest to failing: {worst}", notes
 
 
-def in_disagreement(claims: pd.DataFrame) -> pd.DataFrame:
-    """Claims on which the kinds of evidence differ, holds against fails."""
-    board = verdicts(claims)
-    said = board.apply(lambda row: {v for v in row if v in (HOLDS, PART, FAILS)}, axis=1)
-    return board[said.map(len) > 1]
+_WORST_FIRST = [Verdict.FAILS, Verdict.INCONCLUSIVE, Verdict.HOLDS]
 
 
-def one_line_each(claims: pd.DataFrame, evidence: Sequence[str] = EVIDENCE, width: int = 84) -> str:
-    """The scoreboard as plain text without numbers: id, claim (cut to ``width``), verdict by evidence."""
-    board = verdicts(claims, evidence)
-    text = claims.drop_duplicates("id").set_index("id").claim
-    short = [c if len(c) <= width else c[: width - 1].rstrip() + "…" for c in text.loc[board.index]]
-    missing = set(claims.id[claims.evidence == ""])
-    lines = [f"{'':4} {'claim':{width}} " + " ".join(f"{kind:17}" for kind in evidence)]
-    for (claim, row), said in zip(board.iterrows(), short, strict=True):
-        cells = [UNMEASURED] if claim in missing else [value or "–" for value in row]
-        lines.append(f"{claim:4} {said:{width}} " + " ".join(f"{cell:17}" for cell in cells))
-    return "\n".join(line.rstrip() for line in lines)
+def record_verdicts(notebook: str, rows: Iterable[Row], folder: Path | None = None) -> pd.DataFrame:
+    """The verdicts of one notebook with what the paper claims: ``COLUMNS``, one row each.
 
-
-def reasons(claims: pd.DataFrame) -> str:
-    """Why what is not testable here is not, one line a reason: what was found, if anything, and the rule or the gap."""
-    rows = claims[claims.verdict == NOT_TESTABLE].drop_duplicates(["id", "evidence", "our_value", "why"])
-    return "\n".join(f"{row.id} [{row.evidence}] {_found(row)}" for row in rows.itertuples())
-
-
-def _found(row: Any) -> str:
-    """Value and reason of a row without a verdict; the reason alone where nothing was measured."""
-    return row.why if row.our_value in NOTHING else f"{row.our_value}; {row.why}"
-
-
-def prose() -> list[paper.Check]:
-    """Claims that the paper itself states without a measurement of its own, found by the notes in ``claims.csv``."""
-    rows = []
-    for claim in paper.claims().itertuples():
-        why = next((reason for note, reason in NOTES.items() if note in claim.claim), "")
-        if why:
-            rows.append(paper.Check(claim.id, "paper", "–", None, why))
-    return rows
-
-
-def markdown(claims: pd.DataFrame, notebooks: str = "notebooks/", evidence: Sequence[str] = EVIDENCE) -> str:
-    """The whole table with our values; each links to the checks of its notebook, which lies at ``notebooks``."""
-    lines = [_row("claim", "paper says", *evidence), _row(*["---"] * (len(evidence) + 2))]
-    for claim, rows in claims.groupby("id", sort=False):
-        first = rows.iloc[0]
-        said = first.paper_value or "(in words)"
-        cells = ["<br>".join(_cell(row, notebooks) for row in rows[rows.evidence == k].itertuples()) for k in evidence]
-        if rows.evidence.eq("").all():
-            cells[0] = f"*{UNMEASURED}*"
-        lines.append(_row(f"**{claim}** {first.claim} *({first['where']})*", said, *cells))
-    return "\n".join(lines)
-
-
-def _row(*cells: str) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
-def _cell(row: Any, notebooks: str) -> str:
-    link = f"[{row.notebook.split('_')[0]}]({notebooks}{row.notebook}.ipynb#Checks)"
-    value = _found(row) if row.verdict == NOT_TESTABLE else row.why if row.our_value == "–" else row.our_value
-    return f"**{row.verdict}**: {value} {link}"
-
-
-def show(claims: pd.DataFrame, evidence: Sequence[str] = EVIDENCE) -> Markdown:
-    """The whole table for a notebook."""
-    return Markdown(markdown(claims, "", evidence))
-
-
-def readme_block(claims: pd.DataFrame) -> str:
-    """What stands in the README between the markers, markers included."""
-    table_of_counts = counts(claims)
-    lines = [_row("evidence", *table_of_counts.columns), _row(*["---"] * (len(table_of_counts.columns) + 1))]
-    lines += [_row(str(kind), *map(str, row)) for kind, row in table_of_counts.iterrows()]
-    parts = [BEGIN, in_words(claims), "\n".join(lines), "<details>\n<summary>All claims</summary>", markdown(claims)]
-    return "\n\n".join([*parts, "</details>", END])
-
-
-def with_block(text: str, block: str) -> str:
-    """``text`` with ``block`` in place of what stood between the markers; raises ValueError if they are not there."""
-    start, end = text.find(BEGIN), text.find(END)
-    if start < 0 or end < start:
-        raise ValueError(f"the text has no lines {BEGIN} and {END}, in this order, to write between.")
-    return text[:start] + block + text[end + len(END) :]
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the scoreboard into a README; exit status 2 if it has no place for it."""
-    parser = argparse.ArgumentParser(prog="python -m sparsinglib.scoreboard", description=__doc__)
-    parser.add_argument(
-        "file", nargs="?", type=Path, default=ROOT / "README.md", help="file with the two markers (default: README.md)"
-    )
-    options = parser.parse_args(arguments)
-    try:
-        text = options.file.read_text(encoding="utf-8")
-        write_atomically(options.file, with_block(text, readme_block(read())))
-    except (OSError, ValueError) as error:
-        parser.error(f"{options.file.name}: {error}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    They also go to ``<notebook>.json`` in ``folder`` (default: ``results`` in ``output_dir()``, which is never the
+    tracked folder), from which the table of all claims is made.
+    """
+    known = published.claims().set_index("id")[["where", "claim", "paper_value"]]
+    table = pd.DataFrame(list(rows), columns=Row._fields).join(known, on="id")[COLUMNS]
+    table = table.assign(verdict=table.verdict.map(str))
+    text = json.dumps({"notebook": notebook, "verdicts": table.to_dict("records")}, indent=1, ensure_ascii=False)
+    write_atomically((folder or output_dir() / "results") / f"{notebook}.json", text)
+    return table

@@ -23,8 +23,8 @@ from matplotlib import font_manager
 from nbconvert import HTMLExporter
 
 from ..files import FIGURES, NOTEBOOKS, ROOT, write_atomically
-from ..paper import claims as scoreboard
-from ..paper import style
+from ..paper import scoreboard, style
+from ..paper.claims import Verdict
 from . import exhibit, run_state
 from .run_state import Record
 
@@ -32,12 +32,7 @@ TEMPLATES = Path(__file__).with_name("templates")
 COPIES = ROOT / "build" / "notebooks"
 OWN_SECTION = ("claims", "exhibit")
 START = 1.0  # p at which the slider stands first, in percent
-CLASSES = {
-    scoreboard.HOLDS: "holds",
-    scoreboard.FAILS: "fails",
-    scoreboard.NOT_TESTABLE: "none",
-    scoreboard.UNMEASURED: "none",
-}
+CLASSES = {Verdict.HOLDS: "holds", Verdict.FAILS: "fails", Verdict.INCONCLUSIVE: "none", Verdict.NO_DATA: "none"}
 
 
 def write(
@@ -139,8 +134,9 @@ def _claims(path: Path) -> dict[str, Any] | None:
             for kind in scoreboard.EVIDENCE
         }
         texts = group.iloc[0][["claim", "where", "paper_value"]].to_dict()
-        rows.append({"id": claim, **texts, "checks": checks, "unmeasured": not any(checks.values())})
-    return {"words": scoreboard.in_words(claims), "counts": scoreboard.counts(claims), "rows": rows}
+        silent = group[group.evidence == ""].why
+        rows.append({"id": claim, **texts, "checks": checks, "silent": silent.iloc[0] if len(silent) else ""})
+    return {"counts": scoreboard.counts(claims), "rows": rows}
 
 
 def playable(states: pd.DataFrame) -> dict[str, Any]:

@@ -6,12 +6,12 @@ import pytest
 
 from sparsinglib.ladder import train as training
 from sparsinglib.ladder import trajectory
-from sparsinglib.paper import claims as scoreboard
+from sparsinglib.paper import scoreboard
 from sparsinglib.reproduce import cli as reproduce
 from sparsinglib.reproduce import gallery
 
 PROGRAMS = {"reproduce": reproduce, "training": training, "trajectory": trajectory, "gallery": gallery,
-            "scoreboard": scoreboard}  # fmt: skip
+            "paper.scoreboard": scoreboard}  # fmt: skip
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_help_explains_every_option(program, said):
         ("trajectory", ["0.1m-relu", "--all"], "or --all"),
         ("trajectory", ["0.1m-relu", "--max-tokens", "0"], "--max-tokens"),
         ("gallery", ["extra"], "extra"),
-        ("scoreboard", ["no/such/file.md"], "file.md"),
+        ("paper.scoreboard", ["no/such/file.csv"], "file.csv"),
     ],
 )
 def test_a_bad_argument_is_named_in_one_line(program, arguments, named, said):

@@ -17,8 +17,7 @@ from fontTools.ttLib import TTFont
 
 from sparsinglib import paper
 from sparsinglib.files import FIGURES
-from sparsinglib.paper import claims as scoreboard
-from sparsinglib.paper import style
+from sparsinglib.paper import scoreboard, style
 from sparsinglib.reproduce import exhibit, gallery, run_state
 
 
@@ -63,7 +62,8 @@ def made(tmp_path_factory):
     style.save_table(states(), "exhibit", figures)
     style.save_table(pd.DataFrame({"run": ["0.1b-relu"], "a0": [0.0614]}), "table_02", figures)
     (figures / "results").mkdir()
-    paper.check("02_two", [("C18", "paper", "<script>alert(1)</script>", True, "a & b")], figures / "results")
+    row = paper.claims.Row("C18", "paper", "<script>alert(1)</script>", paper.Verdict.HOLDS, "a & b")
+    paper.record_verdicts("02_two", [row], figures / "results")
     scoreboard.save(scoreboard.table(scoreboard.collect([figures / "results"])), figures)
     notebooks.mkdir()
     for name, title in (("02_two", "# 02 · Two"), ("03_three", "# 03 · Three")):
@@ -112,8 +112,7 @@ def test_provenance_captions_claims_and_failures_are_shown(made):
     assert "Figure 4: activation ratio against training tokens" in text
     assert "Unknown name" in text and "not drawn by a run recorded here" in text
     assert "failed : ZeroDivisionError: <division>" in text
-    assert "Of 82 claims, 1 could be judged" in text
-    assert text.count("not measured yet") >= 81
+    assert text.count("no data: no notebook recorded it") == 34 and "no data: ill-posed" in text
     assert "0.0614" in text
     html = made.read_text(encoding="utf-8")
     assert "<script>alert" not in html and "&lt;script&gt;alert" in html

@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 
 from ...paper import published as paper
-from ...paper.claims import ARITHMETIC
 from ...paper.published import Check
 from . import tables as task_tables
 from .tables import COMMONSENSE, COMPLEX, READING, ROUNDING, t_interval
 
+ARITHMETIC = "arithmetic on the printed numbers, no measurement"
 MARGIN = 1.0  # points of a mean score that count as "near dense"
 COMPARABLE = 2.0  # points between ReLU and SiLU that count as comparable
 PRINTED_MEAN = {"C05": COMMONSENSE, "C06": READING}
@@ -52,7 +52,7 @@ def _figure_3() -> list[Check]:
 def _printed(means: pd.DataFrame) -> list[Check]:
     rows, table = [], task_tables.averages()
     dense = table[table.p_pct == 0]
-    printed = paper.claims().set_index("id").paper_value.replace("", np.nan).astype(float)
+    printed = paper.old_claims().set_index("id").paper_value.replace("", np.nan).astype(float)
     why = f"Rule: the printed columns of Tables 4 and 5 give the number to {ROUNDING} points; {ARITHMETIC}."
     for claim, group in PRINTED_MEAN.items():
         value = dense[dense.group == group].recomputed_pct.mean()

@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import optimize, stats
 
 from ...laws import fitting as laws
-from ...paper.published import NOT_YET, VERDICTS, Check, claims
+from ...paper.published import NOT_YET, VERDICTS, Check, old_claims
 from . import limits as law_tables
 from . import scales as scaling_tables
 from . import trends
@@ -57,7 +57,7 @@ def table_2_checks(table: pd.DataFrame, limits: pd.DataFrame) -> list[Check]:
 
 def printed(claim: str) -> float:
     """The number that the paper prints for a claim."""
-    return float(claims().set_index("id").paper_value[claim])
+    return float(old_claims().set_index("id").paper_value[claim])
 
 
 def lacking(evidence: str, activation: str, runs: Iterable[str]) -> str | None:

@@ -109,7 +109,7 @@ def figure_4(trend: pd.DataFrame, fits: Mapping[str, laws.Fit], limits: pd.DataF
 
 def figure_11(trend: pd.DataFrame, curves: Mapping[str, laws.Fit]) -> Figure:
     """The 2.4B run's points with several laws, each extended to the tokens the paper trained for (C60)."""
-    end = float(paper.claims().set_index("id").paper_value["C60"]) / style.TOKEN_UNITS["paper"]
+    end = float(paper.old_claims().set_index("id").paper_value["C60"]) / style.TOKEN_UNITS["paper"]
     with style.context():
         fig, (ax,) = style.axes(1, 1, 6.4, 4.0)
         part = trend[trend.run == "2.4b-relu"]
