@@ -1,5 +1,6 @@
 """Where the package keeps its data; files that appear whole or not at all, with errors that name what was written."""
 
+import ast
 import hashlib
 import os
 import re
@@ -10,7 +11,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -103,26 +104,67 @@ def copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, partial)
 
 
-def kept(path: Path, make: Callable[[], T]) -> T:
-    """What ``make`` gives, read from ``path`` if it was made before; made again if what lies there cannot be read.
+def kept(folder: Path, key: Any, make: Callable[[], T], wait: float = -1) -> T:
+    """What ``make`` gives, read from ``folder`` if it was made for this ``key`` before; for results of our own.
 
-    For results of our own under the cache directory, whose names hold what they depend on.
+    ``key`` holds everything that the result depends on, code too (``code_digest``). A process that needs what another
+    one is making waits for it, at most ``wait`` seconds (-1: for ever), then filelock's Timeout is raised. What cannot
+    be read is made again.
     """
     import joblib
+    from filelock import FileLock
 
-    if path.is_file():
-        with suppress(Exception):  # a damaged file can raise anything
-            return joblib.load(path)
-    made = make()
-    with replacing(path) as partial:
-        joblib.dump(made, partial)
+    path = folder / f"{joblib.hash(key)}.pkl"
+    (folder / "locks").mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "locks" / path.stem, timeout=wait):
+        if path.is_file():
+            with suppress(Exception):  # a damaged file can raise anything
+                return joblib.load(path)
+        made = make()
+        with replacing(path) as partial:
+            joblib.dump(made, partial)
     return made
 
 
+def content_digest(*paths: Path) -> str:
+    """SHA-256 of files, and of all files below directories, by name and content; times do not count.
+
+    Where a path lies makes no difference, and what is not there counts as such.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        for file in files:
+            name = file.relative_to(path).as_posix() if path.is_dir() else file.name
+            content = b"missing"
+            if file.is_file():
+                with file.open("rb") as stream:
+                    content = hashlib.file_digest(stream, "sha256").digest()
+            digest.update(f"{len(files)} {name}\0".encode() + content)
+    return digest.hexdigest()
+
+
 @cache
-def code_digest(*others: Path) -> str:
-    """SHA-256 of the core, of ``others`` and of the versions of what computes: part of the key of each result."""
+def code_digest(module: str) -> str:
+    """SHA-256 of a module of this package, of those it imports, and of the versions of what computes."""
     digest = hashlib.sha256(" ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "numpy")).encode())
-    for path in (*sorted((Path(__file__).parent / "core").glob("*.py")), *others):
-        digest.update(path.name.encode() + path.read_bytes())
+    seen: dict[str, Path] = {}
+    todo = [module]
+    while todo:
+        name = todo.pop()
+        path = ROOT.joinpath(*name.split("."))
+        source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        if name in seen or not name.startswith(__package__ or "") or not source.is_file():
+            continue
+        seen[name] = source
+        parents = name.split(".") if path.is_dir() else name.split(".")[:-1]
+        for node in ast.walk(ast.parse(source.read_bytes())):
+            if isinstance(node, ast.Import):
+                todo += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                start = parents[: len(parents) + 1 - node.level] if node.level else []
+                base = ".".join([*start, *([node.module] if node.module else [])])
+                todo += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    for name in sorted(seen):
+        digest.update(name.encode() + seen[name].read_bytes())
     return digest.hexdigest()

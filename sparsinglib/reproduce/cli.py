@@ -180,7 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ValueError(f"--jobs must be at least 1, got {options.jobs}.")
         if options.suite:
             suite = suites.read(options.suite)
-            suites.check(suite)
+            suites.validate_suite(suite)
             print(suite.gaps() or f"{suite.name}: all {len(suite.checkpoints)} checkpoints are there")
             options.suite = str(Path(options.suite).resolve()) if Path(options.suite).exists() else options.suite
         jobs = plan(chosen, options.settings, options.suite, folder, figures / "results")

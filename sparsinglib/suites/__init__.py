@@ -1,5 +1,5 @@
 """Lists of checkpoints, and measurements of each that are computed once."""
 
-from .suite import Checkpoint, Suite, SuiteError, check, read, two_models
+from .suite import Checkpoint, Suite, SuiteError, read, two_models, validate_suite
 
-__all__ = ["Checkpoint", "Suite", "SuiteError", "check", "read", "two_models"]
+__all__ = ["Checkpoint", "Suite", "SuiteError", "read", "two_models", "validate_suite"]

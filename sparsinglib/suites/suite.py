@@ -1,23 +1,25 @@
-"""A suite: which checkpoints a study is about, on which texts and on how many tokens. A YAML file, read and checked.
+"""A suite: which checkpoints are measured, on which texts and on how many tokens. A YAML file, read and validated.
 
 ``ladder`` and ``released`` are shipped in ``data/suites``; ``example.yaml`` there explains every line for your own.
 """
 
 import difflib
 import os
-from collections.abc import Collection
-from dataclasses import dataclass, fields, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from reprlib import repr as short
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import yaml
+from pydantic import ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from ..core import checkpoints as models
 from ..files import SUITES
 from ..texts import corpora
 
-EVIDENCE = ("ladder", "released", "own")
+CORPORA = (*corpora.SOURCES, "mixture")
 PARTS = {  # of a checkpoint's directory, and the names that each may have
     "config.json": ("config.json",),
     "weights": ("*.safetensors", "pytorch_model*.bin"),
@@ -29,7 +31,11 @@ class SuiteError(ValueError):
     """A suite file that is missing, cannot be read, or says something that makes no sense; names file and entry."""
 
 
-@dataclass(frozen=True)
+Name = Annotated[str, StringConstraints(strict=True, pattern=r"\S", max_length=1000)]
+Size = Annotated[int, Field(strict=True, ge=2)]
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Checkpoint:
     """One checkpoint of a suite.
 
@@ -42,11 +48,11 @@ class Checkpoint:
         revision: revision of a hub id.
     """
 
-    name: str
-    source: str
-    scale: str
-    activation: str
-    revision: str | None = None
+    name: Name
+    source: Name
+    scale: Name
+    activation: Name
+    revision: Name | None = None
 
     @property
     def here(self) -> bool:
@@ -56,7 +62,7 @@ class Checkpoint:
         return known or (os.path.isabs(self.source) and os.path.exists(self.source))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Suite:
     """Checkpoints, and how they are measured.
 
@@ -70,11 +76,11 @@ class Suite:
     """
 
     name: str
-    evidence: str
-    corpora: tuple[str, ...]
-    sequence_length: int
-    tokens: int
-    checkpoints: tuple[Checkpoint, ...]
+    evidence: Literal["ladder", "released", "own"]
+    corpora: Annotated[tuple[Name, ...], Field(min_length=1)]
+    sequence_length: Size
+    tokens: Size
+    checkpoints: Annotated[tuple[Checkpoint, ...], Field(min_length=1)]
     missing: tuple[str, ...] = ()
 
     def pick(self, scale: str | None = None, activation: str | None = None) -> list[Checkpoint]:
@@ -87,12 +93,11 @@ class Suite:
         return f"{self.name}: {', '.join(self.missing)} not there yet" if self.missing else ""
 
 
-def check(suite: Suite) -> None:
+def validate_suite(suite: Suite) -> None:
     """Raise SuiteError naming each directory that lacks a file to be loaded, or each text that is not there."""
-    known = (*corpora.SOURCES, "mixture")
-    if gone := [name for name in suite.corpora if name not in known and not os.path.exists(os.path.expanduser(name))]:
+    if gone := [name for name in suite.corpora if name not in CORPORA and not os.path.exists(os.path.expanduser(name))]:
         raise SuiteError(
-            f"suite {suite.name}: no corpus and no file called {', '.join(gone)}; corpora: {', '.join(known)}."
+            f"suite {suite.name}: no corpus and no file called {', '.join(gone)}; corpora: {', '.join(CORPORA)}."
         )
     lacking = []
     for folder in (Path(c.source).expanduser() for c in suite.checkpoints if c.source not in models.ladder_names()):
@@ -159,37 +164,50 @@ def _hub_id(source: str) -> bool:
     return source.count("/") == 1 and not source.startswith((".", "/", "~")) and not source.startswith("data/")
 
 
+DEFAULTS = {"evidence": "own", "corpora": ["mixture"], "sequence_length": 512, "tokens": 16_384}
+
+
 def _parse(path: Path) -> Suite:
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        written = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise SuiteError(f"{path.name}: cannot be read as YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(raw, dict):
+    if not isinstance(written, dict):
         raise SuiteError(f"{path.name}: a suite is a mapping with the entry checkpoints; see example.yaml.")
-    known = {"evidence", "corpora", "sequence_length", "tokens", "checkpoints"}
-    _only(path.name, raw, known)
-    entries = raw.get("checkpoints")
-    if not isinstance(entries, list) or not entries:
-        raise SuiteError(f"{path.name}: checkpoints must be a list with at least one entry.")
-    found = (_checkpoint(f"{path.name}, checkpoint {i}", entry) for i, entry in enumerate(entries, 1))
-    checkpoints = tuple(replace(c, source=_from(path, c.source, models.ladder_names())) for c in found)
-    names = [c.name for c in checkpoints]
+    entries = written.get("checkpoints")
+    if isinstance(entries, list):  # a checkpoint's name is its source, unless it has one of its own
+        entries = [{"source": e.get("name"), **e} if isinstance(e, dict) else e for e in entries]
+    known = (*DEFAULTS, "checkpoints")
+    if unknown := [name for name in written if name not in known]:
+        raise SuiteError(f"{path.name}: {short(unknown[0])} is unknown{_hint(unknown[0], known)}")
+    try:
+        suite = TypeAdapter(Suite).validate_python(DEFAULTS | written | {"name": path.stem, "checkpoints": entries})
+    except ValidationError as error:
+        raise SuiteError(f"{path.name}: {_said(error.errors())}") from None
+    names = [c.name for c in suite.checkpoints]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise SuiteError(f"{path.name}: two checkpoints are called {twice[0]}.")
-    evidence = raw.get("evidence", "own")
-    if evidence not in EVIDENCE:
-        raise SuiteError(f"{path.name}: evidence is {short(evidence)}; it must be one of {', '.join(EVIDENCE)}.")
-    texts = raw.get("corpora", ["mixture"])
-    if not isinstance(texts, list) or not texts or not all(isinstance(name, str) and name for name in texts):
-        raise SuiteError(f"{path.name}: corpora must be a list of names or files.")
-    return Suite(
-        name=path.stem,
-        evidence=evidence,
-        corpora=tuple(_from(path, name, (*corpora.SOURCES, "mixture")) for name in texts),
-        sequence_length=_size(path.name, raw, "sequence_length", 512),
-        tokens=_size(path.name, raw, "tokens", 16_384),
-        checkpoints=checkpoints,
-    )
+    checkpoints = tuple(replace(c, source=_from(path, c.source, models.ladder_names())) for c in suite.checkpoints)
+    return replace(suite, checkpoints=checkpoints, corpora=tuple(_from(path, n, CORPORA) for n in suite.corpora))
+
+
+def _said(errors: Sequence[Mapping[str, Any]]) -> str:
+    """pydantic's errors as one line, a misspelt entry first: entry, what is wrong, what was given, what to do."""
+    error = max(errors, key=lambda e: e["type"] == "unexpected_keyword_argument")
+    place = [str(part + 1) if isinstance(part, int) else str(part) for part in error["loc"]]
+    where = " ".join(place)
+    if error["type"] == "unexpected_keyword_argument":
+        return f"{where} is unknown{_hint(place[-1], [field.name for field in fields(Checkpoint)])}"
+    if error["type"] == "missing":
+        return f"{where} is missing; see example.yaml."
+    remedy = "quote it if it looks like a number" if error["type"] == "string_type" else "see example.yaml"
+    said = error["msg"][0].lower() + error["msg"][1:].replace("tuple", "list")
+    return f"{where}: {said.replace('tuple', 'list')}, got {short(error['input'])}; {remedy}."
+
+
+def _hint(name: Any, known: Collection[str]) -> str:
+    near = difflib.get_close_matches(str(name), known, 1)
+    return f"; did you mean {near[0]}?" if near else f"; known: {', '.join(sorted(known))}."
 
 
 def _from(suite: Path, name: str, known: Collection[str]) -> str:
@@ -199,30 +217,3 @@ def _from(suite: Path, name: str, known: Collection[str]) -> str:
     """
     path = os.path.abspath(suite.parent / os.path.expanduser(name))
     return path if name not in known and os.path.exists(path) else name
-
-
-def _checkpoint(where: str, entry: Any) -> Checkpoint:
-    if not isinstance(entry, dict):
-        raise SuiteError(f"{where}: an entry has at least name, scale and activation, got {short(entry)}.")
-    _only(where, entry, {field.name for field in fields(Checkpoint)})
-    for name, value in entry.items():
-        if not isinstance(value, str) or not value.strip() or len(value) > 1000:
-            raise SuiteError(f"{where}: {name} must be a text, got {short(value)}; quote it if it looks like a number.")
-    if absent := [name for name in ("name", "scale", "activation") if name not in entry]:
-        raise SuiteError(f"{where}: {', '.join(absent)} is missing.")
-    return Checkpoint(**{"source": entry["name"], **entry})
-
-
-def _only(where: str, entry: dict[str, Any], known: set[str]) -> None:
-    for name in entry:
-        if name not in known:
-            near = difflib.get_close_matches(str(name), known, 1)
-            hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(sorted(known))}."
-            raise SuiteError(f"{where}: unknown entry {short(name)}{hint}")
-
-
-def _size(where: str, raw: dict[str, Any], name: str, default: int) -> int:
-    value = raw.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 2:
-        raise SuiteError(f"{where}: {name} must be a whole number of at least 2, got {short(value)}.")
-    return value

@@ -4,13 +4,14 @@ A task is one checkpoint under one rule on one part of one text. ``measure`` run
 another, on ``jobs`` processes, or on the dask cluster whose scheduler ``SPARSINGLIB_DASK`` names.
 """
 
-import hashlib
 import os
+import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cache, lru_cache, reduce
+from functools import lru_cache, reduce
 from operator import add
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -18,8 +19,9 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import joblib
 import pandas as pd
 import torch
-from filelock import FileLock
+from filelock import Timeout
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.hub import cached_file, extract_commit_hash
 
 from ..core import checkpoints as models
 from ..core.forward import token_batches
@@ -28,16 +30,14 @@ from ..core.measure import measure as measure_model
 from ..core.rules import Rule
 from ..core.search import find_thresholds
 from ..core.thresholds import Thresholds
-from ..files import code_digest, kept
+from ..files import code_digest, content_digest, kept
 from ..texts import corpora
 from .suite import Checkpoint, Suite
 
 DASK = "SPARSINGLIB_DASK"
 BATCH_TOKENS = 4096  # of a batch: short windows go many at a time, long ones few
 CHARACTERS_A_TOKEN = 12  # more than any of the texts has; only to tokenise no more than is measured
-
-
-CODE = code_digest(Path(__file__), Path(corpora.__file__))  # part of the key of each result
+WAIT: ContextVar[float] = ContextVar("WAIT", default=-1)  # seconds for a result that another process is making
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,8 @@ def table(measurements: Mapping[Key, Measurement]) -> pd.DataFrame:
 def run(function: Callable[[Any], Any], tasks: Sequence[Any], jobs: int = 1) -> list[Any]:
     """Results of ``function`` for each task, in order: here, on ``jobs`` processes, or on a dask cluster.
 
-    Raises ValueError if no scheduler answers at the address in ``SPARSINGLIB_DASK``, and what ``function`` raises.
+    Processes that walk the same tasks share them. Raises ValueError if no scheduler answers at the address in
+    ``SPARSINGLIB_DASK``, and what ``function`` raises.
     """
     address = os.environ.get(DASK)
     with ExitStack() as stack:
@@ -139,9 +140,28 @@ def run(function: Callable[[Any], Any], tasks: Sequence[Any], jobs: int = 1) -> 
             stack.enter_context(joblib.parallel_config(backend="dask"))
             return list(joblib.Parallel(batch_size=1)(joblib.delayed(function)(task) for task in tasks))
         if jobs == 1:
-            return [function(task) for task in tasks]
+            return _shared(function, tasks)
         stack.enter_context(joblib.parallel_config(backend="loky", inner_max_num_threads=1))
         return list(joblib.Parallel(n_jobs=jobs)(joblib.delayed(_one_thread)(function, task) for task in tasks))
+
+
+def _shared(function: Callable[[Any], Any], tasks: Sequence[Any]) -> list[Any]:
+    """Results of the tasks, in order; a task that another process is at work on is come back to after the others."""
+    done: dict[int, Any] = {}
+    while len(done) < len(tasks):
+        before = len(done)
+        for i, task in enumerate(tasks):
+            if i not in done:
+                waits = WAIT.set(0)
+                try:
+                    done[i] = function(task)
+                except Timeout:
+                    continue
+                finally:
+                    WAIT.reset(waits)
+        if len(done) == before:
+            time.sleep(0.2)
+    return [done[i] for i in range(len(tasks))]
 
 
 def _one_thread(function: Callable[[Any], Any], task: Any) -> Any:
@@ -169,19 +189,9 @@ def once(function: Callable[[Task[R]], Any], task: Task[R]) -> Any:
     depend on nothing else.
     """
     name = f"{function.__module__}.{function.__qualname__}"
-    key = joblib.hash(
-        (
-            name,
-            _checkpoint_digest(task.checkpoint),
-            _text_digests(task),
-            task,
-            CODE,
-        )
-    )
-    folder = corpora.cache_dir() / "survey"
-    (folder / "locks").mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "locks" / key):
-        return kept(folder / f"{key}.pkl", lambda: function(task))
+    code = code_digest(__name__), code_digest(function.__module__)
+    key = name, code, _checkpoint_digest(task.checkpoint), _text_digests(task), task
+    return kept(corpora.cache_dir() / "survey", key, lambda: function(task), WAIT.get())
 
 
 def _measure(task: Task[Rule | PPLIncrease]) -> Measurement:
@@ -200,12 +210,16 @@ def _search(task: Task[PPLIncrease]) -> Thresholds:
         return find_thresholds(model, batches(task.text, tokenizer), task.rule.pct)
 
 
-@lru_cache(maxsize=1)
 def loaded(checkpoint: Checkpoint) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model and tokenizer of a checkpoint; the last one stays in memory. Raises ValueError without a tokenizer.
+    """Model and tokenizer of a checkpoint; the last one stays in memory while its files are what they were.
 
-    The tokenizer's ``model_max_length`` is at most the model's context.
+    The tokenizer's ``model_max_length`` is at most the model's context. Raises ValueError without a tokenizer.
     """
+    return _loaded(checkpoint, _checkpoint_digest(checkpoint))
+
+
+@lru_cache(maxsize=1)
+def _loaded(checkpoint: Checkpoint, _: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     model, tokenizer = models.load(checkpoint.source, revision=checkpoint.revision)
     if tokenizer is None:
         raise ValueError(
@@ -236,33 +250,22 @@ def batches(text: Text, tokenizer: PreTrainedTokenizerBase) -> list[torch.LongTe
 
 def _text_digests(task: Task[Any]) -> list[str]:
     names = {task.text.corpus, *([task.rule.corpus] if isinstance(task.rule, PPLIncrease) else [])}
-    return [_text_digest(name, Path(name).stat().st_mtime_ns if Path(name).is_file() else 0) for name in sorted(names)]
+    return [_text_digest(name) for name in sorted(names)]
 
 
-@cache
-def _text_digest(corpus: str, changed: int) -> str:
+def _text_digest(corpus: str) -> str:
     if corpus in corpora.SHA256:
         return corpora.SHA256[corpus]
     if corpus == "mixture":
         return joblib.hash((corpora.SHA256, corpora.PIECES))
-    return joblib.hash(corpora.load(corpus, "validation"))
+    return content_digest(Path(corpus).expanduser())
 
 
 def _checkpoint_digest(checkpoint: Checkpoint) -> str:
-    """Hash of a checkpoint's files; of id and revision where they are on the hub, whose files do not change."""
+    """Hash of a checkpoint's files; for one on the hub its commit, which a branch's name may leave for another."""
     where, options = models.locate(checkpoint.source)
     path = Path(where)
-    if not path.is_dir():
-        return f"{checkpoint.source} {checkpoint.revision}"
-    files = [path / options["gguf_file"]] if options else sorted(p for p in path.iterdir() if p.is_file())
-    return _files_digest(tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files))
-
-
-@cache
-def _files_digest(files: tuple[tuple[str, int, int], ...]) -> str:
-    digest = hashlib.sha256()
-    for name, _, _ in files:
-        digest.update(Path(name).name.encode())
-        with open(name, "rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+    if path.is_dir():
+        return content_digest(path / options["gguf_file"] if options else path)
+    config = cached_file(where, "config.json", revision=checkpoint.revision)
+    return f"{checkpoint.source} {extract_commit_hash(config, None)}"

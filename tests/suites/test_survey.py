@@ -86,14 +86,14 @@ GOOD = 'evidence: own\ncheckpoints:\n  - {name: 0.4m-relu, scale: "0.4M", activa
         ("[1, 2]", "mapping"),
         ("checkpoints: [}", "YAML"),
         ("evidence: own", "checkpoints"),
-        ("checkpoints: []", "at least one"),
+        ("checkpoints: []", "checkpoints: list should have at least 1 item"),
         (GOOD + "corpra: [code]\n", "did you mean corpora"),
-        (GOOD + "tokens: many\n", "tokens must be a whole number"),
-        (GOOD + "sequence_length: 1\n", "at least 2"),
-        (GOOD + "corpora: code\n", "list of names"),
-        (GOOD.replace("own", "paper"), "evidence is 'paper'"),
+        (GOOD + "tokens: many\n", r"tokens: input should be a valid integer, got 'many'"),
+        (GOOD + "sequence_length: 1\n", "sequence_length: .*greater than or equal to 2, got 1"),
+        (GOOD + "corpora: code\n", "corpora: input should be a valid list, got 'code'"),
+        (GOOD.replace("own", "paper"), "evidence: .*'released' or 'own', got 'paper'"),
         (GOOD.replace('"0.4M"', "4"), "quote it"),
-        (GOOD.replace(", activation: relu", ""), "activation is missing"),
+        (GOOD.replace(", activation: relu", ""), "checkpoints 1 activation is missing"),
         (GOOD.replace("name:", "nmae:"), "did you mean name"),
         (GOOD + '  - {name: 0.4m-relu, scale: "0.4M", activation: relu}\n', "two checkpoints are called"),
         (GOOD.replace("0.4m-relu", "no-such-model"), "none of its checkpoints"),
@@ -117,7 +117,7 @@ def test_relative_paths_are_read_from_the_suites_folder(tmp_path, monkeypatch):
     assert there.checkpoints[0].source == str(tmp_path / "models" / "mine")
     assert there.corpora == (str(tmp_path / "mine.txt"), "code", "gone.txt")
     with pytest.raises(SuiteError, match=r"no corpus and no file called gone\.txt; corpora: .*mixture"):
-        suites.check(there)
+        suites.validate_suite(there)
 
 
 def test_a_path_from_another_folder_is_not_there(tmp_path, monkeypatch):
