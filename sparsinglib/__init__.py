@@ -29,7 +29,7 @@ _HOME = {
     "token_batches": "core.forward",
 }
 _MODULES = {name: name for name in ("core", "decoding", "ladder", "laws", "paper", "suites", "tasks", "texts")}
-_MODULES["corpora"] = "texts.corpora"
+_MODULES |= {"corpora": "texts.corpora", "survey": "suites.survey"}
 
 __all__ = list(_HOME)
 

@@ -132,7 +132,7 @@ def content_digest(*paths: Path) -> str:
     Where a path lies makes no difference, and what is not there counts as such.
     """
     digest = hashlib.sha256()
-    for path in paths:
+    for path in sorted(paths):
         files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
         for file in files:
             name = file.relative_to(path).as_posix() if path.is_dir() else file.name
@@ -157,6 +157,7 @@ def code_digest(module: str) -> str:
         if name in seen or not name.startswith(__package__ or "") or not source.is_file():
             continue
         seen[name] = source
+        todo.append(name.rpartition(".")[0])
         parents = name.split(".") if path.is_dir() else name.split(".")[:-1]
         for node in ast.walk(ast.parse(source.read_bytes())):
             if isinstance(node, ast.Import):

@@ -8,7 +8,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache, reduce
@@ -266,6 +266,8 @@ def _checkpoint_digest(checkpoint: Checkpoint) -> str:
     where, options = models.locate(checkpoint.source)
     path = Path(where)
     if path.is_dir():
-        return content_digest(path / options["gguf_file"] if options else path)
-    config = cached_file(where, "config.json", revision=checkpoint.revision)
-    return f"{checkpoint.source} {extract_commit_hash(config, None)}"
+        return content_digest(*([path / options["gguf_file"]] if options else filter(Path.is_file, path.iterdir())))
+    commit = checkpoint.revision
+    with suppress(OSError):  # what is not to be had is said by loading it
+        commit = extract_commit_hash(cached_file(where, "config.json", revision=commit), None)
+    return f"{checkpoint.source} {commit}"

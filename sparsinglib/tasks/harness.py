@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..core.ffn import find_ffns
 from ..core.rules import Rule
 from ..core.thresholds import Thresholds
-from ..files import code_digest, kept
+from ..files import code_digest, content_digest, kept
 from ..texts.corpora import cache_dir
 from . import offline as offline_tasks
 from .lm_harness import Harness, TaskError
@@ -104,8 +104,8 @@ def examples(
     rows = []
     for rule_name, rule in tqdm([(DENSE, None), *named.items()], desc=label, disable=None, leave=False):
         for task in chosen:
-            key = joblib.hash((digest, *_key(rule), *settings[task]))
-            scored = kept(scores / f"{key}.pkl", partial(harness.score, loaded[task], rule, limit))
+            key = digest, *_key(rule), *settings[task]
+            scored = kept(scores, key, partial(harness.score, loaded[task], rule, limit))
             rows += [(label, rule_name, _p(rule), *row) for row in scored]
     return pd.DataFrame(rows, columns=COLUMNS)
 
@@ -149,9 +149,7 @@ def model_digest(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
         digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     digest.update(joblib.hash((sorted(tokenizer.get_vocab().items()), tokenizer.special_tokens_map)).encode())
-    here = Path(__file__)
-    digest.update(code_digest(here.with_name("offline_scoring.py"), here.with_name("lm_harness.py")).encode())
-    digest.update(version("lm-eval").encode())
+    digest.update((code_digest(__name__) + version("lm-eval")).encode())
     return digest.hexdigest()
 
 
@@ -163,4 +161,4 @@ def _task_digest(task: str, folder: Path | None) -> str:
         paths = sorted(path for path in folder.iterdir() if path.suffix in (".yaml", ".py", ".jsonl"))
     else:
         return ""
-    return joblib.hash([path.read_bytes() for path in paths])
+    return content_digest(*paths)

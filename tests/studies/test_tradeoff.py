@@ -369,12 +369,10 @@ def swept(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPARSINGLIB_CACHE", str(folder / "cache"))
         patch.setattr(tradeoff, "scan", lambda *a, **k: calls.append(1) or scan(*a, **k))
-        survey.loaded.cache_clear()
         first = tradeoff.sweep(suite, suite.checkpoints, corpus=str(path), tokens=512, points=4)
         made_calls = len(calls)
         second = tradeoff.sweep(suite, suite.checkpoints, corpus=str(path), tokens=512, points=4)
         yield first, second, (made_calls, len(calls))
-    survey.loaded.cache_clear()
 
 
 def test_a_sweep_is_done_once(swept):

@@ -9,9 +9,11 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
+from filelock import Timeout
 
 import sparsinglib as sl
 from sparsinglib import suites
@@ -33,9 +35,7 @@ def text_file(tmp_path):
 def cached(tmp_path, monkeypatch):
     """A cache of its own, in which the corpora need not be prepared again because only a text file is read."""
     monkeypatch.setenv("SPARSINGLIB_CACHE", str(tmp_path / "cache"))
-    survey.loaded.cache_clear()
     yield tmp_path / "cache"
-    survey.loaded.cache_clear()
 
 
 def suite_of(text_file, name="0.4m-relu", tokens=512):
@@ -157,6 +157,7 @@ def test_what_was_measured_is_not_measured_again(cached, text_file, monkeypatch)
 
 
 def test_another_text_or_checkpoint_of_the_same_name_is_measured_anew(cached, text_file, tmp_path, monkeypatch):
+    """In one session, and whatever the files' times say."""
     calls = counted(monkeypatch)
     copy = tmp_path / "copy"
     shutil.copytree(checkpoints.locate("0.4m-relu")[0], copy, ignore=shutil.ignore_patterns("*.csv", "*.json"))
@@ -165,15 +166,53 @@ def test_another_text_or_checkpoint_of_the_same_name_is_measured_anew(cached, te
         shutil.copy(source / name, copy)
     suite = suite_of(text_file, str(copy))
     before = survey.table(survey.measure(suite, {"fat": sl.FAT(0.1)}))
+    weights = copy / "model.safetensors"
+    times = weights.stat().st_atime_ns, weights.stat().st_mtime_ns
     shutil.copy(checkpoints.LADDER / "0.4m-silu" / "model.safetensors", copy)
-    survey.loaded.cache_clear()
+    os.utime(weights, ns=times)
     after = survey.table(survey.measure(suite, {"fat": sl.FAT(0.1)}))
     assert len(calls) == 2
-    assert before.dense_ppl[0] != after.dense_ppl[0]
-    with open(text_file, "a") as file:
-        file.write("More.")
+    twin = shutil.copytree(copy, tmp_path / "twin")
+    alone = survey.table(survey.measure(suite_of(text_file, str(twin)), {"fat": sl.FAT(0.1)}))
+    assert before.dense_ppl[0] != after.dense_ppl[0] == alone.dense_ppl[0]
+    Path(text_file).write_text(TEXT.replace("One", "Two"))  # of the same length
     survey.measure(suite, {"fat": sl.FAT(0.1)})
-    assert len(calls) == 3
+    assert len(calls) == 4
+
+
+def test_a_file_added_to_a_folder_of_texts_counts(tmp_path):
+    task = survey.Task(None, sl.FAT(0.1), survey.Text(str(tmp_path), 512, 64))
+    (tmp_path / "a.txt").write_text(TEXT)
+    before = survey._text_digests(task)
+    assert survey._text_digests(task) == before
+    (tmp_path / "b.txt").write_text(TEXT)
+    assert survey._text_digests(task) != before
+
+
+def test_a_branch_of_the_hub_that_moved_counts(monkeypatch, tmp_path):
+    """Its name stays the same; the commit does not."""
+    at = [tmp_path / "snapshots" / (commit * 40) / "config.json" for commit in "ab"]
+    monkeypatch.setattr(survey, "cached_file", lambda *_, **__: str(at[0]))
+    checkpoint = suites.Checkpoint("mine", "owner/name", "1B", "relu", "main")
+    before = survey._checkpoint_digest(checkpoint)
+    assert survey._checkpoint_digest(checkpoint) == before
+    at.reverse()
+    assert survey._checkpoint_digest(checkpoint) != before
+
+
+def test_what_another_process_is_making_is_left_for_later():
+    calls = []
+
+    def make(task):
+        assert survey.WAIT.get() == 0
+        calls.append(task)
+        if task == 0 and calls.count(0) < 3:
+            raise Timeout("lock")
+        return 10 * task
+
+    assert survey.run(make, [0, 1, 2]) == [0, 10, 20]
+    assert calls == [0, 1, 2, 0, 0]
+    assert survey.WAIT.get() == -1
 
 
 def test_parts_add_up_to_the_whole(cached, tmp_path):

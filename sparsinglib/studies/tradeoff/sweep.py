@@ -4,11 +4,9 @@ Grids are chosen here: a short probe finds for each rule the share of neurons at
 quarters, the end of the paper's axis, and the points lie evenly (in logarithm) between that and all nonzero neurons.
 """
 
-import hashlib
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -16,7 +14,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ...core import calibration as tradeoff_rules
 from ...core import forward
 from ...core.calibration import FAMILIES, GateSample
 from ...core.cett import layer_cett
@@ -43,17 +40,11 @@ PROBE = 0.5 ** np.arange(1, 7)  # shares of the nonzero neurons that it tries
 LAYER_TOKENS, LAYER_POINTS = 1024, 40  # on how many tokens, at how many thresholds CETT is tested for falls
 
 
-def _code() -> str:
-    paths = (Path(__file__), Path(tradeoff_rules.__file__))
-    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
-
-
 @dataclass(frozen=True)
 class Sweep:
-    """Stands for a rule in a survey's task: every rule family at ``points`` parameters. ``code`` is part of its key."""
+    """Stands for a rule in a survey's task: every rule family at ``points`` parameters."""
 
     points: int
-    code: str = field(default_factory=_code)
 
 
 @dataclass(frozen=True, eq=False)

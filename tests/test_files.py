@@ -1,0 +1,89 @@
+"""What results are kept by: content of files and of code, never times; and one process makes what two need."""
+
+import os
+import threading
+
+import pytest
+from filelock import Timeout
+
+from sparsinglib import files
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "a" / "deep").mkdir(parents=True)
+    (tmp_path / "a" / "one.txt").write_text("1")
+    (tmp_path / "a" / "deep" / "two.txt").write_text("2")
+    return tmp_path / "a"
+
+
+def test_a_digest_follows_names_and_contents_and_nothing_else(folder):
+    seen = [files.content_digest(folder)]
+    os.utime(folder / "one.txt", (1, 1))
+    assert files.content_digest(folder.rename(folder.with_name("elsewhere"))) == seen[0]
+    folder = folder.with_name("elsewhere")
+    for change in (
+        lambda: (folder / "one.txt").write_text("3"),  # of the same size
+        lambda: (folder / "one.txt").rename(folder / "other.txt"),
+        lambda: (folder / "added.txt").write_text(""),
+        lambda: (folder / "deep" / "two.txt").rename(folder / "two.txt"),
+        (folder / "two.txt").unlink,
+    ):
+        change()
+        seen.append(files.content_digest(folder))
+    assert len(set(seen)) == 6
+    assert files.content_digest(folder / "gone") != files.content_digest(folder / "added.txt")
+
+
+SOURCES = {
+    "core/a.py": "from . import b\nfrom ..laws.c import x",
+    "core/b.py": "",
+    "core/__init__.py": "",
+    "laws/__init__.py": "",
+    "laws/c.py": "def f():\n    from .d import y",
+    "laws/d.py": "",
+    "laws/other.py": "",
+}
+
+
+def test_a_digest_of_code_follows_all_that_is_imported_and_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "ROOT", tmp_path)
+    digest = files.code_digest.__wrapped__
+    for name, text in SOURCES.items():
+        path = tmp_path / "sparsinglib" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    before = digest("sparsinglib.core.a")
+    for name, text in SOURCES.items():
+        path = tmp_path / "sparsinglib" / name
+        path.write_text(text + "\n# changed")
+        assert (digest("sparsinglib.core.a") == before) is (name == "laws/other.py"), name
+        path.write_text(text)
+    assert digest("sparsinglib.core.a") == before
+
+
+def test_every_module_that_keeps_results_reads_the_core():
+    for name in ("suites.survey", "tasks.harness", "studies.tradeoff.sweep"):
+        assert files.code_digest(f"sparsinglib.{name}") != files.code_digest("sparsinglib.files")
+
+
+def test_a_result_is_made_once_and_one_that_cannot_be_read_again(tmp_path):
+    made = []
+    for _ in range(2):
+        assert files.kept(tmp_path, ("key", 1), lambda: made.append(1) or len(made)) == 1
+    (path,) = tmp_path.glob("*.pkl")
+    path.write_bytes(b"damaged")
+    assert files.kept(tmp_path, ("key", 1), lambda: made.append(1) or len(made)) == 2
+    assert files.kept(tmp_path, ("key", 2), lambda: "other") == "other"
+
+
+def test_who_does_not_want_to_wait_is_told_that_another_is_at_work(tmp_path):
+    begun, go = threading.Event(), threading.Event()
+    other = threading.Thread(target=lambda: files.kept(tmp_path, "key", lambda: begun.set() or go.wait(60)))
+    other.start()
+    begun.wait(60)
+    with pytest.raises(Timeout):
+        files.kept(tmp_path, "key", lambda: pytest.fail("made twice"), wait=0)
+    go.set()
+    assert files.kept(tmp_path, "key", lambda: pytest.fail("made twice")) is True
+    other.join()
