@@ -1,13 +1,5 @@
-"""Figures and tables of the decoding speed (Appendix L) from recorded timings: benchmarks/decoding.py's table in.
+"""Figures of the decoding speed (Appendix L) from recorded timings, the table of ``numbers.recorded``."""
 
-Nothing here measures, so the same recording gives the same pictures. Times are seconds for each token, of one FFN
-(kind "ffn") or a whole model (kind "model"); speed-ups are medians of the rounds' ratios, with their quartiles.
-"""
-
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,116 +8,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ...files import DATA, ROOT
 from ...paper import published as paper
 from ...paper import style
+from .numbers import CASES, VARIANTS
 
-RECORDED = DATA / "decoding" / "recorded.csv"
-BENCHMARK = ROOT / "benchmarks" / "decoding.py"
-CASES = {
-    "zeros": "ReLU, zeros alone",
-    "cett": "ReLU, CETT: up for nonzero gates,\ndown for active neurons",
-    "silu": "SiLU, CETT: all of up,\ndown for active neurons",
-}
 CASE_COLOURS = {"zeros": "#56B4E9", "cett": "#0072B2", "silu": "#D55E00"}
-VARIANTS = {"dense": "dense torch", "masked": "masked (sparsify)", "sparse": "sparse kernel"}
 VARIANT_COLOURS = {"dense": "0.6", "masked": "#E69F00", "sparse": "#009E73"}
 THREAD_MARKERS, THREAD_LINES = {1: "o", 2: "s"}, {1: "-", 2: "--"}
-LARGEST = "2.4B"
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
-
-
-def recorded(measure_again: bool = False) -> pd.DataFrame:
-    """The recorded timings, after measuring them again on this machine if asked for; with bound and bandwidth.
-
-    Added columns: ``bound``, the most that reading fewer weights can gain, 3 / (1 + share of up + share of down);
-    ``over_kernel``, the gain over the same kernel with all neurons active; ``of_memory``, the time that reading the
-    weights needed takes at the memory's measured speed, over the time taken. Raises RuntimeError, with what the
-    benchmark said, if measuring fails.
-    """
-    path = RECORDED
-    if measure_again:
-        path = ROOT / "build" / "decoding.csv"
-        # The runner gives each notebook one thread; the benchmark sets its own.
-        environment = {name: value for name, value in os.environ.items() if name not in THREAD_VARIABLES}
-        command = [sys.executable, str(BENCHMARK), "--out", str(path)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RuntimeError(f"benchmarks/decoding.py failed:\n{done.stderr[-2000:]}")
-    return prepared(path)
-
-
-def prepared(path: Path) -> pd.DataFrame:
-    """Read a recording; raises FileNotFoundError that names the remedy."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path.name} is missing: run python benchmarks/decoding.py.")
-    table = pd.read_csv(path)
-    up = table.r.where(table.case != "silu", 1)
-    table["bound"] = 3 / (1 + up + table.a)
-    block = ["part", "model", "dtype", "threads"]
-    memory = table[table.kind == "memory"].set_index(block)
-    speed = (memory.bytes / memory.seconds).groupby(level=block).max()
-    whole = table[table.case == "all"].set_index(block).seconds
-    keys = pd.MultiIndex.from_frame(table[block])
-    table["of_memory"] = table.bytes / table.seconds / speed.reindex(keys).to_numpy()
-    table["over_kernel"] = whole.reindex(keys).to_numpy() / table.seconds
-    return table
-
-
-def machine(table: pd.DataFrame) -> str:
-    """What was measured on, in a line or two."""
-    row = table.iloc[0]
-    versions = ", ".join(f"{name} {row[name]}" for name in ("python", "torch", "numba", "transformers"))
-    return (
-        f"{row.cpu}, {row.cores} cores; {versions}; median of {row.rounds} interleaved rounds; "
-        f"other load when the run began: {row.load:.1f} runnable processes"
-    )
-
-
-def memory_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Measured reading speed, GB/s (1e9 bytes), at the largest shape: the fastest of three plain reads."""
-    rows = table[(table.kind == "memory") & (table.model == LARGEST) & (table.part == "shapes")]
-    speed = (rows.bytes / rows.seconds / 1e9).groupby(rows.threads).max()
-    return speed.round(1).rename("GB/s").rename_axis("threads").reset_index()
-
-
-def shape_table(table: pd.DataFrame) -> pd.DataFrame:
-    """One FFN at each of the paper's shapes: all neurons active, and at the paper's limit activation ratios."""
-    rows = table[(table.part == "shapes") & (table.variant == "sparse")]
-    return pd.DataFrame(
-        {
-            "shape": rows.model,
-            "case": rows.case,
-            "weights": rows.dtype,
-            "threads": rows.threads,
-            "r (%)": (100 * rows.r).round(1),
-            "a (%)": (100 * rows.a).round(1),
-            "bound": rows.bound.round(2),
-            "over dense torch": _spread(rows),
-            "over own dense": rows.over_kernel.round(2),
-            "of memory speed (%)": (100 * rows.of_memory).round().astype(int),
-        }
-    )
-
-
-def _spread(rows: pd.DataFrame) -> list[str]:
-    return [f"{r.speedup:.2f} ({r.speedup_low:.2f}–{r.speedup_high:.2f})" for r in rows.itertuples()]
-
-
-def model_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Greedy decoding of whole models under their own thresholds, tokens/s, and how many tokens agree with masking."""
-    rows = table[table.kind == "model"].copy()
-    keys = ["model", "dtype", "threads"]
-    rate = (1 / rows.set_index([*keys, "variant"]).seconds).unstack().rename(columns=VARIANTS)
-    sparse = rows[rows.variant == "sparse"].set_index(keys)
-    rate = rate.map("{:.3g}".format)
-    rate["over dense torch"] = pd.Series(_spread(sparse), index=sparse.index)
-    rate["bound of FFNs"] = sparse.bound.round(2)
-    same = [f"{row.agree:.0f} of {row.tokens:.0f}" for row in sparse.itertuples()]
-    rate["same tokens"] = pd.Series(same, index=sparse.index)
-    columns = [*VARIANTS.values(), "over dense torch", "bound of FFNs", "same tokens"]
-    units = {name: f"{name} (tokens/s)" for name in VARIANTS.values()}
-    return rate.loc[sparse.index, columns].rename(columns=units).reset_index()
 
 
 def speed_up(table: pd.DataFrame) -> Figure:
