@@ -5,6 +5,7 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from helpers import greedy, hooks_on, tiny_llama
@@ -18,7 +19,7 @@ from sparsinglib.ladder import recipe as ladder
 from sparsinglib.ladder import train as training
 from sparsinglib.ladder.model import build, make_optimizer
 from sparsinglib.ladder.recipe import RUNS, MixtureRun, Run
-from sparsinglib.studies.mixtures import claims as moe_checks
+from sparsinglib.studies.mixtures import claims as moe_claims
 from sparsinglib.studies.mixtures import figures as moe_figures
 from sparsinglib.studies.mixtures import numbers as moe
 from sparsinglib.texts import corpora
@@ -290,46 +291,53 @@ def test_no_vanilla_no_gap():
 
 
 @pytest.mark.parametrize(
-    ("rise", "noise", "margin", "finished", "verdict"),
+    ("rise", "noise", "seeds", "finished", "verdict"),
     [
-        (0.1, 0.0, 5.0, True, True),
-        (0.1, 0.0, 12.0, True, None),  # 10.5 % could be seeds
-        (0.1, 0.0, None, True, "not measured yet"),  # nobody knows what seeds do
-        (-0.1, 0.0, 5.0, True, False),
-        (-0.1, 0.0, 12.0, True, None),
-        (0.1, 2.0, 5.0, True, None),
-        (0.1, 0.0, 5.0, False, "not measured yet"),
+        (0.1, 0.0, (0.02, 4), True, "holds"),
+        (0.1, 0.0, (0.1, 4), True, "inconclusive"),  # so much could be seeds
+        (0.1, 0.0, None, True, "no data"),  # nobody knows what seeds do
+        (-0.1, 0.0, (0.02, 4), True, "fails"),
+        (-0.1, 0.0, (0.1, 4), True, "inconclusive"),
+        (0.1, 2.0, (0.02, 4), True, "inconclusive"),
+        (0.1, 0.0, (0.02, 4), False, "no data"),
     ],
 )
-def test_verdict(monkeypatch, rise, noise, margin, finished, verdict):
-    monkeypatch.setattr(moe_checks, "facts_of", lambda name: {"finished": finished})
-    monkeypatch.setattr(moe_checks, "seed_margin", lambda: margin)
-    monkeypatch.setattr(moe_checks.paper, "check", lambda notebook, rows: rows)
+def test_verdict(monkeypatch, rise, noise, seeds, finished, verdict):
+    monkeypatch.setattr(moe_claims, "facts_of", lambda name: {"finished": finished})
+    monkeypatch.setattr(moe_claims, "seed_error", lambda: seeds)
     found = family(rise, noise)
-    size = moe.pd.DataFrame({"run": [moe.VANILLA, *moe.MIXTURES], "tokens": 1})
-    published, row = moe_checks.checks(moe.gaps(found), size)
-    assert published.verdict is None
-    assert (row.id, row.evidence) == ("C66", "ladder")
-    assert row.verdict == verdict
+    size = pd.DataFrame({"run": [moe.VANILLA, *moe.MIXTURES], "tokens": 1})
+    published, row = moe_claims.verdicts(moe.gaps(found), size)
+    assert published.verdict == "no data"
+    assert (row.id, row.evidence, row.verdict) == ("C66", "ladder", verdict)
     # Away from the rings a mixture runs as it was never trained to: that decides nothing.
     away = {name: curve(name, {0.2: 2.2 + rise, 0.3: 9.0}, 20, noise) for name in moe.MIXTURES}
-    again = moe_checks.checks(moe.gaps({moe.VANILLA: found[moe.VANILLA]} | away), size)[1]
+    again = moe_claims.verdicts(moe.gaps({moe.VANILLA: found[moe.VANILLA]} | away), size)[1]
     assert again.verdict == verdict
 
 
-def test_the_margin_is_the_spread_of_runs_that_differ_in_their_seed(tmp_path, monkeypatch):
-    monkeypatch.setattr(moe_checks, "LADDER", tmp_path)
+def test_seeds_and_text_add_up_in_the_interval(monkeypatch):
+    monkeypatch.setattr(moe_claims, "facts_of", lambda name: {"finished": True})
+    monkeypatch.setattr(moe_claims, "seed_error", lambda: (0.01, 5))
+    size = pd.DataFrame({"run": [moe.VANILLA, *moe.MIXTURES], "tokens": 1})
+    row = moe_claims.verdicts(moe.gaps(family(0.1, 0.2)), size)[1]
+    text = 0.2 * np.linspace(-1, 1, 20).std(ddof=1) / math.sqrt(20)
+    half = 2.015048 * math.sqrt(text**2 + 2 * 0.01**2)  # t of five degrees of freedom, 90 %
+    assert f"moe-16: 0.100 ({0.1 - half:.3f} to {0.1 + half:.3f}) nats" in row.our_value
+
+
+def test_the_seeds_error_is_the_spread_of_runs_that_differ_in_their_seed(tmp_path, monkeypatch):
+    monkeypatch.setattr(moe_claims, "LADDER", tmp_path)
     facts = lambda name: {"finished": name != "b-seed2", "activation": "silu" if name[0] == "s" else "relu"}  # noqa: E731
-    monkeypatch.setattr(moe_checks, "facts_of", facts)
+    monkeypatch.setattr(moe_claims, "facts_of", facts)
     losses = {"a": 3.0, "a-seed2": 3.02, "b": 2.0, "b-seed2": 9.0, "c": 5.0, "s": 3.0, "s-seed2": 3.5}
     for name, loss in losses.items():
         (tmp_path / name).mkdir()
-        moe.pd.DataFrame({"loss_smoothed": [7.0, loss]}).to_csv(tmp_path / name / "training.csv", index=False)
-    monkeypatch.setattr(moe_checks, "ladder_names", lambda: list(losses))
-    by_variance = 100 * math.expm1(6.3138 * 0.02)  # of the difference of two; t of one degree of freedom, 95 %
-    assert moe_checks.seed_margin() == pytest.approx(by_variance, rel=1e-4)
-    monkeypatch.setattr(moe_checks, "ladder_names", lambda: ["a", "b", "c"])
-    assert moe_checks.seed_margin() is None
+        pd.DataFrame({"loss_smoothed": [7.0, loss]}).to_csv(tmp_path / name / "training.csv", index=False)
+    monkeypatch.setattr(moe_claims, "ladder_names", lambda: list(losses))
+    assert moe_claims.seed_error() == (pytest.approx(0.02 / math.sqrt(2)), 1)
+    monkeypatch.setattr(moe_claims, "ladder_names", lambda: ["a", "b", "c"])
+    assert moe_claims.seed_error() is None
 
 
 def test_figure_with_and_without_runs(monkeypatch):

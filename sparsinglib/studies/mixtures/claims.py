@@ -1,27 +1,27 @@
-"""The rule by which notebook 09 judges Figure 12's claim, C66."""
+"""The estimates by which notebook 09 judges Figure 12's claim, C66."""
+
+import math
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from ...core.checkpoints import ladder_names
 from ...files import LADDER
-from ...ladder import recipe as ladder
-from ...paper import published as paper
-from ..scaling import trends
-from .numbers import AXIS_END, MIXTURES, facts_of, missing
+from ...ladder import recipe
+from ...paper.claims import Row, judge, with_error
+from .numbers import AXIS_END, MIXTURES, Z, facts_of, missing
 
 
-def seed_margin() -> float | None:
-    """Gap in perplexity (percent) that two runs of one recipe reach by their seeds alone, one-sided 95 %.
+def seed_error() -> tuple[float, int] | None:
+    """Standard deviation of a run's last loss (nats) over its seeds, and its degrees of freedom; None without any two.
 
-    From the spread of the last training losses of ladder runs with the same activation function as Figure 12's that
-    differ in their seed alone, and so in the order of their text; None where there are no two of these.
+    Pooled over ladder runs with the activation function of Figure 12's that differ in their seed alone, and so in the
+    order of their text.
     """
     ends: dict[str, list[float]] = {}
     for name in ladder_names():
         facts = facts_of(name)
-        if facts["finished"] and facts["activation"] == ladder.VANILLA.activation:
+        if facts["finished"] and facts["activation"] == recipe.VANILLA.activation:
             losses = pd.read_csv(LADDER / name / "training.csv").loss_smoothed
             ends.setdefault(name.partition("-seed")[0], []).append(losses.iloc[-1])
     several = [losses for losses in ends.values() if len(losses) > 1]
@@ -29,35 +29,26 @@ def seed_margin() -> float | None:
     if not free:
         return None
     variance = sum((len(losses) - 1) * np.var(losses, ddof=1) for losses in several) / free
-    return 100 * float(np.expm1(stats.t.ppf(0.95, free) * np.sqrt(2 * variance)))
+    return math.sqrt(variance), free
 
 
-def checks(gap: pd.DataFrame, size: pd.DataFrame, suite: str = "ladder") -> pd.DataFrame:
-    """C66, judged where a mixture has as many active experts as in training: elsewhere its gap is an upper bound."""
-    rule = (
-        "Rule: with as many active experts as in training, all three mixtures' perplexities lie above the vanilla "
-        "model's at equal activation ratio, the 90 % band by more than seeds do. Fails if a band lies that far below; "
-        "open between. One seed each, whose spread is not in the band; other numbers of experts give an upper bound. "
-    )
-    rows = [paper.Check("C66", "paper", "not published", None, "The points of the paper's figure are not published.")]
-    rings = gap[gap["trained_here"].astype(bool) & (gap["activation_ratio"] <= AXIS_END)]
-    if set(rings["series"]) == set(MIXTURES) and size["tokens"].nunique() == 1 and _finished(size):
-        value = ", ".join(
-            f"{r.series} {r.gap_pct:+.1f} ({r.low_pct:+.1f} to {r.high_pct:+.1f}) %" for r in rings.itertuples()
-        )
-        rows.append(paper.Check("C66", "ladder", value, *_beyond_seeds(rings, rule)))
-    else:
-        rows.append(paper.Check("C66", "ladder", missing(), paper.NOT_YET, f"{rule} Needs all four trained."))
-    return paper.check("09_mixture_of_experts", trends.told(rows, suite))
+def verdicts(gap: pd.DataFrame, size: pd.DataFrame) -> list[Row]:
+    """C66, judged where a mixture has as many active experts as in training: elsewhere its gap is an upper bound.
 
-
-def _beyond_seeds(rings: pd.DataFrame, rule: str) -> tuple[bool | str | None, str]:
-    margin = seed_margin()
-    if margin is None:
-        return paper.NOT_YET, rule + "Needs runs that differ in their seed alone, for that margin."
-    worse, better = bool((rings["low_pct"] > margin).all()), bool((rings["high_pct"] < -margin).any())
-    return True if worse else False if better else None, f"{rule}Seeds: {margin:.1f} %."
-
-
-def _finished(size: pd.DataFrame) -> bool:
-    return all(facts_of(name)["finished"] for name in size["run"])
+    ``gap`` and ``size`` are ``numbers.gaps`` and ``numbers.sizes``. The error is that of the text,
+    paired by blocks, and of both runs' seeds.
+    """
+    paper = judge("C66", "paper", "The points of the paper's figure are not published")
+    here = gap[gap["trained_here"].astype(bool) & (gap["activation_ratio"] <= AXIS_END)]
+    same_tokens = size["tokens"].nunique() == 1 and all(facts_of(name)["finished"] for name in size["run"])
+    if set(here["series"]) != set(MIXTURES) or not same_tokens:
+        return [paper, judge("C66", "ladder", f"Needs all four models, trained on the same tokens. {missing()}")]
+    if (seeds := seed_error()) is None:
+        return [paper, judge("C66", "ladder", "Needs runs that differ in their seed alone, for the seeds' error")]
+    deviation, free = seeds
+    estimates = []
+    for row in here.itertuples():
+        text = (math.log1p(row.high_pct / 100) - math.log1p(row.low_pct / 100)) / (2 * Z)
+        error = math.hypot(text, math.sqrt(2) * deviation)
+        estimates.append(with_error(math.log1p(row.gap_pct / 100), error, "nats", f"{row.series}:", free))
+    return [paper, judge("C66", "ladder", estimates)]

@@ -25,12 +25,12 @@ from ...core.trial import Batches, Trial
 from ...files import LADDER
 from ...ladder import recipe as ladder
 from ...ladder.model import ONE_PRODUCT
-from ..scaling import trends
 
 VANILLA = ladder.VANILLA.name
 MIXTURES = tuple(f"moe-{n}" for n in ladder.EXPERTS)
 SHARES = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1.0)  # of a mixture's experts that are active
 CETTS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.55, 0.7, 0.85)
+Z = 1.645  # standard errors to either end of a 90 % interval
 AXIS_END = 0.30  # the paper's axis ends at an activation ratio of 30 %
 
 
@@ -161,15 +161,13 @@ def vanilla_curve(name: str, model: PreTrainedModel, batches: Batches, cetts: Se
     return Curve(name, list(cetts), np.array(ratios), torch.stack(blocks))
 
 
-def trained(suite: str = "ladder") -> list[str]:
-    """Names of the figure's four runs that are shipped, the vanilla one first; none for another suite."""
-    return [] if trends.lacks(suite) else [name for name in (VANILLA, *MIXTURES) if name in ladder_names()]
+def trained() -> list[str]:
+    """Names of the figure's four runs that are shipped, the vanilla one first."""
+    return [name for name in (VANILLA, *MIXTURES) if name in ladder_names()]
 
 
-def missing(suite: str = "ladder") -> str:
-    """Which of the four runs are not there or not finished, and the command that trains them, or what a suite lacks."""
-    if lacks := trends.lacks(suite):
-        return lacks.replace("no checkpoints along training, so no trend", "no mixtures of experts")
+def missing() -> str:
+    """Which of the four runs are not there or not finished, and the command that trains them."""
     absent = [name for name in (VANILLA, *MIXTURES) if name not in trained()]
     partly = [name for name in trained() if not facts_of(name)["finished"]]
     said = [f"Not trained yet: {', '.join(absent)}."] * bool(absent)
@@ -254,7 +252,7 @@ def gaps(found: Mapping[str, Curve]) -> pd.DataFrame:
             difference = other.clone()
             difference[:, 0] = curve.blocks[i, :, 0] - other[:, 0]
             mean, error = forward.mean_and_error(difference)
-            ends = [mean + z * (np.nan if error is None else error) for z in (0.0, -1.645, 1.645)]
+            ends = [mean + z * (np.nan if error is None else error) for z in (0.0, -Z, Z)]
             values = 100 * np.expm1(ends)
             rows.append((name, int(curve.varied[i]), ratio, *values, curve.varied[i] == curve.trained_at))
     return pd.DataFrame(rows, columns=columns)
