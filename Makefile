@@ -4,6 +4,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready-$(shell cat requirements.lock pyproject.toml | cksum | cut -d' ' -f1)
 NOTEBOOKS := $(sort $(wildcard notebooks/[0-9]*.ipynb))
+# One thread each: two kernels with two threads each wait for one another more than they compute.
 NBVAL := --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 2400
 
 export TOKENIZERS_PARALLELISM := false
@@ -18,8 +19,10 @@ store: $(READY)
 	$(PYTHON) -m sparsinglib.paper.scoreboard
 
 test: $(READY)
+	@echo "1 of 2: tests, and who may import whom"
 	$(PYTHON) -m pytest -m "not slow and not real" -n 2 --cov=sparsinglib --cov-report=term tests
-	# One thread each: two kernels with two threads each wait for one another more than they compute.
+	@echo "2 of 2: the notebooks' stored outputs"
+	rm -rf build/tested
 	OMP_NUM_THREADS=1 SPARSINGLIB_FIGURES=$(CURDIR)/build/tested $(PYTHON) -m pytest $(NBVAL) -n 2 --dist loadfile $(NOTEBOOKS)
 
 test-long: $(READY)
