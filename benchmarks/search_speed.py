@@ -14,7 +14,7 @@ import time
 import torch
 
 import sparsinglib as sl
-from sparsinglib.core.trial import Trial
+from sparsinglib.core.cett import CettCurves
 
 
 class Plain:
@@ -97,7 +97,7 @@ def ladder_share(tokens=32768):
     total, found = seconds(lambda: sl.find_thresholds(model, batches, 1.0))
     passes = found.sparse_passes + found.dense_passes
     outside = 100 * (1 - inside[0] / total)
-    plain, _ = seconds(lambda: Trial(model, batches))
+    plain, _ = seconds(lambda: CettCurves(model, batches))
     print(
         f"\nladder 0.4m-relu, {tokens} tokens: {total:.1f} s, {found.sparse_passes} sparse, {found.dense_passes} dense "
         f"passes, {total / passes:.2f} s a pass (the first, dense one {plain:.2f} s); {outside:.0f} % of it outside "
@@ -122,7 +122,7 @@ def main():
     print(f"{options.model}, {options.tokens} tokens, p = 1 %, one thread; a pass with loss: {pass_time:.2f} s")
     print(f"{'search':34}{'CETT':>8}{'ratio':>9}{'CPU s':>8}{'passes’ worth':>15}{'times ours':>12}")
     rows = [
-        ("sparsinglib (secant)", found.cett, found.ppl_ratio, ours),
+        ("sparsinglib (lattice)", found.cett, found.ppl_ratio, ours),
         ("Algorithm 1 to 1e-6 (demo)", cett, ratio, plain),
     ]
     for name, c, r, t in [*rows, ("Algorithm 1 to 1e-3 (scripts)", float("nan"), float("nan"), coarse)]:

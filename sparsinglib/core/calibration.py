@@ -9,11 +9,11 @@ from transformers import PreTrainedModel
 
 from . import forward
 from .arguments import number
+from .cett import Batches
 from .ffn import FFN, find_ffns
 from .forward import TokenBatches
 from .hooks import tap
 from .rules import FAT, GateThresholds, OutputTopK, Rule, TopK, TopP
-from .trial import Batches
 
 SAMPLED_SCORES = 2**22  # of all layers together, in whole tokens spread evenly over the text
 FAMILIES = ("Top-k", "FAT-ε", "top-p", "quantile per layer", "Top-k of outputs")

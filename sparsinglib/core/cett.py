@@ -1,18 +1,26 @@
-"""CETT of each layer as a function of its threshold, and back (Eq 3): thresholds depend on the dense pass alone."""
+"""CETT of each layer as a function of its threshold, and back (Eq 3), and what pruning at a CETT does to the loss.
 
-from collections.abc import Sequence
+Thresholds depend on the dense pass alone: one such pass serves every CETT.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from .ffn import FFN
-from .forward import Batch, TokenBatches, logits
+from . import forward
+from .ffn import FFN, find_ffns
+from .forward import Batch, TokenBatches
 from .hooks import tap
 from .rules import above_threshold
 
-SAMPLE_TOKENS = 64
+Batches = Iterable[Tensor | Mapping[str, Tensor]]
+KEPT_BYTES = 2**28  # neuron values of a dense pass held at once: of a text that fits, all of them are
+SAMPLE_TOKENS = (64, 1024)  # tokens a layer's curve is drawn from, least and most
+SAMPLED_SHARE = 1 / 32
 SAMPLE_POINTS = 16
 
 
@@ -26,16 +34,19 @@ def layer_cett(ffn: FFN, neurons: Tensor, threshold: float) -> Tensor:
 
 
 def _cett(ffn: FFN, neurons: Tensor, threshold: float, full: Tensor) -> Tensor:
-    weak = neurons.masked_fill(above_threshold(ffn, neurons, threshold), 0)
+    weak = neurons * ~above_threshold(ffn, neurons, threshold)
     tail = ffn.output(weak).float().norm(dim=-1)
     return torch.where(full > 0, tail / full, torch.zeros_like(tail))
 
 
 class Sampler:
-    """Keeps the neuron values of SAMPLE_TOKENS tokens spread evenly over a corpus, (tokens, d_ff) for each layer."""
+    """Keeps neuron values of a dense pass, (tokens, d_ff) for each layer: of all tokens, or of some spread evenly."""
 
     def __init__(self, corpus: TokenBatches, ffns: Sequence[FFN]) -> None:
-        self.wanted = torch.linspace(0, corpus.tokens - 1, min(SAMPLE_TOKENS, corpus.tokens)).round().long().unique()
+        room = KEPT_BYTES // sum(ffn.d_ff * ffn.down.weight.element_size() for ffn in ffns)
+        self.whole = corpus.tokens <= room
+        kept = corpus.tokens if self.whole else _sample_size(corpus.tokens)
+        self.wanted = torch.linspace(0, corpus.tokens - 1, kept, dtype=torch.float64).round().long().unique()
         # Room is taken at once: small tensors kept from amid many forward passes would scatter over the heap.
         self.values = [
             torch.zeros(len(self.wanted), ffn.d_ff, dtype=ffn.down.weight.dtype, device=_kept_on(ffn)) for ffn in ffns
@@ -46,16 +57,21 @@ class Sampler:
     def start(self, batch: Batch) -> None:
         """Note which of the batch's tokens are wanted; call before its forward pass."""
         rows = batch.valid.reshape(-1).nonzero().squeeze(1)
-        self.slots = ((self.wanted >= self.seen) & (self.wanted < self.seen + len(rows))).nonzero().squeeze(1)
-        self.picked = rows[self.wanted[self.slots] - self.seen]
+        slots = ((self.wanted >= self.seen) & (self.wanted < self.seen + len(rows))).nonzero().squeeze(1)
+        self.slots, self.picked = forward.Copies(slots), forward.Copies(rows[self.wanted[slots] - self.seen])
         self.seen += len(rows)
 
     def visit(self, ffn: FFN, neurons: Tensor, gate: Tensor) -> None:
         """Keep the wanted tokens' values."""
         self.called[ffn.layer] = True
-        if len(self.picked):
-            flat = neurons.reshape(-1, ffn.d_ff)[self.picked.to(neurons.device)]
-            self.values[ffn.layer][self.slots] = flat.to(self.values[ffn.layer])
+        values = self.values[ffn.layer]
+        flat = neurons.reshape(-1, ffn.d_ff).index_select(0, self.picked.on(neurons.device))
+        values.index_copy_(0, self.slots.on(values.device), flat.to(values))
+
+
+def _sample_size(tokens: int) -> int:
+    least, most = SAMPLE_TOKENS
+    return min(tokens, max(least, min(most, round(SAMPLED_SHARE * tokens))))
 
 
 def _kept_on(ffn: FFN) -> torch.device | str:
@@ -65,9 +81,11 @@ def _kept_on(ffn: FFN) -> torch.device | str:
 
 
 class LayerCurve:
-    """One layer's threshold against CETT, monotone and piecewise linear in logarithms.
+    """One layer's threshold against CETT, monotone: the shape from a sample of tokens, moved to the whole text's CETT.
 
-    Starts from a sample of tokens (tokens, d_ff) and becomes exact near the thresholds given to ``correct``.
+    ``sample`` is (tokens, d_ff). ``correct`` moves the curve, in levels: each is a map from log(CETT) to the log(CETT)
+    that is to be asked of the level below, linear between the values of CETT that were measured. So the threshold at a
+    measured CETT depends on no other measurement of its level.
     """
 
     def __init__(self, ffn: FFN, sample: Tensor) -> None:
@@ -77,49 +95,45 @@ class LayerCurve:
         cett = np.array([float(_cett(ffn, sample, t, full).mean()) for t in knots])
         positive = cett > 0
         self.dead = not positive.any()  # no token in the sample uses the layer
-        # The running maximum makes the first crossing the only one: weak vectors can cancel, so CETT may dip.
         self.log_t = np.log(knots[positive])
-        self.log_c = np.maximum.accumulate(np.log(cett[positive])) if positive.any() else cett[positive]
-        self.log_correction: tuple[np.ndarray, np.ndarray] = (np.zeros(1), np.zeros(1))
-        self.exact = False  # no pass has measured a point of the curve yet
+        # The running maximum makes the first crossing the only one: weak vectors can cancel, so CETT may dip.
+        rising = np.maximum.accumulate(np.log(cett[positive])) if positive.any() else cett[positive]
+        self.log_c = rising + np.arange(len(rising)) * 1e-12  # strictly, so that its inverse is a function
+        self.levels: list[dict[float, float]] = []
         self.sorted_magnitudes = np.sort(magnitude.cpu().numpy().ravel())
 
-    def threshold(self, cett: float) -> float:
-        """Give the first threshold whose CETT reaches ``cett``; 0 for CETT 0."""
+    def threshold(self, cett: float, level: int | None = None) -> float:
+        """Give the first threshold whose CETT reaches ``cett``; 0 for CETT 0. ``level`` leaves out that one and up."""
         if cett <= 0 or self.dead:
             return 0.0
-        at_knots = self.log_c + np.interp(self.log_t, *self.log_correction)
-        curve = np.maximum.accumulate(at_knots)
-        curve = curve + np.arange(len(curve)) * 1e-12  # strictly rising, so that its inverse is a function
         goal = np.log(cett)
-        if goal <= curve[0]:
-            # Below the curve CETT is taken as proportional to the threshold: a small target means a small threshold.
-            return float(np.exp(self.log_t[0] + goal - curve[0]))
-        return float(np.exp(np.interp(goal, curve, self.log_t)))
+        for asked in reversed(self.levels[:level]):
+            goal = _moved(goal, asked)
+        # Beyond the ends CETT is taken as proportional to the threshold: a small target means a small threshold.
+        inside = np.clip(goal, self.log_c[0], self.log_c[-1])
+        return float(np.exp(np.interp(inside, self.log_c, self.log_t) + goal - inside))
 
     def active_share(self, threshold: float) -> float:
         """Share of the sampled neuron values at or above a threshold."""
         least = max(threshold, float(np.finfo(np.float32).tiny))
         return 1 - int(np.searchsorted(self.sorted_magnitudes, least)) / len(self.sorted_magnitudes)
 
-    def correct(self, thresholds: Sequence[float], cett: Sequence[float]) -> None:
-        """Make the curve pass through exact values of CETT measured at some thresholds."""
-        t, c = np.asarray(thresholds), np.asarray(cett)
-        known = (c > 0) & (t > 0)
-        if self.dead or not known.any():
-            return
-        log_t, order = np.unique(np.log(t[known]), return_index=True)
-        # Knots of the sample between exact points keep their shape; the exact points become knots themselves.
-        raw = np.interp(log_t, self.log_t, self.log_c)
-        self._add_exact(log_t, np.log(c[known])[order] - raw)
-        self.log_t, index = np.unique(np.concatenate([self.log_t, log_t]), return_index=True)
-        self.log_c = np.concatenate([self.log_c, raw])[index]
+    def correct(self, cett: Sequence[float], reached: Sequence[float], level: int = 0) -> None:
+        """Take in that the thresholds for ``cett``, this level and those above left out, have CETT ``reached``."""
+        if len(self.levels) == level:
+            self.levels.append({})
+        for asked, found in zip(cett, reached, strict=True):
+            if asked > 0 and found > 0:
+                self.levels[level][float(np.log(asked))] = float(2 * np.log(asked) - np.log(found))
 
-    def _add_exact(self, log_t: np.ndarray, correction: np.ndarray) -> None:
-        """Keep what earlier passes measured: a second look beside the target must not lose the first one's bracket."""
-        seen_t, seen = self.log_correction if self.exact else (np.zeros(0), np.zeros(0))
-        log_t, index = np.unique(np.concatenate([log_t, seen_t]), return_index=True)
-        self.log_correction, self.exact = (log_t, np.concatenate([correction, seen])[index]), True
+
+def _moved(goal: float, asked: Mapping[float, float]) -> float:
+    """What to ask of the level below for log(CETT) ``goal``."""
+    if not asked:
+        return goal
+    known, below = np.array(sorted(asked.items())).T
+    inside = np.clip(goal, known[0], known[-1])
+    return float(np.interp(inside, known, np.maximum.accumulate(below)) + goal - inside)
 
 
 def _spread_thresholds(magnitude: Tensor, full: Tensor) -> np.ndarray:
@@ -139,19 +153,138 @@ def _spread_thresholds(magnitude: Tensor, full: Tensor) -> np.ndarray:
     return np.unique(np.append(found, largest * 1.001))
 
 
-def exact_cett(model: PreTrainedModel, corpus: TokenBatches, ffns: Sequence[FFN], grid: np.ndarray) -> np.ndarray:
-    """Mean CETT over all tokens of a dense pass at each threshold of ``grid``; both are (layers, thresholds)."""
-    total = np.zeros(grid.shape)
-    valid = torch.empty(0)
+def exact_cett(
+    model: PreTrainedModel,
+    corpus: TokenBatches,
+    ffns: Sequence[FFN],
+    grid: np.ndarray,
+    kept: Sequence[Tensor] | None = None,
+) -> np.ndarray:
+    """Mean CETT over all tokens of the dense pass at each threshold of ``grid``; both are (layers, thresholds).
+
+    ``kept`` holds each layer's neuron values of all tokens, if they are at hand: then no pass is made.
+    """
+    sums: list[list[Tensor]] = [[] for _ in ffns]
+    valid = forward.Copies(torch.empty(0))
 
     def visit(ffn: FFN, neurons: Tensor, gate: Tensor) -> None:
-        flat = neurons.reshape(-1, ffn.d_ff)[valid.to(neurons.device)]
+        flat = neurons.reshape(-1, ffn.d_ff)
         full = ffn.output(flat).float().norm(dim=-1)
-        for index, threshold in enumerate(grid[ffn.layer]):
-            total[ffn.layer, index] += float(_cett(ffn, flat, float(threshold), full).double().sum())
+        if kept is None:  # a token that is padding has no CETT
+            full = full * valid.on(full.device)
+        cett = [_cett(ffn, flat, float(threshold), full).double().sum() for threshold in grid[ffn.layer]]
+        sums[ffn.layer].append(torch.stack(cett))
 
-    with tap(ffns, visit):
-        for batch in corpus:
-            valid = batch.valid.reshape(-1)
-            logits(model, batch)
-    return total / corpus.tokens
+    if kept is not None:
+        for ffn, values in zip(ffns, kept, strict=True):
+            visit(ffn, values, values)
+    else:
+        with tap(ffns, visit):
+            for batch in corpus:
+                valid = forward.Copies(batch.valid.reshape(-1))
+                forward.logits(model, batch)
+    return np.array([torch.stack(layer).sum(dim=0).tolist() for layer in sums]) / corpus.tokens
+
+
+@dataclass
+class Point:
+    """One sparse pass over a text: the CETT tried, log(sparse / dense perplexity) and, if asked for, KL; in nats.
+
+    ``blocks`` and ``kl_blocks`` are (blocks, 2): sum over a block of targets, number of targets.
+    """
+
+    cett: float
+    log_ratio: float
+    se: float | None
+    kl: float | None
+    kl_se: float | None
+    activation_ratio: float
+    thresholds: list[float]
+    blocks: Tensor
+    kl_blocks: Tensor | None
+
+
+class CettCurves:
+    """A model on a text: the dense pass's losses, each layer's threshold by CETT, and sparse passes at a CETT.
+
+    Raises what ``find_ffns`` and ``TokenBatches`` do, and ValueError for a model that computes its FFNs another way.
+    """
+
+    def __init__(self, model: PreTrainedModel, batches: Batches, with_kl: bool = False) -> None:
+        self.model, self.with_kl = model, with_kl
+        self.ffns = find_ffns(model)
+        self.corpus = TokenBatches(model, batches)
+        self.dense_losses: list[Tensor] = []
+        self.dense_passes, self.sparse_passes = 1, 0
+        self.sampler = Sampler(self.corpus, self.ffns)
+        with tap(self.ffns, self.sampler.visit):
+            for batch in self.corpus:
+                self.sampler.start(batch)
+                scores = forward.logits(model, batch)
+                self.dense_losses.append(forward.require_finite(forward.losses(scores, batch), "dense loss"))
+        self.curves: list[LayerCurve] = []
+        for ffn, called, values in zip(self.ffns, self.sampler.called, self.sampler.values, strict=True):
+            if not called:
+                raise ValueError(
+                    f"{ffn.name}: its output projection was never called; this model computes it another way."
+                )
+            spread = torch.linspace(
+                0, len(values) - 1, _sample_size(len(values)) if self.sampler.whole else len(values)
+            )
+            self.curves.append(LayerCurve(ffn, values[spread.round().long().to(values.device)]))
+
+    def thresholds(self, cett: float, level: int | None = None) -> list[float]:
+        """Each layer's threshold for one CETT."""
+        return [curve.threshold(cett, level) for curve in self.curves]
+
+    def refine(self, cett: Sequence[float] | np.ndarray, level: int = 0) -> None:
+        """Make thresholds exact at some CETT values: a dense pass over the text, unless its neurons are all kept.
+
+        What a ``level`` leaves inexact, because CETT was not quite what was asked, the next mends.
+        """
+        kept = self.sampler.values if self.sampler.whole else None
+        grid = np.array([self.thresholds(c, level) for c in cett]).T
+        found = exact_cett(self.model, self.corpus, self.ffns, grid, kept)
+        for curve, reached in zip(self.curves, found, strict=True):
+            curve.correct(list(cett), reached, level)
+        self.dense_passes += kept is None
+
+    def evaluate(self, cett: float, one_in: int = 1) -> Point:
+        """One sparse pass at the thresholds of ``cett``, or over one in so many pieces of the text."""
+        return self.measure(cett, self.thresholds(cett), one_in)
+
+    def active_share(self, cett: float) -> float:
+        """Share of sampled neuron values, mean over layers, that stay active at ``cett`` in the dense pass."""
+        return float(np.mean([curve.active_share(curve.threshold(cett)) for curve in self.curves]))
+
+    def measure(self, cett: float, thresholds: Sequence[float], one_in: int = 1) -> Point:
+        """One sparse pass at given thresholds (``cett`` is only noted); with KL, a dense one beside it."""
+        active: list[Tensor | int] = [0] * len(self.ffns)
+        padding: forward.Copies | None = None
+
+        def keep_active(ffn: FFN, neurons: Tensor, gate: Tensor) -> Tensor:
+            mask = above_threshold(ffn, neurons, thresholds[ffn.layer])
+            counted = mask if padding is None else mask.reshape(-1, ffn.d_ff) & padding.on(mask.device)[:, None]
+            active[ffn.layer] = active[ffn.layer] + counted.count_nonzero()
+            return neurons * mask
+
+        rises, divergences, tokens = [], [], 0
+        pieces = list(zip(self.corpus, self.dense_losses, strict=True))
+        for batch, dense_loss in pieces if one_in == 1 else [p for p in pieces if len(p[1])][::one_in]:
+            padding = forward.Copies(batch.valid.reshape(-1)) if batch.padded else None
+            dense = forward.logits(self.model, batch) if self.with_kl else None
+            with tap(self.ffns, keep_active):
+                sparse = forward.logits(self.model, batch)
+            loss = forward.require_finite(forward.losses(sparse, batch), "sparse loss")
+            rises.append(forward.block_sums(loss - dense_loss, batch))
+            tokens += int(batch.valid.sum())
+            if dense is not None:
+                divergences.append(forward.block_sums(forward.kl_divergence(dense, sparse), batch))
+        if one_in == 1:
+            self.sparse_passes += 1
+            self.dense_passes += self.with_kl
+        rise, se = forward.mean_and_error(rises)
+        kl, kl_se = forward.mean_and_error(divergences) if divergences else (None, None)
+        ratio = float(np.mean([int(count) / ffn.d_ff for count, ffn in zip(active, self.ffns, strict=True)])) / tokens
+        kl_blocks = torch.cat(divergences) if divergences else None
+        return Point(cett, rise, se, kl, kl_se, ratio, list(thresholds), torch.cat(rises), kl_blocks)

@@ -56,6 +56,20 @@ class Batch:
         return Batch(self.ids[start:end], self.valid[start:end], self.seen[start:end])
 
 
+class Copies:
+    """A tensor, copied once to each device that asks for it: what a hook needs is there when the next layer comes."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._copies = {tensor.device: tensor}
+        self._first = tensor
+
+    def on(self, device: torch.device) -> Tensor:
+        """The tensor on a device."""
+        if device not in self._copies:
+            self._copies[device] = self._first.to(device, non_blocking=True)
+        return self._copies[device]
+
+
 class TokenBatches:
     """Checked batches of one text for one model, read as often as needed, in pieces that fit in memory.
 

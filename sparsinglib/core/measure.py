@@ -13,13 +13,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from . import forward
+from .cett import Batches
 from .ffn import FFN, find_ffns
 from .forward import Batch, TokenBatches
 from .hooks import tap
 from .rules import CETT, Rule
 from .search import thresholds_for_cett
 from .thresholds import Thresholds, as_rule
-from .trial import Batches
 
 MOST_KEPT_TOKENS = 4096  # up to here the layer × token map is kept without being asked for
 

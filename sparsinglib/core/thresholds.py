@@ -28,7 +28,9 @@ class Thresholds:
 
     ``values[l]`` is the threshold of layer l: neurons of D = {i : ||n_i|| < value} are left out (Eq 3). Ratios are
     fractions; ``ppl_ratio`` is sparse over dense perplexity, measured with these thresholds on the text given to the
-    search, ``ppl_ratio_se`` its standard error (None: too little text to tell). Intervals are 90 %.
+    search, ``ppl_ratio_se`` its standard error (None: too little text to tell). ``tolerance`` is how far the log of
+    the ratio (or KL) may lie from log(1 + p) in the scatter of this text, ``converged`` whether it does not lie further
+    off. Intervals are 90 %.
     """
 
     values: tuple[float, ...]
@@ -40,7 +42,10 @@ class Thresholds:
     ppl_increase_pct: float | None = None
     criterion: str | None = None
     target_met: bool = True
+    converged: bool = True
+    tolerance: float | None = None
     monotone: bool = True
+    cett_se: float | None = None
     cett_interval: tuple[float, float] | None = None
     activation_interval: tuple[float, float] | None = None
     tokens: int = 0

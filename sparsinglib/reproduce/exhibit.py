@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ..core.cett import CettCurves
 from ..core.checkpoints import ladder_names, load
 from ..core.forward import token_batches
 from ..core.measure import measure
 from ..core.rules import CETT
 from ..core.search import thresholds_for_cett
-from ..core.trial import Trial
 from ..files import DATA, FIGURES, LADDER, write_atomically
 from ..paper import style
 from ..studies.checkpoint.figures import token_pieces
@@ -42,7 +42,7 @@ def states(model: str) -> pd.DataFrame:
     sample = token_batches(SAMPLE.read_text(encoding="utf-8"), tokenizer, LENGTH, 1)[:1]
     pieces = token_pieces(tokenizer, sample[0][0].tolist())
     rows, dense_ppl = [], measure(network, text, CETT(0.0), kl=False).dense_ppl
-    for p, cett in zip((0.0, *INCREASES), (0.0, *_cetts(Trial(network, text))), strict=True):
+    for p, cett in zip((0.0, *INCREASES), (0.0, *_cetts(CettCurves(network, text))), strict=True):
         found = thresholds_for_cett(network, text, cett)
         needed = measure(network, sample, found, kl=False, keep_tokens=True).by_position
         rows.append(
@@ -62,10 +62,10 @@ def states(model: str) -> pd.DataFrame:
     return pd.concat([pd.DataFrame(row) for row in rows], ignore_index=True)
 
 
-def _cetts(trial: Trial) -> np.ndarray:
+def _cetts(curves: CettCurves) -> np.ndarray:
     """CETT for each p of INCREASES, read off a monotone curve through measured points; the rise goes as CETT²."""
-    trial.refine(CETTS)
-    rise = np.maximum.accumulate([max(trial.evaluate(float(cett)).log_ratio, 0.0) for cett in CETTS])
+    curves.refine(CETTS)
+    rise = np.maximum.accumulate([max(curves.evaluate(float(cett)).log_ratio, 0.0) for cett in CETTS])
     goals = np.log1p(np.array(INCREASES) / 100)
     return np.sqrt(np.interp(goals, np.append(0.0, rise), np.append(0.0, CETTS**2)))
 

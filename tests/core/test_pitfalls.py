@@ -86,7 +86,7 @@ def test_ratio_is_measured_and_says_when_not_monotone(ids):
     assert found.ppl_ratio == pytest.approx(sl.measure(model, [text], found).ppl_ratio, rel=1e-6)
 
 
-@pytest.mark.parametrize("method", ["secant", "bisection"])
+@pytest.mark.parametrize("method", ["lattice", "bisection"])
 @pytest.mark.parametrize("p", [30.0, 500.0])
 def test_target_that_cannot_be_met_says_so(p, method, ids):
     with pytest.warns(UserWarning, match=f"not raised by {p:g} %"):
@@ -95,41 +95,44 @@ def test_target_that_cannot_be_met_says_so(p, method, ids):
     assert found.ppl_ratio < 1 + p / 100 and found.cett > 0.98
 
 
-def test_search_that_runs_out_of_passes_says_so():
-    seen = []
-    crossed = []
+@pytest.mark.parametrize("rise", [lambda c: 0.0, lambda c: 1e-9 * c, lambda c: -1.0], ids=["none", "slow", "falling"])
+def test_a_rise_that_never_comes_ends_at_the_largest_cett(rise):
+    asked = []
+    fit = search._crossing(lambda i: asked.append(i) or (rise(search._lattice(i)), 0.0), 1e-4, 1.5 * search.STEP, -3.0)
+    assert fit.log_cett == math.log(search.LARGEST_CETT) and len(asked) <= search.MOST_POINTS
 
-    def rise(cett):  # one misleading first point, then a rise far too slow to bracket
-        value = 1.0 if not seen and not crossed else 1e-9 * cett
-        crossed.append(cett)
-        seen.append((cett, value))
-        return value
 
-    cett = search._secant(rise, lambda grid: None, 1e-4, seen)
-    assert len(crossed) <= search.MOST_SPARSE_PASSES
-    assert max(v for _, v in seen) < 1e-4 and cett == max(c for c, _ in seen)
+def test_a_search_that_runs_out_of_points_is_not_complete():
+    rise = lambda i: ((i % 5 - 2) * 0.1 + (i % 2) * 0.3, 0.0)  # noqa: E731
+    fit = search._crossing(rise, 0.01, 30 * search.STEP, -6.0)
+    assert not fit.complete
+
+
+def ended(monkeypatch, log_cett):
+    monkeypatch.setattr(search, "_crossing", lambda rise, *_: rise(-8) and search.Fit(log_cett, 2.0, {-8: 1.0}))
 
 
 def test_an_answer_below_its_target_everywhere_is_not_called_met(monkeypatch, responsive):
     model, text = responsive
-    monkeypatch.setattr(search, "_secant", lambda rise, refine, target, seen: 0.01 + 0 * rise(0.01))
+    ended(monkeypatch, math.log(0.01))
     with pytest.warns(UserWarning, match="not raised by 20 %"):
         found = sl.find_thresholds(model, [text], 20.0)
-    assert not found.target_met
+    assert not found.target_met and not found.converged
 
 
 @pytest.mark.parametrize("criterion", ["ppl", "kl"])
 def test_a_search_that_ends_away_from_its_target_says_so(monkeypatch, responsive, criterion):
     model, text = responsive
-    ended = "search ended at"
+    says = "search ended at"
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", message=f".*{ended}.*")
-        met = sl.find_thresholds(model, [text], 10.0, criterion=criterion)
-    # Points on both sides were seen, but the answer lies far below the target.
-    monkeypatch.setattr(search, "_secant", lambda rise, refine, target, seen: met.cett / 2 + 0 * rise(2 * met.cett))
-    with pytest.warns(UserWarning, match=f"{ended} CETT {met.cett / 2:.3f}.* not the 10 %"):
-        found = sl.find_thresholds(model, [text], 10.0, criterion=criterion)
-    assert found.target_met and found.cett == met.cett / 2
+        warnings.filterwarnings("error", message=f".*{says}.*")
+        met = sl.find_thresholds(model, [text], 3.0, criterion=criterion)
+    assert met.converged
+    # A point above the target was seen, but the answer lies far below it.
+    ended(monkeypatch, math.log(met.cett / 2))
+    with pytest.warns(UserWarning, match=rf"{says} CETT {met.cett / 2:.3f}.* not 1\.03"):
+        found = sl.find_thresholds(model, [text], 3.0, criterion=criterion)
+    assert found.target_met and not found.converged and found.cett == pytest.approx(met.cett / 2)
 
 
 @pytest.mark.parametrize("p", [0, -1, float("nan"), float("inf"), "1", None, True])

@@ -27,7 +27,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import sparsinglib as sl
-from sparsinglib.core import forward, search
+from sparsinglib.core import cett, forward, search
 from sparsinglib.core.cett import layer_cett
 
 CETTS = [0.01, 0.05, 0.1, 0.2, 0.5]
@@ -58,9 +58,9 @@ def test_layers_reach_the_target_cett_by_brute_force(activation, cett, ids):
 
 def test_a_text_longer_than_the_sample_reaches_it_too(responsive):
     model, text = responsive
-    for cett in (0.02, 0.1, 0.4):
-        found = sl.thresholds_for_cett(model, split(text, [5]), cett)
-        assert reached_cett(model, text, found) == pytest.approx([cett] * 2, abs=1e-3)
+    for target in (0.02, 0.1, 0.4):
+        found = sl.thresholds_for_cett(model, split(text, [5]), target)
+        assert reached_cett(model, text, found) == pytest.approx([target] * 2, abs=1e-3)
 
 
 def reached_cett(model, text, found):
@@ -69,7 +69,7 @@ def reached_cett(model, text, found):
     return [float(grid_cett(values, down, torch.tensor([t]).double())) for values, down, t in layers]
 
 
-@pytest.mark.parametrize("method", ["secant", "bisection"])
+@pytest.mark.parametrize("method", ["lattice", "bisection"])
 @pytest.mark.parametrize("p", [1.0, 10.0, 50.0])
 def test_layers_share_the_cett_that_the_search_reports(method, p, responsive, quiet):
     model, text = responsive
@@ -116,7 +116,7 @@ def test_more_cett_means_higher_thresholds_and_fewer_neurons(cetts):
         assert a.activation_ratio >= b.activation_ratio - 0.01  # counted in the sparse run, on other hidden states
 
 
-def test_first_crossing_where_vectors_cancel():
+def test_first_crossing_where_vectors_cancel(monkeypatch):
     # One token, columns on one line: 1, -1.1, 1.2, 3 add up to 4.1. CETT is 0, .24, .024, .27, 1 as neurons go.
     model = tiny_llama(layers=1)
     ffn = sl.find_ffns(model)[0]
@@ -125,11 +125,19 @@ def test_first_crossing_where_vectors_cancel():
         ffn.down.weight[0, :4] = 1.0
     neurons = torch.zeros(1, 24)
     neurons[0, :4] = torch.tensor([1.0, -1.1, 1.2, 3.0])
-    from sparsinglib.core.cett import LayerCurve
+    monkeypatch.setattr(cett, "SAMPLE_POINTS", 400)  # so that thresholds lie between the vectors' lengths
+    curve = cett.LayerCurve(ffn, neurons)
+    assert 0.5 < curve.threshold(0.2) <= 1.05, "not the later crossing between 1.2 and 3"
 
-    curve = LayerCurve(sl.find_ffns(model)[0], neurons)
-    curve.correct([1.05, 1.15, 1.5, 3.5], [1 / 4.1, 0.1 / 4.1, 1.1 / 4.1, 1.0])
-    assert curve.threshold(0.2) <= 1.05 + 1e-6  # not the later crossing between 1.15 and 1.5
+
+def test_thresholds_at_measured_points_do_not_depend_on_other_points(responsive):
+    model, text = responsive
+    alone, several = (cett.CettCurves(model, [text]) for _ in range(2))
+    alone.refine([0.2])
+    several.refine([0.15, 0.2])
+    several.refine([0.25])
+    assert several.thresholds(0.2) == pytest.approx(alone.thresholds(0.2), rel=1e-9)
+    assert several.thresholds(0.22) != pytest.approx(alone.thresholds(0.22), rel=1e-9)
 
 
 # Algorithm 1
@@ -140,16 +148,37 @@ def oracle(responsive):
     return Algorithm1(*responsive)
 
 
+@pytest.fixture(scope="module")
+def curve(oracle):
+    """Logs of CETT and of the rise that the plain Algorithm 1 measures there, 3 % apart."""
+    log_cett = np.arange(math.log(0.05), math.log(0.9), 0.03)
+    with np.errstate(invalid="ignore"):
+        return log_cett, np.log([oracle.run(math.exp(x))[0] for x in log_cett])
+
+
+def smooth_crossing(curve, p):
+    """Where a parabola through all points within half a unit of log(CETT) meets the target."""
+    (x, y), target = curve, math.log(math.log1p(p / 100))
+    at = x[np.nanargmin(np.abs(y - target))]
+    for _ in range(9):
+        near = (np.abs(x - at) < 0.5) & np.isfinite(y)
+        roots = np.roots(np.polyfit(x[near] - at, y[near] - target, 2))
+        at += min(roots.real, key=abs)
+    return math.exp(at)
+
+
 @pytest.mark.parametrize("p", [1.0, 5.0, 10.0, 50.0])
-def test_same_answer_as_a_plain_algorithm_1(p, oracle, responsive, quiet):
+def test_same_answer_as_a_plain_algorithm_1(p, oracle, curve, responsive, quiet):
     model, text = responsive
-    theirs = oracle.search(p)
-    share = oracle.run(theirs)[1]
     found = sl.find_thresholds(model, [text], p)
-    assert found.target_met
-    assert math.log(found.ppl_ratio) == pytest.approx(math.log1p(p / 100), abs=0.002)
-    assert found.cett == pytest.approx(theirs, rel=0.04)
-    assert found.activation_ratio == pytest.approx(share, abs=0.01)
+    assert found.target_met and found.converged
+    assert found.cett == pytest.approx(smooth_crossing(curve, p), rel=0.04)
+    assert math.log(found.ppl_ratio) == pytest.approx(math.log1p(p / 100), abs=found.tolerance)
+    assert found.tolerance < 2.6 * found.ppl_ratio_se, "points scatter less than the text itself leaves open"
+    # Algorithm 1 itself ends in the scatter about that curve: its rise is off by as much as ours may be.
+    theirs = oracle.search(p)
+    assert found.cett == pytest.approx(theirs, rel=0.04 + 0.5 * found.tolerance / math.log1p(p / 100))
+    assert found.activation_ratio == pytest.approx(oracle.run(found.cett)[1], abs=0.005)
     # The oracle's own sparse run with our thresholds gives the ratio that we report.
     with PlainMLP(model, lambda i, gate, value, norm: value.abs() * norm >= found.values[i]):
         rise = float(plain_losses(model, text).mean() - oracle.dense)
@@ -157,12 +186,13 @@ def test_same_answer_as_a_plain_algorithm_1(p, oracle, responsive, quiet):
 
 
 @pytest.mark.parametrize("p", [0.05, 0.1, 0.2, 0.5])
-def test_a_small_rise_is_met_to_a_tenth_or_the_search_says_so(p, responsive):
+def test_a_rise_is_met_within_the_stated_tolerance_or_the_search_says_so(p, responsive):
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
         found = sl.find_thresholds(responsive[0], [responsive[1]], p)
-    missed = abs(100 * (found.ppl_ratio - 1) - p) > 0.1 * p
-    assert missed == any("The search ended at CETT" in str(warning.message) for warning in heard)
+    missed = abs(math.log(found.ppl_ratio) - math.log1p(p / 100)) > found.tolerance
+    said = any("The search ended at CETT" in str(warning.message) for warning in heard)
+    assert missed == said == (not found.converged)
 
 
 @pytest.mark.parametrize(("activation", "p"), [("relu", 5.0), ("silu", 5.0)])
@@ -178,12 +208,13 @@ def test_same_answer_on_the_golden_inputs(activation, p, ids, quiet):
 
 @pytest.mark.parametrize("p", [1.0, 10.0])
 @pytest.mark.parametrize("criterion", ["ppl", "kl"])
-def test_secant_and_bisection_agree(criterion, p, responsive, quiet):
+def test_lattice_and_bisection_agree(criterion, p, responsive, quiet):
     model, text = responsive
     fast = sl.find_thresholds(model, [text], p, criterion=criterion)
     plain = sl.find_thresholds(model, [text], p, criterion=criterion, method="bisection", stop_width=1e-4)
-    assert fast.cett == pytest.approx(plain.cett, rel=0.03)
-    assert fast.activation_ratio == pytest.approx(plain.activation_ratio, abs=0.01)
+    scatter = 0.5 * fast.tolerance / math.log1p(p / 100)  # the bisection ends where single points scatter to
+    assert fast.cett == pytest.approx(plain.cett, rel=0.02 + scatter)
+    assert fast.activation_ratio == pytest.approx(plain.activation_ratio, abs=0.005 + 0.1 * scatter)
     assert fast.sparse_passes <= 6 < plain.sparse_passes
 
 
@@ -199,23 +230,32 @@ def test_passes_and_forward_calls_counted_from_outside(responsive, quiet):
     with ForwardCount(model) as counted:
         found = sl.find_thresholds(model, [text], 5.0)
     assert counted.total == found.dense_passes + found.sparse_passes
-    assert counted.total <= 8
-    assert found.sparse_passes <= 6
-    assert found.dense_passes == 2, "the dense pass is not repeated at each step"
+    assert found.sparse_passes <= 5 and found.dense_passes == 1
     assert hooks_on(model) == 0
+
+
+def test_a_text_whose_neurons_do_not_fit_is_read_once_more(responsive, quiet, monkeypatch):
+    model, text = responsive
+    kept = sl.find_thresholds(model, [text], 5.0)
+    monkeypatch.setattr(cett, "KEPT_BYTES", 480 * 2 * 24 * 4 - 1)
+    monkeypatch.setattr(cett, "SAMPLE_TOKENS", (64, 64))
+    with ForwardCount(model) as counted:
+        found = sl.find_thresholds(model, [text], 5.0)
+    assert counted.total == found.dense_passes + found.sparse_passes
+    assert found.dense_passes == 2 and found.sparse_passes == kept.sparse_passes
+    assert found.cett == pytest.approx(kept.cett, rel=1e-6) and found.values == pytest.approx(kept.values, rel=0.01)
 
 
 def test_kl_criterion_meets_its_target(responsive, quiet):
     model, text = responsive
     found = sl.find_thresholds(model, [text], 2.0, criterion="kl")
-    assert found.criterion == "kl" and found.kl == pytest.approx(math.log(1.02), abs=5e-4)
+    assert found.criterion == "kl" and found.converged
+    assert found.kl == pytest.approx(math.log(1.02), abs=min(found.tolerance, 1e-3))
     result = sl.measure(model, [text], found)
     assert result.kl == pytest.approx(found.kl, rel=1e-5)
     assert result.ppl_ratio == pytest.approx(found.ppl_ratio, rel=1e-6)
     # How sure the answer is follows from the spread of KL, not from that of the perplexity ratio.
-    share = 1.645 * result.kl_se / math.log(1.02)
-    ends = [found.cett * math.sqrt(max(0, 1 + sign * share)) for sign in (-1, 1)]
-    assert found.cett_interval == pytest.approx(ends, rel=1e-4)
+    assert found.cett_se == pytest.approx(found.cett * result.kl_se / (2 * math.log(1.02)), rel=0.3)
     assert found.tokens_needed == math.ceil(text.numel() * (result.kl_se / (0.1 * math.log(1.02))) ** 2)
 
 
@@ -329,10 +369,9 @@ def test_how_the_rows_are_batched_does_not_matter(sizes, responsive, whole):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         parts = sl.find_thresholds(model, split(text, sizes), 10.0)
-    # A last bit can move the secant's path within its stopping tolerance.
-    assert parts.cett == pytest.approx(whole[1].cett, rel=0.01)
+    same(parts, whole[1], rel=1e-4)
     assert parts.provenance["corpus_sha256"] == whole[1].provenance["corpus_sha256"]
-    assert parts.ppl_ratio_se == pytest.approx(whole[1].ppl_ratio_se, rel=0.05)
+    assert parts.ppl_ratio_se == pytest.approx(whole[1].ppl_ratio_se, rel=1e-3)
 
 
 @settings(max_examples=10)
@@ -377,7 +416,7 @@ def test_rows_split_to_save_memory_do_not_matter(responsive, whole, monkeypatch)
     monkeypatch.setattr(forward, "LOGIT_BUDGET", 40 * 40 * 3)
     with ForwardCount(model) as counted:
         same(sl.thresholds_for_cett(model, [text], 0.15), whole[0])
-    assert counted.total == 4 * 5  # four pieces of three rows, five passes
+    assert counted.total == 4 * 2  # four pieces of three rows, a dense pass and a sparse one
 
 
 def test_single_token_rows_among_others(responsive):
@@ -386,7 +425,13 @@ def test_single_token_rows_among_others(responsive):
     assert found.tokens == 481
 
 
-# The secant's own rules, on functions whose crossing is known
+# The lattice's own rules, on functions whose crossing is known
+
+
+def searched(rise, target, start=-2.0, reach=1.25 * search.STEP):
+    """Fit and lattice points asked for, in their order."""
+    asked = []
+    return search._crossing(lambda i: asked.append(i) or (rise(search._lattice(i)), 0.0), target, reach, start), asked
 
 
 @settings(max_examples=60)
@@ -394,23 +439,78 @@ def test_single_token_rows_among_others(responsive):
     scale=st.floats(0.05, 50),
     power=st.floats(1.5, 2.5),
     target=st.floats(1e-3, 0.3),
-    noise=st.floats(0, 0.1),
+    noise=st.floats(0, 0.05),
+    start=st.floats(-4.0, -0.5),
+    reach=st.floats(1.0, 2.5),
     seed=st.integers(0, 99),
 )
-def test_secant_finds_a_known_crossing(scale, power, target, noise, seed):
+def test_the_crossing_of_a_noisy_power_law(scale, power, target, noise, start, reach, seed):
+    scatter = 1 + noise * np.random.default_rng(seed).uniform(-1, 1, 200)
+    fit, asked = searched(
+        lambda c: scale * c**power * scatter[round(-math.log(c) / search.STEP)], target, start, reach * search.STEP
+    )
+    true = math.log(target / scale) / power
+    assert len(set(asked)) == len(asked) <= search.MOST_POINTS and max(asked) <= 0
+    if true < math.log(0.5):
+        assert fit.complete and fit.log_cett == pytest.approx(true, abs=0.01 + noise)
+        assert fit.slope == pytest.approx(power, abs=0.5 + 8 * noise)
+        assert sum(fit.weights.values()) == pytest.approx(1)
+
+
+@settings(max_examples=60)
+@given(
+    true=st.floats(-3.0, -0.5), starts=st.tuples(st.floats(-4.0, -0.5), st.floats(-4.0, -0.5)), seed=st.integers(0, 99)
+)
+def test_where_the_search_begins_and_a_seventh_digit_do_not_matter(true, starts, seed):
+    """Also where the crossing lies on, or between, lattice points: other points are asked for, with the same answer."""
     rng = np.random.default_rng(seed)
-    seen = []
+    scatter, digits = 1 + 0.03 * rng.uniform(-1, 1, 200), 1 + 1e-6 * rng.uniform(-1, 1, 200)
 
-    def rise(cett):
-        value = scale * cett**power * (1 + noise * rng.uniform(-1, 1))
-        seen.append((cett, value))
-        return value
+    def rise(changed):
+        def at(c):
+            index = round(-math.log(c) / search.STEP)
+            return 0.01 * math.exp(2.2 * (math.log(c) - true)) * scatter[index] * (digits[index] if changed else 1)
 
-    calls = []
-    cett = search._secant(lambda c: calls.append(c) or rise(c), lambda grid: None, target, seen)
-    true = (target / scale) ** (1 / power)
-    assert len(calls) <= search.MOST_SPARSE_PASSES - 1  # one is left to judge the answer
-    assert all(0 < c <= search.LARGEST_CETT for c in calls)
-    if true < 0.9 and true > 0.02:
-        met = abs(scale * cett**power - target) <= search.LOG_RATIO_TOLERANCE + noise * target
-        assert met or cett == pytest.approx(true, rel=0.02 + noise)
+        return at
+
+    answers = [searched(rise(changed), 0.01, start)[0].log_cett for changed in (False, True) for start in starts]
+    assert answers == pytest.approx([answers[0]] * 4, abs=1e-5)
+
+
+@settings(max_examples=40)
+@given(edge=st.integers(-12, -4), side=st.sampled_from([-1.25, -0.25, 0.0, 0.25, 0.5, 1.25]), seed=st.integers(0, 99))
+def test_a_point_enters_and_leaves_without_a_jump(edge, side, seed):
+    scatter = 1 + 0.03 * np.random.default_rng(seed).uniform(-1, 1, 200)
+
+    def answer(shift):
+        true = (edge + side) * search.STEP + shift
+        rise = lambda c: math.exp(2 * (math.log(c) - true)) * scatter[round(-math.log(c) / search.STEP)]  # noqa: E731
+        return searched(rise, 1.0)[0].log_cett - true
+
+    offs = [answer(shift) for shift in np.linspace(-0.02, 0.02, 41)]
+    assert np.abs(np.diff(offs)).max() < 5e-4
+
+
+@settings(max_examples=40)
+@given(targets=st.lists(st.floats(1e-3, 0.3), min_size=2, max_size=5, unique=True), seed=st.integers(0, 99))
+def test_a_higher_target_has_a_higher_crossing(targets, seed):
+    scatter = 1 + 0.05 * np.random.default_rng(seed).uniform(-1, 1, 200)
+    rise = lambda c: c**2 * scatter[round(-math.log(c) / search.STEP)]  # noqa: E731
+    found = [searched(rise, target)[0].log_cett for target in sorted(targets)]
+    assert (np.diff(found) > -1e-7).all()
+
+
+def test_a_standard_error_of_cett_that_a_bootstrap_confirms(quiet):
+    model = tiny_llama(seed=5)
+    text = greedy(model, 100, rows=20, seed=2)
+    curves = cett.CettCurves(model, [text])
+    target = math.log(1.1)
+    answer, runs, fit = search._solve([curves], target, "ppl", "lattice", 1e-3)
+    rng = np.random.default_rng(0)
+    sums = {i: point.blocks.numpy() for i, point in runs.lattice.items()}
+    found = []
+    for _ in range(400):
+        drawn = rng.integers(0, len(answer.blocks), len(answer.blocks))
+        seen = {i: (s[drawn, 0].sum() / s[drawn, 1].sum(), runs.lattice[i].se) for i, s in sums.items()}
+        found.append(search._fit(seen, target, search._reach(curves.corpus.targets), fit.log_cett).log_cett)
+    assert search._errors(runs, answer, fit, target).log_cett == pytest.approx(np.std(found), rel=0.2)

@@ -8,9 +8,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ...core.calibration import GateSample
+from ...core.cett import Batches
 from ...core.rules import CETT, FAT, Rule, StraightforwardReLU, TopK
 from ...core.search import find_thresholds, thresholds_for_cett
-from ...core.trial import Batches
 
 STRATEGIES = ("relu", "topk", "fat", "cett", "pplp")
 

@@ -17,11 +17,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ...core import forward
+from ...core.cett import Batches, CettCurves
 from ...core.checkpoints import ladder_names, load
 from ...core.forward import TokenBatches
 from ...core.hooks import sparsify
 from ...core.thresholds import Thresholds
-from ...core.trial import Batches, Trial
 from ...files import LADDER
 from ...ladder import recipe as ladder
 from ...ladder.model import ONE_PRODUCT
@@ -149,14 +149,14 @@ def _blocks(model: PreTrainedModel, corpus: TokenBatches) -> Tensor:
 
 def vanilla_curve(name: str, model: PreTrainedModel, batches: Batches, cetts: Sequence[float] = CETTS) -> Curve:
     """Loss of an ordinary model by CETT (Section 4.1), each CETT met to about one percent; ratio of the sparse run."""
-    trial = Trial(model, forward.as_list(batches))
-    for _ in range(2):  # two passes for all of them, where thresholds_for_cett takes four for each
-        trial.refine(cetts)
+    curves = CettCurves(model, forward.as_list(batches))
+    for level in range(2):  # two passes for all of them, where thresholds_for_cett takes four for each
+        curves.refine(cetts, level)
     ratios, blocks = [], []
-    for point in map(trial.evaluate, cetts):
+    for point in map(curves.evaluate, cetts):
         values, rise = tuple(point.thresholds), float(np.exp(point.log_ratio))
         with sparsify(model, Thresholds(values, point.cett, rise, None, point.activation_ratio)):
-            blocks.append(_blocks(model, trial.corpus))
+            blocks.append(_blocks(model, curves.corpus))
         ratios.append(point.activation_ratio)
     return Curve(name, list(cetts), np.array(ratios), torch.stack(blocks))
 

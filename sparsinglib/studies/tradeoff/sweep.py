@@ -16,14 +16,13 @@ from transformers import PreTrainedModel
 
 from ...core import forward
 from ...core.calibration import FAMILIES, GateSample
-from ...core.cett import layer_cett
+from ...core.cett import Batches, CettCurves, layer_cett
 from ...core.ffn import FFN, find_ffns
 from ...core.forward import TokenBatches
 from ...core.hooks import tap
 from ...core.measure import Measurement
 from ...core.rules import FAT, Rule, StraightforwardReLU
 from ...core.thresholds import Thresholds
-from ...core.trial import Batches, Trial
 from ...suites import survey
 from ...suites.suite import Checkpoint, Suite
 from ...suites.survey import PPLIncrease, Task, Text
@@ -209,13 +208,12 @@ def _sparse_logits(
 
 def cett_rules(model: PreTrainedModel, batches: Batches) -> dict[tuple[str, float], Thresholds]:
     """Thresholds for each CETT of the grid, over the whole of the paper's axis in Figure 15."""
-    trial = Trial(model, batches)
-    for _ in range(2):  # the second time at thresholds that are nearly right
-        trial.refine(CETT_GRID)
+    curves = CettCurves(model, batches)
+    for level in range(2):  # the second time at thresholds that are nearly right
+        curves.refine(CETT_GRID, level)
     # What each does to perplexity and activation ratio is not known yet: the scan tells.
     return {
-        (CETT, cett): Thresholds(tuple(c.threshold(cett) for c in trial.curves), cett, math.nan, None, math.nan)
-        for cett in CETT_GRID
+        (CETT, cett): Thresholds(tuple(curves.thresholds(cett)), cett, math.nan, None, math.nan) for cett in CETT_GRID
     }
 
 
