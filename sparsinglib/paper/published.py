@@ -13,6 +13,8 @@ import pandas as pd
 from ..files import FIGURES, PAPER, output_dir, write_atomically
 
 EVIDENCE = ("paper", "ladder", "released")
+ACTIVATIONS = ("relu", "silu")
+TOKEN_UNITS = {"paper": 1e9, "ladder": 1e6, "released": 1e9}  # what laws count tokens in
 VERDICTS = ("holds", "fails", "not testable here")
 NOT_YET = "not measured yet"  # testable, once what the row names is trained or measured
 TABLES = {

@@ -1,7 +1,12 @@
-"""One registry for how a scale, an activation and a kind of evidence look, and the one way a figure is saved."""
+"""How a scale, an activation and a rule look, the message above a figure, and the one way a figure is saved."""
 
-import sys
+import html
+import io
+import textwrap
+import unicodedata
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,37 +16,75 @@ import numpy as np
 import pandas as pd
 from matplotlib import font_manager
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from PIL import Image
 
 from ..files import FIGURES, output_dir, replacing
+from .published import ACTIVATIONS
 
-# Okabe and Ito's colours: told apart with every common colour vision deficiency. A ladder scale, a thousandth of a
-# paper scale, has its colour, so that the same rung is recognised across the panels.
-_RUNGS = ("0.1", "0.2", "0.4", "0.8", "1.2", "2.4")
-_COLOURS = ("#56B4E9", "#0072B2", "#009E73", "#E69F00", "#D55E00", "#CC79A7")
-_MARKERS = ("o", "s", "^", "D", "v", "P")
+DPI = 150
+WIDTH = 9.0  # inches of every figure: in a README of 830 pixels its smallest letters, 8 points, are 10 pixels high
 
-SCALES = tuple(f"{rung}{unit}" for unit in "BM" for rung in _RUNGS)
-COLOURS = dict(zip(SCALES, _COLOURS * 2, strict=True))
-MARKERS = dict(zip(SCALES, _MARKERS * 2, strict=True))
-
-ACTIVATIONS = ("relu", "silu")
-ACTIVATION_LABELS = {"relu": "ReLU", "silu": "SiLU"}
-ACTIVATION_LINES = {"relu": "-", "silu": "--"}
-ACTIVATION_COLOURS = {"relu": "#0072B2", "silu": "#D55E00"}
-
-EVIDENCE_LABELS = {
-    "paper": "paper (authors' points)",
-    "ladder": "ladder (ours, 1:1000)",
-    "released": "released (measured by us)",
+# Activation is hue and marker, size is depth: the larger, the darker. A ladder scale, a thousandth of a paper scale,
+# has its colour. The steps can be told apart in grey and without green receptors (a test computes it).
+RUNGS = ("0.1", "0.2", "0.4", "0.8", "1.2", "2.4")
+RAMPS = {
+    "relu": ("#8FC0E6", "#63A5D8", "#3D87C2", "#2369A6", "#124A82", "#082B57"),
+    "silu": ("#F5B272", "#EC903F", "#D66F1C", "#B3540F", "#8A3C0A", "#5E2606"),
 }
-TOKEN_UNITS = {"paper": 1e9, "ladder": 1e6, "released": 1e9}
+ACTIVATION_LABELS = {"relu": "ReLU", "silu": "SiLU"}
+ACTIVATION_COLOURS = {activation: ramp[3] for activation, ramp in RAMPS.items()}
+ACTIVATION_MARKERS = {"relu": "o", "silu": "s"}
+ACTIVATION_LINES = {"relu": "-", "silu": "--"}
+EVIDENCE_LABELS = {"paper": "paper, authors' points", "ladder": "ladder, ours at 1:1000", "released": "released models"}
 TOKEN_LABELS = {1e9: "tokens (billions)", 1e6: "tokens (millions)"}
-FIT_COLOUR = "#7F4F24"  # brown, as the paper's fits
+# Things without an order (rules, corpora, laws) take other hues, each with a marker of its own.
+OTHERS = ("#000000", "#009E73", "#CC79A7", "#8A7A00", "#7B3FA0", "#8C564B", "#7F7F7F")
+MARKERS = ("o", "s", "^", "D", "v", "P", "*")
+FIT, GREY, ALARM = "#000000", "0.45", "#C2185B"  # a law; what stands beside; what is outside or against
+
+TEXT_COLOURS = "viridis"
+BROKEN = "\N{REPLACEMENT CHARACTER}"
+
+Look = dict[str, Any]  # keyword arguments of Axes.plot
 
 
+def colour(scale: str = "", activation: str = "relu") -> str:
+    """Hex colour of a model: hue from its activation, depth from its scale ("0.4B", "0.4M"; the middle if unknown)."""
+    ramp = RAMPS.get(activation, ("#7F7F7F",) * len(RUNGS))
+    return ramp[RUNGS.index(scale[:-1])] if scale[:-1] in RUNGS else ramp[3]
+
+
+def look(scale: str = "", activation: str = "relu") -> Look:
+    """Colour, marker and line of a model, the same in all figures."""
+    marker, line = ACTIVATION_MARKERS.get(activation, "D"), ACTIVATION_LINES.get(activation, ":")
+    return {"color": colour(scale, activation), "marker": marker, "ls": line}
+
+
+def other(index: int) -> Look:
+    """Colour and marker of the ``index``-th of things without an order."""
+    return {"color": OTHERS[index % len(OTHERS)], "marker": MARKERS[index % len(MARKERS)]}
+
+
+def name(run: str) -> str:
+    """A model's name as all figures spell it: "0.1m-relu-seed2" is "0.1M ReLU, seed 2"; another name stays as it is."""
+    scale, _, rest = run.partition("-")
+    activation, _, more = rest.partition("-")
+    if activation not in ACTIVATIONS:
+        return run
+    return f"{scale.upper()} {ACTIVATION_LABELS[activation]}" + (f", {more.replace('seed', 'seed ')}" if more else "")
+
+
+def by_size(runs: Iterable[str]) -> list[str]:
+    """Runs in the order ReLU before SiLU, then by size; names of another kind last."""
+    return sorted(set(runs), key=lambda run: (name(run) == run, [*run.partition("-")[2:], run]))
+
+
+@cache
 def _chinese_fonts() -> list[str]:
-    """Names of fonts with Chinese characters: the one in the package mplfonts, else those a system may have."""
+    """Name of a font with Chinese characters: the one in the package mplfonts, else one that the system has."""
     found = find_spec("mplfonts")
     if found and found.origin:
         path = Path(found.origin).parent / "fonts" / "NotoSansCJKsc-Regular.otf"
@@ -52,82 +95,211 @@ def _chinese_fonts() -> list[str]:
     return [name for name in names if name in known][:1]
 
 
-_CHINESE = _chinese_fonts()
-MONOSPACE = ["DejaVu Sans Mono", *_CHINESE]
-
-_RC: Any = {
-    "font.size": 9,
-    "font.family": ["DejaVu Sans", *_CHINESE],
-    "axes.titlesize": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "svg.hashsalt": "sparsinglib",
-    "figure.constrained_layout.use": True,
-}
-
-
-def _show_in_notebooks() -> None:
-    """Let a notebook draw a Figure that is a cell's value; without pyplot, nothing else asks IPython to do so."""
-    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    if shell is not None and getattr(shell, "kernel", None) is not None:
-        from IPython.core.pylabtools import select_figure_formats
-
-        select_figure_formats(shell, {"png"})
-
-
-_show_in_notebooks()
+def monospace() -> list[str]:
+    """Fonts for tokens: all characters of one width, and Chinese ones if there is such a font."""
+    return ["DejaVu Sans Mono", *_chinese_fonts()]
 
 
 def context() -> AbstractContextManager[None]:
     """The settings every figure is drawn and saved with: ``with style.context(): …``."""
-    return mpl.rc_context(_RC)
+    settings: Any = {
+        "font.size": 9,
+        "font.family": ["DejaVu Sans", *_chinese_fonts()],
+        "axes.titlesize": 9.5,
+        "axes.titlelocation": "left",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.alpha": 0.25,
+        "legend.frameon": False,
+        "legend.fontsize": 8,
+        "xtick.labelsize": 8,
+        "ytick.labelsize": 8,
+        "svg.hashsalt": "sparsinglib",
+        "figure.constrained_layout.use": True,
+    }
+    return mpl.rc_context(settings)
 
 
-def axes(rows: int, columns: int, width: float = 4.4, height: float = 3.3) -> tuple[Figure, list[Axes]]:
+class Picture(Figure):
+    """A figure whose first line says what is to be seen; a notebook shows it with that line as its alternative text."""
+
+    message = ""
+    note = ""
+
+    def says(self, message: str, note: str = "") -> "Picture":
+        """Write the message, and smaller how to read it, above the panels, which keep their size."""
+        width = self.get_size_inches()[0]
+        self.message, self.note = message, note
+        lines = [*_lines(message, width, 11, "bold", "0.1"), *_lines(note, width, 8, "normal", "0.35")]
+        header = sum(size * 1.3 / 72 for _, size, _, _ in lines) + 0.12
+        height = self.get_size_inches()[1] + header
+        self.set_size_inches(width, height)
+        y = height - 0.05
+        for text, size, weight, ink in lines:
+            look: Any = {
+                "fontsize": size,
+                "fontweight": weight,
+                "color": ink,
+                "parse_math": False,
+                "family": "DejaVu Sans",
+            }
+            self.text(0.08 / width, y / height, text, va="top", in_layout=False, **look)
+            y -= size * 1.3 / 72
+        engine: Any = self.get_layout_engine()
+        engine.set(rect=(0, 0, 1, 1 - header / height))
+        return self
+
+    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, bytes], dict[str, dict[str, str]]]:
+        file = io.BytesIO()
+        with context():
+            self.savefig(file, format="png", dpi=100, metadata={"Software": None})
+        return {"image/png": file.getvalue()}, {"image/png": {"alt": self.message}}
+
+
+def _lines(text: str, inches: float, size: float, weight: str, ink: str) -> list[tuple[str, float, str, str]]:
+    """The text in lines about equally long that fit ``inches``, each with its look."""
+    most = int(72 * (inches - 0.3) / (size * (0.61 if weight == "bold" else 0.52)))
+    text = text.replace(" %", "\N{NO-BREAK SPACE}%")
+    lines = textwrap.wrap(text, most)
+    if weight == "bold":  # no single word on a line of its own
+        width = next(n for n in range(most // 2, most + 1) if len(textwrap.wrap(text, n)) <= len(lines))
+        lines = textwrap.wrap(text, width)
+    return [(line, size, weight, ink) for line in lines]
+
+
+def axes(
+    rows: int, columns: int, width: float | None = None, height: float = 2.8, **options: Any
+) -> tuple[Picture, list[Axes]]:
     """A figure of ``rows`` × ``columns`` panels that no interactive backend keeps alive, and its panels row by row.
 
-    ``width`` and ``height`` are one panel's size in inches.
+    ``width`` and ``height`` are one panel's size in inches; together the panels are ``WIDTH`` wide unless one is given.
+    ``options`` go to ``Figure.subplots``. Panels that are not drawn on are to be removed (``drop``).
     """
-    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
-    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
+    figure = Picture(figsize=((width or WIDTH / columns) * columns, height * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, list(figure.subplots(rows, columns, squeeze=False, **options).flat)
 
 
-def say(ax: Axes, text: str) -> None:
+def grid(count: int, columns: int, height: float = 2.2, **options: Any) -> tuple[Picture, list[Axes]]:
+    """``count`` panels in rows of ``columns``; places left over stay empty."""
+    columns = min(columns, count)
+    figure, panels = axes(-(-count // columns), columns, height=height, **options)
+    for ax in panels[count:]:
+        ax.set_axis_off()
+    return figure, panels[:count]
+
+
+def empty(ax: Axes, text: str) -> None:
     """Write a sentence into an empty panel instead of leaving it blank."""
     ax.set_axis_off()
-    ax.text(0.5, 0.5, text, ha="center", va="center", wrap=True, transform=ax.transAxes, color="0.35")
+    text = textwrap.fill(text, 42)
+    ax.text(0.5, 0.5, text, ha="center", va="center", transform=ax.transAxes, color="0.35", parse_math=False)
 
 
-def of_evidence(drawn: tuple[Figure, pd.DataFrame], evidence: str) -> tuple[Figure, pd.DataFrame]:
-    """Say above a figure, and in the first column of its data, which kind of evidence it shows."""
-    figure, data = drawn
-    with context():
-        figure.suptitle(EVIDENCE_LABELS.get(evidence, evidence), fontsize=10, parse_math=False)
-    labelled = data.copy()
-    labelled.insert(0, "evidence", evidence)
-    return figure, labelled
+def label_ends(ax: Axes, ends: Iterable[tuple[float, str, Any]], gap: float = 0.07, x: float = 1.015) -> None:
+    """Write the name of each line right of the panel, at the height of its end, spread where two would meet.
+
+    ``ends``: value at the end (data), name, colour. ``gap`` is the least distance as a share of the panel's height.
+    Call it when the axis has its final limits.
+    """
+    rows = sorted(ends, key=lambda end: end[0])
+    if not rows:
+        return
+    to_axes = ax.transData + ax.transAxes.inverted()
+    y = np.clip([to_axes.transform((ax.get_xlim()[1], value))[1] for value, _, _ in rows], 0, 1)
+    y = spread(y, gap)
+    for height, (_, text, ink) in zip(y, rows, strict=True):
+        ax.text(x, height, text, color=ink, va="center", fontsize=8, transform=ax.transAxes, parse_math=False)
+
+
+def spread(values: Sequence[float] | np.ndarray, gap: float) -> np.ndarray:
+    """Rising ``values`` moved as little as possible so that neighbours are ``gap`` apart (isotonic regression)."""
+    from scipy.optimize import isotonic_regression
+
+    steps = gap * np.arange(len(values))
+    return np.asarray(isotonic_regression(np.asarray(values, dtype=float) - steps).x) + steps
+
+
+def token_pieces(tokenizer: Any, ids: Sequence[int] | np.ndarray) -> list[str]:
+    """Text of each token, readable by itself: spaces as ·, line ends as ⏎, other control characters by their code.
+
+    Tokens that make up one character together show the character once and ‥ for the rest. Without a ``tokenizer``
+    (transformers') the ids stand for themselves.
+    """
+    ids = [int(i) for i in ids]
+    if tokenizer is None:
+        return [str(i) for i in ids]
+    pieces: list[str] = []
+    while len(pieces) < len(ids):
+        start = len(pieces)
+        runs = (str(tokenizer.decode(ids[start : start + n], clean_up_tokenization_spaces=False)) for n in range(1, 5))
+        whole = next(((n, text) for n, text in enumerate(runs, 1) if text and BROKEN not in text), None)
+        length, text = whole or (1, f"<{ids[start]}>")
+        pieces += [_visible(text), *["‥"] * (length - 1)]
+    return pieces[: len(ids)]
+
+
+def _visible(text: str) -> str:
+    shown = text.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "·")
+    return "".join(c if unicodedata.category(c)[0] != "C" else f"<{ord(c):x}>" for c in shown)
+
+
+def shades(values: Iterable[float], most: float) -> list[tuple[str, str]]:
+    """Ground and ink (hex) of a token for each value from 0 to ``most``: the ink with the higher contrast on it.
+
+    The one rule by which texts are coloured, in pictures and in pages. Contrast (WCAG) is at least 4.5 everywhere.
+    """
+    grounds = mpl.colormaps[TEXT_COLOURS](np.clip(np.fromiter(values, float) / most, 0, 1))[:, :3]
+    light = np.where(grounds <= 0.04045, grounds / 12.92, ((grounds + 0.055) / 1.055) ** 2.4) @ (0.2126, 0.7152, 0.0722)
+    inks = np.where(1.05 / (light + 0.05) > (light + 0.05) / 0.05, "#ffffff", "#000000")
+    return [(to_hex(ground), str(ink)) for ground, ink in zip(grounds, inks, strict=True)]
+
+
+def text_html(pieces: Iterable[str], shares: Iterable[float], most: float) -> str:
+    """A text as HTML: each token on a ground coloured by its share of neurons (a fraction, yellow from ``most`` on)."""
+    spans, shares = [], list(shares)
+    for piece, share, (ground, ink) in zip(pieces, shares, shades(shares, most), strict=True):
+        look = f"background:{ground};color:{ink};padding:1px 2px;margin:1px;border-radius:2px"
+        # A line end breaks the line here too; an empty span would have no colour to see.
+        spans.append(
+            f'<span style="{look};display:inline-block;white-space:pre" title="{100 * share:.1f} % of neurons">'
+            f"{html.escape(piece)}</span>" + ("<br>" if piece.endswith("⏎") else "")
+        )
+    return f'<div style="font-family:monospace;line-height:1.7">{"".join(spans)}</div>'
+
+
+def error_bars(low: pd.Series, value: pd.Series, high: pd.Series) -> np.ndarray:
+    """The interval's ends as matplotlib's errorbar wants them, 2 × points."""
+    return np.stack([value - low, high - value]).clip(0)
 
 
 def save(fig: Figure, name: str, data: pd.DataFrame, folder: Path | None = None) -> Figure:
     """Write ``name``.png (150 dpi), ``name``.svg and the tidy data behind them as ``name``.csv; return the figure.
 
-    Nothing that changes from run to run (dates, versions, random ids) is written, so the same data give the same
-    bytes. ``fig`` is a matplotlib Figure, ``data`` the rows it was drawn from. ``folder`` defaults to ``output_dir()``.
+    PNG and SVG carry the message as Title and the note as Description (``caption`` reads it). Nothing that changes from
+    run to run (dates, versions, random ids) is written, so the same data give the same bytes. ``data`` are the rows the
+    figure was drawn from; raises ValueError if there are none. ``folder`` defaults to ``output_dir()``.
     """
     if data.empty:
         raise ValueError(f"figure {name!r} has no data to save beside it; pass the DataFrame it was drawn from")
     folder = folder or output_dir()
+    about = {"Title": getattr(fig, "message", ""), "Description": getattr(fig, "note", "")}
+    about = {key: text for key, text in about.items() if text}
     with context():
         with replacing(folder / f"{name}.png") as file:
-            fig.savefig(file, format="png", dpi=150, metadata={"Software": None})
+            fig.savefig(file, format="png", dpi=DPI, metadata=about | {"Software": None})
         with replacing(folder / f"{name}.svg") as file:
-            fig.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+            fig.savefig(file, format="svg", metadata=about | {"Date": None, "Creator": None})
     save_table(data, name, folder)
     return fig
+
+
+def caption(name: str, folder: Path = FIGURES) -> str:
+    """What a saved figure says, computed from its numbers when it was drawn; "" for one that says nothing."""
+    path = folder / f"{name}.png"
+    return str(Image.open(path).info.get("Title", "")) if path.is_file() else ""
 
 
 def rounded(table: pd.DataFrame, digits: int = 4) -> pd.DataFrame:

@@ -18,7 +18,6 @@ from ..core.rules import CETT
 from ..core.search import thresholds_for_cett
 from ..files import DATA, FIGURES, LADDER, write_atomically
 from ..paper import style
-from ..studies.checkpoint.figures import token_pieces
 from ..texts import corpora
 
 MODELS = ("0.4m-relu", "0.4m-silu")
@@ -40,7 +39,7 @@ def states(model: str) -> pd.DataFrame:
         raise ValueError(f"{model} has no tokenizer, so no text can be shown.")
     text = token_batches(corpora.load("mixture", split="validation"), tokenizer, LENGTH, 16, TOKENS)
     sample = token_batches(SAMPLE.read_text(encoding="utf-8"), tokenizer, LENGTH, 1)[:1]
-    pieces = token_pieces(tokenizer, sample[0][0].tolist())
+    pieces = style.token_pieces(tokenizer, sample[0][0].tolist())
     rows, dense_ppl = [], measure(network, text, CETT(0.0), kl=False).dense_ppl
     for p, cett in zip((0.0, *INCREASES), (0.0, *_cetts(CettCurves(network, text))), strict=True):
         found = thresholds_for_cett(network, text, cett)

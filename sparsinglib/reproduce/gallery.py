@@ -159,11 +159,11 @@ def playable(states: pd.DataFrame) -> dict[str, Any]:
 
 
 def font_for(text: str) -> str:
-    """The few Chinese characters of ``text`` as a font in base64; "" without such a font (see ``style.MONOSPACE``).
+    """The few Chinese characters of ``text`` as a font in base64; "" without such a font (see ``style.monospace``).
 
     Many machines have no font for them, and a page from a file can fetch none.
     """
-    if not (names := style.MONOSPACE[1:]):
+    if not (names := style.monospace()[1:]):
         return ""
     options = subset.Options(flavor="woff", layout_features=[], hinting=False, notdef_outline=True)
     font = subset.load_font(font_manager.findfont(names[0]), options)

@@ -1,19 +1,14 @@
-"""What a checkpoint looks like: heat map, layer profile, one FFN taken apart, a text coloured by neurons needed.
-
-Each function takes what the library measured and gives a matplotlib Figure and the tidy data it was drawn from.
-"""
+"""What a checkpoint looks like: heat map, layers, one FFN taken apart, a text coloured by the neurons it needs."""
 
 import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import colormaps
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from transformers import PreTrainedTokenizerBase
@@ -22,168 +17,176 @@ from ...core.measure import Measurement
 from ...paper import style
 from .anatomy import Anatomy
 
-MOST_TOKENS_DRAWN = 64  # more do not stay legible on one page
-COLOURS = "viridis"
-SERIES = tuple(style.COLOURS[scale] for scale in ("0.2B", "1.2B", "0.4B", "2.4B", "0.8B"))
-INCHES_A_TOKEN = 0.19
-BROKEN = "\N{REPLACEMENT CHARACTER}"
+MOST_TOKENS_DRAWN = 44  # of a heat map: more are not legible in a README
+MOST_TOKENS_WRITTEN = 320
 
 
-def token_pieces(tokenizer: PreTrainedTokenizerBase | None, ids: Sequence[int] | np.ndarray) -> list[str]:
-    """Text of each token, readable by itself: spaces as ·, line ends as ⏎, other control characters by their code.
+def token_table(results: Mapping[str, Measurement], tokenizer: PreTrainedTokenizerBase | None) -> pd.DataFrame:
+    """Share of neurons by layer and token of the first text kept: rule, layer, position, token_id, token, activation_ratio.
 
-    Tokens that make up one character together show the character once and ‥ for the rest.
+    Raises ValueError if a measurement kept no map.
     """
-    ids = [int(i) for i in ids]
-    if tokenizer is None:
-        return [str(i) for i in ids]
-    pieces: list[str] = []
-    while len(pieces) < len(ids):
-        start = len(pieces)
-        runs = (str(tokenizer.decode(ids[start : start + n], clean_up_tokenization_spaces=False)) for n in range(1, 5))
-        whole = next(((n, text) for n, text in enumerate(runs, 1) if text and BROKEN not in text), None)
-        length, text = whole or (1, f"<{ids[start]}>")
-        pieces += [_visible(text), *["‥"] * (length - 1)]
-    return pieces[: len(ids)]
-
-
-def _visible(text: str) -> str:
-    shown = text.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "·")
-    return "".join(c if unicodedata.category(c)[0] != "C" else f"<{ord(c):x}>" for c in shown)
-
-
-def _write(ax: Axes, x: float, y: float, text: str, **options: Any) -> None:
-    # parse_math off: a token may hold any number of dollar signs.
-    ax.text(x, y, text, parse_math=False, **options)
-
-
-def _tokens_shown(result: Measurement) -> tuple[np.ndarray, np.ndarray]:
-    activation = result.token_activation
-    if activation is None or result.kept is None:
-        raise ValueError("This measurement kept no layer × token map; call measure(…, keep_tokens=True).")
-    return activation[:, :MOST_TOKENS_DRAWN], result.kept[0][:MOST_TOKENS_DRAWN].numpy()
-
-
-def heat_map(
-    results: Mapping[str, Measurement], tokenizer: PreTrainedTokenizerBase | None
-) -> tuple[Figure, pd.DataFrame]:
-    """Draw activation ratio by layer (down) and token (across), one panel a rule, on one colour scale.
-
-    At most the first 64 tokens are drawn, so that the picture stays legible and its size bounded. Titles give the mean
-    over the whole text measured, and say so where it is longer. Raises ValueError if a measurement kept no map.
-    """
-    shown = {name: _tokens_shown(result) for name, result in results.items()}
-    top = max(float(activation.max()) for activation, _ in shown.values())
-    layers, tokens = next(iter(shown.values()))[0].shape
-    panel = 0.9 + max(0.9, 0.12 * layers)
-    with style.context():
-        figure = Figure(figsize=(max(6.5, 1.6 + INCHES_A_TOKEN * tokens), panel * len(shown)), layout="constrained")
-        panels = figure.subplots(len(shown), 1, squeeze=False)[:, 0]
-        rows = []
-        for ax, (name, (activation, ids)) in zip(panels, shown.items(), strict=True):
-            image = ax.imshow(activation, aspect="auto", cmap=COLOURS, vmin=0, vmax=top, interpolation="nearest")
-            _label_tokens(ax, token_pieces(tokenizer, ids))
-            ax.set_ylabel("layer")
-            ax.set_yticks(range(0, layers, max(1, layers // 6)))
-            ax.grid(False)
-            mean, count = results[name].activation_ratio, results[name].tokens
-            cut = f" over {count:,} tokens, the first {tokens} drawn" if count > tokens else ""
-            _write(
-                ax, 0, 1.03, f"{name}: activation ratio {100 * mean:.1f} %{cut}", transform=ax.transAxes, fontsize=10
-            )
-            rows += [
-                {"rule": name, "layer": layer, "position": j, "token_id": int(ids[j]), "activation_ratio": value}
-                for layer, row in enumerate(activation)
-                for j, value in enumerate(row)
-            ]
-        figure.colorbar(image, ax=list(panels), label="share of neurons active", fraction=0.03, pad=0.01)
-    return figure, pd.DataFrame(rows)
-
-
-def _label_tokens(ax: Axes, pieces: Sequence[str]) -> None:
-    ax.set_xticks(range(len(pieces)), pieces, rotation=90, fontsize=7)
-    for label in ax.get_xticklabels():
-        label.set_parse_math(False)
-
-
-def layer_profile(results: Mapping[str, Measurement]) -> tuple[Figure, pd.DataFrame]:
-    """Draw activation ratio and CETT reached against layer, one line a rule or model."""
-    data = pd.concat([r.by_layer.assign(series=name) for name, r in results.items()], ignore_index=True)
-    with style.context():
-        figure, panels = style.axes(1, 2)
-        for ax, column, label in zip(
-            panels, ("activation_ratio", "cett"), ("activation ratio (%)", "CETT (%)"), strict=True
-        ):
-            for index, (name, rows) in enumerate(data.groupby("series", sort=False)):
-                colour = SERIES[index % len(SERIES)]
-                ax.plot(rows["layer"], 100 * rows[column], marker="o", ms=4, color=colour, label=name)
-            ax.set(xlabel="layer", ylabel=label, ylim=(0, None))
-            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        panels[0].set_title("neurons kept in each layer")
-        panels[1].set_title("what leaving the others out costs")
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(results))
-    return figure, data
-
-
-def figure_1(anatomy: Anatomy, piece: str) -> tuple[Figure, pd.DataFrame]:
-    """Redraw the paper's Figure 1 from one real token: strong and weak neurons, and the output with and without."""
-    neurons, output = anatomy.neurons, anatomy.output.sort_values("all_neurons", ascending=False, ignore_index=True)
-    strong = int(neurons["strong"].sum())
-    with style.context():
-        figure, (left, right) = style.axes(1, 2, width=4.6)
-        colours = np.where(neurons["strong"], style.ACTIVATION_COLOURS["relu"], "#BBBBBB")
-        left.bar(neurons.index, neurons["magnitude"], width=1.0, color=colours)
-        left.axhline(anatomy.threshold, color=style.ACTIVATION_COLOURS["silu"], lw=1)
-        left.annotate("threshold of the layer", (len(neurons), anatomy.threshold), xytext=(0, 4), ha="right",
-                      textcoords="offset points", color=style.ACTIVATION_COLOURS["silu"], fontsize=8)  # fmt: skip
-        left.set(xlabel="neuron, strongest first", ylabel="length of its output vector")
-        left.set_title(f"layer {anatomy.layer}: {strong} of {len(neurons)} neurons are strong")
-        right.plot(output.index, output["all_neurons"], color="0.6", lw=3, label="all neurons")
-        right.plot(
-            output.index, output["strong_only"], color=style.ACTIVATION_COLOURS["relu"], lw=1, label="strong only"
-        )
-        right.set(xlabel="dimension of the FFN's output, sorted", ylabel="value")
-        right.set_title(f"leaving the weak out changes it by {100 * anatomy.cett:.0f} %")
-        right.legend()
-        figure.suptitle(f"One FFN on one token, “{piece}”", fontsize=11, parse_math=False)
-    return figure, neurons
-
-
-def coloured_text(
-    results: Mapping[str, Measurement], tokenizer: PreTrainedTokenizerBase | None, *, width: int = 88
-) -> tuple[Figure, pd.DataFrame]:
-    """Write the text with each token on a ground coloured by the share of neurons it needed, mean over layers.
-
-    At most the first 320 tokens; ``width`` is the length of a line in characters.
-    """
-    rows = []
+    frames = []
     for name, result in results.items():
         if result.token_activation is None or result.kept is None:
             raise ValueError("This measurement kept no layer × token map; call measure(…, keep_tokens=True).")
-        ids, need = result.kept[0][:320].numpy(), result.token_activation.mean(axis=0)[:320]
-        pieces = token_pieces(tokenizer, ids)
-        rows += [
-            {"series": name, "line": line, "column": column, "token_id": int(i), "token": piece, "activation_ratio": a}
-            for (line, column), i, piece, a in zip(_places(pieces, width), ids, pieces, need, strict=True)
-        ]
-    data = pd.DataFrame(rows)
-    lines = data.groupby("series", sort=False)["line"].max() + 1
-    norm = Normalize(0, data["activation_ratio"].max())
+        ids = result.kept[0].numpy()[:MOST_TOKENS_WRITTEN]
+        active = pd.DataFrame(result.token_activation[:, : len(ids)]).rename_axis(index="layer", columns="position")
+        frame = active.stack().rename("activation_ratio").reset_index()
+        pieces = np.array(style.token_pieces(tokenizer, ids), dtype=object)
+        frames.append(frame.assign(rule=name, token_id=ids[frame.position], token=pieces[frame.position]))
+    return pd.concat(frames, ignore_index=True)[["rule", "layer", "position", "token_id", "token", "activation_ratio"]]
+
+
+def heat_map(table: pd.DataFrame, results: Mapping[str, Measurement]) -> style.Picture:
+    """Activation ratio by layer (down) and token (across), one panel a rule, on one colour scale.
+
+    ``table`` is ``token_table``, of which the first tokens are drawn; ``results`` give each rule's mean and KL.
+    """
+    table = table[table.position < MOST_TOKENS_DRAWN]
+    top, layers = 100 * table.activation_ratio.max(), table.layer.nunique()
+    pieces = table.drop_duplicates("position").sort_values("position").token.tolist()
     with style.context():
-        figure = Figure(figsize=(9.5, 0.5 * len(lines) + 0.27 * lines.sum() + 0.6), layout="constrained")
-        panels = figure.subplots(len(lines), 1, squeeze=False, height_ratios=[n + 1.5 for n in lines])[:, 0]
-        for ax, (name, part) in zip(panels, data.groupby("series", sort=False), strict=True):
-            ax.set(xlim=(0, width), ylim=(lines[name], 0))
+        fig, panels = style.axes(len(results), 1, height=0.45 + 0.13 * min(max(layers, 6), 24), sharex=True)
+        for ax, (name, result) in zip(panels, results.items(), strict=True):
+            cells = 100 * table[table.rule == name].pivot(index="layer", columns="position", values="activation_ratio")
+            ax.imshow(cells, aspect="auto", cmap="viridis", vmin=0, vmax=top, interpolation="nearest")
+            kl = "" if result.kl is None else f", KL {result.kl:.3f}"
+            ax.set_title(f"{name}: {100 * result.activation_ratio:.1f} % active{kl}", parse_math=False)
+            ax.set_ylabel("layer")
+            ax.set_yticks(range(0, layers, max(1, layers // 6)))
+            ax.grid(False)
+        panels[-1].set_xticks(range(len(pieces)), pieces, rotation=90, fontsize=8, family=style.monospace())
+        for label in panels[-1].get_xticklabels():
+            label.set_parse_math(False)
+        fig.colorbar(panels[0].images[0], ax=panels, label="neurons active (%)", fraction=0.025, pad=0.01)
+        spread = {
+            n: np.ptp(100 * t.groupby("position").activation_ratio.mean()) for n, t in table.groupby("rule", sort=False)
+        }
+        first = next(iter(results))
+        message = f"{first} gives some tokens {spread[first]:.0f} points more neurons than others"
+        costs = {name: result.kl for name, result in results.items() if result.kl is not None}
+        if len(costs) > 1:
+            others = ", ".join(f"{costs[n] / costs[first]:.1f} times for {n}" for n in list(costs)[1:])
+            message += f"; at the same mean KL is {others}"
+        return fig.says(
+            message,
+            f"The first {len(pieces)} tokens of a text; KL (nats per token): how far predictions move from the dense model's.",
+        )
+
+
+def layer_profile(table: pd.DataFrame) -> style.Picture:
+    """Activation ratio and CETT of each layer, one line a model.
+
+    ``table``: ``Measurement.by_layer`` (layer, activation_ratio, cett; fractions) with the model's name in ``series``.
+    """
+    with style.context():
+        fig, panels = style.axes(1, 2, height=2.7)
+        columns = {"activation_ratio": "activation ratio (%)", "cett": "CETT reached (%)"}
+        for ax, (column, label) in zip(panels, columns.items(), strict=True):
+            ends = []
+            for k, (name, rows) in enumerate(table.groupby("series", sort=False)):
+                look = model_look(str(name), k) | {"ls": "-"}
+                ax.plot(rows["layer"], 100 * rows[column], **look, ms=4)
+                ends.append((100 * rows[column].iloc[-1], style.name(str(name)), look["color"]))
+            ax.set(xlabel="layer", ylabel=label, ylim=(0, None))
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+            style.label_ends(ax, ends)
+        words = []
+        for name, rows in table.groupby("series", sort=False):
+            low, high = 100 * rows.activation_ratio.min(), 100 * rows.activation_ratio.max()
+            words.append(f"{low:.0f} to {high:.0f} % in {style.name(str(name))}")
+        return fig.says(f"One CETT for all layers keeps a different share of neurons in each: {', '.join(words)}")
+
+
+def model_look(name: str, index: int = 0) -> style.Look:
+    """The look of a model of the study by its name, or that of the ``index``-th of things without an order."""
+    scale, _, rest = name.partition("-")
+    activation = rest.split("-")[0]
+    return (
+        style.look(scale.upper(), activation)
+        if activation in style.ACTIVATION_LABELS
+        else style.other(index) | {"ls": "-"}
+    )
+
+
+def layers_by_p(table: pd.DataFrame) -> style.Picture:
+    """Activation ratio (%) of each layer (down) at each allowed rise p of perplexity (across), a panel a model.
+
+    ``table``: series (name), p_pct, layer, activation_ratio (a fraction).
+    """
+    names = list(dict.fromkeys(table.series))
+    with style.context():
+        height = 0.55 + 0.2 * min(table.layer.nunique() + 3, 20)
+        fig, panels = style.axes(1, len(names), height=height)
+        for ax, name in zip(panels, names, strict=True):
+            cells = 100 * table[table.series == name].pivot(index="layer", columns="p_pct", values="activation_ratio")
+            few = len(cells) <= 12
+            look = {"cmap": "viridis", "vmin": 0, "vmax": 100 * table.activation_ratio.max(), "cbar": not few}
+            sns.heatmap(cells, annot=few, fmt=".0f", ax=ax, annot_kws={"fontsize": 8}, **look)
+            ax.set_xticklabels([f"{p:g}" for p in cells.columns], rotation=0)
+            ax.tick_params(axis="y", rotation=0)
+            ax.tick_params(length=0)
+            ax.set(title=style.name(name), xlabel="allowed rise p of perplexity (%)", ylabel="layer")
+        words = []
+        for name in names:
+            wide = table[table.series == name].pivot(index="layer", columns="p_pct", values="activation_ratio")
+            gone = 100 * (1 - wide.iloc[:, -1] / wide.iloc[:, 0])
+            words.append(f"layer {gone.idxmax()} of {style.name(name)} most (by {gone.max():.0f} %)")
+        ends = table.p_pct.min(), table.p_pct.max()
+        return fig.says(f"From p = {ends[0]:g} to {ends[1]:g} % each layer sheds neurons, {' and '.join(words)}",
+                        "Neurons active (%).")  # fmt: skip
+
+
+def figure_1(anatomy: Anatomy, piece: str) -> style.Picture:
+    """The paper's Figure 1 from one real token: strong and weak neurons, and the output with and without the weak."""
+    neurons, output = anatomy.neurons, anatomy.output.sort_values("all_neurons", ascending=False, ignore_index=True)
+    strong, ink = int(neurons["strong"].sum()), style.ACTIVATION_COLOURS["relu"]
+    with style.context():
+        fig, (left, right) = style.axes(1, 2, height=2.8)
+        left.bar(neurons.index, neurons["magnitude"], width=1.0, color=np.where(neurons["strong"], ink, "#BBBBBB"))
+        left.axhline(anatomy.threshold, color="k", lw=1)
+        left.annotate("threshold of the layer", (len(neurons), anatomy.threshold), xytext=(0, 4), ha="right",
+                      textcoords="offset points", fontsize=8)  # fmt: skip
+        left.set(xlabel="neuron, strongest first", ylabel="length of its output vector")
+        right.plot(output.index, output["all_neurons"], color="0.6", lw=3, label="all neurons")
+        right.plot(output.index, output["strong_only"], color=ink, lw=1, label="strong only")
+        right.set(xlabel="dimension of the FFN's output, sorted", ylabel="value")
+        right.legend()
+        return fig.says(
+            f"{strong} of {len(neurons)} neurons make the output: leaving the others out changes it by "
+            f"{100 * anatomy.cett:.0f} % of its length",
+            f"The FFN of layer {anatomy.layer} on one token, “{piece}”.",
+        )
+
+
+def coloured_text(table: pd.DataFrame, titles: Mapping[str, str] | None = None, *, width: int = 100) -> style.Picture:
+    """Write the text with each token on a ground coloured by the share of neurons it needed, mean over layers.
+
+    ``table`` is ``token_table``, one text for each of its rules or models, above which stands its title (default: its
+    name and mean); ``width`` is the length of a line in characters.
+    """
+    parts, words = {}, []
+    for name, part in table.groupby("rule", sort=False):
+        need = part.groupby("position").agg(token=("token", "first"), share=("activation_ratio", "mean"))
+        parts[str(name)] = need.assign(place=_places(need.token.tolist(), width))
+        words.append(f"{100 * need.share.min():.0f} to {100 * need.share.max():.0f} % in {style.name(str(name))}")
+    means = {name: f"{style.name(name)}: {100 * part.share.mean():.1f} % active" for name, part in parts.items()}
+    lines = [1 + max(line for line, _ in part.place) for part in parts.values()]
+    norm = Normalize(0, 100 * max(part.share.max() for part in parts.values()))
+    with style.context():
+        height = (0.3 * len(lines) + 0.21 * sum(lines) + 0.5) / len(lines)
+        fig, panels = style.axes(len(parts), 1, height=height, height_ratios=[n + 1.5 for n in lines])
+        for ax, (name, part), count in zip(panels, parts.items(), lines, strict=True):
+            ax.set(xlim=(0, width), ylim=(count, 0))
             ax.set_axis_off()
-            mean = 100 * results[name].activation_ratio
-            ax.set_title(f"{name}: mean {mean:.1f} % of neurons", loc="left", parse_math=False)
-            _draw_tokens(ax, part, norm)
-        scale = figure.colorbar(
-            ScalarMappable(norm, COLOURS), ax=list(panels), orientation="horizontal",
-            fraction=0.06, aspect=60, label="share of neurons active, mean over layers",
-        )  # fmt: skip
+            ax.set_title((titles or means)[name], parse_math=False)
+            _write_tokens(ax, part, norm)
+        bar = {"orientation": "horizontal", "fraction": 0.05, "aspect": 60, "pad": 0.02}
+        scale = fig.colorbar(ScalarMappable(norm, style.TEXT_COLOURS), ax=panels, **bar)
+        scale.set_label("neurons active (%), mean over layers")
         scale.outline.set_visible(False)
-    return figure, data
+        return fig.says(f"Some tokens need many more neurons than others: {', '.join(words)}")
 
 
 def _columns(piece: str) -> float:
@@ -192,6 +195,7 @@ def _columns(piece: str) -> float:
 
 
 def _places(pieces: Sequence[str], width: int) -> list[tuple[int, float]]:
+    """Line and column of each token."""
     places, line, column = [], 0, 0.0
     for piece in pieces:
         if column and column + _columns(piece) > width:
@@ -203,12 +207,11 @@ def _places(pieces: Sequence[str], width: int) -> list[tuple[int, float]]:
     return places
 
 
-def _draw_tokens(ax: Axes, part: pd.DataFrame, norm: Normalize) -> None:
-    palette = colormaps[COLOURS]
-    for row in part.itertuples():
-        ground = palette(norm(row.activation_ratio))
-        dark = np.dot(ground[:3], (0.299, 0.587, 0.114)) < 0.55
-        wide = _columns(row.token)
-        ax.add_patch(Rectangle((row.column, row.line + 0.08), wide - 0.1, 0.84, color=ground, lw=0))
-        _write(ax, row.column + wide / 2 - 0.05, row.line + 0.53, row.token, ha="center", va="center", fontsize=7.5,
-               family=style.MONOSPACE, color="white" if dark else "black")  # fmt: skip
+def _write_tokens(ax: Axes, part: pd.DataFrame, norm: Normalize) -> None:
+    looks = style.shades(100 * part.share, norm.vmax)
+    for row, (ground, ink) in zip(part.itertuples(), looks, strict=True):
+        (line, column), wide = row.place, _columns(row.token)
+        ax.add_patch(Rectangle((column, line + 0.06), wide - 0.1, 0.88, color=ground, lw=0))
+        # parse_math off: a token may hold any number of dollar signs.
+        ax.text(column + wide / 2 - 0.05, line + 0.53, row.token, ha="center", va="center", fontsize=7.5, color=ink,
+                family=style.monospace(), parse_math=False)  # fmt: skip

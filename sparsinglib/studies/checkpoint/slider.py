@@ -12,9 +12,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from matplotlib import colormaps
-from matplotlib.colors import Normalize, to_hex
-from matplotlib.figure import Figure
 from transformers import PreTrainedTokenizerBase
 
 from ...core.forward import token_batches
@@ -95,7 +92,7 @@ def states(suite: Suite, checkpoint: str = "", text: str = "", steps: Sequence[f
     at = {cett: measure(model, sample, rule, kl=False, keep_tokens=True) for cett, rule in found.items()}
     need = {cett: np.asarray(m.token_activation, dtype=float).mean(axis=0) for cett, m in at.items()}
     rise = {cett: 100 * (rule.ppl_ratio - 1) for cett, rule in found.items()}
-    return States(chosen.name, tokenizer, figures.token_pieces(tokenizer, sample[0][0].tolist()), at, need, rise)
+    return States(chosen.name, tokenizer, style.token_pieces(tokenizer, sample[0][0].tolist()), at, need, rise)
 
 
 def table(found: States) -> pd.DataFrame:
@@ -123,26 +120,14 @@ def page(found: States, cett: float) -> str:
     result = found.at[cett]
     # Without CETT 0, at which ReLU keeps every nonzero neuron: the steps of interest would all look dark.
     most = max(float(need.max()) for step, need in found.need.items() if step > 0 or len(found.need) == 1)
-    norm = Normalize(0, most)
-    palette = colormaps[figures.COLOURS]
-    spans = []
-    for piece, need in zip(found.pieces, found.need[cett], strict=True):
-        ground = palette(norm(need))
-        ink = "white" if ground[0] * 0.299 + ground[1] * 0.587 + ground[2] * 0.114 < 0.55 else "black"
-        look = f"background:{to_hex(ground)};color:{ink};padding:1px 2px;margin:1px;border-radius:2px"
-        # A line end breaks the line here too; an empty span would have no colour to see.
-        spans.append(
-            f'<span style="{look};display:inline-block;white-space:pre" title="{100 * need:.1f} % of neurons">'
-            f"{html.escape(piece)}</span>" + ("<br>" if piece.endswith("⏎") else "")
-        )
     head = (
-        f"<b>{html.escape(found.checkpoint)}, CETT {cett:.2f}</b>: "
+        f"<b>{html.escape(style.name(found.checkpoint))}, CETT {cett:.2f}</b>: "
         f"{100 * result.activation_ratio:.1f} % of neurons active; perplexity of this text "
         f"{result.dense_ppl:.2f} → {result.sparse_ppl:.2f} ({100 * (result.ppl_ratio - 1):+.1f} %), "
         f"of the mixture {found.mixture_rise[cett]:+.1f} %"
     )
     ends = f"dark: none of its neurons; yellow: {100 * most:.0f} % of them or more (hold the mouse over a token)"
-    text = f'<div style="font-family:monospace;line-height:1.7">{"".join(spans)}</div>'
+    text = style.text_html(found.pieces, found.need[cett], most)
     return f'<div style="max-width:72em">{head}<div style="color:gray">{ends}</div>{text}</div>'
 
 
@@ -162,20 +147,20 @@ def _nearest(found: States, to: float) -> float:
     return min(found.at, key=lambda cett: abs(cett - to))
 
 
-def picture(found: States, save_as: str = "") -> Figure:
-    """The same as a static figure: the text at three of the steps, saved as ``text_by_cett``."""
-    nearest = dict.fromkeys(_nearest(found, cett) for cett in DRAWN)
-    rise = found.mixture_rise
-    shown = {
-        f"{found.checkpoint}, CETT {cett:.2f} (perplexity of the mixture {rise[cett]:+.1f} %)": found.at[cett]
-        for cett in nearest
+def picture(found: States) -> style.Picture:
+    """The same as a static figure: the text at three of the steps."""
+    nearest = {f"CETT {cett:.2f}": cett for cett in dict.fromkeys(_nearest(found, cett) for cett in DRAWN)}
+    at = {title: found.at[cett] for title, cett in nearest.items()}
+    titles = {
+        title: f"{title}: {100 * at[title].activation_ratio:.1f} % active, perplexity of the mixture "
+        f"{found.mixture_rise[cett]:+.1f} %"
+        for title, cett in nearest.items()
     }
-    figure, data = figures.coloured_text(shown, found.tokenizer)
-    return style.save(figure, f"text_by_cett_{save_as}" if save_as else "text_by_cett", data)
+    return figures.coloured_text(figures.token_table(at, found.tokenizer), titles)
 
 
-def show(found: States, mode: str = "auto", save_as: str = "") -> "Widget | Figure":
+def show(found: States, mode: str = "auto") -> "Widget | style.Picture":
     """The slider where it can be moved, else the picture. Raises ValueError for an unknown ``mode``."""
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}; got {mode!r}.")
-    return slider(found) if live(mode) else picture(found, save_as)
+    return slider(found) if live(mode) else picture(found)

@@ -3,12 +3,12 @@
 import json
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...core.checkpoints import ladder_names, load
@@ -16,7 +16,7 @@ from ...core.ffn import UnsupportedModel, find_ffns
 from ...core.forward import token_batches
 from ...core.measure import Measurement, measure
 from ...core.rules import Rule, StraightforwardReLU
-from ...core.search import thresholds_for_cett
+from ...core.search import find_thresholds, thresholds_for_cett
 from ...core.thresholds import Thresholds
 from ...files import DATA, LADDER, ROOT
 from ...paper import published as paper
@@ -25,7 +25,7 @@ from ...suites import suite as suites
 from ...texts import corpora
 from ..scaling import trends
 from . import figures
-from .anatomy import dissect
+from .anatomy import Anatomy, dissect
 from .strategies import check_strategy, find_rule, halves, rules_at
 
 SAMPLE = DATA / "texts" / "sample.txt"
@@ -144,23 +144,32 @@ def save_thresholds(s: Study) -> Path | None:
     return path
 
 
-def _saved(drawn: tuple[Figure, pd.DataFrame], name: str, save_as: str) -> Figure:
-    figure, data = drawn
-    return style.save(figure, f"{name}_{save_as}" if save_as else name, data)
+def profile(*studies: Study | None) -> pd.DataFrame:
+    """What was measured layer by layer: ``Measurement.by_layer`` with the model's name in ``series``."""
+    return pd.concat([s.measured.by_layer.assign(series=s.label) for s in studies if s], ignore_index=True)
 
 
-def draw_profile(*studies: Study | None, save_as: str = "") -> Figure:
-    """Activation ratio and CETT of each layer, one line a model."""
-    return _saved(figures.layer_profile({s.label: s.measured for s in studies if s}), "layer_profile", save_as)
+def layers_by_p(p_values: Sequence[float], tokens: int, *studies: Study | None) -> pd.DataFrame:
+    """Activation ratio of each layer at each allowed rise of perplexity: series, p_pct, layer, activation_ratio.
+
+    Thresholds are found and judged on about the first ``tokens`` of each study's text (a batch at least).
+    """
+    frames = []
+    for s in filter(None, studies):
+        batches = s.fitted_on[: max(1, tokens // s.fitted_on[0].numel())]
+        for p in p_values:
+            found = find_thresholds(s.model, batches, p)
+            rows = measure(s.model, batches, found, kl=False).by_layer[["layer", "activation_ratio"]]
+            frames.append(rows.assign(series=s.label, p_pct=p))
+    return pd.concat(frames, ignore_index=True)[["series", "p_pct", "layer", "activation_ratio"]]
 
 
-def draw_figure_1(s: Study, save_as: str = "") -> Figure:
-    """The paper's Figure 1 on the middle layer and the longest of the sample's first tokens."""
+def one_token(s: Study) -> tuple[Anatomy, str]:
+    """The middle layer's FFN on the longest of the sample's first tokens, taken apart (Figure 1), and that token."""
     rule = s.rule if isinstance(s.rule, Thresholds) else thresholds_for_cett(s.model, s.fitted_on, 0.1)
-    pieces = figures.token_pieces(s.tokenizer, s.sample_ids[: figures.MOST_TOKENS_DRAWN].tolist())
+    pieces = style.token_pieces(s.tokenizer, s.sample_ids[: figures.MOST_TOKENS_DRAWN].tolist())
     position = max(range(len(pieces)), key=lambda j: len(pieces[j]))
-    anatomy = dissect(s.model, s.sample_ids, rule, len(rule.values) // 2, position)
-    return _saved(figures.figure_1(anatomy, pieces[position]), "figure_01", save_as)
+    return dissect(s.model, s.sample_ids, rule, len(rule.values) // 2, position), pieces[position]
 
 
 def heat_map_rules(s: Study) -> dict[str, Measurement]:
@@ -200,19 +209,6 @@ def _ends(m: Measurement) -> tuple[float, float]:
     assert m.token_activation is not None  # kept: the sample is short
     need = m.token_activation.mean(axis=0)
     return float(need.min()), float(need.max())
-
-
-def draw_heat_map(results: dict[str, Measurement], s: Study, save_as: str = "") -> Figure:
-    """The paper's sample heat map."""
-    return _saved(figures.heat_map(results, s.tokenizer), "heat_map", save_as)
-
-
-def draw_coloured_text(*studies: Study | None, save_as: str = "") -> Figure:
-    """The sample text coloured by the share of neurons each token needed, for each model."""
-    known = [s for s in studies if s]
-    return _saved(
-        figures.coloured_text({s.label: s.sample for s in known}, known[0].tokenizer), "coloured_text", save_as
-    )
 
 
 def trained_on(s: Study) -> str:

@@ -1,131 +1,154 @@
-"""Figures of the decoding speed (Appendix L) from recorded timings, the table of ``numbers.recorded``."""
-
-from typing import Any
+"""Figures of the decoding speed (Appendix L): the table of ``numbers.recorded`` in, a Picture out."""
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ...paper import published as paper
 from ...paper import style
 from .numbers import CASES, VARIANTS
 
-CASE_COLOURS = {"zeros": "#56B4E9", "cett": "#0072B2", "silu": "#D55E00"}
-VARIANT_COLOURS = {"dense": "0.6", "masked": "#E69F00", "sparse": "#009E73"}
-THREAD_MARKERS, THREAD_LINES = {1: "o", 2: "s"}, {1: "-", 2: "--"}
+CASE_LOOKS = {
+    "zeros": style.look("0.1B", "relu"),
+    "cett": style.look("0.8B", "relu"),
+    "silu": style.look("0.8B", "silu"),
+}
+THREADS = {1: {"marker": "o", "ls": "-"}, 2: {"marker": "s", "ls": "--"}}
+VARIANT_COLOURS = dict(zip(VARIANTS, ("0.65", style.OTHERS[3], style.OTHERS[1]), strict=True))
 
 
-def speed_up(table: pd.DataFrame) -> Figure:
-    """Speed-up of one FFN of the 2.4B shape against imposed activity, over torch and over itself, with the bound."""
+def speed_up(table: pd.DataFrame) -> style.Picture:
+    """Speed-up of one FFN of the 2.4B shape against imposed activity, over torch and over itself, with the bound.
+
+    Columns: part, case, threads, a and r (shares of active neurons and nonzero gates), speedup with its quartiles
+    speedup_low and speedup_high, over_kernel.
+    """
     rows = table[(table.part == "curve") & table.case.isin(CASES)]
     with style.context():
-        fig, panels = style.axes(1, 3, 4.0, 3.6)
+        fig, panels = style.axes(1, 3, height=3.0, sharey=True)
         for ax, (case, title) in zip(panels, CASES.items(), strict=True):
             _curve(ax, rows[rows.case == case], case)
             ax.set_title(title)
-        _ratio_axes(panels, rows)
+        _ratio_axis(panels[0], rows)
         panels[0].set_ylabel("speed-up of the FFN")
-        handles, labels = panels[0].get_legend_handles_labels()
-        fig.legend([_neutral(handle) for handle in handles], labels, loc="outside lower center", ncols=5)
-        fig.suptitle("coloured: over dense torch; grey: over our own kernel with all neurons active", fontsize=9)
-    return style.save(fig, "decoding_speed_up", rows)
-
-
-def _neutral(handle: Any) -> Line2D:
-    """A legend's handle for curves that have another colour in each panel: black, and hollow for the coloured ones."""
-    line = handle if isinstance(handle, Line2D) else handle[0]
-    coloured = handle is not line
-    look: dict[str, Any] = {"ls": line.get_linestyle(), "marker": line.get_marker(), "ms": 4, "lw": 1}
-    return Line2D([], [], color="black" if coloured else line.get_color(), mfc="none" if coloured else None, **look)
+        keys = [Line2D([], [], color="k", lw=1, label="bound by weights read")]
+        for threads, look in THREADS.items():
+            count = f"{threads} thread{'s' if threads > 1 else ''}"
+            keys += [Line2D([], [], color=ink, **look, ms=4, lw=1, label=f"over {what}, {count}")
+                     for ink, what in ((CASE_LOOKS["cett"]["color"], "torch"), ("0.55", "our own dense kernel"))]  # fmt: skip
+        fig.legend(handles=keys, loc="outside lower center", ncols=3)
+        few = rows[rows.a == rows.a.min()]
+        own, torch = few.over_kernel, few.speedup
+        return fig.says(
+            f"At {100 * rows.a.min():g} % active neurons sparsity alone makes an FFN {own.min():.1f} to {own.max():.1f} "
+            f"times faster; over torch it is {torch.min():.1f} to {torch.max():.1f}",
+            "One FFN of the 2.4B shape, random weights, imposed activity. Colour: over dense torch, which reads memory "
+            "more slowly (bars: quartiles over rounds); grey: over our kernel with all neurons active.",
+        )
 
 
 def _curve(ax: Axes, rows: pd.DataFrame, case: str) -> None:
     a = np.linspace(0, 1, 201)
-    nonzero = {"zeros": a, "cett": np.minimum(1, a * _nonzero_for_active(rows)), "silu": np.ones_like(a)}[case]
-    ax.plot(100 * a, 3 / (1 + nonzero + a), color="black", lw=1, label="bound by weights read")
+    # r / a where r was imposed in proportion to a.
+    nonzero = {"zeros": a, "cett": np.minimum(1, a * (rows.r / rows.a).max()), "silu": np.ones_like(a)}[case]
+    ax.plot(100 * a, 3 / (1 + nonzero + a), color="k", lw=1)
     for threads, part in rows.sort_values("a").groupby("threads"):
-        errors = [part.speedup - part.speedup_low, part.speedup_high - part.speedup]
-        count = f"{threads} thread{'s' if threads > 1 else ''}"
-        look: dict[str, Any] = {"marker": THREAD_MARKERS[threads], "ls": THREAD_LINES[threads], "ms": 4, "lw": 1}
-        colour = CASE_COLOURS[case]
-        ax.errorbar(100 * part.a, part.speedup, errors, color=colour, capsize=2, label=f"over torch, {count}", **look)
-        ax.plot(100 * part.a, part.over_kernel, color="0.55", label=f"over own dense kernel, {count}", **look)
+        look = THREADS[int(str(threads))] | {"ms": 4, "lw": 1}
+        bars = style.error_bars(part.speedup_low, part.speedup, part.speedup_high)
+        ax.errorbar(100 * part.a, part.speedup, bars, color=CASE_LOOKS[case]["color"], capsize=2, **look)
+        ax.plot(100 * part.a, part.over_kernel, color="0.55", **look)
     ax.axhline(1, color="0.5", lw=0.8, ls=":")
-    ax.set_xlabel("active neurons a (%)")
+    ax.set_xlabel("active neurons (%)")
 
 
-def _ratio_axes(panels: list[Axes], rows: pd.DataFrame) -> None:
-    """Same range of ratios in all panels, on a scale where twice as fast and half as fast are equally far from 1."""
+def _ratio_axis(ax: Axes, rows: pd.DataFrame) -> None:
+    """A scale of ratios on which twice as fast and half as fast are equally far from 1."""
     seen = rows[["speedup_low", "speedup_high", "over_kernel"]]
-    low, high = min(0.8, 0.9 * float(seen.min(axis=None))), max(4.0, 1.1 * float(seen.max(axis=None)))
-    for ax in panels:
-        ax.set_yscale("log", base=2)
-        ax.set_ylim(low, high)
-        ax.yaxis.set_major_formatter("{x:g}")
+    ax.set_yscale("log", base=2)
+    ax.set_ylim(min(0.8, 0.9 * float(seen.min(axis=None))), max(4.0, 1.1 * float(seen.max(axis=None))))
+    ax.yaxis.set_major_formatter("{x:g}")
 
 
-def _nonzero_for_active(rows: pd.DataFrame) -> float:
-    """r / a where r was imposed in proportion to a."""
-    return float((rows.r / rows.a).max()) if len(rows) else 1.0
+def shapes(table: pd.DataFrame) -> style.Picture:
+    """The paper's FFN shapes at their limits: speed-up over the own dense kernel and over torch, the bound, the mean.
 
-
-def shapes(table: pd.DataFrame) -> Figure:
-    """The paper's six FFN shapes at their limits: speed-up over torch and over the own dense kernel, with the bound."""
+    Columns: part, model (the scale), case, dtype, threads, speedup with its quartiles, over_kernel, bound.
+    """
     rows = table[(table.part == "shapes") & table.case.isin(CASES)]
+    settings = [(dtype, threads) for dtype in ("float32", "bfloat16") for threads in sorted(rows.threads.unique())]
     with style.context():
-        fig, panels = style.axes(2, 2, 5.6, 3.0)
-        for ax, (dtype, threads) in zip(panels, _settings(rows), strict=False):
-            part = rows[(rows.dtype == dtype) & (rows.threads == threads)]
-            _points(ax, part)
+        fig, panels = style.grid(len(settings), 2, 2.5, sharey=True)
+        for ax, (dtype, threads) in zip(panels, settings, strict=True):
+            _points(ax, rows[(rows.dtype == dtype) & (rows.threads == threads)])
             ax.set_title(f"{dtype}, {threads} thread{'s' if threads > 1 else ''}")
-            ax.set_ylabel("speed-up")
-        _ratio_axes(panels, rows)
-        fig.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    return style.save(fig, "decoding_shapes", rows)
+        for ax in panels[::2]:
+            ax.set_ylabel("speed-up of the FFN")
+        _ratio_axis(panels[0], rows)
+        keys = [Line2D([], [], ls="", **_mark(case), ms=5, label=CASES[case].split(":")[0]) for case in CASES]
+        keys += [Line2D([], [], ls="", marker="_", color="0.4", ms=9, mew=2, label="same, over our own dense kernel")]
+        keys += [Line2D([], [], color="k", lw=1, label="bound by weights read")]
+        fig.legend(handles=keys, loc="outside lower center", ncols=5)
+        means = {case: np.exp(np.log(part.over_kernel).mean()) for case, part in rows.groupby("case")}
+        words = ", ".join(f"{means[case]:.1f} times for {CASES[case].split(':')[0]}" for case in CASES if case in means)
+        return fig.says(
+            f"At the paper's limits sparsity alone makes an FFN faster by {words} (geometric means)",
+            "Marks: over dense torch, quartiles over rounds. Random weights, imposed activity. Last place: geometric mean "
+            "over the sizes.",
+        )
 
 
-def _settings(rows: pd.DataFrame) -> list[tuple[str, int]]:
-    return [(dtype, threads) for dtype in ("float32", "bfloat16") for threads in sorted(rows.threads.unique())]
+def _mark(case: str) -> style.Look:
+    return {key: value for key, value in CASE_LOOKS[case].items() if key != "ls"}
 
 
 def _points(ax: Axes, part: pd.DataFrame) -> None:
     scales = list(dict.fromkeys(part.model))
-    for k, (case, colour) in enumerate(CASE_COLOURS.items()):
+    for k, case in enumerate(CASES):
         rows = part[part.case == case].set_index("model").reindex(scales)
-        x = np.arange(len(scales)) + 0.27 * (k - 1)
-        errors = [rows.speedup - rows.speedup_low, rows.speedup_high - rows.speedup]
-        name = CASES[case].split(":")[0]
-        ax.errorbar(
-            x, rows.speedup, errors, color=colour, ls="", marker="o", ms=4, capsize=2, label=f"{name}, over torch"
-        )
-        ax.plot(
-            x, rows.over_kernel, ls="", marker="_", ms=9, mew=2, color=colour, label=f"{name}, over own dense kernel"
-        )
-        ax.hlines(rows.bound, x - 0.13, x + 0.13, color="black", lw=1, label="" if k else "bound by weights read")
-    ax.set_xticks(range(len(scales)), scales)
+        columns = ["speedup", "speedup_low", "speedup_high", "over_kernel", "bound"]
+        rows.loc["mean", columns] = np.exp(np.log(rows[columns].astype(float)).mean())
+        x = np.arange(len(rows)) + 0.27 * (k - 1)
+        bars = style.error_bars(rows.speedup_low, rows.speedup, rows.speedup_high)
+        ax.errorbar(x, rows.speedup, bars, ls="", **_mark(case), ms=4, capsize=2)
+        ax.plot(x, rows.over_kernel, ls="", marker="_", ms=9, mew=2, color=CASE_LOOKS[case]["color"])
+        ax.hlines(rows.bound, x - 0.13, x + 0.13, color="k", lw=1)
+    ax.set_xticks(range(len(scales) + 1), [*scales, "mean"])
+    ax.axvline(len(scales) - 0.5, color="0.7", lw=0.8)
     ax.axhline(1, color="0.5", lw=0.8, ls=":")
     ax.grid(axis="x", visible=False)
 
 
-def tokens_per_second(table: pd.DataFrame) -> Figure:
-    """Tokens per second of whole models, each panel one model on its own scale; the paper's two engines beside them."""
+def tokens_per_second(table: pd.DataFrame) -> style.Picture:
+    """Tokens per second of whole models, each panel one model on its own scale; the paper's two engines beside them.
+
+    Columns: kind, model, variant, dtype, threads, seconds for a token with its quartiles, speedup over dense torch.
+    """
     rows = table[table.kind == "model"]
     names = list(dict.fromkeys(rows.model))
     engines = paper.read("appendix_l_decode_speed")
     with style.context():
-        fig, panels = style.axes(1, len(names) + 1, 3.3, 3.4)
+        fig, panels = style.axes(1, len(names) + 1, height=2.9)
         for ax, name in zip(panels, names, strict=False):
             _rates(ax, rows[rows.model == name])
-            ax.set_title(name)
+            ax.set_title(style.name(name), parse_math=False)
         fig.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
         panels[0].set_ylabel("tokens per second")
         ax = panels[-1]
-        ax.bar(engines.framework, engines.decode_tokens_per_s, color=["#0072B2", "0.6"], width=0.5)
-        ax.set_title("paper: 2.4B ReLU, two engines")
+        bars = ax.bar(
+            engines.framework, engines.decode_tokens_per_s, color=[VARIANT_COLOURS["sparse"], "0.65"], width=0.5
+        )
+        ax.bar_label(bars, fmt="%.1f", fontsize=8)
+        ax.set_title("paper: two engines")
         ax.grid(axis="x", visible=False)
-    return style.save(fig, "decoding_tokens_per_second", rows)
+        ends = rows[rows.variant == "sparse"].groupby("model", sort=False).speedup.agg(["min", "max"])
+        words = ", ".join(
+            f"{low:.2f} to {high:.2f} times ({style.name(name)})" for name, low, high in ends.itertuples()
+        )
+        return fig.says(
+            f"Whole models with the sparse kernel run at {words} the speed of dense torch",
+            "Bars: median over rounds with quartiles. The paper's two numbers compare two engines and have no spread (2.4B ReLU).",
+        )
 
 
 def _rates(ax: Axes, rows: pd.DataFrame) -> None:
@@ -133,9 +156,9 @@ def _rates(ax: Axes, rows: pd.DataFrame) -> None:
     for k, (variant, label) in enumerate(VARIANTS.items()):
         part = rows[rows.variant == variant].set_index(["dtype", "threads"]).loc[groups]
         rate = 1 / part.seconds
-        errors = [rate - 1 / part.seconds_high, 1 / part.seconds_low - rate]
+        bars = style.error_bars(1 / part.seconds_high, rate, 1 / part.seconds_low)
         x = np.arange(len(groups)) + 0.27 * (k - 1)
-        ax.bar(x, rate, 0.24, yerr=errors, capsize=2, color=VARIANT_COLOURS[variant], label=label)
+        ax.bar(x, rate, 0.24, yerr=bars, capsize=2, color=VARIANT_COLOURS[variant], label=label)
     short = {"float32": "f32", "bfloat16": "bf16"}
     ax.set_xticks(range(len(groups)), [f"{short[d]}\n{t} thr." for d, t in groups])
     ax.grid(axis="x", visible=False)

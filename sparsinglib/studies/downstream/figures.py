@@ -1,44 +1,66 @@
 """Figure 3: mean score against sparsity under each rule, from the ladder's offline tasks."""
 
+import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from ...paper import style
 from ...tasks.statistics import DENSE
 
 GROUPS = {"commonsense_reasoning": "commonsense", "reading_comprehension": "reading"}
-RULES = {  # colour, marker
-    "CETT": ("#D55E00", "o"),
-    "Top-k": ("#0072B2", "s"),
-    "FAT-ε": ("#009E73", "^"),
-    "zeros of ReLU": ("#CC79A7", "D"),
-}
+RULES = dict(zip(("CETT", "Top-k", "FAT-ε", "zeros of ReLU"), (style.other(i) for i in (0, 1, 2, 6)), strict=True))
 
 
-def figure_3(curves: pd.DataFrame) -> Figure:
-    """Score (%) against sparsity (%), models down, the two groups across; bars: 95 % of the change from dense.
+def figure_3(curves: pd.DataFrame) -> style.Picture:
+    """Change of the score from dense (points) at the sparsity of CETT-PPL-p %, models down, the two groups across.
 
-    ``curves``: evidence, model, group, family (a key of ``RULES``, or "dense"), n (examples of each task), sparsity
-    (0 to 1), value, difference, difference_low, difference_high (0 to 1; NaN in a group with too few tasks above
-    chance).
+    ``curves``: evidence, model, group, family (a key of ``RULES``, or "dense"), p (percent; NaN for zeros of ReLU), n
+    (examples of each task), sparsity, value, difference and its 95 % interval difference_low, difference_high (0 to 1;
+    NaN in a group with too few tasks above chance).
     """
     models = list(dict.fromkeys(curves.model))
     with style.context():
-        figure, panels = style.axes(len(models), 2, 4.6, 3.2)
+        fig, panels = style.axes(len(models), 2, height=2.6, sharey=True)
         for ax, (model, group) in zip(panels, ((m, g) for m in models for g in GROUPS), strict=True):
             part = curves[(curves.model == model) & (curves.group == group)]
-            ax.set_title(f"{model}, {GROUPS[group]} tasks", parse_math=False)
+            ax.set_title(f"{style.name(model)}, {GROUPS[group]} tasks", parse_math=False)
             if part.value.notna().any():
                 _draw(ax, part)
             else:
-                style.say(ax, "not testable at this scale:\nfewer than two tasks above chance")
-        panels[0].legend()
+                style.empty(ax, "not testable at this scale: fewer than two tasks above chance")
+        handles: dict[str, Artist] = {}
+        for ax in panels:
+            handles |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+        fig.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=4)
+        judged = curves[(curves.family != DENSE) & curves.difference.notna()]
+        lost = (judged.difference_high < 0).groupby(judged.family).agg(["sum", "size"]).reindex(list(RULES)).dropna()
+        words = ", ".join(f"{rule} {row['sum']:.0f} of {row['size']:.0f}" for rule, row in lost.iterrows())
         first = curves.iloc[0]
-        evidence = style.EVIDENCE_LABELS.get(first.evidence, first.evidence)
-        title = f"{evidence}; n = {first.n} examples of each task; bars: 95 % intervals of the change from dense"
-        figure.suptitle(title, fontsize=10)
-    return figure
+        return fig.says(
+            f"Scores surely below the dense model's: {words}",
+            f"{style.EVIDENCE_LABELS.get(first.evidence, first.evidence)}; {first.n} examples of each task. Bars: 95 % "
+            "interval of the change on the same examples. The values of the paper's points are not published.",
+        )
+
+
+def _draw(ax: Axes, part: pd.DataFrame) -> None:
+    """One place for each p, in which the rules stand side by side at about equal sparsity."""
+    dense, cett = part[part.family == DENSE].value.iloc[0], part[part.family == "CETT"].sort_values("p")
+    zeros = part[part.family == "zeros of ReLU"]
+    ax.axhline(0, color="0.4", lw=0.9)
+    for k, (family, look) in enumerate(RULES.items()):
+        rows = part[part.family == family].sort_values("sparsity")
+        x = [-1] if family == "zeros of ReLU" else np.arange(len(rows)) + 0.15 * (k - 1)
+        change, low, high = (100 * rows[f"difference{end}"] for end in ("", "_low", "_high"))
+        if len(rows):
+            bars = style.error_bars(low, change, high)
+            ax.errorbar(x, change, bars, ls="", **look, ms=5, lw=1.2, capsize=3, label=family)
+    labels = {x: f"{100 * row.sparsity:.0f} %\n(p = {row.p:g} %)" for x, row in enumerate(cett.itertuples())}
+    labels |= {-1: f"{100 * zeros.sparsity.iloc[0]:.0f} %\n(zeros)"} if len(zeros) else {}
+    ax.set_xticks(list(labels), list(labels.values()))
+    ax.grid(axis="x", visible=False)
+    ax.set(xlabel="sparsity", ylabel=f"change from {100 * dense:.0f} % (points)")
 
 
 def in_percent(curves: pd.DataFrame) -> pd.DataFrame:
@@ -51,19 +73,3 @@ def in_percent(curves: pd.DataFrame) -> pd.DataFrame:
     renamed = scaled.rename(columns=names | {"p": "p_pct", "sparsity": "sparsity_pct"})
     first = ["evidence", "model", "rule", "family", "p_pct", "group", "tasks", "n"]
     return renamed[[*first, "sparsity_pct", "score_pct", "change", "low", "high"]].round(9)
-
-
-def _draw(ax: Axes, part: pd.DataFrame) -> None:
-    dense = 100 * part[part.family == DENSE].value.iloc[0]
-    ax.axhline(dense, color="0.4", ls="--", lw=1, label="dense")
-    for family, (colour, marker) in RULES.items():
-        rows = part[part.family == family].sort_values("sparsity")
-        if rows.empty:
-            continue
-        value = 100 * rows.value
-        low, high = (100 * (rows.difference - rows.difference_low), 100 * (rows.difference_high - rows.difference))
-        ax.errorbar(
-            100 * rows.sparsity, value, [low.clip(lower=0), high.clip(lower=0)],
-            color=colour, marker=marker, ms=4, lw=1.3, elinewidth=0.8, capsize=2, label=family,
-        )  # fmt: skip
-    ax.set(xlabel="sparsity (%)", ylabel="mean score (%)")

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from matplotlib.figure import Figure
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -32,9 +31,6 @@ from ..checkpoint.strategies import rules_at
 from ..checkpoint.study import evidence
 from . import (
     claims as task_checks,
-)
-from . import (
-    figures as task_figures,
 )
 from . import (
     ladder_claims as task_ladder_checks,
@@ -189,12 +185,6 @@ def dense_scores(names: Sequence[str], examples: int) -> pd.DataFrame:
     """Scores of the dense models alone, on every example: for claims about scale."""
     parts = [tasks.examples(*_load(name), None, None, examples, name=_label(name)) for name in names]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["model"])
-
-
-def draw_figure_3(s: Study, save_as: str = "") -> Figure:
-    """The paper's Figure 3, on these models; its data in the units of the tables (points, percent)."""
-    data = task_figures.in_percent(s.curves)
-    return style.save(task_figures.figure_3(s.curves), f"figure_03{save_as and '_' + save_as}", data)
 
 
 def save_tables(s: Study, save_as: str = "") -> dict[int, pd.DataFrame]:

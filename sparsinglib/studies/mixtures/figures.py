@@ -1,62 +1,78 @@
-"""Figure 12 drawn: curves of ``moe`` and their gap in, a matplotlib Figure out."""
+"""Figure 12 drawn: curves of ``numbers`` and their gap in, a Picture out."""
 
 from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from ...paper import style
 from .numbers import AXIS_END, MIXTURES, VANILLA, Curve, missing
 
-TICKS = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 7)  # of a decade: perplexities lie within one or two
-COLOURS = dict(zip((VANILLA, *MIXTURES), ("#000000", "#0072B2", "#E69F00", "#CC79A7"), strict=True))
-MARKERS = dict(zip((VANILLA, *MIXTURES), ("o", "s", "^", "D"), strict=True))
+LOOKS = {name: style.other(i) for i, name in enumerate((VANILLA, *MIXTURES))}
 
 
-def figure_12(found: Mapping[str, Curve], gap: pd.DataFrame) -> Figure:
-    """Draw Figure 12 and, beside it, the gap at equal activation ratio. A panel without data says what is missing."""
+def figure_12(found: Mapping[str, Curve], gap: pd.DataFrame, seeds: float = np.nan) -> style.Picture:
+    """Perplexity against activation ratio and, beside it, the gap to the vanilla model at equal activation ratio.
+
+    ``gap`` (``numbers.gaps``): series, activation_ratio (a fraction), gap_pct, low_pct, high_pct (90 %), trained_here.
+    ``seeds`` is by how many percent of perplexity runs differ that differ in their seed alone: the grey band.
+    """
     with style.context():
-        figure, (left, right) = style.axes(1, 2, width=4.8, height=3.8)
+        fig, (left, right) = style.axes(1, 2, height=3.3)
         if not found:
-            style.say(left, missing())
+            style.empty(left, missing())
         for name, curve in found.items():
             _draw(left, name, curve.table.sort_values("activation_ratio"), "perplexity")
         if found:
+            mixtures = [c.perplexity for name, c in found.items() if name != VANILLA or len(found) == 1]
+            shown = np.concatenate(mixtures)
             left.set(xlabel="activation ratio (%)", ylabel="perplexity", yscale="log", xlim=(0, None))
-            shown = np.concatenate(
-                [curve.perplexity for name, curve in found.items() if name != VANILLA or len(found) == 1]
-            )
             # Cut far enough, the vanilla curve leaves any axis on which the mixtures can be told apart.
             left.set_ylim(0.9 * shown.min(), 1.2 * shown.max())
-            left.yaxis.set_major_locator(LogLocator(subs=TICKS))
+            left.yaxis.set_major_locator(LogLocator(subs=(1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 7)))
             left.yaxis.set_major_formatter("{x:.0f}")
             left.yaxis.set_minor_formatter(NullFormatter())
-            left.axvspan(0, 100 * AXIS_END, color="0.93", zorder=0)
+            left.legend()
             left.set_title(style.EVIDENCE_LABELS["ladder"])
-            figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4)
         if gap.empty:
-            style.say(right, "No gap to draw: it needs the vanilla model and a mixture.")
-            return figure
+            style.empty(right, "No gap to draw: it needs the vanilla model and a mixture.")
+            return fig.says("Mixtures of experts against a plain FFN: not measured yet")
         for name, rows in gap.groupby("series", sort=False):
-            _draw(right, name, rows, "gap_pct")
-            right.fill_between(100 * rows["activation_ratio"], rows["low_pct"], rows["high_pct"], alpha=0.15,
-                               color=COLOURS[name], lw=0)  # fmt: skip
-        right.axhline(0, color="black", lw=1)
-        right.axvspan(0, 100 * AXIS_END, color="0.93", zorder=0)
-        right.set(xlabel="activation ratio (%)", ylabel="perplexity above the vanilla model's (%)", xlim=(0, None))
-        right.set_title("ladder: gap at equal activation ratio, 90 % bands")
-    return figure
+            _draw(right, str(name), rows, "gap_pct")
+            ink = LOOKS[str(name)]["color"]
+            right.fill_between(
+                100 * rows["activation_ratio"], rows["low_pct"], rows["high_pct"], alpha=0.15, color=ink, lw=0
+            )
+        right.axhline(0, color="k", lw=1)
+        here = gap[gap.trained_here.astype(bool)]
+        # What is far off where a mixture was never trained would hide the gaps where it was.
+        right.set_ylim(-3, max(12, 3 * here.high_pct.max()))
+        if np.isfinite(seeds):
+            right.axhspan(-seeds, seeds, color="0.85", zorder=0)
+        for ax in (left, right):
+            ax.axvline(100 * AXIS_END, color="0.5", lw=0.8, ls=":")
+        right.set(xlabel="activation ratio (%)", ylabel="perplexity above the plain FFN's (%)", xlim=(0, None))
+        right.set_title(
+            "at equal activation ratio, 90 %" + (f"; grey: seeds (± {seeds:.1f} %)" if np.isfinite(seeds) else "")
+        )
+        words = ", ".join(f"{r.series.removeprefix('moe-')} experts {r.gap_pct:+.1f} %" for r in here.itertuples())
+        worse = int((here.low_pct > 0).sum())
+        return fig.says(
+            f"Where they were trained, {worse} of {len(here)} mixtures have a higher perplexity than a plain FFN cut to the "
+            f"same share ({words})",
+            "Large marks: the number of experts that a mixture was trained with, the one fair comparison. Left of the dotted "
+            "line: the range of the paper's axis.",
+        )
 
 
 def _label(name: str) -> str:
-    return "vanilla ReLU, by CETT" if name == VANILLA else f"{name.removeprefix('moe-')} experts"
+    return "plain FFN, cut by CETT" if name == VANILLA else f"{name.removeprefix('moe-')} experts"
 
 
 def _draw(ax: Axes, name: str, rows: pd.DataFrame, column: str) -> None:
     x, y = 100 * rows["activation_ratio"], rows[column]
-    ax.plot(x, y, color=COLOURS[name], marker=MARKERS[name], ms=4, lw=1.2, label=_label(name))
+    ax.plot(x, y, **LOOKS[name], ms=3.5, lw=1.1, label=_label(name))
     here = rows["trained_here"].to_numpy(bool)
-    ax.plot(x[here], y[here], ls="", marker=MARKERS[name], ms=9, mfc="none", color=COLOURS[name])
+    ax.plot(x[here], y[here], ls="", **LOOKS[name], ms=9, mfc="white", mew=1.8, zorder=4)

@@ -1,30 +1,16 @@
-"""Figures on neurons and tokens (9, 10, 16 and our own): tidy frames in, matplotlib Figure and the same frame out."""
+"""Figures on neurons and tokens (9, 10, 16 and our own): tidy frames in, a Picture out."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LogNorm, Normalize
-from matplotlib.figure import Figure
+from matplotlib.colors import LogNorm
 from matplotlib.lines import Line2D
 
 from ...paper import style
-
-SPARE = tuple(style.COLOURS.values())[:6]
-CORPUS_MARKERS = ("o", "s", "^", "D", "v", "P")
-MATRIX = "viridis"
-
-
-def _colours(scales: Iterable[str]) -> dict[str, str]:
-    """The registry's colour of each scale, or one of its colours in turn for a scale it does not know."""
-    return {s: style.COLOURS.get(s, SPARE[i % len(SPARE)]) for i, s in enumerate(dict.fromkeys(scales))}
-
-
-def _line(activation: str) -> str:
-    return style.ACTIVATION_LINES.get(activation, ":")
 
 
 def _label(activation: str) -> str:
@@ -35,166 +21,269 @@ def _name(corpus: str) -> str:
     return corpus.rpartition("/")[2]
 
 
-def frequency(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
-    """Sorted activation frequencies: corpora across (two by two if there is one position), positions down."""
-    positions, corpora = (list(dict.fromkeys(table[name])) for name in ("position", "corpus"))
-    one = len(positions) == 1
-    rows, columns = (-(-len(corpora) // 2), min(2, len(corpora))) if one else (len(positions), len(corpora))
-    colours = _colours(table.scale)
-    with style.context():
-        figure, panels = style.axes(rows, columns, *((4.0, 2.9) if one else (2.9, 2.5)))
-        for ax in panels[len(positions) * len(corpora) :]:
-            ax.set_axis_off()
-        for ax, (position, corpus) in zip(panels, ((p, c) for p in positions for c in corpora), strict=False):
-            part = table[(table.position == position) & (table.corpus == corpus)]
-            for _, line in part.groupby("checkpoint", sort=False):
-                first = line.iloc[0]
-                look: dict[str, Any] = {"color": colours[first.scale], "ls": _line(first.activation)}
-                ax.plot(line.neurons_pct, line.frequency_pct, lw=1.3, **look)
-            ax.set(xlim=(0, 100), ylim=(0, 100))
-            ax.set_title(_name(corpus) if one else f"{position}, {_name(corpus)}", parse_math=False)
-        figure.supxlabel("share of neurons, most frequent first (%)", fontsize=9)
-        figure.supylabel("activation frequency (% of tokens)", fontsize=9)
-        keys = [Line2D([], [], color=c, lw=2, label=s) for s, c in colours.items()]
-        keys += [Line2D([], [], color="0.3", ls=_line(a), label=_label(a)) for a in dict.fromkeys(table.activation)]
-        figure.legend(handles=keys, loc="outside right upper")
-    return figure, table
+def figure_9(table: pd.DataFrame, largest: pd.DataFrame) -> style.Picture:
+    """Sorted activation frequencies, mean over layers, a panel a corpus.
 
-
-def distances(table: pd.DataFrame, positions: Sequence[str]) -> tuple[Figure, pd.DataFrame]:
-    """Distance of curves by layer, a panel an activation: between scales, between halves of a text, to the other."""
+    ``table`` (``frequency.curve_table`` at that position): checkpoint, scale, activation, corpus, neurons_pct,
+    frequency_pct. ``largest`` (``frequency.largest``): position, activation, scales, halves, activations (points).
+    """
     corpora = list(dict.fromkeys(table.corpus))
+    with style.context():
+        fig, panels = style.axes(1, len(corpora), height=2.8, sharey=True)
+        for ax, corpus in zip(panels, corpora, strict=True):
+            _curves(ax, table[table.corpus == corpus])
+            ax.set_title(_name(corpus), parse_math=False)
+        fig.supxlabel("share of neurons, most frequent first (%)", fontsize=9)
+        panels[0].set_ylabel("activation frequency (% of tokens)")
+        _keys(panels[-1], table)
+        return fig.says(
+            _alike(largest, str(table.position.iloc[0])),
+            "Distance: mean gap between two sorted curves. Darker: larger.",
+        )
+
+
+def _alike(largest: pd.DataFrame, position: str) -> str:
+    """How far curves of one activation lie apart, beside the distance of the two activations."""
+    rows = largest[largest.position == position].dropna(subset=["scales"])
+    if rows.empty:
+        return "How often each neuron is active, most frequent first"
+    words = [f"{_label(r.activation)} curves of all sizes lie within {r.scales:.0f} points" for r in rows.itertuples()]
+    between = rows.activations.min()
+    return ", ".join(words) + ("" if np.isnan(between) else f"; ReLU and SiLU are {between:.0f} or more apart")
+
+
+def _curves(ax: Axes, part: pd.DataFrame) -> None:
+    for _, line in part.groupby("checkpoint", sort=False):
+        look = style.look(line.scale.iloc[0], line.activation.iloc[0]) | {"marker": None}
+        ax.plot(line.neurons_pct, line.frequency_pct, lw=1.2, **look)
+    ax.set(xlim=(0, 100), ylim=(0, 100))
+
+
+def _keys(ax: Axes, table: pd.DataFrame) -> None:
+    """Names of the smallest and the largest model of each activation, in its colour and line."""
+    keys = []
+    for activation, part in table.groupby("activation", sort=False):
+        scales = sorted(part.scale.unique())
+        for scale in dict.fromkeys((scales[0], scales[-1])):
+            look = style.look(scale, str(activation)) | {"marker": None}
+            keys.append(Line2D([], [], **look, label=f"{scale} {_label(str(activation))}"))
+    ax.legend(handles=keys, loc="upper right")
+
+
+def figure_16(table: pd.DataFrame, largest: pd.DataFrame) -> style.Picture:
+    """The same for first, middle and last layer (down), the smallest and the largest model of each activation."""
+    positions, corpora = (list(dict.fromkeys(table[name])) for name in ("position", "corpus"))
+    scales = table.groupby("activation").scale.agg(lambda s: (min(s), max(s)))
+    few = table[[r.scale in scales[r.activation] for r in table.itertuples()]]
+    with style.context():
+        fig, panels = style.axes(len(positions), len(corpora), height=1.9, sharex=True, sharey=True)
+        for ax, (position, corpus) in zip(panels, ((p, c) for p in positions for c in corpora), strict=True):
+            _curves(ax, few[(few.position == position) & (few.corpus == corpus)])
+        for ax, corpus in zip(panels, corpora, strict=False):
+            ax.set_title(_name(corpus), parse_math=False)
+        for ax, position in zip(panels[:: len(corpora)], positions, strict=True):
+            ax.set_ylabel(position)
+        fig.supxlabel("share of neurons, most frequent first (%)", fontsize=9)
+        fig.supylabel("activation frequency (% of tokens)", fontsize=9)
+        _keys(panels[len(corpora) - 1], few)
+        rows = largest[largest.position.isin(positions)].dropna(subset=["scales"])
+        message = "How often each neuron is active in the first, middle and last layer"
+        if len(rows):
+            far = rows.groupby("position").scales.max().reindex(positions)
+            message = "Sizes lie furthest apart in the " + f"{far.idxmax()} (" + ", ".join(
+                f"{p.removesuffix(' layer')} {d:.0f}" for p, d in far.items()) + " points at most)"  # fmt: skip
+        return fig.says(
+            message, "Drawn: smallest and largest of each activation; all sizes are in the data beside the figure."
+        )
+
+
+def distances(table: pd.DataFrame, positions: Sequence[str]) -> style.Picture:
+    """How far curves lie apart by layer, a panel an activation: median over corpora and pairs, bars from least to most.
+
+    ``table`` (``frequency.distances``): activation ("both" for ReLU against SiLU), corpus, position, kind ("halves",
+    "scales", "activations"), distance_pp.
+    """
+    looks = {
+        "halves": "one model, two halves of the text",
+        "scales": "two sizes",
+        "activations": "ReLU and SiLU, one size",
+    }
     activations = [a for a in dict.fromkeys(table.activation) if a != "both"]
-    looks = {"halves": ("0.55", "one checkpoint, two halves of the text"), "scales": ("#0072B2", "two scales"),
-             "activations": ("#D55E00", "two activation functions, one scale")}  # fmt: skip
     with style.context():
-        figure, panels = style.axes(1, len(activations), 4.8, 3.6)
-        top = float(table.distance_pp.max())
-        for ax, activation in zip(panels, activations, strict=False):
+        fig, panels = style.axes(1, len(activations), height=2.8, sharey=True)
+        for ax, activation in zip(panels, activations, strict=True):
             mine = table[table.activation.isin([activation, "both"])]
-            for offset, (kind, (colour, _)) in zip((-0.22, 0, 0.22), looks.items(), strict=True):
-                for marker, corpus in zip(CORPUS_MARKERS * len(corpora), corpora, strict=False):
-                    part = mine[(mine.kind == kind) & (mine.corpus == corpus)]
-                    x = part.position.map({name: i for i, name in enumerate(positions)}).astype(float) + offset
-                    ax.plot(x, part.distance_pp, ls="", marker=marker, ms=4.5, color=colour, mfc="none")
+            for k, (kind, label) in enumerate(looks.items()):
+                rows = mine[mine.kind == kind].groupby("position").distance_pp.agg(["median", "min", "max"])
+                rows = rows.reindex([p for p in positions if p in rows.index])
+                x = np.array([list(positions).index(p) for p in rows.index]) + 0.22 * (k - 1)
+                bars = style.error_bars(rows["min"], rows["median"], rows["max"])
+                ax.errorbar(x, rows["median"], bars, ls="", ms=5, capsize=3, label=label, **style.other((6, 0, 1)[k]))
             ax.set_xticks(range(len(positions)), [p.replace(" ", "\n", 1) for p in positions])
-            ax.set(ylim=(0, 1.05 * top), ylabel="distance of curves (percentage points)", title=_label(activation))
-        keys = [Line2D([], [], ls="", marker="o", color=colour, label=label) for colour, label in looks.values()]
-        keys += [
-            Line2D([], [], ls="", marker=m, color="0.3", mfc="none", label=_name(c))
-            for m, c in zip(CORPUS_MARKERS * len(corpora), corpora, strict=False)
-        ]
-        figure.legend(handles=keys, loc="outside lower center", ncols=4)
-    return figure, table
+            ax.set_title(_label(activation))
+            ax.grid(axis="x", visible=False)
+        panels[0].set(ylim=(0, None), ylabel="distance of curves (points)")
+        panels[0].legend()
+        middle = table.groupby("kind").distance_pp.median()
+        words = (
+            f"Two sizes differ by {middle['scales']:.1f} points in the median" if "scales" in middle else "No two sizes"
+        )
+        if "activations" in middle:
+            words += f", ReLU and SiLU by {middle['activations']:.1f}"
+        if "halves" in middle:
+            words += f"; two halves of one text by {middle['halves']:.1f}"
+        return fig.says(words, "Mark: median over corpora and pairs of models; bar: least to most.")
 
 
-def overlap(table: pd.DataFrame, share: float) -> tuple[Figure, pd.DataFrame]:
-    """Overlap of the most frequent neurons of two corpora in percent, one matrix a checkpoint."""
-    names = list(dict.fromkeys(table.checkpoint))
+def overlap(table: pd.DataFrame, share: float) -> style.Picture:
+    """Overlap of the most frequent neurons of two corpora in percent, one matrix a model; diagonal: two halves.
+
+    ``table`` (``frequency.top_overlap``): checkpoint, corpus_a, corpus_b, overlap, chance (fractions).
+    """
+    names = style.by_size(table.checkpoint)
     corpora = list(dict.fromkeys([*table.corpus_a, *table.corpus_b]))
-    columns = min(4, len(names))
+    columns = -(-len(names) // 2) if len(names) > 3 else len(names)
     with style.context():
-        figure, panels = style.axes(-(-len(names) // columns), columns, 2.9 if columns > 1 else 4.2, 2.9)
-        for ax in panels[len(names) :]:
-            ax.set_axis_off()
-        for ax, name in zip(panels, names, strict=False):
+        fig, panels = style.grid(len(names), columns, 2.0 if columns > 2 else 3.2)
+        for i, (ax, name) in enumerate(zip(panels, names, strict=True)):
             part = table[table.checkpoint == name]
-            cells = np.full((len(corpora), len(corpora)), np.nan)
+            cells = pd.DataFrame(np.nan, index=corpora, columns=corpora)
             for row in part.itertuples():
-                i, j = corpora.index(row.corpus_a), corpora.index(row.corpus_b)
-                cells[i, j] = cells[j, i] = 100 * row.overlap
-            ax.imshow(cells, cmap=MATRIX, vmin=0, vmax=100)
-            for (i, j), value in np.ndenumerate(cells):
-                if not np.isnan(value):
-                    ax.text(j, i, f"{value:.0f}", ha="center", va="center", color="black" if value > 60 else "white")
-            ax.set_xticks(range(len(corpora)), [_name(c) for c in corpora], rotation=45, ha="right")
-            ax.set_yticks(range(len(corpora)), [_name(c) for c in corpora])
-            ax.grid(False)
-            ax.set_title(name, parse_math=False)
-        chance = 100 * table.chance.mean()
-        figure.colorbar(ScalarMappable(Normalize(0, 100), MATRIX), ax=panels, shrink=0.7,
-                        label=f"overlap of the top {100 * share:.0f} % of neurons (%)")  # fmt: skip
-        title = ["two corpora; diagonal: two halves of one corpus", f"chance gives {chance:.0f} %"]
-        figure.suptitle(("; " if columns > 1 else "\n").join(title), fontsize=9)
-    return figure, table
+                cells.loc[row.corpus_a, row.corpus_b] = cells.loc[row.corpus_b, row.corpus_a] = 100 * row.overlap
+            short = [_name(c)[:9] for c in corpora]
+            look = {"cmap": "viridis", "vmin": 0, "vmax": 100, "cbar": False, "square": True, "fmt": ".0f"}
+            sns.heatmap(
+                cells, annot=True, ax=ax, xticklabels=short, yticklabels=False, annot_kws={"fontsize": 8}, **look
+            )
+            if i % columns == 0:
+                ax.set_yticks(np.arange(len(corpora)) + 0.5, short)
+            ax.tick_params(axis="x", rotation=45)
+            ax.tick_params(axis="y", rotation=0)
+            ax.tick_params(length=0)
+            ax.set_title(style.name(name), parse_math=False)
+        return fig.says(
+            _least_shared(table),
+            f"Share (%) of the {100 * share:.0f} % most active neurons on one corpus that are among those of the other; "
+            "diagonal: two halves of one corpus.",
+        )
 
 
-def against(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
-    """Activation ratio of each vocabulary entry, one model against another, a panel a pair; red: y = x."""
-    groups = list(table.groupby(["activation", "a", "b"], sort=False))
-    columns = min(4, len(groups))
-    with style.context():
-        figure, panels = style.axes(-(-len(groups) // columns), columns, 3.3, 3.1)
-        for ax in panels[len(groups) :]:
-            ax.set_axis_off()
-        drawn = []
-        for ax, ((_, a, b), part) in zip(panels, groups, strict=False):
-            low, high = (100 * float(f(part[["ratio_a", "ratio_b"]].to_numpy())) for f in (np.min, np.max))
-            edge = 0.04 * (high - low) + 0.1
-            extent = (max(0, low - edge), high + edge) * 2
-            drawn.append(ax.hexbin(100 * part.ratio_a, 100 * part.ratio_b, gridsize=45, extent=extent, mincnt=1, lw=0))
-            ax.plot(extent[:2], extent[:2], color="red", lw=1)
-            ax.set(xlim=extent[:2], ylim=extent[:2], xlabel=f"{a}: activation ratio (%)", ylabel=f"{b} (%)")
-            ax.set_aspect("equal")
-            ax.locator_params(nbins=5)
-            ax.set_title(f"{len(part)} entries")
-        # One colour scale for all panels: cells of one panel are only then comparable with those of another.
-        norm = LogNorm(1, max(2, *(int(np.asarray(cells.get_array(), dtype=float).max()) for cells in drawn)))
-        for cells in drawn:
-            cells.set(norm=norm, cmap=MATRIX)
-        figure.colorbar(ScalarMappable(norm, MATRIX), ax=panels, shrink=0.7, label="vocabulary entries in a cell")
-    return figure, table
-
-
-def _kind_colours(kinds: Sequence[str]) -> dict[str, str]:
-    return dict(
-        zip(kinds, ("#0072B2", "#56B4E9", "#D55E00", "#E69F00", "#009E73", "#7F4F24", "#CC79A7", "0.4"), strict=True)
+def _least_shared(table: pd.DataFrame) -> str:
+    apart = table[table.corpus_a != table.corpus_b]
+    halves, chance = 100 * table[table.corpus_a == table.corpus_b].overlap, 100 * table.chance.mean()
+    words = f"chance {chance:.0f} %" + (
+        f", two halves of one corpus {halves.min():.0f} to {halves.max():.0f} %" if len(halves) else ""
+    )
+    if apart.empty:
+        return f"The same neurons are active in two halves of a corpus: {words}"
+    a, b = apart.groupby(["corpus_a", "corpus_b"]).overlap.mean().idxmin()
+    pair = 100 * apart[(apart.corpus_a == a) & (apart.corpus_b == b)].overlap
+    return (
+        f"{_name(a).capitalize()} and {_name(b).capitalize()} share {pair.min():.0f} to {pair.max():.0f} % of their most "
+        f"active neurons ({words})"
     )
 
 
-def kinds(table: pd.DataFrame, order: Sequence[str]) -> tuple[Figure, pd.DataFrame]:
-    """Activation ratio by kind of token, one mark a corpus, a panel a model."""
+def figure_10(table: pd.DataFrame, pairs: pd.DataFrame) -> style.Picture:
+    """Activation ratio of each vocabulary entry, one model against another: activations down, pairs across.
+
+    ``table`` (``tokens.pair_entries``): activation, a, b, token_id, ratio_a, ratio_b (fractions); ``pairs``
+    (``tokens.pair_table``): a, b, rank_correlation, halves_correlation, share_near.
+    """
+    groups = list(table.groupby(["activation", "a", "b"], sort=False))
+    columns = max(len({(a, b) for (kind, a, b), _ in groups if kind == k}) for (k, _, _), _ in groups)
+    numbers = pairs.set_index(["a", "b"])
+    with style.context():
+        fig, panels = style.grid(len(groups), columns, 2.1 if columns > 2 else 3.2)
+        drawn = []
+        for ax, ((_, a, b), part) in zip(panels, groups, strict=True):
+            low, high = (100 * float(f(part[["ratio_a", "ratio_b"]].to_numpy())) for f in (np.min, np.max))
+            edge = 0.04 * (high - low) + 0.1
+            extent = (max(0, low - edge), high + edge) * 2
+            drawn.append(ax.hexbin(100 * part.ratio_a, 100 * part.ratio_b, gridsize=30, extent=extent, mincnt=1, lw=0))
+            ax.plot(extent[:2], extent[:2], color=style.ALARM, lw=1)
+            ax.set(xlim=extent[:2], ylim=extent[:2], xlabel=style.name(a), ylabel=style.name(b), aspect="equal")
+            ax.locator_params(nbins=4)
+            row = numbers.loc[(a, b)]
+            ax.set_title(f"rank corr. {row.rank_correlation:.2f}\nnear {100 * row.share_near:.0f} %", fontsize=8)
+        # One colour scale for all panels: cells of one panel are only then comparable with those of another.
+        norm = LogNorm(1, max(2, *(int(np.asarray(cells.get_array(), dtype=float).max()) for cells in drawn)))
+        for cells in drawn:
+            cells.set(norm=norm, cmap="viridis")
+        fig.colorbar(ScalarMappable(norm, "viridis"), ax=panels, shrink=0.6, label="entries in a cell", pad=0.01)
+        ends = pairs.groupby("activation", sort=False).rank_correlation.agg(["min", "max"])
+        words = [f"{_label(str(a))} {row['min']:.2f} to {row['max']:.2f}" for a, row in ends.iterrows()]
+        return fig.says(
+            f"Tokens that need many neurons in one size need many in another: rank correlation {', '.join(words)}",
+            "Activation ratio (%) of each vocabulary entry, mean over its occurrences. Line: equal. Near: entries whose "
+            f"two ratios differ by 20 % at most. Two halves of the text on one model: {pairs.halves_correlation.min():.2f} "
+            f"to {pairs.halves_correlation.max():.2f}.",
+        )
+
+
+def kinds(table: pd.DataFrame, order: Sequence[str]) -> style.Picture:
+    """Activation ratio by kind of token, one mark a corpus with its 90 % interval, a panel a model.
+
+    ``table`` (``tokens.kind_table``): checkpoint, corpus, kind, activation_ratio, low, high (fractions), tokens.
+    """
     names, corpora = (list(dict.fromkeys(table[c])) for c in ("checkpoint", "corpus"))
     shown = [k for k in order if k in set(table.kind)]
-    colours = dict(zip(corpora, ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00") * 9, strict=False))
     with style.context():
-        figure, panels = style.axes(1, len(names), 4.6, 0.34 * len(shown) + 1.4)
+        fig, panels = style.axes(1, len(names), height=0.36 * len(shown) + 0.8, sharey=True)
         for ax, name in zip(panels, names, strict=True):
-            for marker, corpus in zip(CORPUS_MARKERS * len(corpora), corpora, strict=False):
+            for k, corpus in enumerate(corpora):
                 part = table[(table.checkpoint == name) & (table.corpus == corpus)]
-                y = part.kind.map(shown.index)
-                ax.plot(100 * part.activation_ratio, y, ls="", marker=marker, ms=6, color=colours[corpus], alpha=0.85,
-                        label=_name(corpus))  # fmt: skip
+                y = part.kind.map(shown.index) + 0.16 * (k - (len(corpora) - 1) / 2)
+                bars = 100 * style.error_bars(part.low, part.activation_ratio, part.high)
+                look = style.other(k + 1) | {"ls": "", "ms": 5, "label": _name(corpus)}
+                ax.errorbar(100 * part.activation_ratio, y, xerr=bars, **look)
             ax.set_yticks(range(len(shown)), shown)
-            ax.set(ylim=(len(shown) - 0.5, -0.5), xlabel="activation ratio (%), mean over tokens")
-            ax.set_xlim(0, 106 * table[table.checkpoint == name].activation_ratio.max())
-            ax.set_title(name, parse_math=False)
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(corpora))
-    return figure, table
+            ax.set(ylim=(len(shown) - 0.5, -0.5), xlabel="activation ratio (%)")
+            mine = table[table.checkpoint == name]
+            ax.set_xlim(90 * mine.low.min(), 105 * mine.high.max())
+            ax.set_title(style.name(name), parse_math=False)
+        fig.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(corpora))
+        words = []
+        for name in names:
+            mean = table[table.checkpoint == name].groupby("kind").activation_ratio.mean()
+            words.append(f"{style.name(name)} uses most neurons for {mean.idxmax()}, fewest for {mean.idxmin()}")
+        return fig.says(
+            f"By kind of token: {'; '.join(words)}",
+            "Mean over tokens with its 90 % interval, the vocabulary entries of a kind drawn anew.",
+        )
 
 
-def extremes(table: pd.DataFrame, order: Sequence[str]) -> tuple[Figure, pd.DataFrame]:
-    """The entries that need most (above) and fewest neurons (below), written beside their activation ratio."""
+def extremes(table: pd.DataFrame, order: Sequence[str]) -> style.Picture:
+    """The entries that need most (above) and fewest neurons (below), written beside their activation ratio.
+
+    ``table`` (``tokens.extremes``): checkpoint, side, token, kind, activation_ratio (a fraction).
+    """
     names = list(dict.fromkeys(table.checkpoint))
-    colours = _kind_colours(order)
+    inks = {k: style.OTHERS[i % len(style.OTHERS)] for i, k in enumerate(order)}
     longest = int(table.groupby("checkpoint").size().max())
     with style.context():
-        figure, panels = style.axes(1, len(names), 4.4, 0.2 * longest + 1.3)
+        fig, panels = style.axes(1, len(names), height=0.17 * longest + 0.7)
+        words = []
         for ax, name in zip(panels, names, strict=True):
-            _ranked(ax, table[table.checkpoint == name], colours)
-            ax.set_title(name, parse_math=False)
-        keys = [Line2D([], [], ls="", marker="o", color=colours[k], label=k) for k in order if k in set(table.kind)]
-        figure.legend(handles=keys, loc="outside lower center", ncols=4)
-    return figure, table
+            part = table[table.checkpoint == name].sort_values("activation_ratio", ascending=False, kind="stable")
+            _ranked(ax, part, inks)
+            ax.set_title(style.name(name), parse_math=False)
+            ends = 100 * part.groupby("side").activation_ratio.mean()
+            words.append(f"{ends['most']:.0f} and {ends['fewest']:.0f} % ({style.name(name)})")
+        keys = [Line2D([], [], ls="", marker="s", color=inks[k], label=k) for k in order if k in set(table.kind)]
+        fig.legend(handles=keys, loc="outside lower center", ncols=4)
+        return fig.says(
+            f"The most and the least demanding entries need {', '.join(words)} of the neurons",
+            "Mean activation ratio over an entry's occurrences; · is a space, ⏎ a line end.",
+        )
 
 
-def _ranked(ax: Axes, part: pd.DataFrame, colours: dict[str, str]) -> None:
+def _ranked(ax: Axes, part: pd.DataFrame, inks: dict[str, str]) -> None:
     """One line an entry, the most expensive on top, a gap between the two ends."""
-    part = part.sort_values("activation_ratio", ascending=False, kind="stable")
     most = int((part.side == "most").sum())
     y = np.arange(len(part)) + 1.5 * (np.arange(len(part)) >= most)
-    ax.barh(y, 100 * part.activation_ratio, color=[colours[k] for k in part.kind], height=0.7)
-    ax.set_yticks(y, part.token, family=style.MONOSPACE, fontsize=7.5)
+    ax.barh(y, 100 * part.activation_ratio, color=[inks[k] for k in part.kind], height=0.7)
+    ax.set_yticks(y, part.token, family=style.monospace(), fontsize=8)
     for label in ax.get_yticklabels():
         label.set_parse_math(False)
     ax.axhline(most + 0.25, color="0.5", lw=0.8, ls=":")

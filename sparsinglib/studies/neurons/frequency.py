@@ -11,16 +11,13 @@ from typing import cast
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from scipy.stats import wasserstein_distance
 
 from ...core.measure import Measurement
 from ...core.thresholds import Thresholds
 from ...paper import published as paper
-from ...paper import style
 from ...suites import survey
 from ...suites.suite import Checkpoint, Suite
-from . import figures as use_figures
 
 POSITIONS = ("mean over layers", "first layer", "middle layer", "last layer")
 MEAN, FIRST, MIDDLE, LAST = POSITIONS
@@ -229,39 +226,6 @@ def neuron_table(uses: Sequence[Use], share: float = TOP) -> pd.DataFrame:
 def _specialised(frequency: np.ndarray, corpus: int) -> float:
     others = np.delete(frequency, corpus, axis=0).max(axis=0)
     return float(((frequency[corpus] >= RARE) & (frequency[corpus] >= SPECIALISED * others)).mean())
-
-
-def _saved(drawn: tuple[Figure, pd.DataFrame], name: str, save_as: str) -> Figure:
-    figure, data = drawn
-    return style.save(figure, f"{name}_{save_as}" if save_as else name, data)
-
-
-def draw_figure_9(uses: Sequence[Use], save_as: str = "", evidence: str = "own model") -> Figure:
-    """The paper's Figure 9: mean over layers, one panel a corpus."""
-    table = curve_table(uses)
-    drawn = use_figures.frequency(table[table.position == MEAN])
-    return _saved(style.of_evidence(drawn, evidence), "figure_09", save_as)
-
-
-def draw_figure_16(uses: Sequence[Use], save_as: str = "", evidence: str = "own model") -> Figure:
-    """The paper's Figure 16: first, exact middle and last layer down, corpora across."""
-    table = curve_table(uses)
-    drawn = use_figures.frequency(table[table.position != MEAN])
-    return _saved(style.of_evidence(drawn, evidence), "figure_16", save_as)
-
-
-def draw_distances(table: pd.DataFrame, save_as: str = "") -> Figure | None:
-    """How far apart the curves of different scales lie, with noise floor and the other activation; None if no pair."""
-    return None if table.empty else _saved(use_figures.distances(table, POSITIONS), "scale_distance", save_as)
-
-
-def draw_overlap(uses: Sequence[Use], share: float = TOP, save_as: str = "") -> Figure | None:
-    """Overlap of the most frequent neurons between corpora, one panel a checkpoint; the diagonal compares halves.
-
-    None with a single corpus whose text is too short to be cut.
-    """
-    table = top_overlap(uses, share)
-    return None if table.empty else _saved(use_figures.overlap(table, share), "neuron_overlap", save_as)
 
 
 def checks(suite: Suite, uses: Sequence[Use]) -> pd.DataFrame:

@@ -13,24 +13,22 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 from transformers import PreTrainedTokenizerBase
 
 from ...core.measure import Measurement
 from ...paper import published as paper
-from ...paper import style
+from ...paper.style import BROKEN, token_pieces
 from ...suites import survey
 from ...suites.suite import Checkpoint, Suite
-from ..checkpoint.figures import BROKEN, token_pieces
 from ..downstream.claims import every
-from . import figures as use_figures
 from .frequency import Use, resolved
 
 NEAR = 1.25  # ratios from 0.8 to 1.25 are "within 20 %", seen from either model
 SHUFFLES, SEED = 200, 2411_02335  # of the entries of one model: what the two levels alone give
 SURE = 0.95  # of the shuffles that real pairs must beat
 ORDER = 0.5  # of the rank correlation of one model's two halves, which two models must reach
+Z = 1.645  # standard errors to either side of a 90 % interval
 NOTEBOOK = "07_token_activation"
 KINDS = (
     "word start",
@@ -189,7 +187,10 @@ def largest_of_each(uses: Sequence[Use]) -> list[Checkpoint]:
 
 
 def kind_table(uses: Sequence[Use], min_occurrences: int) -> pd.DataFrame:
-    """Tidy: checkpoint, activation, corpus, kind, activation_ratio (mean over tokens), tokens; the largest models.
+    """Tidy: checkpoint, activation, corpus, kind, activation_ratio, low, high, tokens; the largest models.
+
+    The ratio is a mean over tokens; low and high are its 90 % interval where the vocabulary entries of a kind are what
+    is drawn (their occurrences are not independent).
 
     Kinds with fewer than ``min_occurrences`` tokens in a corpus are left out.
     """
@@ -201,11 +202,15 @@ def kind_table(uses: Sequence[Use], min_occurrences: int) -> pd.DataFrame:
             table["kind"] = [kind(tokenizer, i) for i in table.token_id]
             table["active"] = table.activation_ratio * table.tokens
             sums = table.groupby("kind", as_index=False)[["active", "tokens"]].sum()
+            mean = sums.set_index("kind").eval("active / tokens")
+            table["square"] = (table.active - table.tokens * table.kind.map(mean)) ** 2
+            sums["error"] = np.sqrt(table.groupby("kind").square.sum().to_numpy()) / sums.tokens
             labels = {"checkpoint": checkpoint.name, "activation": checkpoint.activation, "corpus": use.corpus}
             frames.append(sums[sums.tokens >= min_occurrences].assign(**labels))
     table = pd.concat(frames, ignore_index=True)
-    table["activation_ratio"] = table.active / table.tokens
-    return table[["checkpoint", "activation", "corpus", "kind", "activation_ratio", "tokens"]]
+    ratio = table.active / table.tokens
+    table = table.assign(activation_ratio=ratio, low=ratio - Z * table.error, high=ratio + Z * table.error)
+    return table[["checkpoint", "activation", "corpus", "kind", "activation_ratio", "low", "high", "tokens"]]
 
 
 def extremes(uses: Sequence[Use], count: int, min_occurrences: int) -> pd.DataFrame:
@@ -244,31 +249,6 @@ def kinds_printed(table: pd.DataFrame) -> str:
         wide = wide.reindex([k for k in KINDS if k in wide.index])[list(dict.fromkeys(part.corpus))]
         blocks.append(f"{name}: activation ratio (%)\n{wide.to_string(na_rep='–', float_format='{:.0f}'.format)}")
     return "\n\n".join(blocks)
-
-
-def _saved(drawn: tuple[Figure, pd.DataFrame], name: str, save_as: str) -> Figure:
-    figure, data = drawn
-    return style.save(figure, f"{name}_{save_as}" if save_as else name, data)
-
-
-def draw_figure_10(
-    uses: Sequence[Use], min_occurrences: int, save_as: str = "", evidence: str = "own model"
-) -> Figure | None:
-    """The paper's Figure 10, one panel a pair of models; None if there is no pair."""
-    table = pair_entries(uses, min_occurrences)
-    if table.empty:
-        return None
-    return _saved(style.of_evidence(use_figures.against(table), evidence), "figure_10", save_as)
-
-
-def draw_kinds(table: pd.DataFrame, save_as: str = "") -> Figure:
-    """Activation ratio by kind of token and corpus (``kind_table``)."""
-    return _saved(use_figures.kinds(table, KINDS), "token_kinds", save_as)
-
-
-def draw_extremes(table: pd.DataFrame, save_as: str = "") -> Figure:
-    """The entries of ``extremes`` written as text, one panel a model."""
-    return _saved(use_figures.extremes(table, KINDS), "token_extremes", save_as)
 
 
 def close(pair: Any) -> bool | None:

@@ -13,7 +13,7 @@ from scipy import optimize
 from ...ladder import recipe as ladder
 from ...laws import fitting as laws
 from ...paper import published as paper
-from ...paper.style import TOKEN_UNITS
+from ...paper.published import TOKEN_UNITS
 
 Fits = Mapping[str, list[laws.Fit]]
 TOLERANCE = 0.01
@@ -30,6 +30,11 @@ def fit_runs(trend: pd.DataFrame) -> Fits:
 def steady_runs(fits: Fits) -> dict[str, laws.Fit]:
     """Our own choice for each run: the fewest dropped points that leave only noise (``laws.steady``)."""
     return {run: laws.steady(each) for run, each in fits.items()}
+
+
+def with_used(trend: pd.DataFrame, fits: Mapping[str, laws.Fit]) -> pd.DataFrame:
+    """``trend`` with ``used``: whether the run's fit uses a point, or leaves it out as warm-up."""
+    return trend.assign(used=trend.d >= trend.run.map({run: fit.tokens[0] for run, fit in fits.items()}))
 
 
 def _printed() -> pd.DataFrame:

@@ -8,7 +8,7 @@ from scipy import stats
 
 from ...laws import fitting as laws
 from ...paper import published as paper
-from ...paper.style import TOKEN_UNITS
+from ...paper.published import TOKEN_UNITS
 from . import limits as law_tables
 from . import trends
 

@@ -13,7 +13,7 @@ import pandas as pd
 from ...files import LADDER
 from ...ladder import recipe as ladder
 from ...paper import published as paper
-from ...paper.style import ACTIVATIONS, TOKEN_UNITS
+from ...paper.published import ACTIVATIONS, TOKEN_UNITS
 from ...suites import suite as suites
 
 LADDER_RUNS = tuple(f"{scale}-{activation}" for scale in ladder.SCALES for activation in ACTIVATIONS)

@@ -59,15 +59,15 @@ def resampled_curves(t: Tradeoff) -> list[dict[str, RuleCurve]]:
     return [{rule: RuleCurve(x[rule], np.append(row[where], 0.0)) for rule, where in rows.items()} for row in log_ratio]
 
 
-def needed(tradeoffs: Sequence[Tradeoff]) -> pd.DataFrame:
-    """Activation ratio that each rule needs at + 1, 5 and 10 % perplexity: one row a checkpoint, rule and level.
+def needed(tradeoffs: Sequence[Tradeoff], levels: Sequence[float] = LEVELS) -> pd.DataFrame:
+    """Activation ratio that each rule needs at each rise of perplexity (%): one row a checkpoint, rule and level.
 
     Columns activation_ratio and its 90 % interval low, high over resamples; NaN where a curve does not reach.
     """
     rows = []
     for t in tradeoffs:
         for rule in t.rules:
-            for level in LEVELS:
+            for level in levels:
                 values = [c[rule].needed(math.log1p(level / 100)) for c in resampled_curves(t)]
                 low, high = _interval(values[1:])
                 rows.append((t.checkpoint.name, rule, level, values[0], low, high))
@@ -199,3 +199,10 @@ def corpora_table(suite: Suite, checkpoints: Sequence[Checkpoint], tokens: int, 
     ]
     columns = ["checkpoint", "found_on", "judged_on", "ppl_ratio", "ppl_ratio_se", "activation_ratio"]
     return pd.DataFrame(rows, columns=columns).astype({"ppl_ratio_se": float})
+
+
+def points(tradeoffs: Sequence[Tradeoff], evidence: str) -> pd.DataFrame:
+    """All points of the sweeps in one frame, the kind of evidence in the first column."""
+    table = pd.concat([t.points for t in tradeoffs], ignore_index=True)
+    table.insert(0, "evidence", evidence)
+    return table

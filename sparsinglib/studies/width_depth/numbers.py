@@ -16,7 +16,7 @@ from scipy import stats
 from ...files import LADDER
 from ...ladder import recipe as ladder
 from ...paper import published as paper
-from ...paper.style import TOKEN_UNITS
+from ...paper.published import TOKEN_UNITS
 from ..scaling import limits as law_tables
 from ..scaling import scales as scaling_tables
 from ..scaling import trends
