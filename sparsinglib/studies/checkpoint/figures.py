@@ -22,8 +22,9 @@ MOST_TOKENS_WRITTEN = 320
 
 
 def token_table(results: Mapping[str, Measurement], tokenizer: PreTrainedTokenizerBase | None) -> pd.DataFrame:
-    """Share of neurons by layer and token of the first text kept: rule, layer, position, token_id, token, activation_ratio.
+    """Share of neurons by layer and token of the first text kept.
 
+    Columns: rule, layer, position, token_id, token, activation_ratio (a fraction).
     Raises ValueError if a measurement kept no map.
     """
     frames = []
@@ -71,7 +72,7 @@ def heat_map(table: pd.DataFrame, results: Mapping[str, Measurement]) -> style.P
             message += f"; at the same mean KL is {others}"
         return fig.says(
             message,
-            f"The first {len(pieces)} tokens of a text; KL (nats per token): how far predictions move from the dense model's.",
+            f"The first {len(pieces)} tokens of a text; KL (nats per token): how far predictions move from dense.",
         )
 
 
@@ -182,7 +183,7 @@ def coloured_text(table: pd.DataFrame, titles: Mapping[str, str] | None = None, 
             ax.set_axis_off()
             ax.set_title((titles or means)[name], parse_math=False)
             _write_tokens(ax, part, norm)
-        bar = {"orientation": "horizontal", "fraction": 0.05, "aspect": 60, "pad": 0.02}
+        bar: style.Look = {"orientation": "horizontal", "fraction": 0.05, "aspect": 60, "pad": 0.02}
         scale = fig.colorbar(ScalarMappable(norm, style.TEXT_COLOURS), ax=panels, **bar)
         scale.set_label("neurons active (%), mean over layers")
         scale.outline.set_visible(False)
@@ -208,7 +209,7 @@ def _places(pieces: Sequence[str], width: int) -> list[tuple[int, float]]:
 
 
 def _write_tokens(ax: Axes, part: pd.DataFrame, norm: Normalize) -> None:
-    looks = style.shades(100 * part.share, norm.vmax)
+    looks = style.shades(100 * part.share, float(norm.vmax or 1))
     for row, (ground, ink) in zip(part.itertuples(), looks, strict=True):
         (line, column), wide = row.place, _columns(row.token)
         ax.add_patch(Rectangle((column, line + 0.06), wide - 0.1, 0.88, color=ground, lw=0))

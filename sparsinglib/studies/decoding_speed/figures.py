@@ -9,12 +9,12 @@ from ...paper import published as paper
 from ...paper import style
 from .numbers import CASES, VARIANTS
 
-CASE_LOOKS = {
+CASE_LOOKS: dict[str, style.Look] = {
     "zeros": style.look("0.1B", "relu"),
     "cett": style.look("0.8B", "relu"),
     "silu": style.look("0.8B", "silu"),
 }
-THREADS = {1: {"marker": "o", "ls": "-"}, 2: {"marker": "s", "ls": "--"}}
+THREADS: dict[int, style.Look] = {1: {"marker": "o", "ls": "-"}, 2: {"marker": "s", "ls": "--"}}
 VARIANT_COLOURS = dict(zip(VARIANTS, ("0.65", style.OTHERS[3], style.OTHERS[1]), strict=True))
 
 
@@ -35,14 +35,14 @@ def speed_up(table: pd.DataFrame) -> style.Picture:
         keys = [Line2D([], [], color="k", lw=1, label="bound by weights read")]
         for threads, look in THREADS.items():
             count = f"{threads} thread{'s' if threads > 1 else ''}"
-            keys += [Line2D([], [], color=ink, **look, ms=4, lw=1, label=f"over {what}, {count}")
-                     for ink, what in ((CASE_LOOKS["cett"]["color"], "torch"), ("0.55", "our own dense kernel"))]  # fmt: skip
+            for ink, what in ((CASE_LOOKS["cett"]["color"], "torch"), ("0.55", "our own dense kernel")):
+                keys.append(Line2D([], [], color=ink, **look, ms=4, lw=1, label=f"over {what}, {count}"))
         fig.legend(handles=keys, loc="outside lower center", ncols=3)
         few = rows[rows.a == rows.a.min()]
         own, torch = few.over_kernel, few.speedup
         return fig.says(
-            f"At {100 * rows.a.min():g} % active neurons sparsity alone makes an FFN {own.min():.1f} to {own.max():.1f} "
-            f"times faster; over torch it is {torch.min():.1f} to {torch.max():.1f}",
+            f"At {100 * rows.a.min():g} % active neurons sparsity alone makes an FFN {own.min():.1f} to {own.max():.1f}"
+            f" times faster; over torch it is {torch.min():.1f} to {torch.max():.1f}",
             "One FFN of the 2.4B shape, random weights, imposed activity. Colour: over dense torch, which reads memory "
             "more slowly (bars: quartiles over rounds); grey: over our kernel with all neurons active.",
         )
@@ -93,8 +93,8 @@ def shapes(table: pd.DataFrame) -> style.Picture:
         words = ", ".join(f"{means[case]:.1f} times for {CASES[case].split(':')[0]}" for case in CASES if case in means)
         return fig.says(
             f"At the paper's limits sparsity alone makes an FFN faster by {words} (geometric means)",
-            "Marks: over dense torch, quartiles over rounds. Random weights, imposed activity. Last place: geometric mean "
-            "over the sizes.",
+            "Marks: over dense torch, quartiles over rounds. Random weights, imposed activity. Last place: geometric "
+            "mean over the sizes.",
         )
 
 
@@ -147,7 +147,8 @@ def tokens_per_second(table: pd.DataFrame) -> style.Picture:
         )
         return fig.says(
             f"Whole models with the sparse kernel run at {words} the speed of dense torch",
-            "Bars: median over rounds with quartiles. The paper's two numbers compare two engines and have no spread (2.4B ReLU).",
+            "Bars: median over rounds with quartiles. The paper's two numbers (2.4B ReLU) compare two engines "
+            "and have no spread.",
         )
 
 

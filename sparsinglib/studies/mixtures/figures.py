@@ -60,10 +60,10 @@ def figure_12(found: Mapping[str, Curve], gap: pd.DataFrame, seeds: float = np.n
         words = ", ".join(f"{r.series.removeprefix('moe-')} experts {r.gap_pct:+.1f} %" for r in here.itertuples())
         worse = int((here.low_pct > 0).sum())
         return fig.says(
-            f"Where they were trained, {worse} of {len(here)} mixtures have a higher perplexity than a plain FFN cut to the "
-            f"same share ({words})",
-            "Large marks: the number of experts that a mixture was trained with, the one fair comparison. Left of the dotted "
-            "line: the range of the paper's axis.",
+            f"Where they were trained, {worse} of {len(here)} mixtures have a higher perplexity than a plain FFN cut "
+            f"to the same share ({words})",
+            "Large marks: the number of experts that a mixture was trained with, the one fair comparison. Left of the "
+            "dotted line: the range of the paper's axis.",
         )
 
 

@@ -163,8 +163,8 @@ def overlap(table: pd.DataFrame, share: float) -> style.Picture:
             ax.set_title(style.name(name), parse_math=False)
         return fig.says(
             _least_shared(table),
-            f"Share (%) of the {100 * share:.0f} % most active neurons on one corpus that are among those of the other; "
-            "diagonal: two halves of one corpus.",
+            f"Share (%) of the {100 * share:.0f} % most active neurons on one corpus that are among those of the other;"
+            " diagonal: two halves of one corpus.",
         )
 
 
@@ -179,8 +179,8 @@ def _least_shared(table: pd.DataFrame) -> str:
     a, b = apart.groupby(["corpus_a", "corpus_b"]).overlap.mean().idxmin()
     pair = 100 * apart[(apart.corpus_a == a) & (apart.corpus_b == b)].overlap
     return (
-        f"{_name(a).capitalize()} and {_name(b).capitalize()} share {pair.min():.0f} to {pair.max():.0f} % of their most "
-        f"active neurons ({words})"
+        f"{_name(a).capitalize()} and {_name(b).capitalize()} share {pair.min():.0f} to {pair.max():.0f} % of their "
+        f"most active neurons ({words})"
     )
 
 
@@ -215,9 +215,9 @@ def figure_10(table: pd.DataFrame, pairs: pd.DataFrame) -> style.Picture:
         words = [f"{_label(str(a))} {row['min']:.2f} to {row['max']:.2f}" for a, row in ends.iterrows()]
         return fig.says(
             f"Tokens that need many neurons in one size need many in another: rank correlation {', '.join(words)}",
-            "Activation ratio (%) of each vocabulary entry, mean over its occurrences. Line: equal. Near: entries whose "
-            f"two ratios differ by 20 % at most. Two halves of the text on one model: {pairs.halves_correlation.min():.2f} "
-            f"to {pairs.halves_correlation.max():.2f}.",
+            "Activation ratio (%) of each vocabulary entry, mean over its occurrences. Line: equal. Near: entries "
+            "whose two ratios differ by 20 % at most. Two halves of the text on one model: "
+            f"{pairs.halves_correlation.min():.2f} to {pairs.halves_correlation.max():.2f}.",
         )
 
 

@@ -1,8 +1,8 @@
 """Figures of the laws (4, 7, 8, 11, 13, 14 and our own): tidy frames in, a Picture out.
 
-``trend`` is that of ``trends`` (evidence, run, scale, activation, seed, d in 1e9 or 1e6 tokens, activation_ratio), where
-it says so with ``used``, the share of fits that use a point: less than a half is warm-up. ``laws`` maps a run to its
-law, a function of d. ``limits``: evidence, run, scale, activation, seed, a0, low, high (90 %; fractions), identified
+``trend`` is that of ``trends`` (evidence, run, scale, activation, seed, d in 1e9 or 1e6 tokens, activation_ratio),
+where it says so with ``used``, the share of fits that use a point: less than a half is warm-up. ``laws`` maps a run to
+its law, a function of d. ``limits``: evidence, run, scale, activation, seed, a0, low, high (90 %; fractions), identified
 (the points fix the limit).
 """
 
@@ -21,7 +21,7 @@ from ...paper import style
 
 Laws = Mapping[str, Callable[[np.ndarray], np.ndarray]]
 KINDS = ("paper", "ladder")
-HALO = {"path_effects": [withStroke(linewidth=2, foreground="white")]}
+HALO: style.Look = {"path_effects": [withStroke(linewidth=2, foreground="white")]}
 APART = 1.05  # a seed's mark right of the last one's, so that none hides another
 
 
@@ -135,7 +135,7 @@ def _limits(ax: Axes, limits: pd.DataFrame, printed: pd.Series) -> None:
 
 
 def figure_7(limits: pd.DataFrame, reached: pd.DataFrame, params: pd.Series) -> style.Picture:
-    """Limit activation ratio against parameters from zero; for the ladder the ratio at the end, limits only where fixed.
+    """Limit against parameters, from zero; for the ladder the ratio at the end, and limits where they are fixed.
 
     ``reached`` is ``scales.reached`` (the mean of the last checkpoints of each run), ``params`` maps scale to a count.
     """
@@ -166,8 +166,8 @@ def figure_7(limits: pd.DataFrame, reached: pd.DataFrame, params: pd.Series) -> 
                     look = style.look("", str(activation)) | {"ls": ""}
                     ax.plot(_at(part, params), 100 * part.value, **look, mfc="white", ms=4)
                     mean = part.groupby("scale").value.mean()
-                    ax.plot(params.loc[mean.index].sort_values(), 100 * mean.loc[params.loc[mean.index].sort_values().index],
-                            color=look["color"], lw=1, alpha=0.6)  # fmt: skip
+                    x = params.loc[mean.index].sort_values()
+                    ax.plot(x, 100 * mean.loc[x.index], color=look["color"], lw=1, alpha=0.6)
             _params_axis(ax, params, mine.scale)
             ax.set(ylim=(0, 1.08 * top), ylabel="activation ratio (%)")
             last = ends.sort_values("scale").groupby("activation").value.last()
@@ -237,7 +237,7 @@ def _slope(ax: Axes, line: pd.DataFrame) -> tuple[float, str, str] | None:
 
 
 def _smaller_first(derivative: pd.DataFrame) -> str:
-    """In how many comparisons of neighbouring sizes, at tokens per parameter both have, the smaller has the larger slope."""
+    """How often the smaller of two neighbouring sizes has the larger slope, where both have points."""
     words = []
     for evidence, rows in derivative[derivative.inside].groupby("evidence", sort=False):
         counts = []
@@ -249,8 +249,8 @@ def _smaller_first(derivative: pd.DataFrame) -> str:
 
 
 def figure_11(trend: pd.DataFrame, laws: Laws) -> style.Picture:
-    """The 2.4B run's points with several laws, each extended to the tokens the paper trained for (C60)."""
-    end = float(paper.old_claims().set_index("id").paper_value["C60"]) / paper.TOKEN_UNITS["paper"]
+    """The 2.4B run's points with several laws (name to law), each drawn on to the end of the paper's axis."""
+    end = float(paper.read("figure_axes").query("figure == 11").x_tick_max.iloc[0])
     with style.context():
         fig, (ax,) = style.axes(1, 1, height=3.6)
         part = trend[trend.run == "2.4b-relu"]
@@ -269,7 +269,7 @@ def figure_11(trend: pd.DataFrame, laws: Laws) -> style.Picture:
         return fig.says(
             f"The published 2.4B points end at {part.d.max():.0f} billion tokens; laws through them end "
             f"{min(values):.2f} to {max(values):.2f} % active",
-            f"Points: 2.4B ReLU, published. Each law is drawn on to the {end:.0f} billion tokens of the paper's run.",
+            "Points: 2.4B ReLU, published. Each law is drawn on to the end of the paper's axis.",
         )
 
 
@@ -381,7 +381,7 @@ def figure_13(loss: pd.DataFrame) -> style.Picture:
         sizes = sum(np.sign(gap) == np.sign(np.mean(gaps)) for gap in gaps)
         message = f"{side} in {sizes} of {len(gaps)} sizes, by at most {widest:.2f} nats per token"
         if widest <= spread:
-            message = f"ReLU and SiLU of one size reach the same loss to {widest:.2f} nats; seeds differ by up to {spread:.2f}"
+            message = f"ReLU and SiLU of one size end within {widest:.2f} nats; seeds differ by up to {spread:.2f}"
         return fig.says(
             message,
             "Ladder (the paper prints no losses). Darker: larger. One seed a size; the last twentieth of a run counts.",
@@ -391,8 +391,8 @@ def figure_13(loss: pd.DataFrame) -> style.Picture:
 def figure_14(losses: pd.DataFrame, params: pd.Series) -> style.Picture:
     """Training loss reached against parameters, every seed; limits only where the points fix them.
 
-    ``losses`` (``scales.loss_limits``): run, scale, activation, seed, limit, low, high, final, common (nats per token at
-    the tokens of the shortest run), fixed.
+    ``losses`` (``scales.loss_limits``): run, scale, activation, seed, limit, low, high, final, common (nats per token
+    at the tokens of the shortest run), fixed.
     """
     with style.context():
         fig, (ax,) = style.axes(1, 1, height=3.2)
@@ -417,7 +417,7 @@ def figure_14(losses: pd.DataFrame, params: pd.Series) -> style.Picture:
         falls = all(means[a].loc[sorted(means[a].index)].is_monotonic_decreasing for a in losses.activation.unique())
         count = int(losses.fixed.sum())
         return fig.says(
-            f"The loss reached {'falls with every step in size' if falls else 'does not fall with every step in size'}; "
+            f"The loss reached {'falls' if falls else 'does not fall'} with every step in size; "
             f"a limit of the loss is fixed in {count} of {len(losses)} runs",
             "Ladder (the paper prints no values). Hollow: mean over the last twentieth of each run, one mark a seed, "
             "joined at the seeds' mean. Filled, with 90 % bars: limits, where the points fix them.",
@@ -497,7 +497,7 @@ def table_2(table: pd.DataFrame, limits: pd.DataFrame) -> style.Picture:
         return fig.says(
             f"{sum(inside)} of {len(inside)} printed limits lie within our 90 % interval",
             "Mark and bar: median and 90 % interval over all numbers of left-out points (hollow: limit not fixed; the "
-            "bar may leave the panel). Black diamond: Table 2. Grey tick: refit at the number nearest to the printed row.",
+            "bar may leave the panel). Black diamond: Table 2. Grey tick: refit at the number nearest to it.",
         )
 
 
@@ -578,7 +578,8 @@ def forecast(table: pd.DataFrame) -> style.Picture:
             "Filled: the fit has no flag. Hollow: limit not fixed, at a bound, or the last number of left-out points "
             "tried. Red: the end lies outside. Arrow: the interval goes on."
             + (
-                f" The mark is the law at the chosen number of left-out points; the interval pools all numbers, and for {strange} it does not hold the mark."
+                f" The mark is the law at the chosen number of left-out points; the interval pools all numbers, and "
+                f"for {strange} it does not hold the mark."
                 if strange
                 else ""
             ),
@@ -619,8 +620,8 @@ def calibration(table: pd.DataFrame) -> style.Picture:
         for y, (_, part) in enumerate(groups):
             for k, (name, label) in enumerate(labels.items()):
                 hits, n = int(part[name].sum()), len(part)
-                low, high = (100 * float(stats.beta.ppf(q, a, b)) if a and b else edge
-                             for q, a, b, edge in ((0.05, hits, n - hits + 1, 0), (0.95, hits + 1, n - hits, 100)))  # fmt: skip
+                low = 100 * float(stats.beta.ppf(0.05, hits, n - hits + 1)) if hits else 0.0
+                high = 100 * float(stats.beta.ppf(0.95, hits + 1, n - hits)) if hits < n else 100.0
                 look = style.other(k) | {"ls": "", "ms": 6, "label": label if not y else None}
                 ax.plot([low, high], [y + 0.25 * k - 0.12] * 2, color=look["color"], lw=1.5)
                 ax.plot(100 * hits / n, y + 0.25 * k - 0.12, **look)

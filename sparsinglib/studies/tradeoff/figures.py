@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter
 
@@ -40,7 +41,7 @@ def figure_2(tradeoffs: Sequence[Tradeoff], needed: pd.DataFrame) -> style.Pictu
                 ax.set(ylabel="" if column else f"rise of perplexity (%)\n{kind}")
                 ax.set(xlabel="activation ratio (%)" if row else "", title="" if row else _name(t.checkpoint))
         panels[0].set_ylim(-4, 100 * (HIGHEST - 1))
-        handles = {}
+        handles: dict[str, Artist] = {}
         for ax in panels:
             handles |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
         fig.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4 if len(tradeoffs) > 1 else 3)
@@ -144,8 +145,8 @@ def figure_15(tradeoffs: Sequence[Tradeoff], p: float = 1.0) -> style.Picture:
             message + f"{min(found):.2f} to {max(found):.2f}"
             if found
             else "Perplexity and activation ratio against CETT",
-            "Rings: the CETT that the search chose. Points where perplexity did not rise are not on the logarithmic axis. "
-            "Bars: standard errors.",
+            "Rings: the CETT that the search chose. Points where perplexity did not rise are not on the logarithmic "
+            "axis. Bars: standard errors.",
         )
 
 
@@ -192,11 +193,12 @@ def corpora_matrix(table: pd.DataFrame) -> style.Picture:
             rows = table[table["checkpoint"] == name]
             corpora = list(rows["found_on"].unique())
             cells = rows.assign(text=[f"{r.rise:+.1f}\n± {100 * r.ppl_ratio_se:.1f}" for r in rows.itertuples()])
-            rise, text = (cells.pivot(index="found_on", columns="judged_on", values=v).loc[corpora, corpora] for v in ("rise", "text"))  # fmt: skip
+            wide = cells.pivot(index="found_on", columns="judged_on", values=["rise", "text"])
+            rise, text = (wide[name].loc[corpora, corpora] for name in ("rise", "text"))
             look = {"cmap": "PuOr_r", "vmin": 1 - reach, "vmax": 1 + reach, "fmt": "", "cbar": False, "square": True}
             active = rows[rows["found_on"] == rows["judged_on"]].set_index("found_on")["activation_ratio"]
             labels = [f"{c}\n({100 * active[c]:.0f} % active)" for c in corpora]
-            sns.heatmap(rise, annot=text, ax=ax, yticklabels=labels, annot_kws={"fontsize": 8}, **look)
+            sns.heatmap(rise.astype(float), annot=text, ax=ax, yticklabels=labels, annot_kws={"fontsize": 8}, **look)
             ax.tick_params(axis="y", rotation=0)
             ax.tick_params(length=0)
             ax.set(xlabel="judged on", ylabel="thresholds found on", title=style.name(name))
@@ -205,5 +207,5 @@ def corpora_matrix(table: pd.DataFrame) -> style.Picture:
         return fig.says(
             f"Thresholds for +1 % on one corpus cost {apart.rise.min():+.1f} to {apart.rise.max():+.1f} % on another; "
             f"worst from {worst.found_on} to {worst.judged_on} ({style.name(worst.checkpoint)})",
-            "Rise of perplexity (%) ± standard error; in brackets the activation ratio where the thresholds were found.",
+            "Rise of perplexity (%) ± standard error; in brackets the activation ratio where they were found.",
         )

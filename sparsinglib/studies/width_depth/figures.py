@@ -13,7 +13,7 @@ from . import numbers
 from .numbers import MILLIONS
 
 RATIO = "width / depth (hidden size / layers)"
-POINT = style.look("0.1M", "relu") | {"color": style.ACTIVATION_COLOURS["relu"], "ls": "", "ms": 4.5}
+POINT: style.Look = style.look("0.1M", "relu") | {"color": style.ACTIVATION_COLOURS["relu"], "ls": "", "ms": 4.5}
 
 
 def _facts() -> pd.Series:
@@ -40,7 +40,13 @@ def _readings(ax: Axes, quantities: tuple[str, ...]) -> None:
     across = ax.get_xaxis_transform()
     for k, (reading, part) in enumerate(table.groupby("reading", sort=False)):
         # Below the axis' edge (marker 6 is a caret), so that no mark can be taken for a measured shape.
-        look = {"color": style.OTHERS[1 + k], "marker": 6, "ms": 7, "lw": 1.2, "ls": "-" if len(part) > 1 else ""}
+        look: style.Look = {
+            "color": style.OTHERS[1 + k],
+            "marker": 6,
+            "ms": 7,
+            "lw": 1.2,
+            "ls": "-" if len(part) > 1 else "",
+        }
         drawn = part.ratio.clip(low, high)
         ax.plot(drawn, [-0.01] * len(part), transform=across, label=str(reading), clip_on=False, **look)
         if part.ratio.max() > high:
@@ -71,7 +77,7 @@ def figure_5(
         ax.errorbar(activation.ratio, activation["last"], bars, capsize=3, zorder=3, **POINT)
         fixed = activation[activation.identified.astype(bool)]
         bars = style.error_bars(fixed.low, fixed.limit, fixed.high)
-        grey = {"color": style.GREY, "marker": "D", "ms": 3.5, "ls": ""}
+        grey: style.Look = {"color": style.GREY, "marker": "D", "ms": 3.5, "ls": ""}
         ax.errorbar(fixed.ratio * 1.07, fixed.limit, bars, capsize=2, label="limit, where fixed", **grey)
         ends = pd.concat([activation.last_low, activation.last_high, fixed.low, fixed.high])
         ax.set(ylim=(ends.min() - 1, ends.max() + 1), ylabel="activation ratio (%)")
@@ -150,7 +156,9 @@ def figure_6(table: pd.DataFrame, losses: pd.DataFrame, edge: float) -> style.Pi
         best = losses[losses.above_low <= edge]
         return fig.says(
             f"Loss is best at a width / depth of {best.ratio.min():.3g} to {best.ratio.max():.3g}; the deepest shape "
-            f"lies {losses.above[losses.ratio.idxmin()]:.2f} nats above the best, the widest {losses.above[losses.ratio.idxmax()]:.2f}",
+            f"lies {losses.above[losses.ratio.idxmin()]:.2f} nats above the best, the widest "
+            f"{losses.above[losses.ratio.idxmax()]:.2f}",
             f"Ladder, 0.1M ReLU at {MILLIONS} tokens; bars: 90 %, paired by batch. The paper's points are not "
-            f"published; it states {low:g} to {high:g} as best, and its main model has {float(facts.main_models_ratio_min):g}.",
+            f"published; it states {low:g} to {high:g} as best, and its main model has "
+            f"{float(facts.main_models_ratio_min):g}.",
         )
