@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
 
 from sparsinglib import laws, paper
 from sparsinglib.files import PAPER
@@ -138,18 +137,24 @@ def test_figures_draw_both_kinds_of_evidence_and_say_what_is_missing(tmp_path, m
     trend = trend[trend.run.isin(["0.8b-relu", "0.8b-silu", "0.4m-silu"])]
     fits = {run: laws.fit(g.activation.iloc[0], g.d, g.activation_ratio) for run, g in trend.groupby("run")}
     limits = law_tables.limits(trend, law_tables.fit_runs(trend))
-    for state, end, line in (("fixed", " %", "--"), ("one drop", " %*", "-."), ("open", ": open", None)):
-        ax = law_figures.figure_4(trend, fits, limits.assign(state=state)).axes[0]
-        (label,) = [name for name in ax.get_legend_handles_labels()[1] if name.startswith("0.8B")]
-        assert label.endswith(end)
-        across = {drawn.get_ls() for drawn in ax.lines if list(drawn.get_xdata()) == [0, 1]}
-        assert across == ({line} if line else set())
-    figure = law_figures.figure_4(trend, fits, limits)
-    assert isinstance(figure, Figure)
+    points, drawn = law_tables.with_used(trend, fits), {run: fit.predict for run, fit in fits.items()}
+    figure = law_figures.figure_4(points, drawn, limits.assign(identified=True))
+    assert (
+        figure.message
+        == "With more data the activation ratio of ReLU falls in every one of 1 runs, SiLU rises in every one of 2 runs"
+    )
     texts = [text.get_text() for ax in figure.axes for text in ax.texts]
-    assert texts == ["ladder: no ReLU run measured yet"]
-    drawn = sum(len(line.get_xdata()) for line in figure.axes[0].lines if line.get_ls() == "None")
-    assert drawn == len(trend[trend.run == "0.8b-relu"])
+    assert "ladder: no ReLU run measured yet" in texts and {"0.8B", "0.4M"} <= set(texts)
+    run, strip = trend[trend.run == "0.8b-relu"], figure.axes[1]
+    dots = [line for line in figure.axes[0].lines if line.get_ls() == "None"]
+    assert sum(len(line.get_xdata()) for line in dots) == len(run)
+    mine, printed = limits.set_index("run").loc["0.8b-relu"], paper.table(2).query("scale == '0.8B'").a0.min()
+    bar, ours, theirs = strip.lines
+    assert bar.get_ydata() == pytest.approx([100 * mine.low, 100 * mine.high])
+    assert ours.get_ydata() == pytest.approx([100 * mine.a0]) and theirs.get_ydata() == pytest.approx([100 * printed])
+    assert ours.get_markerfacecolor() != "white"
+    unfixed = law_figures.figure_4(points, drawn, limits.assign(identified=False)).axes[1]
+    assert unfixed.lines[1].get_markerfacecolor() == "white"
 
 
 def test_save_gives_the_same_bytes_twice_and_the_data_beside(tmp_path):
@@ -167,9 +172,3 @@ def test_save_gives_the_same_bytes_twice_and_the_data_beside(tmp_path):
     assert contents[0][".csv"] == b"x,y\n1,0.5\n2,0.3333\n"
     with pytest.raises(ValueError, match="no data"):
         style.save(figure, "test", data.iloc[:0], tmp_path)
-
-
-def test_every_scale_has_a_look_and_rungs_share_it():
-    assert set(paper.trend().scale) <= set(style.COLOURS)
-    assert style.COLOURS["0.4M"] == style.COLOURS["0.4B"]
-    assert len(set(style.COLOURS.values())) == len(set(style.MARKERS.values())) == 6

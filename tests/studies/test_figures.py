@@ -36,7 +36,7 @@ def measured(ladder, text):
 
 def test_pieces_put_together_give_the_text_back(ladder, text):
     tokenizer = ladder[1]
-    pieces = figures.token_pieces(tokenizer, tokenizer(text)["input_ids"])
+    pieces = style.token_pieces(tokenizer, tokenizer(text)["input_ids"])
     joined = "".join(pieces).replace("‥", "").replace("·", " ").replace("⏎", "\n")
     assert joined == text
 
@@ -45,14 +45,25 @@ def test_a_character_of_several_tokens_is_shown_once(ladder):
     tokenizer = ladder[1]
     ids = tokenizer("\N{DROMEDARY CAMEL}")["input_ids"]
     assert len(ids) > 1
-    assert figures.token_pieces(tokenizer, ids) == ["\N{DROMEDARY CAMEL}"] + ["‥"] * (len(ids) - 1)
+    assert style.token_pieces(tokenizer, ids) == ["\N{DROMEDARY CAMEL}"] + ["‥"] * (len(ids) - 1)
 
 
-def test_heat_map_data_is_the_measurement(ladder, measured):
-    _, data = figures.heat_map(measured, ladder[1])
-    shown = min(figures.MOST_TOKENS_DRAWN, measured["FAT"].tokens)
-    drawn = data[data.rule == "FAT"].pivot(index="layer", columns="position", values="activation_ratio")
-    np.testing.assert_array_equal(drawn.to_numpy(), measured["FAT"].token_activation[:, :shown])
+def test_the_table_of_tokens_and_the_heat_map_are_the_measurement(ladder, measured):
+    table = figures.token_table(measured, ladder[1])
+    drawn = table[table.rule == "FAT"].pivot(index="layer", columns="position", values="activation_ratio")
+    np.testing.assert_array_equal(drawn.to_numpy(), measured["FAT"].token_activation[:, : drawn.shape[1]])
+    picture = figures.heat_map(table, measured)
+    for ax, result in zip(picture.axes, measured.values(), strict=False):
+        cells = np.asarray(ax.images[0].get_array())
+        np.testing.assert_allclose(cells, 100 * result.token_activation[:, : figures.MOST_TOKENS_DRAWN])
+        assert f"KL {result.kl:.3f}" in ax.get_title("left")
+
+
+def test_a_measurement_without_a_map_is_refused(ladder, text):
+    model, tokenizer = ladder
+    result = sl.measure(model, sl.token_batches(text, tokenizer, 128, 1)[:1], sl.FAT(0.1), keep_tokens=False)
+    with pytest.raises(ValueError, match="keep_tokens=True"):
+        figures.token_table({"FAT": result}, tokenizer)
 
 
 @pytest.mark.filterwarnings("ignore:Glyph")
@@ -61,18 +72,18 @@ def test_any_token_text_can_be_drawn_and_a_long_text_stays_small(ladder, tmp_pat
     hostile = "$x^{2 \\frac{ $$ % _ & # \x07 \u202e العربية 清华大学 🙂 " * 40
     batches = [batch[:1, :256] for batch in sl.token_batches(hostile, tokenizer, 256, 1)[:4]]
     result = {"all": sl.measure(model, batches, sl.FAT(0.0))}
-    for draw in (figures.heat_map, figures.coloured_text):
-        figure, data = draw(result, tokenizer)
-        style.save(figure, draw.__name__, data, tmp_path)
-        width, height = figure.get_size_inches() * 150
+    table = figures.token_table(result, tokenizer)
+    for name, picture in {"map": figures.heat_map(table, result), "text": figures.coloured_text(table)}.items():
+        style.save(picture, name, table, tmp_path)
+        width, height = picture.get_size_inches() * style.DPI
         assert max(width, height) < 4000
-        assert (tmp_path / f"{draw.__name__}.png").stat().st_size < 2e6
+        assert (tmp_path / f"{name}.png").stat().st_size < 2e6
 
 
 def test_same_data_give_the_same_bytes(ladder, measured, tmp_path):
     for folder in ("a", "b"):
-        figure, data = figures.heat_map(measured, ladder[1])
-        style.save(figure, "map", data, tmp_path / folder)
+        table = figures.token_table(measured, ladder[1])
+        style.save(figures.heat_map(table, measured), "map", table, tmp_path / folder)
     for name in ("map.png", "map.svg", "map.csv"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 

@@ -3,7 +3,6 @@
 import dataclasses
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from helpers import PlainMLP, greedy, tiny_llama
@@ -13,6 +12,8 @@ from hypothesis.extra import numpy as arrays
 
 import sparsinglib as sl
 from sparsinglib.core.measure import Measurement
+from sparsinglib.paper import style
+from sparsinglib.studies.neurons import figures
 from sparsinglib.studies.neurons import frequency as neuron_use
 from sparsinglib.studies.neurons.frequency import Use
 from sparsinglib.suites import survey
@@ -220,19 +221,24 @@ def test_one_checkpoint_is_no_comparison(tmp_path, monkeypatch):
         neuron_use.largest(neuron_use.distances(uses))
 
 
-def test_pictures_of_one_checkpoint_and_of_unknown_scales(tmp_path, monkeypatch):
-    monkeypatch.setenv("SPARSINGLIB_FIGURES", str(tmp_path))
+def test_pictures_of_one_checkpoint_and_of_unknown_scales(tmp_path):
     uses = [
         use("mine", [0.2, 0.1], [0.3, 0.2], scale="7B", activation="gelu", corpus=c) for c in ("code", "my/own.txt")
     ]
-    neuron_use.draw_figure_9(uses)
-    neuron_use.draw_figure_16(uses)
-    neuron_use.draw_overlap(uses)
-    assert neuron_use.draw_distances(neuron_use.distances(uses)) is None
-    assert neuron_use.draw_overlap(uses[:1]) is None
-    data = pd.read_csv(tmp_path / "figure_09.csv")
-    assert set(data.corpus) == {"code", "my/own.txt"}
-    assert data.frequency_pct.max() == pytest.approx(25)
+    table, distance = neuron_use.curve_table(uses), neuron_use.distances(uses)
+    largest = neuron_use.largest(distance)
+    mean = table.position == neuron_use.MEAN
+    pictures = {
+        "figure_09": (figures.figure_9(table[mean], largest), table[mean]),
+        "figure_16": (figures.figure_16(table[~mean], largest), table[~mean]),
+        "overlap": (figures.overlap(neuron_use.top_overlap(uses), 0.1), table),
+    }
+    for name, (picture, data) in pictures.items():
+        style.save(picture, name, data, tmp_path)
+        assert picture.message
+    assert distance.empty and neuron_use.top_overlap(uses[:1]).empty
+    assert [ax.get_title("left") for ax in pictures["figure_09"][0].axes] == ["code", "own.txt"]
+    assert max(line.get_ydata().max() for line in pictures["figure_09"][0].axes[0].lines) == pytest.approx(25)
 
 
 def test_pictures_of_another_suite_do_not_replace_the_ladder_s():

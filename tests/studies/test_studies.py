@@ -5,7 +5,6 @@ nbval compares what notebooks print; the first part here compares what they writ
 
 import json
 import shutil
-from dataclasses import replace
 
 import nbformat
 import numpy as np
@@ -17,9 +16,12 @@ from transformers import BloomConfig, BloomForCausalLM
 import sparsinglib as sl
 from sparsinglib import laws
 from sparsinglib.files import FIGURES, LADDER, NOTEBOOKS
+from sparsinglib.paper import style
+from sparsinglib.studies.checkpoint import figures
 from sparsinglib.studies.checkpoint import study as one_checkpoint
-from sparsinglib.studies.scaling import forecast_figures, trends
+from sparsinglib.studies.scaling import figures as law_figures
 from sparsinglib.studies.scaling import forecasts as law_forecasts
+from sparsinglib.studies.scaling import trends
 
 # They read tables and measure next to nothing. 05 would too, but its bootstraps take a minute.
 READERS = ("02_data_scaling", "04_scale", "10_decoding_speed")
@@ -85,16 +87,16 @@ def test_a_forecast_is_the_law_fitted_to_the_first_part(drawn):
     assert row["measured"] == pytest.approx(run.activation_ratio.iloc[-1], abs=2e-3)
     assert row.low < row.predicted < row.high
     assert row["inside"] == (row.low <= row.measured <= row.high)
-    figure = forecast_figures.forecast(pd.DataFrame([row]))
-    assert figure.axes and figure.axes[0].get_xlabel()
-    ahead = laws.predict(steady, run.d.iloc[-3:], laws.bootstrap(steady, 20))
-    dropped = pd.DataFrame({"d": [0.1, 0.2], "activation_ratio": [0.9, 0.8]})
-    shown = forecast_figures.own_run(replace(steady, drop=2), ahead, 1e9, mine=dropped).axes[0].lines
-    (pale,) = [line for line in shown if line.get_label() == "points dropped"]
-    assert pale.get_ydata().tolist() == pytest.approx([90, 80])
-    lines = forecast_figures.own_run(steady, ahead, 1e9).axes[0].lines
-    drawn_values = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in lines])
-    assert np.isclose(drawn_values, 100 * ahead.activation_ratio.iloc[-1], rtol=1e-4).any()
+    assert "1 of 1 forecasts" in law_figures.forecast(pd.DataFrame([row.replace({row.inside: True})])).message
+    d = pd.Series(np.linspace(run.d.min(), 2 * run.d.max(), 20))
+    ahead = laws.predict(steady, d, laws.bootstrap(steady, 20))
+    points = run.assign(used=np.arange(len(run)) >= 2)
+    panel = law_figures.own_run(points, ahead, 1e9, run.assign(d=run.d + run.d.max())).axes[0]
+    drawn = {line.get_label(): np.asarray(line.get_ydata(), dtype=float) for line in panel.lines}
+    np.testing.assert_allclose(drawn["law"], 100 * ahead.activation_ratio)
+    np.testing.assert_allclose(drawn["left out as warm-up"], 100 * run.activation_ratio[:2])
+    np.testing.assert_allclose(drawn["points used"], 100 * run.activation_ratio[2:])
+    assert len(drawn["came later"]) == len(run)
 
 
 @pytest.fixture(scope="module")
@@ -144,26 +146,35 @@ def test_the_rules_of_the_heat_map_keep_about_the_same_share(two, drawn):
         assert max(ratios) - min(ratios) < 0.01
         printed = one_checkpoint.rule_table(results)
         assert printed["activation ratio (%)"].tolist() == [f"{100 * r:.1f}" for r in ratios]
-        one_checkpoint.draw_heat_map(results, study, "test")
-        data = pd.read_csv(drawn / "heat_map_test.csv")
+        data = figures.token_table(results, study.tokenizer)
+        assert figures.heat_map(data, results).message.startswith(next(iter(results)))
         shown = data[data.rule == "Top-k"].groupby("layer").activation_ratio.mean()
         measured = results["Top-k"].token_activation[:, : data.position.nunique()].mean(axis=1)
-        np.testing.assert_allclose(shown, measured, rtol=1e-5)  # tables hold six digits
+        np.testing.assert_allclose(shown, measured, rtol=1e-5)
 
 
-def test_pictures_show_the_measured(two, drawn):
-    one_checkpoint.draw_profile(*two, save_as="test")
-    profile = pd.read_csv(drawn / "layer_profile_test.csv")
-    for study in two:
-        mine = profile[profile.series == study.name]
-        np.testing.assert_allclose(mine.activation_ratio, study.measured.by_layer.activation_ratio, rtol=1e-5)
-    one_checkpoint.draw_coloured_text(*two, save_as="test")
-    coloured = pd.read_csv(drawn / "coloured_text_test.csv")
-    for study in two:
-        needed = coloured[coloured.series == study.name].activation_ratio
-        np.testing.assert_allclose(needed, study.sample.token_activation.mean(axis=0)[: len(needed)], rtol=1e-5)
-    one_checkpoint.draw_figure_1(two[0], "test")
-    assert (drawn / "figure_01_test.png").stat().st_size > 10_000
+def test_pictures_show_the_measured(two):
+    profile = one_checkpoint.profile(*two)
+    panel = figures.layer_profile(profile).axes[0]
+    for study, line in zip(two, panel.lines, strict=True):
+        np.testing.assert_allclose(line.get_ydata(), 100 * study.measured.by_layer.activation_ratio)
+    text = figures.coloured_text(figures.token_table({s.label: s.sample for s in two}, two[0].tokenizer))
+    for study, ax in zip(two, text.axes, strict=False):
+        needed = study.sample.token_activation.mean(axis=0)
+        assert len(ax.patches) == len(ax.texts) == len(needed)
+        assert f"{100 * needed.min():.0f} to {100 * needed.max():.0f} % in {style.name(study.label)}" in text.message
+    anatomy, token = one_checkpoint.one_token(two[0])
+    picture = figures.figure_1(anatomy, token)
+    assert picture.message.startswith(f"{anatomy.neurons.strong.sum()} of {len(anatomy.neurons)} neurons")
+
+
+def test_each_layer_is_measured_at_each_allowed_rise(two):
+    table = one_checkpoint.layers_by_p((1, 50), 512, two[0], None)
+    assert table.groupby("p_pct").layer.nunique().tolist() == [len(two[0].measured.by_layer)] * 2
+    wide = table.pivot(index="layer", columns="p_pct", values="activation_ratio")
+    assert wide[50].mean() < wide[1].mean()
+    texts = [float(text.get_text()) for text in figures.layers_by_p(table).axes[0].texts]
+    np.testing.assert_allclose(texts, 100 * wide.to_numpy().ravel(), atol=0.51)
 
 
 def test_verdicts_follow_from_the_intervals(two, drawn):

@@ -262,4 +262,4 @@ def test_one_checkpoint_has_no_pair(tmp_path, monkeypatch):
     uses = [use("a", {1: (0.2, 5), 2: (0.3, 5)})]
     suite = Suite("mine", "own", ("code",), 16, 32, (uses[0].checkpoint,))
     assert set(token_use.checks(suite, uses, 1).verdict) == {"not testable here"}
-    assert token_use.draw_figure_10(uses, 1) is None
+    assert token_use.pair_entries(uses, 1).empty

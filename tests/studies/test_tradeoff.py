@@ -395,24 +395,28 @@ def test_a_sweep_has_every_rule_and_its_numbers_agree(swept):
 
 def test_figures_of_one_checkpoint(swept, tmp_path):
     ((t,), _, _) = swept
-    for name, draw in [("f2", tradeoff_figures.figure_2), ("f15", tradeoff_figures.figure_15)]:
-        figure, data = draw([t])
-        style.save(figure, name, data, tmp_path)
+    needed = numbers.needed([t])
+    figure = tradeoff_figures.figure_2([t], needed)
+    data = {"f2": figure, "f15": tradeoff_figures.figure_15([t]), "by_p": tradeoff_figures.active_by_p(needed)}
+    for name, picture in data.items():
+        style.save(picture, name, numbers.points([t], "own"), tmp_path)
         assert (tmp_path / f"{name}.png").stat().st_size > 5000
-    figure, _ = tradeoff_figures.figure_2([t])
+    best = needed[needed.rise_pct == 10].set_index("rule").activation_ratio
+    count = int(best[[rule for rule in tradeoff_figures.PAPER if rule in best]].idxmin() == CETT)
+    assert f"in {count} of 1 models" in figure.message and f"{100 * best[CETT]:.0f} %" in figure.message
     upper, lower = figure.axes
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert {CETT, "Top-k", "FAT-ε", ZEROS, "CETT-PPL-1 %", "dense", "top-p"} <= set(labels)
+    assert {CETT, "Top-k", "FAT-ε", ZEROS, "CETT-PPL-1 %", "top-p"} <= set(labels)
     assert len(upper.containers) == 4 and len(lower.containers) == 4
 
 
 def test_the_matrix_of_corpora_is_drawn_as_it_is_measured():
     rows = [("m", a, b, 1.01 + 0.02 * (a != b), 0.002, 0.2) for a in ("code", "math") for b in ("code", "math")]
     columns = ["checkpoint", "found_on", "judged_on", "ppl_ratio", "ppl_ratio_se", "activation_ratio"]
-    figure, data = tradeoff_figures.corpora_matrix(pd.DataFrame(rows, columns=columns))
+    figure = tradeoff_figures.corpora_matrix(pd.DataFrame(rows, columns=columns))
     texts = [text.get_text() for text in figure.axes[0].texts]
-    assert texts == ["1.0 ± 0.2", "3.0 ± 0.2", "3.0 ± 0.2", "1.0 ± 0.2"]
-    assert len(data) == 4
+    assert texts == ["+1.0\n± 0.2", "+3.0\n± 0.2", "+3.0\n± 0.2", "+1.0\n± 0.2"]
+    assert "+3.0 to +3.0 %" in figure.message
 
 
 def test_needed_from_recorded_points():

@@ -17,14 +17,15 @@ def test_distances_have_a_panel_for_each_activation_and_a_mark_for_each_row():
     rows = [(a, c, p, k, 1.0) for a in style.ACTIVATIONS for c in CORPORA for p in POSITIONS for k in kinds]
     rows += [("both", c, p, "activations", 8.0) for c in CORPORA for p in POSITIONS]
     table = pd.DataFrame(rows, columns=["activation", "corpus", "position", "kind", "distance_pp"])
-    figure, data = use_figures.distances(table, POSITIONS)
-    assert data is table and len(figure.axes) == 2
+    figure = use_figures.distances(table.assign(distance_pp=np.arange(len(table)) + 1.0), POSITIONS)
+    table = table.assign(distance_pp=np.arange(len(table)) + 1.0)
+    assert [ax.get_title("left") for ax in figure.axes] == list(style.ACTIVATION_LABELS.values())
     for ax, activation in zip(figure.axes, style.ACTIVATIONS, strict=True):
-        drawn = np.concatenate([line.get_ydata() for line in ax.lines])
-        expected = table[table.activation.isin([activation, "both"])].distance_pp
-        assert sorted(drawn) == sorted(expected)
-        assert ax.get_ylim()[1] == pytest.approx(1.05 * 8)
-        assert ax.get_title() == style.ACTIVATION_LABELS[activation]
+        mine = table[table.activation.isin([activation, "both"])]
+        for bar, kind in zip(ax.containers, ("halves", "scales", "activations"), strict=True):
+            expected = mine[mine.kind == kind].groupby("position").distance_pp.median().reindex(POSITIONS)
+            assert bar.lines[0].get_ydata().tolist() == expected.tolist()
+    assert f"Two sizes differ by {table[table.kind == 'scales'].distance_pp.median():.1f} points" in figure.message
 
 
 @pytest.mark.parametrize("models", [1, 5])
@@ -35,14 +36,15 @@ def test_overlap_is_written_into_both_halves_of_a_symmetric_matrix(models):
         [(n, a, b, value, 0.1) for n in names for a, b, value in pairs],
         columns=["checkpoint", "corpus_a", "corpus_b", "overlap", "chance"],
     )
-    figure, _ = use_figures.overlap(table, 0.1)
-    shown = [ax for ax in figure.axes if ax.images]
-    assert [ax.get_title() for ax in shown] == names
+    figure = use_figures.overlap(table, 0.1)
+    shown = [ax for ax in figure.axes if ax.collections]
+    assert [ax.get_title("left") for ax in shown] == names
     for ax in shown:
-        cells = np.ma.filled(ax.images[0].get_array(), np.nan)
-        np.testing.assert_allclose(cells, [[90, 25], [25, np.nan]])
-        assert sorted(text.get_text() for text in ax.texts) == ["25", "25", "90"]
-    assert "10 %" in figure.get_suptitle()
+        assert sorted(text.get_text() for text in ax.texts if text.get_text()) == ["25", "25", "90"]
+    assert figure.message == (
+        "Code and Wikipedia share 25 to 25 % of their most active neurons "
+        "(chance 10 %, two halves of one corpus 90 to 90 %)"
+    )
 
 
 def test_pairs_lie_around_the_line_of_equality():
@@ -52,15 +54,19 @@ def test_pairs_lie_around_the_line_of_equality():
         ratio = rng.uniform(0.1, 0.3, 50)
         parts.append(pd.DataFrame({"activation": activation, "a": names[0], "b": names[1], "ratio_a": ratio,
                                    "ratio_b": ratio}))  # fmt: skip
-    figure, _ = use_figures.against(pd.concat(parts))
+    columns = ["activation", "a", "b", "share_near", "rank_correlation", "halves_correlation"]
+    pairs = pd.DataFrame([(p.activation[0], p.a[0], p.b[0], 1.0, 0.5 + i / 4, 0.95) for i, p in enumerate(parts)],
+                         columns=columns)  # fmt: skip
+    figure = use_figures.figure_10(pd.concat(parts), pairs)
     shown = [ax for ax in figure.axes if ax.lines]
-    assert [ax.get_title() for ax in shown] == ["50 entries"] * 2
+    titles = ["rank corr. 0.50\nnear 100 %", "rank corr. 0.75\nnear 100 %"]
+    assert [ax.get_title("left") for ax in shown] == titles
     for ax, part in zip(shown, parts, strict=True):
         assert ax.get_xlim() == ax.get_ylim()
         low, high = ax.get_xlim()
         assert low < 100 * part.ratio_a.min() and 100 * part.ratio_a.max() < high
         assert int(ax.collections[0].get_array().sum()) == 50  # each entry is in one cell
-        assert ax.get_xlabel().startswith(part.a.iloc[0]) and ax.get_ylabel().startswith(part.b.iloc[0])
+        assert (ax.get_xlabel(), ax.get_ylabel()) == (style.name(part.a.iloc[0]), style.name(part.b.iloc[0]))
 
 
 def test_kinds_are_marks_at_their_ratio_in_the_given_order():
@@ -70,11 +76,13 @@ def test_kinds_are_marks_at_their_ratio_in_the_given_order():
         [("m", c, k, 0.1 * (1 + i) + 0.01 * j) for j, c in enumerate(CORPORA) for i, k in enumerate(kinds)],
         columns=["checkpoint", "corpus", "kind", "activation_ratio"],
     )
-    figure, _ = use_figures.kinds(table, order)
+    table = table.assign(low=table.activation_ratio - 0.01, high=table.activation_ratio + 0.02)
+    figure = use_figures.kinds(table, order)
     (ax,) = figure.axes
     assert [label.get_text() for label in ax.get_yticklabels()] == [order[0], order[2]]
-    for line, corpus in zip(ax.lines, CORPORA, strict=True):
-        at = {order[int(2 * y)]: x for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)}
+    for bar, corpus in zip(ax.containers, CORPORA, strict=True):
+        line = bar.lines[0]
+        at = {order[2 * round(y)]: x for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)}
         expected = table[table.corpus == corpus].set_index("kind").activation_ratio
         assert at == pytest.approx({k: 100 * expected[k] for k in kinds})
 
@@ -83,7 +91,7 @@ def test_extremes_are_ranked_with_a_gap_between_the_ends():
     order = token_use.KINDS
     rows = [("m", "most", "$x_1$", 0.9), ("m", "most", "b", 0.8), ("m", "fewest", "c", 0.1), ("m", "fewest", "d", 0.05)]
     table = pd.DataFrame(rows, columns=["checkpoint", "side", "token", "activation_ratio"]).assign(kind=order[0])
-    figure, _ = use_figures.extremes(table, order)
+    figure = use_figures.extremes(table, order)
     (ax,) = figure.axes
     assert [label.get_text() for label in ax.get_yticklabels()] == ["$x_1$", "b", "c", "d"]
     assert [bar.get_width() for bar in ax.patches] == pytest.approx([90, 80, 10, 5])

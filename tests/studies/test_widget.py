@@ -5,10 +5,10 @@ import re
 
 import pytest
 import torch
-from matplotlib.figure import Figure
 
 import sparsinglib as sl
 from sparsinglib import suites
+from sparsinglib.paper import style
 from sparsinglib.studies.checkpoint import slider as widget
 from sparsinglib.suites import survey
 
@@ -86,11 +86,15 @@ def test_a_slider_only_where_a_server_opened_the_notebook(monkeypatch, mode, ses
     assert widget.live(mode) is expected
 
 
-def test_elsewhere_the_picture_is_shown_and_saved(found, monkeypatch, tmp_path):
-    monkeypatch.setenv("SPARSINGLIB_FIGURES", str(tmp_path))
+def test_elsewhere_the_picture_is_shown(found, monkeypatch):
     monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
-    assert isinstance(widget.show(found), Figure)
-    assert (tmp_path / "text_by_cett.png").stat().st_size > 10_000
+    picture = widget.show(found)
+    assert isinstance(picture, style.Picture)
+    assert [ax.get_title("left") for ax in picture.axes[:-1]] == [
+        f"CETT {cett:.2f}: {100 * found.at[cett].activation_ratio:.1f} % active, perplexity of the mixture "
+        f"{found.mixture_rise[cett]:+.1f} %"
+        for cett in (0.0, 0.1, 0.4)
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Width and depth on synthetic runs with a known bottleneck, hand-computed translations, and whatever is shipped."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -459,23 +460,35 @@ def test_the_number_of_our_shapes_tests_nothing(measured):
 @pytest.mark.parametrize("shapes", [0, 1, 9])
 def test_figures_can_be_drawn_with_any_number_of_shapes(measured, tmp_path, shapes):
     table, activation, losses = (measured[0], *(frame.iloc[:shapes] for frame in measured[1:]))
-    five = width_depth_figures.figure_5(table, activation, width_depth_bends.bends(activation), MAIN)
+    five = figure_5(table, activation)
     six = width_depth_figures.figure_6(table, losses, 0.03)
     for name, figure in (("five", five), ("six", six)):
         style.save(figure, name, table, tmp_path)
         assert (tmp_path / f"{name}.png").stat().st_size > 10_000
-    titles = [ax.get_title() for ax in five.axes]
-    assert any("not published" in title for title in titles)
+    assert any("not published" in text.get_text() for text in five.axes[0].texts)
 
 
-def test_a_limit_beyond_the_axis_is_a_triangle_on_its_edge(measured):
+def figure_5(table, activation):
+    found = width_depth_bends.bends(activation)
+    misfits = {name: width_depth_bends.misfit(activation, found, name) for name in found}
+    return width_depth_figures.figure_5(table, activation, found, misfits, MAIN)
+
+
+def test_the_better_of_two_curves_is_named_with_both_misfits(measured):
     table, activation, _ = measured
-    open_ones = activation.assign(limit=np.where(activation.width == 28, 0.0, activation.limit), identified=False)
-    panel = width_depth_figures.figure_5(table, open_ones, {}, MAIN).axes[1]
-    marks = {line.get_marker(): line for line in panel.lines if len(line.get_xdata())}
-    assert marks["v"].get_xdata().tolist() == [pytest.approx(28 / 12)]
-    assert panel.get_ylim()[0] < marks["v"].get_ydata()[0] < 0.1 * np.ptp(panel.get_ylim()) + panel.get_ylim()[0]
-    assert len(marks["s"].get_xdata()) == len(activation) - 1
+    for name, value in (("bend", np.minimum(activation.ratio, 10)), ("line", np.log2(activation.ratio))):
+        drawn = activation.assign(last=5 + value, last_low=4.9 + value, last_high=5.1 + value, last_error=0.06)
+        figure = figure_5(table, drawn)
+        assert ("fits no worse than" if name == "line" else "fits worse than") in figure.message
+        assert len(re.findall(r"misfit \d", " ".join(figure.axes[1].get_legend_handles_labels()[1]))) == 2
+
+
+def test_a_limit_that_the_points_do_not_fix_is_not_drawn(measured):
+    table, activation, _ = measured
+    for count in (0, len(activation)):
+        panel = figure_5(table, activation.assign(identified=np.arange(len(activation)) < count)).axes[1]
+        bars = [bar for bar in panel.containers if bar.get_label() == "limit, where fixed"]
+        assert sum(len(bar.lines[0].get_xdata()) for bar in bars) == count
 
 
 def test_whatever_is_shipped_can_be_read():

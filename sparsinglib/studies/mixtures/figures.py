@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter
+from scipy import stats
 
 from ...paper import style
 from .numbers import AXIS_END, MIXTURES, VANILLA, Curve, missing
@@ -13,11 +14,12 @@ from .numbers import AXIS_END, MIXTURES, VANILLA, Curve, missing
 LOOKS = {name: style.other(i) for i, name in enumerate((VANILLA, *MIXTURES))}
 
 
-def figure_12(found: Mapping[str, Curve], gap: pd.DataFrame, seeds: float = np.nan) -> style.Picture:
+def figure_12(found: Mapping[str, Curve], gap: pd.DataFrame, seeds: tuple[float, int] | None = None) -> style.Picture:
     """Perplexity against activation ratio and, beside it, the gap to the vanilla model at equal activation ratio.
 
     ``gap`` (``numbers.gaps``): series, activation_ratio (a fraction), gap_pct, low_pct, high_pct (90 %), trained_here.
-    ``seeds`` is by how many percent of perplexity runs differ that differ in their seed alone: the grey band.
+    ``seeds``: standard deviation of a run's loss (nats) over its seeds and its degrees of freedom; the grey band is
+    where 90 % of the gaps between two runs lie that differ in their seed alone.
     """
     with style.context():
         fig, (left, right) = style.axes(1, 2, height=3.3)
@@ -49,14 +51,15 @@ def figure_12(found: Mapping[str, Curve], gap: pd.DataFrame, seeds: float = np.n
         here = gap[gap.trained_here.astype(bool)]
         # What is far off where a mixture was never trained would hide the gaps where it was.
         right.set_ylim(-3, max(12, 3 * here.high_pct.max()))
-        if np.isfinite(seeds):
-            right.axhspan(-seeds, seeds, color="0.85", zorder=0)
+        title = "at equal activation ratio, 90 %"
+        if seeds:
+            band = 100 * np.expm1(np.sqrt(2) * seeds[0] * stats.t.ppf(0.95, seeds[1]))
+            right.axhspan(-band, band, color="0.85", zorder=0)
+            title += f"; grey: seeds alone (± {band:.1f} %)"
         for ax in (left, right):
             ax.axvline(100 * AXIS_END, color="0.5", lw=0.8, ls=":")
         right.set(xlabel="activation ratio (%)", ylabel="perplexity above the plain FFN's (%)", xlim=(0, None))
-        right.set_title(
-            "at equal activation ratio, 90 %" + (f"; grey: seeds (± {seeds:.1f} %)" if np.isfinite(seeds) else "")
-        )
+        right.set_title(title)
         words = ", ".join(f"{r.series.removeprefix('moe-')} experts {r.gap_pct:+.1f} %" for r in here.itertuples())
         worse = int((here.low_pct > 0).sum())
         return fig.says(

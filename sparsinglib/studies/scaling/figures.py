@@ -1,9 +1,9 @@
 """Figures of the laws (4, 7, 8, 11, 13, 14 and our own): tidy frames in, a Picture out.
 
 ``trend`` is that of ``trends`` (evidence, run, scale, activation, seed, d in 1e9 or 1e6 tokens, activation_ratio),
-where it says so with ``used``, the share of fits that use a point: less than a half is warm-up. ``laws`` maps a run to
-its law, a function of d. ``limits``: evidence, run, scale, activation, seed, a0, low, high (90 %; fractions), identified
-(the points fix the limit).
+where it says so with ``used``, the share of fits that use a point: less than a half is warm-up. ``laws`` maps a run
+to its law, a function of d. ``limits``: evidence, run, scale, activation, seed, a0, low, high (90 %; fractions),
+identified (the points fix the limit).
 """
 
 from collections.abc import Callable, Mapping
