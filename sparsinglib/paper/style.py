@@ -311,7 +311,7 @@ def _rounded(column: pd.Series, digits: int) -> pd.Series:
     numbers = column[np.isfinite(column)]
     if (numbers % 1 == 0).all():
         return column
-    return column.map(lambda value: float(f"{value:.{digits}g}"))
+    return column.map(lambda value: float(f"{value:.{digits}g}"), na_action="ignore")
 
 
 def save_table(table: pd.DataFrame, name: str, folder: Path | None = None) -> Path:

@@ -121,6 +121,11 @@ def test_what_a_figure_says_is_saved_with_it_and_shown_in_its_place(tmp_path):
     assert data["image/png"][:4] == b"\x89PNG" and about["image/png"]["alt"] == figure.message
 
 
+def test_a_place_without_a_number_stays_empty_in_a_table(tmp_path):
+    table = pd.DataFrame({"a": pd.array([0.123456, None], "Float64"), "b": [np.nan, 2.5]})
+    assert style.save_table(table, "t", tmp_path).read_text() == "a,b\n0.1235,\n,2.5\n"
+
+
 def test_ink_can_be_read_on_every_ground():
     def light(colour):
         return float(linear(colour) @ (0.2126, 0.7152, 0.0722))
