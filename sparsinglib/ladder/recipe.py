@@ -108,6 +108,7 @@ SCALES = {
 SHAPES = [(20, 23, 1), (24, 16, 1), (28, 12, 1), (32, 9, 2), (40, 6, 2), (48, 4, 3), (56, 3, 4), (68, 2, 2), (96, 1, 6)]
 SHAPE_TOKENS = 12_000_000
 SHAPE_NAMES = tuple(f"0.1m-relu-w{width}x{layers}" for width, layers, _ in SHAPES)
+END_SEEDS = (2, 3, 4, 5)  # of the two widest shapes
 
 # Figure 12's experts. 240 neurons are the fewest that 16, 30 and 60 divide, and with d_ff = 2.5 d they ask for d = 96.
 EXPERTS = (16, 30, 60)
@@ -127,6 +128,8 @@ def _runs() -> dict[str, Run]:
         replace(small[0], name=name, width=width, layers=layers, heads=heads, tokens=SHAPE_TOKENS)
         for name, (width, layers, heads) in zip(SHAPE_NAMES, SHAPES, strict=True)
     ]
+    # The two widest shapes again: whether loss rises beyond the best shape, in the error of seeds (claim C37).
+    ends = [replace(shape, name=f"{shape.name}-seed{seed}", seed=seed) for shape in shapes[-2:] for seed in END_SEEDS]
     # What weight decay and learning rate do to the activation ratio at this scale.
     short = [replace(run, tokens=SHAPE_TOKENS) for run in small]
     settings = [replace(run, name=f"{run.name}-nodecay", weight_decay=0.0) for run in short]
@@ -135,7 +138,7 @@ def _runs() -> dict[str, Run]:
         MixtureRun(**asdict(VANILLA) | {"name": f"moe-{n}", "experts": n, "active_experts": round(n / 4)})
         for n in EXPERTS
     ]
-    return {run.name: run for run in [*main, *seeds, *shapes, *settings, VANILLA, *mixtures]}
+    return {run.name: run for run in [*main, *seeds, *shapes, *ends, *settings, VANILLA, *mixtures]}
 
 
 RUNS = _runs()

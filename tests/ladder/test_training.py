@@ -74,7 +74,7 @@ def test_batches_grow_as_in_table_3():
 
 
 def test_shapes_keep_the_size_of_the_smallest_model():
-    shapes = [run for name, run in RUNS.items() if "-w" in name]
+    shapes = [RUNS[name] for name in ladder.SHAPE_NAMES]
     sizes = np.array([run.layers * run.width**2 for run in shapes])
     assert len({run.width for run in shapes}) == 9
     np.testing.assert_allclose(sizes, RUNS["0.1m-relu"].layers * RUNS["0.1m-relu"].width ** 2, rtol=0.05)

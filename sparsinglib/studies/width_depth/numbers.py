@@ -22,7 +22,7 @@ from ..scaling import scales as scaling_tables
 from ..scaling import trends
 
 USUAL = ladder.RUNS["0.1m-relu"]
-SHAPES = {name: run for name, run in ladder.RUNS.items() if name.startswith(f"{USUAL.name}-w")}
+SHAPES = {name: ladder.RUNS[name] for name in ladder.SHAPE_NAMES}
 METRIC = "activation_ratio_shared_cett"
 LAST = 5  # checkpoints at the end of a run, as in Appendix E
 MILLIONS = f"{ladder.SHAPE_TOKENS / TOKEN_UNITS['ladder']:g}M"  # tokens of every shape, in words
