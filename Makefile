@@ -36,6 +36,7 @@ notebooks: $(READY)
 ladder: $(READY)
 	$(PYTHON) -m sparsinglib.ladder.train --all
 	$(PYTHON) -m sparsinglib.ladder.trajectory --all
+	$(PYTHON) -m sparsinglib.ladder.ends
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

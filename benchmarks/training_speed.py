@@ -21,11 +21,10 @@ import pandas as pd
 import torch
 from transformers.utils import logging
 
-from sparsinglib.ladder import recipe as ladder
+from sparsinglib.ladder import recipe
 from sparsinglib.ladder import train as training
 from sparsinglib.ladder.batches import Windows
-from sparsinglib.ladder.block_attention import BLOCK_CAUSAL
-from sparsinglib.ladder.model import build, make_optimizer
+from sparsinglib.ladder.model import build, make_optimizer, use_block_attention
 from sparsinglib.ladder.recipe import RUNS, Run
 from sparsinglib.texts import corpora
 
@@ -46,7 +45,7 @@ def loop(run: Run, data: Windows, steps: int, compiled: bool, half: bool = False
     model, times = build(run), []
     optimizer = make_optimizer(model, run)
     if blocks:
-        model.set_attn_implementation(BLOCK_CAUSAL)
+        use_block_attention(model)
     if compiled:
         torch._dynamo.reset()
         model.compile()
@@ -56,7 +55,7 @@ def loop(run: Run, data: Windows, steps: int, compiled: bool, half: bool = False
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
             loss = model(input_ids=ids, labels=ids).loss
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), ladder.GRADIENT_CLIP)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.GRADIENT_CLIP)
         optimizer.step()
         optimizer.zero_grad()
         times.append(time.process_time() - start)
@@ -79,7 +78,7 @@ def trainer(run: Run, texts: dict[str, np.ndarray], steps: int) -> float:
     torch._dynamo.reset()
     short = replace(run, tokens=(steps + 2) * run.batch_tokens)
     # So short a run would save the model at every step.
-    unsaved = mock.patch.object(training, "points", return_value=[])
+    unsaved = mock.patch.object(recipe, "kept_steps", return_value=[])
     with tempfile.TemporaryDirectory() as work, mock.patch.object(training, "Recorder", Timed), unsaved:
         training.train(short, texts, Path(work))
     return float(np.median(np.diff(Timed.ends)[2:]))
@@ -95,7 +94,7 @@ def main() -> None:
     logging.disable_progress_bar()
     run = RUNS[options.run]
     rng = np.random.default_rng(0)
-    texts = {name: rng.integers(0, ladder.VOCABULARY, 40_000).astype(np.uint16) for name in corpora.SHARES}
+    texts = {name: rng.integers(0, recipe.VOCABULARY, 40_000).astype(np.uint16) for name in corpora.SHARES}
     data = Windows(texts, run.seed)
     fast = training.fast_bf16()
     ways: dict[str, tuple[bool, Callable[[], float]]] = {

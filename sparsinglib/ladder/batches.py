@@ -12,9 +12,14 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from ..core.checkpoints import LADDER_TOKENIZER
 from ..files import replacing_directory
 from ..texts import corpora
-from . import recipe as ladder
+from ..texts.worksheets import worksheets
+from . import recipe
 
 PATTERN = 40  # windows in which every set has exactly its share
+# From this block of ``PATTERN`` windows on, mathematics comes from new seeds. The longest shipped runs end just before
+# it (44M tokens with the decay), so they can be trained again; they read a quarter of the first problems twice.
+NEW_PROBLEMS = 4297
+NEW_WINDOWS = 40_000  # of each new seed; its problems make some 43,000
 
 
 def train_tokenizer(directory: Path = LADDER_TOKENIZER, characters: int = 12_000_000) -> PreTrainedTokenizerBase:
@@ -27,7 +32,7 @@ def train_tokenizer(directory: Path = LADDER_TOKENIZER, characters: int = 12_000
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, pieces])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=ladder.VOCABULARY,
+        vocab_size=recipe.VOCABULARY,
         special_tokens=["<|endoftext|>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -38,30 +43,30 @@ def train_tokenizer(directory: Path = LADDER_TOKENIZER, characters: int = 12_000
         bos_token="<|endoftext|>",
         eos_token="<|endoftext|>",
         pad_token="<|endoftext|>",
-        model_max_length=ladder.CONTEXT,
+        model_max_length=recipe.CONTEXT,
     )
     with replacing_directory(directory) as partial:
         fast.save_pretrained(partial)
     return fast
 
 
-def _tokenise(name: str, split: corpora.Split, digest: str, tokenizer_json: str) -> np.ndarray:
+def _tokenise(name: str, split: corpora.Split, part: int, digest: str, tokenizer_json: str) -> np.ndarray:
     """Token ids of a set; ``digest`` of text and tokenizer is there to be part of the cache key."""
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=tokenizer_json)
-    text = corpora.load(name, split)
+    text = "\n\n".join(worksheets(corpora.SEED + part)) if part else corpora.load(name, split)
     pieces = (text[i : i + 100_000] for i in range(0, len(text), 100_000))
     ids = [tokenizer(piece, verbose=False)["input_ids"] for piece in pieces]
     return np.concatenate([np.array(piece, dtype=np.uint16) for piece in ids])
 
 
-def tokens(name: str, split: corpora.Split = "train") -> np.ndarray:
-    """Token ids of one set under the ladder's tokenizer, uint16, cached."""
+def tokens(name: str, split: corpora.Split = "train", part: int = 0) -> np.ndarray:
+    """Token ids of one set under the ladder's tokenizer, uint16, cached; of mathematics also of a further ``part``."""
     from joblib import Memory
 
     path = LADDER_TOKENIZER / "tokenizer.json"
     digest = hashlib.sha256(path.read_bytes() + corpora.SHA256[name].encode()).hexdigest()
     remember = Memory(corpora.cache_dir(), verbose=0).cache(_tokenise, ignore=["tokenizer_json"])
-    return remember(name, split, digest, str(path))
+    return remember(name, split, part, digest, str(path))
 
 
 def training_texts() -> dict[str, np.ndarray]:
@@ -78,14 +83,15 @@ class Windows(torch.utils.data.Dataset):
 
     def __init__(self, texts: dict[str, np.ndarray], seed: int, length: int = 10**7) -> None:
         """``texts``: token ids of each set in ``corpora.SHARES``; ``length``: more windows than any run will read."""
-        short = [name for name in corpora.SHARES if len(texts[name]) < ladder.CONTEXT]
+        short = [name for name in corpora.SHARES if len(texts[name]) < recipe.CONTEXT]
         if short:
-            raise ValueError(f"{', '.join(short)}: fewer than {ladder.CONTEXT} tokens, not one window")
+            raise ValueError(f"{', '.join(short)}: fewer than {recipe.CONTEXT} tokens, not one window")
         self.texts = {name: torch.from_numpy(ids.astype(np.int32)) for name, ids in texts.items()}
         self.counts = {name: round(PATTERN * share) for name, share in corpora.SHARES.items()}
         self.seed, self.length = seed, length
         self._slots = lru_cache(4)(self._shuffled_slots)
         self._order = lru_cache(2 * len(texts))(self._shuffled_windows)
+        self._part = lru_cache(2)(lambda part: torch.from_numpy(tokens("math", part=part).astype(np.int32)))
 
     def __len__(self) -> int:
         """Number of windows."""
@@ -103,15 +109,21 @@ class Windows(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         """Window ``index``: ``input_ids`` and ``labels``, both of ``CONTEXT`` tokens."""
-        name, number = self._slots(index // PATTERN)[index % PATTERN]
-        windows = len(self.texts[name]) // ladder.CONTEXT
-        start = self._order(name, number // windows, windows)[number % windows] * ladder.CONTEXT
-        ids = self.texts[name][start : start + ladder.CONTEXT].long()
+        block = index // PATTERN
+        name, number = self._slots(block)[index % PATTERN]
+        text = self.texts[name]
+        if name == "math" and block >= NEW_PROBLEMS:
+            part, window = divmod(number - NEW_PROBLEMS * self.counts[name], NEW_WINDOWS)
+            text = self._part(part + 1)
+        else:
+            windows = len(text) // recipe.CONTEXT
+            window = self._order(name, number // windows, windows)[number % windows]
+        ids = text[window * recipe.CONTEXT : (window + 1) * recipe.CONTEXT].long()
         return {"input_ids": ids, "labels": ids}
 
 
 def validation_batches(max_tokens: int, batch_size: int = 32) -> list[torch.Tensor]:
     """Held-out windows in the shares of the training data, each ``batch_size`` × ``CONTEXT`` at most."""
     data = Windows({name: tokens(name, "validation") for name in corpora.SHARES}, seed=0)
-    rows = torch.stack([data[i]["input_ids"] for i in range(max_tokens // ladder.CONTEXT)])
+    rows = torch.stack([data[i]["input_ids"] for i in range(max_tokens // recipe.CONTEXT)])
     return list(rows.split(batch_size))

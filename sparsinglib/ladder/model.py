@@ -10,34 +10,45 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import GraniteConfig, GraniteForCausalLM, GraniteMoeConfig, GraniteMoeForCausalLM, PreTrainedModel
+from torch.nn import functional
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    GraniteConfig,
+    GraniteForCausalLM,
+    GraniteMoeConfig,
+    GraniteMoeForCausalLM,
+    PreTrainedModel,
+)
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 from transformers.models.granitemoe.modeling_granitemoe import GraniteMoeExperts
 
-from . import recipe as ladder
+from . import recipe
 from .recipe import MixtureRun, Run
 
 ONE_PRODUCT = "one_product"  # name of ``one_product`` among transformers' ways to compute experts
 EXPERTS_DOWN = "experts.down_proj"
+BLOCK_CAUSAL = "block_causal"  # name of ``block_causal`` among transformers' ways to attend
+BLOCK = 64  # queries; a length that this does not divide is one block
 
 
 def build(run: Run) -> PreTrainedModel:
     """New model of a run: native Granite classes with the paper's muP scalings and initial deviations (Appendix I)."""
-    ratio = run.width / ladder.BASE_WIDTH
+    ratio = run.width / recipe.BASE_WIDTH
     settings: dict[str, Any] = dict(
-        vocab_size=ladder.VOCABULARY,
+        vocab_size=recipe.VOCABULARY,
         hidden_size=run.width,
         intermediate_size=run.neurons,
         num_hidden_layers=run.layers,
         num_attention_heads=run.heads,
         num_key_value_heads=run.heads,
         hidden_act=run.activation,
-        max_position_embeddings=ladder.CONTEXT,
-        initializer_range=ladder.INITIAL_DEVIATION,
+        max_position_embeddings=recipe.CONTEXT,
+        initializer_range=recipe.INITIAL_DEVIATION,
         rms_norm_eps=1e-5,
         tie_word_embeddings=True,
-        embedding_multiplier=ladder.EMBEDDING_SCALE,
-        residual_multiplier=ladder.DEPTH_SCALE / math.sqrt(run.layers),
+        embedding_multiplier=recipe.EMBEDDING_SCALE,
+        residual_multiplier=recipe.DEPTH_SCALE / math.sqrt(run.layers),
         attention_multiplier=1 / math.sqrt(run.width // run.heads),
         logits_scaling=ratio,
         bos_token_id=0,
@@ -50,7 +61,7 @@ def build(run: Run) -> PreTrainedModel:
     for name, parameter in model.named_parameters():
         if parameter.ndim > 1:
             inputs = 1 if "embed_tokens" in name else _inputs(name, run)
-            nn.init.normal_(parameter, std=ladder.INITIAL_DEVIATION / math.sqrt(inputs))
+            nn.init.normal_(parameter, std=recipe.INITIAL_DEVIATION / math.sqrt(inputs))
     return model
 
 
@@ -58,8 +69,8 @@ def _inputs(name: str, run: Run) -> float:
     """Inputs of a hidden matrix over those in the base model; an expert's down projection reads its own neurons."""
     if EXPERTS_DOWN in name:
         assert isinstance(run, MixtureRun)
-        return run.expert_neurons / (ladder.BASE_WIDTH * 5 / 2)
-    return run.width / ladder.BASE_WIDTH
+        return run.expert_neurons / (recipe.BASE_WIDTH * 5 / 2)
+    return run.width / recipe.BASE_WIDTH
 
 
 def _mixture(run: MixtureRun, settings: dict[str, Any]) -> GraniteMoeForCausalLM:
@@ -73,7 +84,7 @@ def _mixture(run: MixtureRun, settings: dict[str, Any]) -> GraniteMoeForCausalLM
         router_aux_loss_coef=run.router_loss / run.active_experts,
     )
     model = GraniteMoeForCausalLM(config)
-    model.set_experts_implementation(ONE_PRODUCT)
+    use_one_product(model)
     # By default weights are saved under older names, which the Trainer passes over without an error when it resumes.
     # In the object's dictionary: as an attribute of a module it would be a method assigned to.
     vars(model)["save_pretrained"] = partial(type(model).save_pretrained, model, save_original_format=False)
@@ -94,7 +105,10 @@ def one_product(experts: GraniteMoeExperts, tokens: Tensor, chosen: Tensor, weig
     return scaled @ experts.down_proj.transpose(1, 2).flatten(0, 1)
 
 
-ALL_EXPERTS_FUNCTIONS.register(ONE_PRODUCT, one_product)
+def use_one_product(model: PreTrainedModel) -> None:
+    """Let a mixture compute its experts by ``one_product``."""
+    ALL_EXPERTS_FUNCTIONS.register(ONE_PRODUCT, one_product)
+    model.set_experts_implementation(ONE_PRODUCT)
 
 
 def make_optimizer(model: nn.Module, run: Run) -> torch.optim.AdamW:
@@ -107,7 +121,7 @@ def make_optimizer(model: nn.Module, run: Run) -> torch.optim.AdamW:
     norms = [p for _, p in named if p.ndim == 1]
     down = [p for name, p in named if EXPERTS_DOWN in name]
     matrices = [p for name, p in named if p.ndim > 1 and "embed_tokens" not in name and EXPERTS_DOWN not in name]
-    rate, decay, ratio = run.learning_rate, run.weight_decay, run.width / ladder.BASE_WIDTH
+    rate, decay, ratio = run.learning_rate, run.weight_decay, run.width / recipe.BASE_WIDTH
     groups = [
         {"params": matrices, "lr": rate / ratio, "weight_decay": decay},
         {"params": embedding, "lr": rate, "weight_decay": decay},
@@ -116,4 +130,41 @@ def make_optimizer(model: nn.Module, run: Run) -> torch.optim.AdamW:
     if down:
         inputs = _inputs(EXPERTS_DOWN, run)
         groups.append({"params": down, "lr": rate / inputs, "weight_decay": decay * inputs / ratio})
-    return torch.optim.AdamW(groups, betas=ladder.BETAS, fused=True)
+    return torch.optim.AdamW(groups, betas=recipe.BETAS, fused=True)
+
+
+def block_causal(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: None, scaling: float, **_: Any
+) -> tuple[Tensor, None]:
+    """Causal attention over whole windows: query, key and value of batch × heads × length × head size, no padding.
+
+    The same function as torch's own, faster in training on a CPU (``benchmarks/training_speed.py``): each block of
+    queries meets the keys up to its own end only, so that most of the masked half is never computed.
+
+    Returns batch × length × heads × head size, and no attention weights. Raises ``ValueError`` for a mask and for
+    fewer queries than keys (a cache), which the blocks would get wrong.
+    """
+    length = query.shape[2]
+    if mask is not None or key.shape[2] != length:
+        raise ValueError("block-causal attention is for training on whole windows, without padding and without cache")
+    size = BLOCK if length % BLOCK == 0 else length
+    later = torch.full((size, size), -torch.inf, dtype=query.dtype, device=query.device).triu(1)
+    outputs = []
+    for start in range(0, length, size):
+        end = start + size
+        scores = query[:, :, start:end] @ key[:, :, :end].transpose(-1, -2) * scaling
+        scores = scores + functional.pad(later, (start, 0))
+        outputs.append(torch.softmax(scores.float(), -1).to(query.dtype) @ value[:, :, :end])
+    return torch.cat(outputs, 2).transpose(1, 2).contiguous(), None
+
+
+def use_block_attention(model: PreTrainedModel) -> None:
+    """Let a model attend by ``block_causal``."""
+    AttentionInterface.register(BLOCK_CAUSAL, block_causal)
+    AttentionMaskInterface.register(BLOCK_CAUSAL, _only_causal)
+    model.set_attn_implementation(BLOCK_CAUSAL)
+
+
+def _only_causal(*_: Any, attention_mask: Tensor | None = None, **__: Any) -> Tensor | None:
+    """No mask of transformers' own is built; a given one is passed on, to be refused."""
+    return attention_mask

@@ -1,4 +1,4 @@
-"""The ladder's runs as plain data: shapes, recipe and names. ``training`` reads it, ``data/ladder`` holds the results.
+"""The ladder's runs as plain data: shapes, recipe and names. ``train`` reads it, ``data/ladder`` holds the results.
 
 The paper's models (Section 3, Appendix I) at about a thousandth of their size: the same 11.5 · layers · d² parameters
 outside the embedding, a constant head size, d_ff = 2.5 d and muP scalings with the base width scaled down from 256.
@@ -18,6 +18,9 @@ EMBEDDING_SCALE = 12.0
 DEPTH_SCALE = 1.4
 DECAY_SHARE = 0.1
 GRADIENT_CLIP = 1.0
+FIRST_POINT = 250_000  # tokens at the first checkpoint along a run; three more in each doubling
+SPACING = 0.03  # share of the run between the other kept checkpoints
+LAST = 5  # checkpoints that fix the shared CETT (Appendix E), the end and those SPACING apart before it
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Run:
         tokens: target of the stable stage; it can be raised later, because nothing before it depends on it.
         seed: of the initial weights and of the order of the data.
         warmup_tokens: length of the warm-up; fixed for a run, so that its target can be raised.
+        snapshots: whether it is measured while it trains, as a run too long to keep and measure its checkpoints is.
     """
 
     name: str
@@ -43,6 +47,7 @@ class Run:
     warmup_tokens: int = 300_000
     learning_rate: float = LEARNING_RATE
     weight_decay: float = WEIGHT_DECAY
+    snapshots: bool = False
 
     @property
     def neurons(self) -> int:
@@ -95,6 +100,23 @@ class MixtureRun(Run):
         return self.neurons // self.experts
 
 
+def kept_steps(run: Run) -> list[int]:
+    """Steps whose checkpoints are kept: log-spaced ones, which do not depend on the target, and evenly spaced ones."""
+    spaced = (FIRST_POINT * 2 ** (i / 3) for i in range(100))
+    log_spaced = {round(t / run.batch_tokens) for t in spaced if t < run.tokens}
+    # Even spacing from the end backwards: a run cut off early still has five checkpoints near its end.
+    even = {round(run.steps * (1 - SPACING * i)) for i in range(int(1 / SPACING))}
+    return sorted({max(1, step) for step in log_spaced | even if step <= run.steps})
+
+
+def measured_steps(steps: list[int]) -> list[int]:
+    """Those of the kept steps that are measured: up to 24, three in each halving, and at 88, 91, 94, 97 and 100 %."""
+    end = max(steps)
+    last = {min(steps, key=lambda step: abs(step - end * (1 - SPACING * i))) for i in range(LAST)}
+    log_spaced = {min(steps, key=lambda step: abs(step - end * 2 ** (-i / 3))) for i in range(24)}
+    return sorted(last | log_spaced)
+
+
 # scale: width, layers, sequences in a step, tokens
 SCALES = {
     "0.1m": (48, 4, 4, 40_000_000),
@@ -103,6 +125,9 @@ SCALES = {
     "0.8m": (96, 7, 14, 20_000_000),
     "1.2m": (112, 8, 19, 20_000_000),
 }
+
+# Tokens at which a run has read 119 a parameter, the paper's least: long enough to fix its limit.
+LONG = {"1.2m-relu": 137_000_000, "0.8m-relu": 88_000_000}
 
 # Nine shapes of about the 0.1M model's size, as the paper's Figures 5 and 6: width, layers, heads.
 SHAPES = [(20, 23, 1), (24, 16, 1), (28, 12, 1), (32, 9, 2), (40, 6, 2), (48, 4, 3), (56, 3, 4), (68, 2, 2), (96, 1, 6)]
@@ -122,6 +147,9 @@ def _scale(scale: str, activation: str) -> Run:
 
 def _runs() -> dict[str, Run]:
     main = [_scale(scale, activation) for scale in SCALES for activation in ("relu", "silu")]
+    long = [
+        replace(run, name=f"{run.name}-long", tokens=LONG[run.name], snapshots=True) for run in main if run.name in LONG
+    ]
     small = main[:2]
     seeds = [replace(run, name=f"{run.name}-seed{seed}", seed=seed) for run in small for seed in (2, 3)]
     shapes = [
@@ -138,7 +166,7 @@ def _runs() -> dict[str, Run]:
         MixtureRun(**asdict(VANILLA) | {"name": f"moe-{n}", "experts": n, "active_experts": round(n / 4)})
         for n in EXPERTS
     ]
-    return {run.name: run for run in [*main, *seeds, *shapes, *ends, *settings, VANILLA, *mixtures]}
+    return {run.name: run for run in [*main, *seeds, *shapes, *ends, *settings, VANILLA, *mixtures, *long]}
 
 
 RUNS = _runs()

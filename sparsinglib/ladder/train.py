@@ -7,12 +7,16 @@ an unbroken one; a target raised later continues it too, since the stable stage 
 """
 
 import argparse
+import copy
+import hashlib
 import json
 import shutil
 import sys
 import time
+import zipfile
 from dataclasses import asdict
 from datetime import timedelta
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,47 +24,40 @@ import numpy as np
 import pandas as pd
 import torch
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoModelForCausalLM,
+    PreTrainedModel,
     PrinterCallback,
     Trainer,
     TrainerCallback,
-    TrainerControl,
-    TrainerState,
     TrainingArguments,
     get_wsd_schedule,
 )
 from transformers.utils import logging
 
-from ..files import LADDER, ROOT, naming, replacing, replacing_directory
-from . import recipe as ladder
+from ..core.checkpoints import LADDER_TOKENIZER
+from ..files import LADDER, ROOT, naming, replacing, replacing_directory, write_atomically
+from ..files import copy as copy_file
+from ..texts import corpora
+from . import recipe, snapshots
 from .batches import Windows, training_texts
-from .block_attention import BLOCK_CAUSAL
-from .model import build, make_optimizer
+from .model import build, make_optimizer, use_block_attention
 from .recipe import RUNS, Run
-from .shipping import is_shipped, last_checkpoint, loss_log, publish, restore, save, step_of
 
 WORK = ROOT / "build" / "ladder"
 LOG_TOKENS = 65_536  # the training loss is averaged over about this many tokens
-FIRST_POINT = 250_000  # tokens at the first checkpoint along a run; three more in each doubling
-SPACING = 0.03  # share of the run between the other kept checkpoints; the last five of them are Appendix E's
-
-
-def points(run: Run) -> list[int]:
-    """Steps whose checkpoints are kept: log-spaced ones, which do not depend on the target, and evenly spaced ones."""
-    spaced = (FIRST_POINT * 2 ** (i / 3) for i in range(100))
-    log_spaced = {round(t / run.batch_tokens) for t in spaced if t < run.tokens}
-    # Even spacing from the end backwards: a run cut off early still has five checkpoints near its end.
-    even = {round(run.steps * (1 - SPACING * i)) for i in range(int(1 / SPACING))}
-    return sorted({max(1, step) for step in log_spaced | even if step <= run.steps})
+STATE = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
 
 
 class Recorder(TrainerCallback):
-    """Keeps the checkpoints along the run, stops in time, and says how far the run is."""
+    """Keeps the checkpoints along the run, measures snapshots, stops in time, and says how far the run is."""
 
-    def __init__(self, run: Run, work: Path, keep: list[int], minutes: float | None) -> None:
-        """``keep``: steps to keep; ``minutes``: stop cleanly after this long."""
-        self.run, self.work, self.keep, self.minutes = run, work, set(keep), minutes
+    def __init__(self, run: Run, work: Path, decay: bool, minutes: float | None) -> None:
+        """``decay``: neither checkpoints nor snapshots; ``minutes``: stop cleanly after this long."""
+        self.run, self.work, self.minutes = run, work, minutes
+        self.keep = set() if decay else set(recipe.kept_steps(run))
+        self.groups = snapshots.groups(run) if run.snapshots and not decay else {}
         self.began, self.logged, self.first = time.monotonic(), time.monotonic(), 0
 
     def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
@@ -69,9 +66,12 @@ class Recorder(TrainerCallback):
         self.first = state.global_step
 
     def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **more: Any) -> None:
-        """Save the model, as it will be measured, at the chosen steps."""
-        if state.global_step in self.keep:
-            save(more["model"], self.work / f"step_{state.global_step:07d}")
+        """Save the model, as it will be measured, or measure it at once, at the chosen steps."""
+        step = state.global_step
+        if step in self.keep:
+            save(more["model"], self.work / f"step_{step:07d}")
+        if step in self.groups:
+            snapshots.record(self.run, more["model"], step, self.groups[step], self.work / snapshots.FILE)
 
     def on_log(self, args: TrainingArguments, state: Any, control: Any, **more: Any) -> None:
         """Print progress; stop only where the loss was just logged, so that no logged average is cut in two."""
@@ -103,24 +103,22 @@ def train(
     """Train a run to its target or for so many minutes, from its last complete checkpoint under ``work`` if any.
 
     With ``decay`` the learning rate falls to zero over the last ``DECAY_SHARE`` more tokens, and ``work`` has to hold
-    the last checkpoint of the stable stage. ``texts`` holds token ids (n,) of each set, see ``windows.training_texts``.
+    the last checkpoint of the stable stage. ``texts`` holds token ids (n,) of each set, see ``training_texts``.
     Returns the step reached; the checkpoint of that step is in ``work`` (recipe: Section 3, Appendix I).
     """
-    steps = run.steps + round(ladder.DECAY_SHARE * run.steps) * decay
+    steps = run.steps + round(recipe.DECAY_SHARE * run.steps) * decay
     found = last_checkpoint(work)
     if found and step_of(found) >= steps:
         return step_of(found)
     model = build(run)
-    model.set_attn_implementation(BLOCK_CAUSAL)
+    use_block_attention(model)
     optimizer = make_optimizer(model, run)
-    schedule = _schedule(optimizer, run, steps)
-    recorder = Recorder(run, work, [] if decay else points(run), minutes)
     trainer = Trainer(
         model,
         _arguments(run, work, steps),
         train_dataset=Windows(texts, run.seed),
-        optimizers=(optimizer, schedule),
-        callbacks=[recorder],
+        optimizers=(optimizer, _schedule(optimizer, run, steps)),
+        callbacks=[Recorder(run, work, decay, minutes)],
     )
     trainer.remove_callback(PrinterCallback)
     if compiled:
@@ -153,7 +151,7 @@ def _arguments(run: Run, work: Path, steps: int) -> TrainingArguments:
         output_dir=str(work),
         max_steps=steps,
         per_device_train_batch_size=run.batch,
-        max_grad_norm=ladder.GRADIENT_CLIP,
+        max_grad_norm=recipe.GRADIENT_CLIP,
         train_sampling_strategy="sequential",
         logging_steps=log_steps,
         save_steps=16 * log_steps,
@@ -166,52 +164,149 @@ def _arguments(run: Run, work: Path, steps: int) -> TrainingArguments:
     )
 
 
-def rebuild(run: Run, work: Path, target: Path) -> None:
-    """Make a Trainer checkpoint of a finished run from what is shipped of it, if its state is on no disk any more.
+def save(model: PreTrainedModel, directory: Path) -> None:
+    """Write a checkpoint in bf16, all or nothing; ``model`` is left as it is. Raises OSError if the disk is full."""
+    half = copy.deepcopy(model).bfloat16()
+    half.config.use_cache = True
+    with replacing_directory(directory) as partial:
+        half.save_pretrained(partial)
 
-    Its weights are the shipped ones, in bf16, and AdamW's moments start at zero, as they do in a fine-tuning; at
-    beta2 = 0.95 they are filled again after some twenty steps. Schedule, order of the data and log go on as they were.
+
+def step_of(checkpoint: Path) -> int:
+    """Step of a Trainer checkpoint, from its name."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def last_checkpoint(work: Path) -> Path | None:
+    """Newest complete Trainer checkpoint: all that a run continues from is there and can be read."""
+    complete = [path for path in work.glob("checkpoint-*") if _readable(path)]
+    for path in sorted(set(work.glob("checkpoint-*")) - set(complete)):
+        print(f"{path.name} is only half written and is left out", file=sys.stderr)
+    return max(complete, key=step_of, default=None)
+
+
+def _readable(checkpoint: Path) -> bool:
+    try:
+        with safe_open(checkpoint / "model.safetensors", "pt"):  # a file that was cut off does not open
+            # Pickles in a zip, whose directory is at its end: one that was cut off is no zip any more.
+            whole = all(zipfile.is_zipfile(checkpoint / name) for name in STATE if name.endswith((".pt", ".pth")))
+        return whole and bool(json.loads((checkpoint / "trainer_state.json").read_text()))
+    except (OSError, ValueError, SafetensorError):
+        return False
+
+
+def _history(checkpoint: Path) -> list[dict[str, Any]]:
+    """The Trainer's log up to a checkpoint, one row for each logged loss."""
+    state = json.loads((checkpoint / "trainer_state.json").read_text())
+    return [row for row in state["log_history"] if "loss" in row]
+
+
+def loss_log(run: Run, checkpoint: Path) -> pd.DataFrame:
+    """Training loss in nats: run, step, tokens, loss (mean of 65k tokens), loss_smoothed (half-life 0.5M tokens)."""
+    log = pd.DataFrame(_history(checkpoint), columns=["run", "step", "loss"]).assign(run=run.name)
+    log.insert(2, "tokens", log["step"] * run.batch_tokens)
+    log["loss_smoothed"] = log["loss"].ewm(halflife=8).mean().round(4)
+    return log.round({"loss": 4})
+
+
+def describe(run: Run, model: PreTrainedModel, checkpoint: Path) -> dict[str, Any]:
+    """What ``run.json`` says of a run at ``checkpoint``: recipe, size, speed, seed, versions, hashes of its data."""
+    total, embedding = (sum(p.numel() for p in part.parameters()) for part in (model, model.get_input_embeddings()))
+    step, log = step_of(checkpoint), pd.DataFrame(_history(checkpoint))
+    seconds = log["seconds"].sum()
+    rate = run.learning_rate * recipe.BASE_WIDTH / run.width
+    return {
+        **asdict(run),
+        "finished": step >= run.steps,
+        "steps": step,
+        "tokens": step * run.batch_tokens,
+        "tokens_per_step": run.batch_tokens,
+        "parameters": total - embedding,
+        "embedding_parameters": embedding,
+        "neurons": run.neurons,
+        "width_depth_ratio": round(run.width / run.layers, 2),
+        "tokens_per_parameter": round(step * run.batch_tokens / (total - embedding), 1),
+        "rate_times_decay_times_steps": round(rate * run.weight_decay * step, 2),
+        "seconds": round(seconds),
+        "tokens_per_second": round(log["step"].iloc[-1] * run.batch_tokens / seconds),
+        "steps_in_bf16_share": round(float(log["bf16"].mean()), 3),
+        "threads": torch.get_num_threads(),
+        "shares": corpora.SHARES,
+        "corpora_sha256": corpora.SHA256,
+        "tokenizer_sha256": hashlib.sha256((LADDER_TOKENIZER / "tokenizer.json").read_bytes()).hexdigest(),
+        "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy")},
+    }
+
+
+def publish(run: Run, work: Path, target: Path) -> None:
+    """Write what is shipped of a run's stable stage: bf16 weights, ``run.json``, ``training.csv``, its snapshots.
+
+    An unfinished run's state is put beside them in ``resume``, so that another machine can continue it. Raises
+    ValueError if ``work`` holds no complete checkpoint.
     """
-    facts = target / "run.json"
-    if last_checkpoint(work) is not None or not facts.is_file() or (target / "resume").is_dir():
+    checkpoint = last_checkpoint(work)
+    if checkpoint is None:
+        raise ValueError(f"{run.name} has no complete checkpoint yet: train it first")
+    model = AutoModelForCausalLM.from_pretrained(checkpoint)
+    half = work / f"step_{step_of(checkpoint):07d}"
+    save(model, half)
+    for name in ("config.json", "model.safetensors"):
+        copy_file(half / name, target / name)
+    with replacing(target / "training.csv") as file:
+        loss_log(run, checkpoint).to_csv(file, index=False)
+    if (work / snapshots.FILE).is_file():
+        copy_file(work / snapshots.FILE, target / snapshots.FILE)
+    resume = target / "resume"
+    if step_of(checkpoint) < run.steps:
+        with replacing_directory(resume) as partial:
+            for name in STATE:
+                shutil.copy(checkpoint / name, partial / name)
+    else:
+        shutil.rmtree(resume, ignore_errors=True)
+    # Last of all: what it says is there is there.
+    write_atomically(target / "run.json", json.dumps(describe(run, model, checkpoint), indent=1))
+
+
+def restore(work: Path, target: Path) -> None:
+    """Bring back the state of an unfinished run from where ``publish`` put it, if this machine has none of its own.
+
+    Raises ValueError where going on would begin the run anew and replace what is shipped: its state is damaged, gone,
+    or older than that.
+    """
+    facts, resume, found = target / "run.json", target / "resume", last_checkpoint(work)
+    if not facts.is_file():
         return
-    step, log = json.loads(facts.read_text())["steps"], pd.read_csv(target / "training.csv")
-    checkpoint = work / f"checkpoint-{step}"
-    model = AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32, trust_remote_code=False)
-    model.save_pretrained(checkpoint)
-    optimizer = make_optimizer(model, run)
-    schedule = _schedule(optimizer, run, run.steps)
-    optimizer.step()  # changes nothing, there being no gradients; the schedule asks for it
-    schedule.last_epoch = step - 1
-    schedule.step()
-    torch.save(optimizer.state_dict(), checkpoint / "optimizer.pt")
-    torch.save(schedule.state_dict(), checkpoint / "scheduler.pt")
-    history = [{"step": int(row.step), "loss": float(row.loss)} for row in log.itertuples()]
-    asked = _arguments(run, work, step)
-    state = TrainerState(
-        global_step=step,
-        max_steps=step,
-        train_batch_size=run.batch,
-        logging_steps=int(asked.logging_steps),
-        save_steps=int(asked.save_steps),
-        log_history=history,
-        # transformers' annotation names callbacks only; the Trainer itself keeps its control among them.
-        stateful_callbacks=[TrainerControl()],  # type: ignore[list-item]
-    )
-    state.save_to_json(str(checkpoint / "trainer_state.json"))
+    shipped = json.loads(facts.read_text())
+    if found is None and resume.is_dir():
+        if not _readable(resume):
+            raise ValueError(
+                f"{resume} is damaged, so the run cannot go on from it: bring it back (git restore), or remove "
+                f"{target} to train from nothing"
+            )
+        found = work / f"checkpoint-{shipped['steps']}"
+        with replacing_directory(found) as partial:
+            shutil.copytree(resume, partial, dirs_exist_ok=True)
+            shutil.copy(target / "config.json", partial)
+        if (target / snapshots.FILE).is_file():
+            copy_file(target / snapshots.FILE, work / snapshots.FILE)
+    elif found and step_of(found) < shipped["steps"]:
+        raise ValueError(
+            f"{work} is at step {step_of(found)}, {target} further on, at {shipped['steps']}; remove the first to go "
+            "on from the second"
+        )
 
 
 def decay_branch(run: Run, texts: dict[str, np.ndarray], work: Path, target: Path) -> None:
     """Train the WSD decay from the end of the stable stage and save it as ``decayed`` beside the stable checkpoint.
 
-    One that is there from this end is left as it is. Raises ValueError if the stable stage is not finished.
+    One that is there from this end is left as it is. Raises ValueError if the end of the stable stage is not there.
     """
     written = target / "decayed" / "training.csv"  # last of all
     if written.is_file() and pd.read_csv(written)["step"].min() > run.steps:
         return
     end = last_checkpoint(work)
     if end is None or step_of(end) < run.steps:
-        raise ValueError(f"{run.name}: the stable stage is not finished; train it first")
+        raise ValueError(f"{run.name}: the stable stage is not finished on this machine; train it first")
     branch = work / f"decay_{step_of(end)}"  # a target raised later decays anew, from its own end
     if last_checkpoint(branch) is None:
         with replacing_directory(branch / end.name) as partial:
@@ -225,51 +320,44 @@ def decay_branch(run: Run, texts: dict[str, np.ndarray], work: Path, target: Pat
         log[log["step"] > run.steps].to_csv(file, index=False)
 
 
-def _chosen(names: list[str], everything: bool) -> list[Run]:
-    unknown = [name for name in names if name not in RUNS]
-    if unknown:
-        raise ValueError(f"no run is called {', '.join(unknown)}; the runs: {', '.join(RUNS)}")
-    return list(RUNS.values()) if everything else [RUNS[name] for name in names]
+def chosen(names: list[str], parser: argparse.ArgumentParser) -> list[Run]:
+    """The runs of these names; ends the program with the names there are, if one is unknown."""
+    if unknown := [name for name in names if name not in RUNS]:
+        parser.error(f"no run is called {', '.join(unknown)}; the runs: {', '.join(RUNS)}")
+    return [RUNS[name] for name in names]
 
 
-def _one(run: Run, texts: dict[str, np.ndarray], work: Path, target: Path, options: argparse.Namespace) -> None:
-    """Train or continue one run as the command line asks, and ship what is new of it."""
-    restore(work, target)
-    with naming(work):
-        rebuild(run, work, target)
-    found, facts = last_checkpoint(work), target / "run.json"
+def _one(run: Run, minutes: float | None, decay: bool) -> None:
+    """Train or continue one run, and ship what is new of it."""
+    work, target = WORK / run.name, LADDER / run.name
+    facts = target / "run.json"
     shipped = json.loads(facts.read_text())["steps"] if facts.is_file() else 0
-    if found and step_of(found) < shipped:
-        raise ValueError(
-            f"{run.name}: {work} is at step {step_of(found)}, {target} further on, at {shipped}; remove "
-            "the first to go on from the second"
-        )
-    if found and step_of(found) >= run.steps:
-        print(
-            f"{run.name}: trained to its {run.steps * run.batch_tokens / 1e6:.1f}M tokens. To train it anew, remove "
-            f"{work} and {target} first"
-        )
-    if not options.publish:
-        train(run, texts, work, minutes=options.minutes)
-    if not is_shipped(work, target):
-        publish(run, work, target)
-    if (options.decay or options.all) and options.minutes is None:
-        decay_branch(run, texts, work, target)
+    work.mkdir(parents=True, exist_ok=True)
+    with FileLock(work / ".lock", timeout=0):
+        restore(work, target)
+        if shipped and last_checkpoint(work) is None and shipped < run.steps:
+            raise ValueError(f"{run.name}: what it would go on from is gone; remove {target} to train from nothing")
+        if shipped >= run.steps:
+            print(
+                f"{run.name}: trained to its {run.steps * run.batch_tokens / 1e6:.1f}M tokens. To train it anew, "
+                f"remove {work} and {target} first"
+            )
+        else:
+            texts = training_texts()
+            train(run, texts, work, minutes=minutes)
+            publish(run, work, target)
+        if decay and minutes is None:
+            decay_branch(run, training_texts(), work, target)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line: train, continue or decay runs by name."""
     parser = argparse.ArgumentParser(prog="python -m sparsinglib.ladder.train", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="runs to train or to continue")
-    parser.add_argument("--all", action="store_true", help="every run, one after another, with its decay branch")
+    parser.add_argument("--all", action="store_true", help="every run but the long ones, each with its decay branch")
     parser.add_argument("--list", action="store_true", help="show the runs, and train nothing (as without any NAME)")
     parser.add_argument(
         "--decay", action="store_true", help="after the run, train its decay branch (10 %% more tokens)"
-    )
-    parser.add_argument(
-        "--publish",
-        action="store_true",
-        help="train nothing, only write what a killed run's last checkpoint holds to data/ladder",
     )
     parser.add_argument("--minutes", type=float, help="stop each run cleanly after so long; the same command continues")
     options = parser.parse_args(arguments)
@@ -277,27 +365,19 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"--minutes must be above 0, got {options.minutes:g}.")
     if options.decay and options.minutes is not None:
         parser.error("--decay trains to its end: leave out --minutes, or give it without --decay first.")
-    try:
-        runs = _chosen(options.names, options.all)
-    except ValueError as error:
-        parser.error(str(error))
-    try:
-        if options.list or not runs:
-            print(pd.DataFrame([asdict(run) for run in RUNS.values()]).to_string(index=False))
-            return
-        torch.set_num_threads(1)
-        logging.disable_progress_bar()
-        texts = {} if options.publish else training_texts()
-        for run in runs:
-            work, target = WORK / run.name, LADDER / run.name
-            work.mkdir(parents=True, exist_ok=True)
-            try:
-                with FileLock(work / ".lock", timeout=0):
-                    _one(run, texts, work, target, options)
-            except Timeout:
-                raise ValueError(f"{run.name}: another process trains it; wait for that, or stop it first") from None
-    except (ValueError, ModuleNotFoundError, OSError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    runs = [run for run in RUNS.values() if not run.snapshots] if options.all else chosen(options.names, parser)
+    if options.list or not runs:
+        print(pd.DataFrame([asdict(run) for run in RUNS.values()]).to_string(index=False))
+        return
+    torch.set_num_threads(1)
+    logging.disable_progress_bar()
+    for run in runs:
+        try:
+            _one(run, options.minutes, options.decay or options.all)
+        except Timeout:
+            sys.exit(f"{run.name}: another process trains it; wait for that, or stop it first")
+        except (ValueError, ModuleNotFoundError, OSError) as error:
+            sys.exit(f"{type(error).__name__}: {error}")
 
 
 if __name__ == "__main__":

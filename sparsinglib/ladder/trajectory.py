@@ -1,9 +1,9 @@
 """The paper's stabilised measurement along a ladder run (Appendix E): one CETT from the last five checkpoints.
 
-``python -m sparsinglib.ladder.trajectory 0.1m-relu`` measures what training left in ``build/ladder`` (or what is
-shipped in ``data/ladder/<run>/steps``) and writes ``data/ladder/<run>/trajectory.csv``. Checkpoints that are
-measured already are not measured again, unless the shared CETT has changed. ``--all`` measures what ``make ladder``
-has trained: every finished run with a kept checkpoint that is not in its ``trajectory.csv``.
+``python -m sparsinglib.ladder.trajectory 0.1m-relu`` measures what training left in ``build/ladder`` and writes
+``data/ladder/<run>/trajectory.csv``. Checkpoints that are measured already are not measured again, unless the shared
+CETT has changed. ``--all`` measures what ``make ladder`` has trained: every finished run with a kept checkpoint that is
+not in its ``trajectory.csv``.
 """
 
 import argparse
@@ -11,7 +11,6 @@ import json
 import math
 import sys
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -24,15 +23,13 @@ from ..core.checkpoints import load
 from ..core.measure import measure
 from ..core.rules import StraightforwardReLU
 from ..core.search import find_thresholds, shared_cett, thresholds_for_cett
-from ..files import LADDER, copy, replacing
+from ..files import LADDER, replacing
 from .batches import validation_batches
-from .model import ONE_PRODUCT
-from .recipe import CONTEXT, RUNS, MixtureRun, Run
-from .train import SPACING, WORK
+from .model import use_one_product
+from .recipe import CONTEXT, LAST, RUNS, MixtureRun, Run, measured_steps
+from .train import WORK, chosen
 
-SHIPPED = ("0.1m-relu", "0.1m-silu")  # runs whose checkpoints are shipped, so that a notebook can measure them live
 INCREASES = (1.0, 5.0, 10.0)  # p of CETT-PPL-p%
-LAST = 5  # checkpoints that fix CETT
 DEAD = 1e-3  # a neuron active on a smaller share of tokens is dead
 SEARCHED = 1.0  # the p at which CETT is also searched at each checkpoint by itself
 COLUMNS = ["run", "step", "tokens", "metric", "p_pct", "value"]
@@ -40,21 +37,14 @@ DIGITS = 10  # of a value, after the point
 
 
 def checkpoints(run: Run) -> dict[int, Path]:
-    """Step and directory of a run's kept checkpoints, up to the one that is shipped."""
+    """Step and directory of the checkpoints of a run that are to be measured, up to the one that is shipped."""
     found = [*(LADDER / run.name / "steps").glob("step_*"), *(WORK / run.name).glob("step_*[0-9]")]
     if not found:
         raise ValueError(f"{run.name} has no checkpoints: train it with python -m sparsinglib.ladder.train {run.name}")
     facts = LADDER / run.name / "run.json"
     end = json.loads(facts.read_text())["steps"] if facts.is_file() else math.inf
-    return {step: path for path in sorted(found) if (step := int(path.name.rpartition("_")[2])) <= end}
-
-
-def chosen(run: Run, steps: list[int]) -> list[int]:
-    """Up to 24 log-spaced steps, three in each halving, and those at 88, 91, 94, 97 and 100 % of what was trained."""
-    end = max(steps)
-    last = {min(steps, key=lambda step: abs(step - end * (1 - SPACING * i))) for i in range(LAST)}
-    log_spaced = {min(steps, key=lambda step: abs(step - end * 2 ** (-i / 3))) for i in range(24)}
-    return sorted(last | log_spaced)
+    paths = {int(path.name.rpartition("_")[2]): path for path in found}
+    return {step: paths[step] for step in measured_steps([step for step in paths if step <= end])}
 
 
 def unmeasured() -> list[Run]:
@@ -66,7 +56,7 @@ def unmeasured() -> list[Run]:
             continue
         known = set(pd.read_csv(table)["step"]) if table.is_file() else set()
         try:
-            steps = chosen(run, list(checkpoints(run)))
+            steps = checkpoints(run)
         except ValueError:  # shipped by another machine, whose checkpoints along the run are not here
             continue
         if not known.issuperset(steps):
@@ -99,81 +89,55 @@ def measure_checkpoint(path: Path, batches: list[torch.Tensor], cett: dict[float
     return pd.DataFrame(rows, columns=["metric", "p_pct", "value"])
 
 
-def measure_mixture(path: Path, batches: list[torch.Tensor]) -> pd.DataFrame:
-    """Validation loss of one checkpoint of a mixture of experts, for which CETT is not defined here (``find_ffns``)."""
+def measure_loss(path: Path, batches: list[torch.Tensor]) -> pd.DataFrame:
+    """Validation loss of one checkpoint, for runs of which no more is asked and for mixtures of experts."""
     model, _ = load(path)
-    model.set_experts_implementation(ONE_PRODUCT)
+    if hasattr(model, "set_experts_implementation") and "moe" in model.config.model_type:
+        use_one_product(model)
     losses = [forward.losses(forward.logits(model, batch), batch) for batch in forward.TokenBatches(model, batches)]
     loss = float(forward.require_finite(torch.cat(losses), "loss").double().mean())
     return pd.DataFrame([("validation_loss", math.nan, loss)], columns=["metric", "p_pct", "value"])
 
 
-def complete(rows: pd.DataFrame, cett: dict[float, float]) -> bool:
-    """Whether one checkpoint's rows hold every p of ``cett`` and its own CETT; without ``cett`` (a mixture) any row."""
-    measured = set(rows.loc[rows["metric"] == "cett_shared", "p_pct"])
-    return len(rows) > 0 and measured >= set(cett) and (not cett or "cett_searched" in set(rows["metric"]))
+def current(rows: pd.DataFrame, cett: dict[float, float]) -> bool:
+    """Whether one checkpoint's rows hold every p of ``cett`` at that shared CETT, and the checkpoint's own CETT."""
+    shared = rows[rows["metric"] == "cett_shared"].set_index("p_pct")["value"]
+    # Compared as closely as it is written: a small CETT differs from its rounded self by more than a share of 1e-9.
+    same = [abs(shared.get(p, math.inf) - value) <= 10.0 ** (1 - DIGITS) for p, value in cett.items()]
+    return all(same) and (not cett or "cett_searched" in set(rows["metric"]))
 
 
-def measure_run(run: Run, max_tokens: int) -> pd.DataFrame:
+def measure_run(run: Run, max_tokens: int, only_loss: bool = False) -> pd.DataFrame:
     """Tidy trajectory of a run: run, step, tokens, metric, p_pct, value. Written after every checkpoint.
 
-    Of a mixture of experts there is only the loss. What is in ``trajectory.csv`` at these CETTs is not measured again.
-    Raises ValueError, and leaves the file as it is, where a new CETT would ask for a checkpoint that is on no disk any
-    more.
+    Of a mixture of experts, and with ``only_loss``, there is only the loss. What is in ``trajectory.csv`` at these
+    CETTs is not measured again. Raises ValueError, and leaves the file as it is, where a new CETT would ask for a
+    checkpoint that is on no disk any more.
     """
     batches = validation_batches(max_tokens)
     paths, target = checkpoints(run), LADDER / run.name / "trajectory.csv"
-    steps, mixture = chosen(run, list(paths)), isinstance(run, MixtureRun)
-    cett: dict[float, float] = {}
-    if not mixture:
-        last = [load(paths[step])[0] for step in steps[-LAST:]]
-        cett = {p: shared_cett(last, batches, p) for p in INCREASES}
-        print(f"{run.name}: shared CETT {', '.join(f'{p:g} %: {value:.4f}' for p, value in cett.items())}", flush=True)
+    only_loss = only_loss or isinstance(run, MixtureRun)
+    last = [] if only_loss else [load(paths[step])[0] for step in sorted(paths)[-LAST:]]
+    cett = {p: shared_cett(last, batches, p) for p in INCREASES if last}
     table = pd.read_csv(target) if target.is_file() else pd.DataFrame(columns=COLUMNS)
-    table = _without_stale(table, cett, paths, run)
-    for step in reversed(steps):  # the late ones matter most, should the time run out
-        if complete(table[table["step"] == step], cett):
-            continue
-        if mixture:
-            rows = measure_mixture(paths[step], batches)
-        else:
-            rows = measure_checkpoint(paths[step], batches, cett, run.activation == "relu")
-        rows.insert(0, "tokens", step * run.batch_tokens)
-        rows.insert(0, "step", step)
-        rows.insert(0, "run", run.name)
-        others = table[table["step"] != step]
-        table = pd.concat([others, rows], ignore_index=True) if len(others) else rows
-        with replacing(target) as file:
-            table[COLUMNS].sort_values(["step", "metric", "p_pct"]).round(DIGITS).to_csv(file, index=False)
-        what = "validation_loss" if mixture else "activation_ratio_shared_cett"
-        print(
-            f"{run.name} step {step}: {what} {rows.loc[rows['metric'] == what, 'value'].round(4).tolist()}", flush=True
-        )
-    return table[COLUMNS]
-
-
-def _without_stale(table: pd.DataFrame, cett: dict[float, float], paths: Mapping[int, Path], run: Run) -> pd.DataFrame:
-    """A trajectory without the checkpoints that were measured at another shared CETT; these have to be in ``paths``."""
-    known = table[table["metric"] == "cett_shared"]
-    # Compared as closely as it is written: a small CETT differs from its rounded self by more than a share of 1e-9.
-    wanted = known["p_pct"].map(cett)
-    stale = set(known.loc[(wanted - known["value"]).abs() > 10.0 ** (1 - DIGITS), "step"])
+    stale = {step for step, rows in table.groupby("step") if not current(rows, cett)}
     if gone := stale - set(paths):
         raise ValueError(
             f"{run.name}: its shared CETT has changed, and {len(gone)} of the measured checkpoints are gone, so they "
             f"cannot be measured anew; train it again from nothing, or remove its trajectory.csv to go on without them"
         )
-    return table[~table["step"].isin(stale)]
-
-
-def ship(run: Run) -> None:
-    """Put the measured checkpoints into ``data/ladder/<run>/steps``."""
-    paths = checkpoints(run)
-    for step in chosen(run, list(paths)):
-        target = LADDER / run.name / "steps" / paths[step].name
-        for name in ("config.json", "model.safetensors"):
-            if not (target / name).is_file():
-                copy(paths[step] / name, target / name)
+    table = table[~table["step"].isin(stale)]
+    for step in sorted(set(paths) - set(table["step"]), reverse=True):  # the late ones matter most
+        if only_loss:
+            rows = measure_loss(paths[step], batches)
+        else:
+            rows = measure_checkpoint(paths[step], batches, cett, run.activation == "relu")
+        rows = rows.assign(run=run.name, step=step, tokens=step * run.batch_tokens)
+        table = pd.concat([table, rows], ignore_index=True) if len(table) else rows
+        with replacing(target) as file:
+            table[COLUMNS].sort_values(["step", "metric", "p_pct"]).round(DIGITS).to_csv(file, index=False)
+        print(f"{run.name} step {step} is measured", flush=True)
+    return table[COLUMNS]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -184,12 +148,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--max-tokens", type=int, default=16_384, help="held-out tokens measured on (default %(default)s)"
     )
-    parser.add_argument("--ship", action="store_true", help="also put the checkpoints into data/ladder/<run>/steps")
+    parser.add_argument("--loss", action="store_true", help="only the validation loss")
     options = parser.parse_args(arguments)
-    unknown = [name for name in options.names if name not in RUNS]
-    if unknown:
-        parser.error(f"no run is called {', '.join(unknown)}; the runs: {', '.join(RUNS)}")
-    if bool(options.names) == options.all:
+    runs = chosen(options.names, parser)
+    if bool(runs) == options.all:
         parser.error("give each NAME of a run, or --all.")
     if options.max_tokens < CONTEXT:
         parser.error(f"--max-tokens must be at least {CONTEXT}, one window; got {options.max_tokens}.")
@@ -198,10 +160,8 @@ def main(arguments: list[str] | None = None) -> None:
     # Early checkpoints and p = 1 % are noisy on a text of this length: the README gives the spread instead.
     warnings.filterwarnings("ignore", message=".*(cannot resolve|not monotone|search ended at).*")
     try:
-        for run in unmeasured() if options.all else [RUNS[name] for name in options.names]:
-            if options.ship or (options.all and run.name in SHIPPED):
-                ship(run)
-            measure_run(run, options.max_tokens)
+        for run in unmeasured() if options.all else runs:
+            measure_run(run, options.max_tokens, options.loss)
     except (ValueError, ModuleNotFoundError, OSError) as error:
         sys.exit(str(error))
 

@@ -7,8 +7,10 @@ import pandas as pd
 import pytest
 
 from sparsinglib.files import LADDER
-from sparsinglib.ladder.recipe import RUNS
-from sparsinglib.ladder.trajectory import INCREASES, LAST, chosen
+from sparsinglib.ladder.batches import NEW_PROBLEMS, PATTERN
+from sparsinglib.ladder.recipe import CONTEXT, LAST, RUNS, measured_steps
+from sparsinglib.ladder.trajectory import INCREASES
+from sparsinglib.texts import corpora
 
 README = (LADDER / "README.md").read_text(encoding="utf-8")
 HEAD = "| run | tokens | tokens a parameter | smoothed loss |"
@@ -50,8 +52,19 @@ def test_a_row_is_what_the_files_of_its_run_say(run):
 
 
 def test_every_run_of_the_scale_study_has_its_row():
-    study = {name for name, run in RUNS.items() if run.tokens > 12_000_000}
+    study = {name for name, run in RUNS.items() if run.tokens > 12_000_000 and not run.snapshots}
     assert set(rows()) == study
+
+
+def test_how_often_each_corpus_is_read():
+    lines = [line for line in README.splitlines() if re.match(r"\| (wikipedia|chinese|code|math) \|", line)]
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    assert [row[0] for row in cells] == list(corpora.SHARES)
+    for name, _, _, size, share, *read in cells:
+        assert float(share.split()[0]) / 100 == corpora.SHARES[name]
+        again = NEW_PROBLEMS * PATTERN * CONTEXT / 1e6  # millions of tokens, up to which mathematics is read again
+        read_to = [min(tokens, again) if name == "math" else tokens for tokens in (40, 88, 137)]
+        assert read == [f"{corpora.SHARES[name] * tokens / float(size.split('M')[0]):.1f}" for tokens in read_to]
 
 
 def measured(run):
@@ -82,7 +95,7 @@ def test_a_trajectory_holds_the_chosen_checkpoints_and_ends_with_the_run():
         if measured(name) == "not":
             continue
         steps = sorted(set(pd.read_csv(LADDER / name / "trajectory.csv").step))
-        assert steps == chosen(RUNS[name], steps) and steps[-1] == RUNS[name].steps, name
+        assert steps == measured_steps(steps) and steps[-1] == RUNS[name].steps, name
         least = 20 if RUNS[name].tokens > 6_000_000 else 19  # three in each doubling from 0.25M tokens, and five
         assert least <= len(steps) <= 29, name
 

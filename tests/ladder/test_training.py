@@ -1,5 +1,6 @@
 """The ladder's trainer: muP by a coordinate check, the same weights twice, and killed runs that lose nothing."""
 
+import hashlib
 import json
 import math
 import os
@@ -20,28 +21,32 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import sparsinglib as sl
-from sparsinglib.ladder import recipe as ladder
-from sparsinglib.ladder import shipping, trajectory
+from sparsinglib.ladder import batches, recipe, trajectory
 from sparsinglib.ladder import train as training
 from sparsinglib.ladder.batches import PATTERN, Windows
-from sparsinglib.ladder.block_attention import BLOCK_CAUSAL, block_causal
-from sparsinglib.ladder.model import build, make_optimizer
+from sparsinglib.ladder.model import block_causal, build, make_optimizer, use_block_attention
 from sparsinglib.ladder.recipe import RUNS, Run
 from sparsinglib.texts import corpora
 
-TINY = Run("tiny", 16, 2, "relu", 1, 50 * ladder.CONTEXT, 1, warmup_tokens=2560)
+TINY = Run("tiny", 16, 2, "relu", 1, 50 * recipe.CONTEXT, 1, warmup_tokens=2560)
+# Of the windows that shipped runs of three seeds have read.
+DIGESTS = {
+    1: "3a64f5ce6e87e51b1b89ae3243f072a41b387468571eba1475adf99d16ed6dc7",
+    2: "355e66ab8c860ad565fa0bcd44d0e20a0e6dd0787542e84b3c133e949c0d6e3d",
+    3: "9eeeb51ecd9b68fc5245e82c1028942d157b36021855ed756fb19139ca48b2bf",
+}
 
 
 @pytest.fixture(autouse=True)
 def short_logs(monkeypatch):
     """A log row every 4 steps, a Trainer checkpoint every 64."""
-    monkeypatch.setattr(training, "LOG_TOKENS", 4 * ladder.CONTEXT)
+    monkeypatch.setattr(training, "LOG_TOKENS", 4 * recipe.CONTEXT)
 
 
 @pytest.fixture(scope="module")
 def texts():
     rng = np.random.default_rng(0)
-    return {name: (rng.zipf(1.5, 20_000) % ladder.VOCABULARY).astype(np.uint16) for name in corpora.SHARES}
+    return {name: (rng.zipf(1.5, 20_000) % recipe.VOCABULARY).astype(np.uint16) for name in corpora.SHARES}
 
 
 def weights(work: Path) -> dict[str, torch.Tensor]:
@@ -55,26 +60,26 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 # --- the recipe ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scale", list(ladder.SCALES))
+@pytest.mark.parametrize("scale", list(recipe.SCALES))
 def test_parameters_follow_the_papers_formula(scale):
     run = RUNS[f"{scale}-relu"]
     model = build(run)
     matrices = sum(p.numel() for p in model.model.layers.parameters() if p.ndim == 2)
     assert matrices == 11.5 * run.layers * run.width**2 == run.non_embedding_parameters
     assert matrices == pytest.approx(float(scale[:-1]) * 1e6, rel=0.2)
-    assert run.width // run.heads == ladder.HEAD_SIZE
+    assert run.width // run.heads == recipe.HEAD_SIZE
     assert 12 <= run.width / run.layers <= 14
     assert model.lm_head.weight is model.model.embed_tokens.weight
 
 
 def test_batches_grow_as_in_table_3():
     paper = pd.read_csv(training.LADDER.parent / "paper" / "table3_training.csv")["batch_size_tokens"][:5]
-    ours = [RUNS[f"{scale}-relu"].batch_tokens for scale in ladder.SCALES]
+    ours = [RUNS[f"{scale}-relu"].batch_tokens for scale in recipe.SCALES]
     np.testing.assert_allclose(np.array(ours) / ours[0], paper / paper[0], rtol=0.06)
 
 
 def test_shapes_keep_the_size_of_the_smallest_model():
-    shapes = [RUNS[name] for name in ladder.SHAPE_NAMES]
+    shapes = [RUNS[name] for name in recipe.SHAPE_NAMES]
     sizes = np.array([run.layers * run.width**2 for run in shapes])
     assert len({run.width for run in shapes}) == 9
     np.testing.assert_allclose(sizes, RUNS["0.1m-relu"].layers * RUNS["0.1m-relu"].width ** 2, rtol=0.05)
@@ -103,7 +108,7 @@ def moved(width: int, mup: bool, steps: int = 4) -> np.ndarray:
     if not mup:
         for group in optimizer.param_groups:
             group["lr"] = run.learning_rate
-    ids = torch.randint(0, ladder.VOCABULARY, (4, 64), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(0, recipe.VOCABULARY, (4, 64), generator=torch.Generator().manual_seed(0))
     neurons: list[torch.Tensor] = []
     model.model.layers[-1].mlp.down_proj.register_forward_pre_hook(lambda _, args: neurons.append(args[0].detach()))
 
@@ -142,7 +147,7 @@ def test_rates_and_decay_by_group():
 def test_every_block_holds_the_shares_and_every_epoch_every_window(texts):
     data = Windows(texts, seed=3)
     starts = {
-        name: {ids[i : i + ladder.CONTEXT].tobytes() for i in range(0, 78 * ladder.CONTEXT, ladder.CONTEXT)}
+        name: {ids[i : i + recipe.CONTEXT].tobytes() for i in range(0, 78 * recipe.CONTEXT, recipe.CONTEXT)}
         for name, ids in texts.items()
     }
     seen = {name: [] for name in texts}
@@ -158,6 +163,38 @@ def test_order_depends_on_the_seed_alone(texts):
     first, again, other = (Windows(texts, seed) for seed in (1, 1, 2))
     assert torch.equal(first[123]["input_ids"], again[123]["input_ids"])
     assert any(not torch.equal(first[i]["input_ids"], other[i]["input_ids"]) for i in range(5))
+
+
+@pytest.mark.slow
+def test_windows_of_the_shipped_runs_are_what_they_were():
+    """Every 61st of 44M tokens, as before mathematics had new seeds: the digests are of the code of that time."""
+    texts = batches.training_texts()
+    for seed, digest in DIGESTS.items():
+        data = Windows(texts, seed)
+        found = [data[i]["input_ids"].numpy().astype(np.uint16).tobytes() for i in range(0, 171_880, 61)]
+        assert hashlib.sha256(b"".join(found)).hexdigest() == digest, seed
+    longest = max(run.steps + round(recipe.DECAY_SHARE * run.steps) for run in RUNS.values() if not run.snapshots)
+    assert longest * RUNS["0.1m-relu"].batch < batches.NEW_PROBLEMS * PATTERN  # in windows
+
+
+def test_mathematics_beyond_them_is_new_and_read_once(texts, monkeypatch):
+    made = []
+
+    def tokens(name, part):
+        made.append((name, part))
+        return np.arange(3 * recipe.CONTEXT) + 10_000 * part
+
+    monkeypatch.setattr(batches, "NEW_PROBLEMS", 2)
+    monkeypatch.setattr(batches, "NEW_WINDOWS", 3)
+    monkeypatch.setattr(batches, "tokens", tokens)
+    data = Windows(texts, seed=1)
+    seen = [int(data[i]["input_ids"][0]) for i in range(2 * PATTERN, 4 * PATTERN)]
+    new = sorted(first for first in seen if first >= 10_000)
+    assert new == [10_000 * part + 256 * window for part in range(1, 9) for window in range(3)]  # 12 a block
+    assert {name for name, _ in made} == {"math"}
+    monkeypatch.setattr(batches, "NEW_PROBLEMS", 4)
+    old = Windows(texts, seed=1)
+    assert all(torch.equal(old[i]["input_ids"], data[i]["input_ids"]) for i in range(2 * PATTERN))
 
 
 def test_too_short_a_text(texts):
@@ -176,7 +213,7 @@ def test_same_seed_same_weights_and_another_seed_others(texts, tmp_path):
 
 
 def test_stopped_extended_and_half_written_equals_unbroken(texts, tmp_path, monkeypatch, capsys):
-    long = replace(TINY, tokens=72 * ladder.CONTEXT)
+    long = replace(TINY, tokens=72 * recipe.CONTEXT)
     training.train(long, texts, tmp_path / "whole", compiled=False)
     work = tmp_path / "pieces"
     assert training.train(long, texts, work, minutes=0, compiled=False) == 4  # the first log row
@@ -215,18 +252,19 @@ def test_compiled_and_stopped_equals_compiled_and_unbroken(texts, tmp_path):
 CHILD = """
 import sys, numpy as np, torch
 from pathlib import Path
-from sparsinglib import training, ladder
+from sparsinglib.ladder import recipe, train as training
 from tests_texts import texts, run
 torch.set_num_threads(1)
-training.LOG_TOKENS = 4 * ladder.CONTEXT
+training.LOG_TOKENS = 4 * recipe.CONTEXT
 training.train(run, texts, Path(sys.argv[1]), compiled=False)
 """
 SHARED = """
 import numpy as np
-from sparsinglib import corpora, ladder
+from sparsinglib.ladder import recipe
+from sparsinglib.texts import corpora
 rng = np.random.default_rng(0)
-texts = {name: (rng.zipf(1.5, 20_000) % ladder.VOCABULARY).astype(np.uint16) for name in corpora.SHARES}
-run = ladder.Run("tiny", 16, 2, "relu", 1, 160 * ladder.CONTEXT, 1, warmup_tokens=2560)
+texts = {name: (rng.zipf(1.5, 20_000) % recipe.VOCABULARY).astype(np.uint16) for name in corpora.SHARES}
+run = recipe.Run("tiny", 16, 2, "relu", 1, 160 * recipe.CONTEXT, 1, warmup_tokens=2560)
 """
 
 
@@ -240,7 +278,7 @@ def test_sigkill_and_resume_equals_unbroken(texts, tmp_path):
         time.sleep(0.02)
     child.send_signal(signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL, "the run ended before it could be killed"
-    run = replace(TINY, tokens=160 * ladder.CONTEXT)
+    run = replace(TINY, tokens=160 * recipe.CONTEXT)
     assert training.last_checkpoint(tmp_path / "killed").name in ("checkpoint-64", "checkpoint-128")
     training.train(run, texts, tmp_path / "killed", compiled=False)
     training.train(run, texts, tmp_path / "whole", compiled=False)
@@ -276,55 +314,13 @@ def test_what_is_shipped_and_the_decay_branch(texts, tmp_path, monkeypatch):
     assert rates[-1] == pytest.approx(0.01 * (1 - math.sqrt(1 / 5)))  # step 52, one of five into the decay
     assert same(weights(elsewhere), weights(work))  # the stable stage is left as it was
     # A target raised afterwards decays from its own end, not on from the first decay.
-    further = replace(TINY, tokens=60 * ladder.CONTEXT)
+    further = replace(TINY, tokens=60 * recipe.CONTEXT)
     training.train(further, texts, elsewhere)
     training.decay_branch(further, texts, elsewhere, target)
     last = training.last_checkpoint(elsewhere / "decay_60")
     rates = [row["learning_rate"] for row in json.loads((last / "trainer_state.json").read_text())["log_history"]]
     assert last.name == "checkpoint-66" and rates[-2] > 0.009
     assert not same(load_file(target / "decayed" / "model.safetensors"), decayed)
-
-
-def test_a_finished_run_goes_on_from_what_is_shipped(texts, tmp_path):
-    long = replace(TINY, tokens=80 * ladder.CONTEXT)
-    training.train(long, texts, tmp_path / "whole", compiled=False)
-    training.train(TINY, texts, tmp_path / "work", compiled=False)
-    training.publish(TINY, tmp_path / "work", tmp_path / "shipped")
-    training.rebuild(TINY, tmp_path / "new", tmp_path / "shipped")
-    assert same(weights(tmp_path / "new"), {k: v.bfloat16().float() for k, v in weights(tmp_path / "work").items()})
-    assert training.train(long, texts, tmp_path / "new", compiled=False) == 80
-    whole, again = (training.loss_log(long, training.last_checkpoint(tmp_path / p)) for p in ("whole", "new"))
-    assert again["step"].tolist() == whole["step"].tolist()
-    np.testing.assert_allclose(again["loss"][:12], whole["loss"][:12], atol=1e-3)  # up to step 48: the same log
-    # The same data at the same rate: afterwards as good, though not the same.
-    np.testing.assert_allclose(again["loss"][13:], whole["loss"][13:], rtol=0.05)
-    rates = [
-        json.loads((training.last_checkpoint(tmp_path / p) / "trainer_state.json").read_text())["log_history"][-2]
-        for p in ("whole", "new")
-    ]
-    assert rates[0]["learning_rate"] == rates[1]["learning_rate"]
-    assert not shipping.is_shipped(tmp_path / "new", tmp_path / "shipped")
-    assert shipping.is_shipped(tmp_path / "work", tmp_path / "shipped")
-    training.rebuild(TINY, tmp_path / "new", tmp_path / "shipped")  # a state that is there is left alone
-    assert training.last_checkpoint(tmp_path / "new").name == "checkpoint-80"
-
-
-def test_speed_is_of_the_steps_whose_seconds_are_known(tmp_path):
-    """A run that goes on from its shipped weights has a log without times up to there."""
-    rows = [{"step": step, "loss": 3.0} for step in (4, 8)]
-    timed = [{"step": step, "loss": 3.0, "seconds": 2.0, "bf16": True} for step in (12, 16)]
-    checkpoint = tmp_path / "checkpoint-16"
-    checkpoint.mkdir()
-
-    def described(history):
-        (checkpoint / "trainer_state.json").write_text(json.dumps({"log_history": [*history, {"train_runtime": 9}]}))
-        facts = shipping.describe(TINY, build(TINY), checkpoint)
-        return facts["seconds"], facts["tokens_per_second"], facts["steps_in_bf16_share"]
-
-    assert described(rows + timed) == (4, 8 * ladder.CONTEXT / 4, None)
-    assert described(rows) == (0, None, None)
-    whole = [row | {"seconds": 2.0, "bf16": False} for row in rows] + timed
-    assert described(whole) == (8, 16 * ladder.CONTEXT / 8, 0.5)
 
 
 def test_a_decay_branch_that_is_there_is_left_alone(tmp_path):
@@ -338,8 +334,8 @@ def test_a_decay_branch_that_is_there_is_left_alone(tmp_path):
 
 def test_flops_of_a_token_by_hand():
     run = Run("tiny", 16, 2, "relu", 1, 1, 1)
-    matrices = 2 * (4 * 16 * 16 + 3 * 16 * 40) + ladder.VOCABULARY * 16
-    scores = 2 * ladder.CONTEXT * 16  # for each layer and token: with the keys, and with the values
+    matrices = 2 * (4 * 16 * 16 + 3 * 16 * 40) + recipe.VOCABULARY * 16
+    scores = 2 * recipe.CONTEXT * 16  # for each layer and token: with the keys, and with the values
     assert run.flops_per_token(causal=False) == 3 * (2 * matrices + 2 * 2 * scores)
     assert run.flops_per_token() == 3 * (2 * matrices + 2 * scores)
 
@@ -360,7 +356,7 @@ def test_attention_in_blocks_refuses_padding_and_a_cache():
     model = build(TINY)
     ids = torch.arange(8).unsqueeze(0)
     before = model(ids).logits
-    model.set_attn_implementation(BLOCK_CAUSAL)
+    use_block_attention(model)
     torch.testing.assert_close(model(ids).logits, before)
     with pytest.raises(ValueError, match="without padding"):
         model(ids, attention_mask=torch.tensor([[0, 0, 1, 1, 1, 1, 1, 1]]))
@@ -370,11 +366,11 @@ def test_attention_in_blocks_refuses_padding_and_a_cache():
 
 def test_points_do_not_depend_on_the_target():
     run = RUNS["0.1m-relu"]
-    early = [step for step in training.points(run) if step < 0.02 * run.steps]
+    early = [step for step in recipe.kept_steps(run) if step < 0.02 * run.steps]
     longer = replace(run, tokens=2 * run.tokens)
-    assert [s for s in training.points(longer) if s in early] == early
-    assert run.steps in training.points(run)
-    steps = trajectory.chosen(run, training.points(run))
+    assert [s for s in recipe.kept_steps(longer) if s in early] == early
+    assert run.steps in recipe.kept_steps(run)
+    steps = recipe.measured_steps(recipe.kept_steps(run))
     assert np.allclose(np.array(steps[-5:]) / run.steps, [0.88, 0.91, 0.94, 0.97, 1.0], atol=0.01)
 
 
@@ -424,8 +420,25 @@ def test_an_older_state_never_replaces_what_is_shipped(command, tmp_path, texts)
     training.publish(TINY, tmp_path / "elsewhere", target)
     before = (target / "run.json").read_bytes()
     with pytest.raises(SystemExit, match=r"is at step 4, .* further on, at 50"):
-        command(["tiny", "--publish"])
+        command(["tiny"])
     assert (target / "run.json").read_bytes() == before
+
+
+def test_a_shipped_run_whose_state_is_gone_is_not_begun_anew(command, tmp_path, texts, monkeypatch):
+    command(["tiny"])
+    shutil.rmtree(tmp_path / "work")
+    monkeypatch.setattr(training, "RUNS", {"tiny": replace(TINY, tokens=2 * TINY.tokens)})
+    before = (tmp_path / "ladder" / "tiny" / "run.json").read_bytes()
+    with pytest.raises(SystemExit, match=r"is gone; remove .*tiny to train from nothing"):
+        command(["tiny"])
+    assert (tmp_path / "ladder" / "tiny" / "run.json").read_bytes() == before
+
+
+def test_all_leaves_out_the_long_runs(command, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "RUNS", {run.name: run for run in (TINY, replace(TINY, name="l", snapshots=True))})
+    command(["--all"])
+    assert {path.name for path in (tmp_path / "ladder").iterdir()} == {"tiny"}
+    assert (tmp_path / "ladder" / "tiny" / "decayed" / "model.safetensors").is_file()
 
 
 @pytest.mark.parametrize("name", ["optimizer.pt", "rng_state.pth", "trainer_state.json", "model.safetensors"])
@@ -466,11 +479,11 @@ def test_facts_are_written_after_what_they_speak_of(texts, tmp_path, monkeypatch
     def killed(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(shipping, "write_atomically", killed)
+    monkeypatch.setattr(training, "write_atomically", killed)
     with pytest.raises(KeyboardInterrupt):
         training.publish(TINY, tmp_path / "work", tmp_path / "shipped")
-    assert {path.name for path in (tmp_path / "shipped" / "resume").iterdir()} == set(shipping.RESUME_FILES)
-    assert not shipping.is_shipped(tmp_path / "work", tmp_path / "shipped")
+    assert {path.name for path in (tmp_path / "shipped" / "resume").iterdir()} == set(training.STATE)
+    assert not (tmp_path / "shipped" / "run.json").exists()
 
 
 def test_publishing_what_was_never_trained(tmp_path):
@@ -528,8 +541,8 @@ def stubbed(monkeypatch, tmp_path, run, cett):
     monkeypatch.setattr(trajectory, "load", lambda path: (None, None))
     monkeypatch.setattr(trajectory, "shared_cett", lambda models, batches, p: cett * p)
     monkeypatch.setattr(trajectory, "measure_checkpoint", rows)
-    monkeypatch.setattr(trajectory, "measure_mixture", loss)
-    for step in training.points(run)[-6:]:
+    monkeypatch.setattr(trajectory, "measure_loss", loss)
+    for step in recipe.kept_steps(run)[-6:]:
         (tmp_path / "work" / run.name / f"step_{step:07d}").mkdir(parents=True)
     return measured
 
@@ -582,11 +595,7 @@ def test_all_measures_finished_runs_once(tmp_path, monkeypatch):
         facts = tmp_path / "shipped" / run.name / "run.json"
         facts.parent.mkdir(parents=True)
         facts.write_text(json.dumps({"finished": finished, "steps": run.steps}))
-    shipped = []
-    monkeypatch.setattr(trajectory, "ship", shipped.append)
-    monkeypatch.setattr(trajectory, "SHIPPED", (shape.name,))
     trajectory.main(["--all"])
-    assert shipped == [shape]
     table = pd.read_csv(tmp_path / "shipped" / shape.name / "trajectory.csv")
     losses = pd.read_csv(tmp_path / "shipped" / mixture.name / "trajectory.csv")
     assert sorted(measured) == sorted([*set(table["step"]), *losses["step"]])
@@ -604,13 +613,13 @@ def test_all_measures_finished_runs_once(tmp_path, monkeypatch):
 
 
 def test_the_loss_along_a_mixture_is_that_of_transformers():
-    path, batches = training.LADDER / "moe-30", trajectory.validation_batches(1024)
-    (row,) = trajectory.measure_mixture(path, batches).itertuples()
+    path, held_out = training.LADDER / "moe-30", trajectory.validation_batches(1024)
+    (row,) = trajectory.measure_loss(path, held_out).itertuples()
     model = trajectory.load(path)[0]
     model.set_experts_implementation("eager")
     with torch.inference_mode():
         losses = [  # of rows of one length, without the router's
-            float(model(input_ids=batch, labels=batch, output_router_logits=False).loss) for batch in batches
+            float(model(input_ids=batch, labels=batch, output_router_logits=False).loss) for batch in held_out
         ]
     assert row.metric == "validation_loss"
-    assert row.value == pytest.approx(np.average(losses, weights=[len(batch) for batch in batches]), rel=1e-4)
+    assert row.value == pytest.approx(np.average(losses, weights=[len(batch) for batch in held_out]), rel=1e-4)

@@ -72,7 +72,7 @@ def test_a_run_without_checkpoints_says_how_to_get_them(said, tmp_path, monkeypa
 
 @pytest.mark.parametrize("arguments", [["--list"], ["--list", "0.1m-relu"], []])
 def test_a_list_of_runs_trains_nothing(arguments, capsys, monkeypatch):
-    for name in ("training_texts", "restore", "rebuild", "train", "publish", "decay_branch"):
+    for name in ("training_texts", "restore", "train", "publish", "decay_branch"):
         monkeypatch.setattr(training, name, lambda *_, name=name, **__: pytest.fail(f"{name} was called"))
     training.main(arguments)
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["name", *training.RUNS]

@@ -24,7 +24,7 @@ from ...core.hooks import sparsify
 from ...core.thresholds import Thresholds
 from ...files import LADDER
 from ...ladder import recipe as ladder
-from ...ladder.model import ONE_PRODUCT
+from ...ladder.model import use_one_product
 
 VANILLA = ladder.VANILLA.name
 MIXTURES = tuple(f"moe-{n}" for n in ladder.EXPERTS)
@@ -185,7 +185,7 @@ def open_model(name: str) -> PreTrainedModel:
     """One of the four runs, its experts computed in a way that takes experts of any width (see ``mup.one_product``)."""
     model, _ = load(name)
     if name in MIXTURES:
-        model.set_experts_implementation(ONE_PRODUCT)
+        use_one_product(model)
     return model
 
 

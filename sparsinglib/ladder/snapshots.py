@@ -1,0 +1,205 @@
+"""Measurements of a model while it trains: at twelve CETT values, so that no checkpoint has to be kept for later.
+
+Neighbouring snapshots differ by chance, so they come in groups whose mean counts. A CETT that is found later, such as
+the one that the last five groups share (``shared_cett``), is looked up by interpolation (``at_cett``).
+"""
+
+import copy
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.interpolate import PchipInterpolator
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ..core import forward
+from ..core.ffn import FFN, find_ffns
+from ..core.hooks import tap
+from ..files import replacing
+from .batches import validation_batches
+from .recipe import LAST, Run, kept_steps, measured_steps
+
+FILE = "snapshots.csv"
+GRID = np.geomspace(0.02, 0.4, 12)  # CETT
+TOKENS = 65_536
+NEIGHBOURS, APART = 10, 20  # snapshots of a group, steps between them
+LONGEST = 0.2  # of the steps before a group's end: early groups hold fewer snapshots
+SAMPLE_TOKENS, SAMPLE_THRESHOLDS = 2048, 40  # for a first look at where the thresholds lie
+
+
+def groups(run: Run) -> dict[int, int]:
+    """Step of each snapshot and the step that its group ends with; groups end where checkpoints are measured."""
+    ends = measured_steps(kept_steps(run))
+    steps = {end - i * APART: end for end in ends for i in range(NEIGHBOURS) if i * APART < LONGEST * end}
+    return dict(sorted(steps.items()))
+
+
+def record(run: Run, model: PreTrainedModel, step: int, group: int, path: Path) -> None:
+    """Add a snapshot of a model in training to the table at ``path``, unless it is there. The model is left as it is.
+
+    Columns: run, step, tokens, group and those of ``measure_snapshot``, whose sparse passes are made at the end of each
+    group: from one neighbour to the next they change by less than the text can tell.
+    """
+    table = pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=["step"])
+    if step in set(table["step"]):
+        return
+    shipped = copy.deepcopy(model).eval()
+    with torch.no_grad():
+        for parameter in shipped.parameters():  # as a checkpoint is saved and loaded
+            parameter.copy_(parameter.bfloat16())
+    found = measure_snapshot(shipped, validation_batches(TOKENS), sparse=step == group)
+    found.insert(0, "group", group)
+    found.insert(0, "tokens", step * run.batch_tokens)
+    found.insert(0, "step", step)
+    found.insert(0, "run", run.name)
+    with replacing(path) as file:
+        (pd.concat([table, found]) if len(table) else found).round(8).to_csv(file, index=False)
+
+
+def measure_snapshot(model: PreTrainedModel, batches: Sequence[Tensor], sparse: bool = True) -> pd.DataFrame:
+    """One row for each CETT of ``GRID``, on full windows (rows × length): fractions, and losses in nats.
+
+    Columns: cett; validation_loss; dense_ratio, the share of neurons above the thresholds in the dense run, which takes
+    two passes for the whole grid; activation_ratio, log_ppl_ratio and kl of a sparse pass each, as ``measure`` has
+    them, with standard errors (…_se). Without ``sparse`` these are NaN.
+    """
+    ffns, corpus = find_ffns(model), forward.TokenBatches(model, batches)
+    thresholds, ratio, loss = _dense(model, ffns, corpus, batches[0])
+    found = pd.DataFrame({"cett": GRID, "validation_loss": loss, "dense_ratio": ratio})
+    columns = ["activation_ratio", "log_ppl_ratio", "log_ppl_ratio_se", "kl", "kl_se"]
+    found[columns] = _sparse(model, ffns, corpus, thresholds) if sparse else math.nan
+    return found
+
+
+def _dense(
+    model: PreTrainedModel, ffns: list[FFN], corpus: forward.TokenBatches, first: Tensor
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Thresholds of each CETT, (layers, grid), the share of neurons above them, mean of layers, (grid,), and the loss.
+
+    A sample of the text says roughly where the thresholds lie, and the whole text what CETT they give; from there to
+    the grid it is a small step.
+    """
+    thresholds, sums = np.zeros((len(ffns), len(GRID))), np.zeros((2, len(ffns), len(GRID)))
+    margin = np.ones(len(GRID))
+    margin[[0, -1]] = 0.97, 1.03  # so that the grid lies within what is tried
+
+    def look(ffn: FFN, neurons: Tensor, gate: Tensor) -> None:
+        largest = max(float(ffn.magnitudes(neurons).max()), 1e-30)
+        tried = np.geomspace(1e-3 * largest, largest, SAMPLE_THRESHOLDS)
+        cett = np.maximum.accumulate(_above(ffn, neurons, tried)[0]) * ffn.d_ff / neurons.numel()
+        thresholds[ffn.layer] = np.exp(np.interp(np.log(GRID * margin), np.log(cett + 1e-9), np.log(tried)))
+
+    def count(ffn: FFN, neurons: Tensor, gate: Tensor) -> None:
+        sums[:, ffn.layer] += _above(ffn, neurons, thresholds[ffn.layer])
+
+    sample = forward.TokenBatches(model, [first[: max(1, SAMPLE_TOKENS // first.shape[1])]])
+    with tap(ffns, look):
+        forward.logits(model, next(iter(sample)))
+    with tap(ffns, count):
+        losses = [forward.losses(forward.logits(model, batch), batch) for batch in corpus]
+    cett, active = sums / corpus.tokens
+    log_cett = np.log(np.maximum.accumulate(cett, axis=1) + 1e-9) + 1e-9 * np.arange(len(GRID))
+    on_grid = [
+        PchipInterpolator(x, np.stack([np.log(t), a / ffn.d_ff], axis=1))(np.log(GRID))
+        for ffn, x, t, a in zip(ffns, log_cett, thresholds, active, strict=True)
+    ]
+    log_thresholds, ratio = np.moveaxis(np.array(on_grid), 2, 0)
+    return np.exp(log_thresholds), ratio.mean(axis=0), float(torch.cat(losses).double().mean())
+
+
+def _above(ffn: FFN, neurons: Tensor, thresholds: np.ndarray) -> np.ndarray:
+    """Sums over tokens, (2, thresholds): CETT (Eq 3) and the number of neurons at or above the threshold."""
+    neurons = neurons.reshape(-1, ffn.d_ff)
+    size, full = ffn.magnitudes(neurons), ffn.output(neurons).norm(dim=-1)
+    sums = np.zeros((2, len(thresholds)))
+    for index, threshold in enumerate(thresholds):
+        weak = (size < threshold) | (size == 0)
+        tail = ffn.output(neurons * weak).norm(dim=-1)
+        sums[:, index] = float((tail / full).nan_to_num(0).double().sum()), float((~weak).sum())
+    return sums
+
+
+def _sparse(
+    model: PreTrainedModel, ffns: list[FFN], corpus: forward.TokenBatches, thresholds: np.ndarray
+) -> list[list[float | None]]:
+    """Activation ratio, log of the perplexity ratio, its error, KL, its error, of a sparse pass at each threshold."""
+    active, index = np.zeros(len(GRID)), 0
+    rises: list[list[Tensor]] = [[] for _ in GRID]
+    divergences: list[list[Tensor]] = [[] for _ in GRID]
+
+    def mask(ffn: FFN, neurons: Tensor, gate: Tensor) -> Tensor:
+        size = ffn.magnitudes(neurons)
+        keep = (size >= thresholds[ffn.layer, index]) & (size > 0)
+        active[index] += float(keep.sum()) / ffn.d_ff
+        return neurons * keep
+
+    for batch in corpus:
+        dense = forward.logits(model, batch)
+        loss = forward.losses(dense, batch)
+        for index in range(len(GRID)):
+            with tap(ffns, mask):
+                found = forward.logits(model, batch)
+            rises[index].append(forward.block_sums(forward.losses(found, batch) - loss, batch))
+            divergences[index].append(forward.block_sums(forward.kl_divergence(dense, found), batch))
+    ratio = active / len(ffns) / corpus.tokens
+    pairs = zip(ratio, rises, divergences, strict=True)
+    return [[a, *forward.mean_and_error(rise), *forward.mean_and_error(kl)] for a, rise, kl in pairs]
+
+
+def at_cett(table: pd.DataFrame, cett: float) -> pd.DataFrame:
+    """What groups of snapshots leave active at a CETT between those of ``GRID``, one row a group, ordered by tokens.
+
+    Columns: run, group, tokens, snapshots, activation_ratio (mean over the group), spread (standard deviation of its
+    snapshots), log_ppl_ratio, kl (at the group's end). Each snapshot counts with the share of the dense run, and the
+    group's end says how much the sparse run adds. Raises ValueError for a CETT outside the grid.
+    """
+    if not GRID[0] <= cett <= GRID[-1]:
+        raise ValueError(f"CETT {cett:g} is outside what was measured, {GRID[0]:g} to {GRID[-1]:g}")
+    rows = []
+    for (run, group), part in table.groupby(["run", "group"], sort=False):
+        dense = [_between(rows, "dense_ratio", cett) for _, rows in part.groupby("step")]
+        end = part[part["step"] == group]
+        if not len(end):  # the run was stopped in between
+            continue
+        added = _between(end, "activation_ratio", cett) - _between(end, "dense_ratio", cett)
+        rows.append(
+            {
+                "run": run,
+                "group": group,
+                "tokens": end["tokens"].iloc[0],
+                "snapshots": len(dense),
+                "activation_ratio": float(np.mean(dense)) + added,
+                "spread": float(np.std(dense, ddof=1)) if len(dense) > 1 else math.nan,
+                "log_ppl_ratio": _between(end, "log_ppl_ratio", cett),
+                "kl": _between(end, "kl", cett),
+            }
+        )
+    return pd.DataFrame(rows).sort_values(["run", "tokens"], ignore_index=True)
+
+
+def _between(rows: pd.DataFrame, column: str, cett: float) -> float:
+    return float(PchipInterpolator(np.log(rows["cett"]), rows[column])(math.log(cett)))
+
+
+def shared_cett(table: pd.DataFrame, ppl_increase_pct: float = 1.0, criterion: str = "kl") -> float:
+    """The CETT at which exp(KL), or the perplexity ratio (``"ppl"``), is up by p %, mean of a run's last five groups.
+
+    Raises ValueError where no CETT of the grid reaches it.
+    """
+    column = {"kl": "kl", "ppl": "log_ppl_ratio"}[criterion]
+    ends = table[table["step"] == table["group"]]
+    last = ends[ends["group"].isin(sorted(set(ends["group"]))[-LAST:])]
+    rise = np.exp(last[column]).groupby(last["cett"]).mean().to_numpy() - 1
+    rising = np.maximum.accumulate(rise)
+    goal = ppl_increase_pct / 100
+    if not rising[0] <= goal <= rising[-1]:
+        raise ValueError(f"{ppl_increase_pct:g} % is reached by no CETT from {GRID[0]:g} to {GRID[-1]:g}")
+    above = int(np.argmax(rising >= goal))
+    curve = PchipInterpolator(np.log(GRID), rise)
+    low, high = np.log(GRID[[max(above - 1, 0), above]])
+    fine = np.linspace(low, high, 2001)
+    return float(np.exp(fine[np.argmax(curve(fine) >= goal)]))
