@@ -27,6 +27,7 @@ FILE = "snapshots.csv"
 GRID = np.geomspace(0.02, 0.4, 12)  # CETT
 TOKENS = 65_536
 NEIGHBOURS, APART = 10, 20  # snapshots of a group, steps between them
+GROUPED = ["run", "group", "tokens", "snapshots", "activation_ratio", "spread", "log_ppl_ratio", "kl"]
 LONGEST = 0.2  # of the steps before a group's end: early groups hold fewer snapshots
 SAMPLE_TOKENS, SAMPLE_THRESHOLDS = 2048, 40  # for a first look at where the thresholds lie
 
@@ -153,8 +154,8 @@ def _sparse(
 def at_cett(table: pd.DataFrame, cett: float) -> pd.DataFrame:
     """What groups of snapshots leave active at a CETT between those of ``GRID``, one row a group, ordered by tokens.
 
-    Columns: run, group, tokens, snapshots, activation_ratio (mean over the group), spread (standard deviation of its
-    snapshots), log_ppl_ratio, kl (at the group's end). Each snapshot counts with the share of the dense run, and the
+    Columns: ``GROUPED``; activation_ratio is the mean over the group, spread the standard deviation of its snapshots,
+    log_ppl_ratio and kl are those of the group's end. Each snapshot counts with the share of the dense run, and the
     group's end says how much the sparse run adds. Raises ValueError for a CETT outside the grid.
     """
     if not GRID[0] <= cett <= GRID[-1]:
@@ -166,19 +167,10 @@ def at_cett(table: pd.DataFrame, cett: float) -> pd.DataFrame:
         if not len(end):  # the run was stopped in between
             continue
         added = _between(end, "activation_ratio", cett) - _between(end, "dense_ratio", cett)
-        rows.append(
-            {
-                "run": run,
-                "group": group,
-                "tokens": end["tokens"].iloc[0],
-                "snapshots": len(dense),
-                "activation_ratio": float(np.mean(dense)) + added,
-                "spread": float(np.std(dense, ddof=1)) if len(dense) > 1 else math.nan,
-                "log_ppl_ratio": _between(end, "log_ppl_ratio", cett),
-                "kl": _between(end, "kl", cett),
-            }
-        )
-    return pd.DataFrame(rows).sort_values(["run", "tokens"], ignore_index=True)
+        spread = float(np.std(dense, ddof=1)) if len(dense) > 1 else math.nan
+        sparse = [_between(end, column, cett) for column in ("log_ppl_ratio", "kl")]
+        rows.append((run, group, end["tokens"].iloc[0], len(dense), float(np.mean(dense)) + added, spread, *sparse))
+    return pd.DataFrame(rows, columns=GROUPED).sort_values(["run", "tokens"], ignore_index=True)
 
 
 def _between(rows: pd.DataFrame, column: str, cett: float) -> float:

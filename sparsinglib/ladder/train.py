@@ -270,30 +270,22 @@ def publish(run: Run, work: Path, target: Path) -> None:
 def restore(work: Path, target: Path) -> None:
     """Bring back the state of an unfinished run from where ``publish`` put it, if this machine has none of its own.
 
-    Raises ValueError where going on would begin the run anew and replace what is shipped: its state is damaged, gone,
-    or older than that.
+    Raises ValueError if that state is damaged: without it the run would begin anew, and replace what is shipped.
     """
-    facts, resume, found = target / "run.json", target / "resume", last_checkpoint(work)
-    if not facts.is_file():
+    resume = target / "resume"
+    if last_checkpoint(work) is not None or not resume.is_dir():
         return
-    shipped = json.loads(facts.read_text())
-    if found is None and resume.is_dir():
-        if not _readable(resume):
-            raise ValueError(
-                f"{resume} is damaged, so the run cannot go on from it: bring it back (git restore), or remove "
-                f"{target} to train from nothing"
-            )
-        found = work / f"checkpoint-{shipped['steps']}"
-        with replacing_directory(found) as partial:
-            shutil.copytree(resume, partial, dirs_exist_ok=True)
-            shutil.copy(target / "config.json", partial)
-        if (target / snapshots.FILE).is_file():
-            copy_file(target / snapshots.FILE, work / snapshots.FILE)
-    elif found and step_of(found) < shipped["steps"]:
+    if not _readable(resume):
         raise ValueError(
-            f"{work} is at step {step_of(found)}, {target} further on, at {shipped['steps']}; remove the first to go "
-            "on from the second"
+            f"{resume} is damaged, so the run cannot go on from it: bring it back (git restore), or remove {target} "
+            "to train from nothing"
         )
+    step = json.loads((resume / "trainer_state.json").read_text())["global_step"]
+    with replacing_directory(work / f"checkpoint-{step}") as partial:
+        shutil.copytree(resume, partial, dirs_exist_ok=True)
+        shutil.copy(target / "config.json", partial)
+    if (target / snapshots.FILE).is_file():
+        copy_file(target / snapshots.FILE, work / snapshots.FILE)
 
 
 def decay_branch(run: Run, texts: dict[str, np.ndarray], work: Path, target: Path) -> None:
@@ -328,23 +320,28 @@ def chosen(names: list[str], parser: argparse.ArgumentParser) -> list[Run]:
 
 
 def _one(run: Run, minutes: float | None, decay: bool) -> None:
-    """Train or continue one run, and ship what is new of it."""
+    """Train or continue one run, and ship what is new of it; what is shipped is never replaced by an older state."""
     work, target = WORK / run.name, LADDER / run.name
     facts = target / "run.json"
     shipped = json.loads(facts.read_text())["steps"] if facts.is_file() else 0
     work.mkdir(parents=True, exist_ok=True)
     with FileLock(work / ".lock", timeout=0):
         restore(work, target)
-        if shipped and last_checkpoint(work) is None and shipped < run.steps:
-            raise ValueError(f"{run.name}: what it would go on from is gone; remove {target} to train from nothing")
+        found = last_checkpoint(work)
+        if found and step_of(found) < shipped:
+            raise ValueError(
+                f"{run.name}: {work} is at step {step_of(found)}, {target} further on, at {shipped}; remove the first "
+                "to go on from the second"
+            )
         if shipped >= run.steps:
             print(
                 f"{run.name}: trained to its {run.steps * run.batch_tokens / 1e6:.1f}M tokens. To train it anew, "
                 f"remove {work} and {target} first"
             )
+        elif shipped and found is None:
+            raise ValueError(f"{run.name}: what it would go on from is gone; remove {target} to train from nothing")
         else:
-            texts = training_texts()
-            train(run, texts, work, minutes=minutes)
+            train(run, training_texts(), work, minutes=minutes)
             publish(run, work, target)
         if decay and minutes is None:
             decay_branch(run, training_texts(), work, target)

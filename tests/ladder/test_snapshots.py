@@ -52,12 +52,12 @@ def test_the_shared_cett_is_that_of_a_search(measured):
 
 
 def test_a_group_is_the_mean_of_its_snapshots_with_what_its_end_adds():
-    flat = {"cett": snapshots.GRID, "run": "r", "group": 40, "log_ppl_ratio": np.nan, "kl": np.nan}
+    flat = {"cett": snapshots.GRID, "run": "r", "group": 40, "log_ppl_ratio": 0.01, "kl": 0.02}
     parts = [
         pd.DataFrame(flat | {"step": step, "tokens": step, "dense_ratio": ratio, "activation_ratio": np.nan})
         for step, ratio in ((20, 0.10), (40, 0.14))
     ]
-    parts[1]["activation_ratio"], parts[1]["kl"] = 0.15, 0.02
+    parts[1]["activation_ratio"] = 0.15
     row = snapshots.at_cett(pd.concat(parts), 0.1).iloc[0]
     assert (row.snapshots, row.tokens, row.kl) == (2, 40, pytest.approx(0.02))
     assert row.activation_ratio == pytest.approx(0.12 + 0.01)
