@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from scipy.interpolate import PchipInterpolator
+from scipy.interpolate import CubicSpline
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -105,7 +105,7 @@ def _dense(
     cett, active = sums / corpus.tokens
     log_cett = np.log(np.maximum.accumulate(cett, axis=1) + 1e-9) + 1e-9 * np.arange(len(GRID))
     on_grid = [
-        PchipInterpolator(x, np.stack([np.log(t), a / ffn.d_ff], axis=1))(np.log(GRID))
+        CubicSpline(x, np.stack([np.log(t), a / ffn.d_ff], axis=1))(np.log(GRID))
         for ffn, x, t, a in zip(ffns, log_cett, thresholds, active, strict=True)
     ]
     log_thresholds, ratio = np.moveaxis(np.array(on_grid), 2, 0)
@@ -174,7 +174,7 @@ def at_cett(table: pd.DataFrame, cett: float) -> pd.DataFrame:
 
 
 def _between(rows: pd.DataFrame, column: str, cett: float) -> float:
-    return float(PchipInterpolator(np.log(rows["cett"]), rows[column])(math.log(cett)))
+    return float(CubicSpline(np.log(rows["cett"]), rows[column])(math.log(cett)))
 
 
 def shared_cett(table: pd.DataFrame, ppl_increase_pct: float = 1.0, criterion: str = "kl") -> float:
@@ -191,7 +191,7 @@ def shared_cett(table: pd.DataFrame, ppl_increase_pct: float = 1.0, criterion: s
     if not rising[0] <= goal <= rising[-1]:
         raise ValueError(f"{ppl_increase_pct:g} % is reached by no CETT from {GRID[0]:g} to {GRID[-1]:g}")
     above = int(np.argmax(rising >= goal))
-    curve = PchipInterpolator(np.log(GRID), rise)
+    curve = CubicSpline(np.log(GRID), rise)
     low, high = np.log(GRID[[max(above - 1, 0), above]])
     fine = np.linspace(low, high, 2001)
     return float(np.exp(fine[np.argmax(curve(fine) >= goal)]))
