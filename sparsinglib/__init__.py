@@ -20,11 +20,11 @@ _HOME = {
     "find_ffns": "core.ffn",
     "find_thresholds": "core.search",
     "gate_thresholds": "core.calibration",
+    "hook_ffns": "core.hooks",
     "load": "core.checkpoints",
     "measure": "core.measure",
     "shared_cett": "core.search",
     "sparsify": "core.hooks",
-    "tap": "core.hooks",
     "thresholds_for_cett": "core.search",
     "token_batches": "core.forward",
 }

@@ -12,7 +12,7 @@ from .arguments import number
 from .cett import Batches
 from .ffn import FFN, find_ffns
 from .forward import TokenBatches
-from .hooks import tap
+from .hooks import hook_ffns
 from .rules import FAT, GateThresholds, OutputTopK, Rule, TopK, TopP
 
 SAMPLED_SCORES = 2**22  # of all layers together, in whole tokens spread evenly over the text
@@ -47,10 +47,10 @@ class GateSample:
         rows = picked
 
         def visit(ffn: FFN, neurons: Tensor, gate: Tensor) -> None:
-            kept[ffn.layer].append(gate.reshape(-1, ffn.d_ff)[rows.to(gate.device)].abs().float().cpu())
+            kept[ffn.site].append(gate.reshape(-1, ffn.d_ff)[rows.to(gate.device)].abs().float().cpu())
 
         seen = 0
-        with tap(ffns, visit, gate=True):
+        with hook_ffns(ffns, visit, gate=True):
             for batch in corpus:
                 valid = batch.valid.reshape(-1).nonzero().squeeze(1)
                 rows = valid[picked[(picked >= seen) & (picked < seen + len(valid))] - seen]

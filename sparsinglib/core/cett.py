@@ -12,9 +12,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from . import forward
-from .ffn import FFN, find_ffns
+from .ffn import FFN, find_ffns, mean_ratio
 from .forward import Batch, TokenBatches
-from .hooks import tap
+from .hooks import as_seen, hook_ffns, probe
 from .rules import above_threshold
 
 Batches = Iterable[Tensor | Mapping[str, Tensor]]
@@ -40,18 +40,14 @@ def _cett(ffn: FFN, neurons: Tensor, threshold: float, full: Tensor) -> Tensor:
 
 
 class Sampler:
-    """Keeps neuron values of a dense pass, (tokens, d_ff) for each layer: of all tokens, or of some spread evenly."""
+    """Keeps neuron values of a dense pass, (tokens, width) for each FFN: of all tokens, or of some spread evenly."""
 
-    def __init__(self, corpus: TokenBatches, ffns: Sequence[FFN]) -> None:
-        room = KEPT_BYTES // sum(ffn.d_ff * ffn.down.weight.element_size() for ffn in ffns)
+    def __init__(self, corpus: TokenBatches, ffns: Sequence[FFN], value_bytes: int) -> None:
+        room = KEPT_BYTES // (value_bytes * sum(ffn.d_ff for ffn in ffns))
         self.whole = corpus.tokens <= room
         kept = corpus.tokens if self.whole else _sample_size(corpus.tokens)
         self.wanted = torch.linspace(0, corpus.tokens - 1, kept, dtype=torch.float64).round().long().unique()
-        # Room is taken at once: small tensors kept from amid many forward passes would scatter over the heap.
-        self.values = [
-            torch.zeros(len(self.wanted), ffn.d_ff, dtype=ffn.down.weight.dtype, device=_kept_on(ffn)) for ffn in ffns
-        ]
-        self.called = [False] * len(ffns)
+        self.kept: list[list[Tensor]] = [[] for _ in ffns]  # values and, of experts, their routing
         self.seen = 0
 
     def start(self, batch: Batch) -> None:
@@ -63,21 +59,22 @@ class Sampler:
 
     def visit(self, ffn: FFN, neurons: Tensor, gate: Tensor) -> None:
         """Keep the wanted tokens' values."""
-        self.called[ffn.layer] = True
-        values = self.values[ffn.layer]
-        flat = neurons.reshape(-1, ffn.d_ff).index_select(0, self.picked.on(neurons.device))
-        values.index_copy_(0, self.slots.on(values.device), flat.to(values))
+        parts = [neurons.reshape(-1, ffn.width), *ffn.routing]
+        if not self.kept[ffn.site]:
+            # Room is taken at once: small tensors kept from amid many forward passes would scatter over the heap.
+            self.kept[ffn.site] = [part.new_zeros(len(self.wanted), part.shape[1]) for part in parts]
+        for kept, part in zip(self.kept[ffn.site], parts, strict=True):
+            kept.index_copy_(0, self.slots.on(kept.device), part.index_select(0, self.picked.on(part.device)))
+
+    def sample(self, ffn: FFN) -> tuple[FFN, Tensor]:
+        """An FFN as the kept tokens use it, and their values, (tokens, width)."""
+        values, *routing = self.kept[ffn.site]
+        return ffn.routed(*routing), values
 
 
 def _sample_size(tokens: int) -> int:
     least, most = SAMPLE_TOKENS
     return min(tokens, max(least, min(most, round(SAMPLED_SHARE * tokens))))
-
-
-def _kept_on(ffn: FFN) -> torch.device | str:
-    """Where a layer's values are kept; weights that accelerate fetches for each call have no device of their own."""
-    device = ffn.down.weight.device
-    return "cpu" if device.type == "meta" else device
 
 
 class LayerCurve:
@@ -101,6 +98,7 @@ class LayerCurve:
         self.log_c = rising + np.arange(len(rising)) * 1e-12  # strictly, so that its inverse is a function
         self.levels: list[dict[float, float]] = []
         self.sorted_magnitudes = np.sort(magnitude.cpu().numpy().ravel())
+        self.seen_share = ffn.width / ffn.d_ff  # the neurons of experts not chosen are zero
 
     def threshold(self, cett: float, level: int | None = None) -> float:
         """Give the first threshold whose CETT reaches ``cett``; 0 for CETT 0. ``level`` leaves out that one and up."""
@@ -114,9 +112,10 @@ class LayerCurve:
         return float(np.exp(np.interp(inside, self.log_c, self.log_t) + goal - inside))
 
     def active_share(self, threshold: float) -> float:
-        """Share of the sampled neuron values at or above a threshold."""
+        """Share of the sampled tokens' neurons at or above a threshold."""
         least = max(threshold, float(np.finfo(np.float32).tiny))
-        return 1 - int(np.searchsorted(self.sorted_magnitudes, least)) / len(self.sorted_magnitudes)
+        weak = int(np.searchsorted(self.sorted_magnitudes, least)) / len(self.sorted_magnitudes)
+        return (1 - weak) * self.seen_share
 
     def correct(self, cett: Sequence[float], reached: Sequence[float], level: int = 0) -> None:
         """Take in that the thresholds for ``cett``, this level and those above left out, have CETT ``reached``."""
@@ -158,28 +157,28 @@ def exact_cett(
     corpus: TokenBatches,
     ffns: Sequence[FFN],
     grid: np.ndarray,
-    kept: Sequence[Tensor] | None = None,
+    kept: Sequence[tuple[FFN, Tensor]] | None = None,
 ) -> np.ndarray:
-    """Mean CETT over all tokens of the dense pass at each threshold of ``grid``; both are (layers, thresholds).
+    """Mean CETT over all tokens of the dense pass at each threshold of ``grid``; both are (FFNs, thresholds).
 
-    ``kept`` holds each layer's neuron values of all tokens, if they are at hand: then no pass is made.
+    ``kept`` holds each FFN and its neuron values of all tokens, if they are at hand: then no pass is made.
     """
     sums: list[list[Tensor]] = [[] for _ in ffns]
     valid = forward.Copies(torch.empty(0))
 
     def visit(ffn: FFN, neurons: Tensor, gate: Tensor) -> None:
-        flat = neurons.reshape(-1, ffn.d_ff)
+        flat = neurons.reshape(-1, ffn.width)
         full = ffn.output(flat).float().norm(dim=-1)
         if kept is None:  # a token that is padding has no CETT
             full = full * valid.on(full.device)
-        cett = [_cett(ffn, flat, float(threshold), full).double().sum() for threshold in grid[ffn.layer]]
-        sums[ffn.layer].append(torch.stack(cett))
+        cett = [_cett(ffn, flat, float(threshold), full).double().sum() for threshold in grid[ffn.site]]
+        sums[ffn.site].append(torch.stack(cett))
 
     if kept is not None:
-        for ffn, values in zip(ffns, kept, strict=True):
+        for ffn, values in kept:
             visit(ffn, values, values)
     else:
-        with tap(ffns, visit):
+        with hook_ffns(ffns, visit):
             for batch in corpus:
                 valid = forward.Copies(batch.valid.reshape(-1))
                 forward.logits(model, batch)
@@ -207,7 +206,7 @@ class Point:
 class CettCurves:
     """A model on a text: the dense pass's losses, each layer's threshold by CETT, and sparse passes at a CETT.
 
-    Raises what ``find_ffns`` and ``TokenBatches`` do, and ValueError for a model that computes its FFNs another way.
+    Raises what ``find_ffns`` and ``TokenBatches`` do, and UnsupportedModel for a model that is not causal or computes its FFNs another way (``probe``).
     """
 
     def __init__(self, model: PreTrainedModel, batches: Batches, with_kl: bool = False) -> None:
@@ -216,22 +215,20 @@ class CettCurves:
         self.corpus = TokenBatches(model, batches)
         self.dense_losses: list[Tensor] = []
         self.dense_passes, self.sparse_passes = 1, 0
-        self.sampler = Sampler(self.corpus, self.ffns)
-        with tap(self.ffns, self.sampler.visit):
+        probe(model, self.ffns, self.corpus)
+        self.sampler = Sampler(self.corpus, self.ffns, model.dtype.itemsize)
+        with hook_ffns(self.ffns, self.sampler.visit):
             for batch in self.corpus:
                 self.sampler.start(batch)
                 scores = forward.logits(model, batch)
                 self.dense_losses.append(forward.require_finite(forward.losses(scores, batch), "dense loss"))
         self.curves: list[LayerCurve] = []
-        for ffn, called, values in zip(self.ffns, self.sampler.called, self.sampler.values, strict=True):
-            if not called:
-                raise ValueError(
-                    f"{ffn.name}: its output projection was never called; this model computes it another way."
-                )
+        for ffn, values in map(self.sampler.sample, self.ffns):
             spread = torch.linspace(
                 0, len(values) - 1, _sample_size(len(values)) if self.sampler.whole else len(values)
             )
-            self.curves.append(LayerCurve(ffn, values[spread.round().long().to(values.device)]))
+            drawn = spread.round().long().to(values.device)
+            self.curves.append(LayerCurve(ffn.at(drawn), values[drawn]))
 
     def thresholds(self, cett: float, level: int | None = None) -> list[float]:
         """Each layer's threshold for one CETT."""
@@ -242,7 +239,7 @@ class CettCurves:
 
         What a ``level`` leaves inexact, because CETT was not quite what was asked, the next mends.
         """
-        kept = self.sampler.values if self.sampler.whole else None
+        kept = list(map(self.sampler.sample, self.ffns)) if self.sampler.whole else None
         grid = np.array([self.thresholds(c, level) for c in cett]).T
         found = exact_cett(self.model, self.corpus, self.ffns, grid, kept)
         for curve, reached in zip(self.curves, found, strict=True):
@@ -254,8 +251,9 @@ class CettCurves:
         return self.measure(cett, self.thresholds(cett), one_in)
 
     def active_share(self, cett: float) -> float:
-        """Share of sampled neuron values, mean over layers, that stay active at ``cett`` in the dense pass."""
-        return float(np.mean([curve.active_share(curve.threshold(cett)) for curve in self.curves]))
+        """Share of the sampled tokens' neurons, mean over layers, that stay active at ``cett`` in the dense pass."""
+        shares = [curve.active_share(curve.threshold(cett)) for curve in self.curves]
+        return mean_ratio(self.ffns, [share * ffn.d_ff for share, ffn in zip(shares, self.ffns, strict=True)])
 
     def measure(self, cett: float, thresholds: Sequence[float], one_in: int = 1) -> Point:
         """One sparse pass at given thresholds (``cett`` is only noted); with KL, a dense one beside it."""
@@ -263,17 +261,18 @@ class CettCurves:
         padding: forward.Copies | None = None
 
         def keep_active(ffn: FFN, neurons: Tensor, gate: Tensor) -> Tensor:
-            mask = above_threshold(ffn, neurons, thresholds[ffn.layer])
-            counted = mask if padding is None else mask.reshape(-1, ffn.d_ff) & padding.on(mask.device)[:, None]
-            active[ffn.layer] = active[ffn.layer] + counted.count_nonzero()
+            mask = above_threshold(ffn, neurons, thresholds[ffn.site])
+            counted = mask if padding is None else mask.reshape(-1, ffn.width) & padding.on(mask.device)[:, None]
+            active[ffn.site] = active[ffn.site] + counted.count_nonzero()
             return neurons * mask
 
         rises, divergences, tokens = [], [], 0
         pieces = list(zip(self.corpus, self.dense_losses, strict=True))
         for batch, dense_loss in pieces if one_in == 1 else [p for p in pieces if len(p[1])][::one_in]:
             padding = forward.Copies(batch.valid.reshape(-1)) if batch.padded else None
-            dense = forward.logits(self.model, batch) if self.with_kl else None
-            with tap(self.ffns, keep_active):
+            with as_seen(self.ffns):
+                dense = forward.logits(self.model, batch) if self.with_kl else None
+            with hook_ffns(self.ffns, keep_active):
                 sparse = forward.logits(self.model, batch)
             loss = forward.require_finite(forward.losses(sparse, batch), "sparse loss")
             rises.append(forward.block_sums(loss - dense_loss, batch))
@@ -285,6 +284,6 @@ class CettCurves:
             self.dense_passes += self.with_kl
         rise, se = forward.mean_and_error(rises)
         kl, kl_se = forward.mean_and_error(divergences) if divergences else (None, None)
-        ratio = float(np.mean([int(count) / ffn.d_ff for count, ffn in zip(active, self.ffns, strict=True)])) / tokens
+        ratio = mean_ratio(self.ffns, [int(count) for count in active]) / tokens
         kl_blocks = torch.cat(divergences) if divergences else None
         return Point(cett, rise, se, kl, kl_se, ratio, list(thresholds), torch.cat(rises), kl_blocks)

@@ -2,16 +2,22 @@
 
 A neuron is one column of the output projection (the paper's W_out, ``down_proj``); its value is what that column is
 multiplied by (Sec 2.2, Eq 1-2). So the input of ``down_proj`` is all that has to be seen, whatever stands before it.
+A mixture of experts is one wide FFN: neuron i of expert e has the direction w_e · W_out,e[:, i], where w_e is the
+router's weight for the token, and the neurons of unchosen experts are zero.
 """
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+import copy
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.activations import ACT2CLS
 from transformers.pytorch_utils import Conv1D
@@ -19,9 +25,22 @@ from transformers.pytorch_utils import Conv1D
 from . import arguments
 
 DOWN_NAMES = ("down_proj", "dense_4h_to_h", "fc2", "fc_out", "c_proj", "w2", "wo", "proj_2", "output_linear")
-ATTENTION = ("attn", "attention", "mixer")
-EXPERTS = ("expert", "router", "sparsemoe", "sparse_moe")
+# What a part of a layer is its class says, not the name it goes by: a ``mixer`` may be an FFN, a Mamba or attention.
+FEED_FORWARD = re.compile("mlp|ffn|feedforward|decoderlayer$", re.IGNORECASE)
+OTHER_PARTS = re.compile(
+    "att(ention|n)|mamba|mixer|deltanet|ssm|recurrentblock|conv|router|gating|norm|indexer|compressor|embedding|altup|laurel",
+    re.IGNORECASE,
+)
 ACTIVATIONS = tuple({c[0] if isinstance(c, tuple) else c for c in ACT2CLS.values() if isinstance(c, (type, tuple))})
+UNIT_VECTORS = 1024  # multiplied at once
+SEE_NOTHING = "Its neurons cannot be seen: "
+REFUSED = {  # experts that no hook can see, by a word of their class's name
+    "Dbrx": SEE_NOTHING + "the experts' weights are cut from one matrix inside their own forward pass.",
+    "JetMoe": SEE_NOTHING + "its experts are called in their own way, attention's among them.",
+    "Inkling": SEE_NOTHING + "its shared experts scale each neuron by a router's weight before the projection.",
+    "Longcat": SEE_NOTHING + "its experts are called in their own way, and some return their input.",
+    "MuseSpark": "Each expert's output is normalised, so that it is no sum over neurons (Eq 2).",
+}
 
 
 class UnsupportedModel(ValueError):
@@ -32,8 +51,9 @@ class UnsupportedModel(ValueError):
 class FFN:
     """One FFN of d_ff neurons: ``down`` is its output projection, ``activation`` the module that gives the gate score.
 
-    ``kind`` is "gated" (separate gate and up), "fused" (gate and up in one matrix) or "plain" (no gate: the gate
-    score is the neuron's value itself).
+    ``layer`` is the decoder layer it stands in and ``site`` its place among the model's FFNs: a layer with experts can
+    have several. ``kind`` is "gated" (separate gate and up), "fused" (gate and up in one matrix), "plain" (no gate: the
+    gate score is the neuron's value itself) or "experts".
     """
 
     layer: int
@@ -41,37 +61,94 @@ class FFN:
     kind: str
     down: Any  # Linear, Conv1D or a relative of theirs, which torch gives no common type with a weight
     activation: nn.Module | None
+    site: int = 0
 
     @property
     def d_ff(self) -> int:
         """Number of neurons."""
         return _features(self.down)[0]
 
+    @property
+    def width(self) -> int:
+        """Number of neuron values that a token has here: d_ff, or for experts those of the chosen ones."""
+        return self.d_ff
+
+    @property
+    def routing(self) -> tuple[Tensor, ...]:
+        """What ``routed`` takes, a row a token; nothing but for experts."""
+        return ()
+
+    def routed(self, *routing: Tensor) -> "FFN":
+        """This FFN as the tokens of one batch use it."""
+        return self
+
+    def at(self, rows: Tensor) -> "FFN":
+        """This FFN as some of the tokens use it; ``rows`` are indices or a mask."""
+        return self.routed(*(part[rows.to(part.device)] for part in self.routing))
+
     @cached_property
     def column_norms(self) -> Tensor:
         """Length of each neuron's output direction ||W_out[:, i]||_2, float32, shape (d_ff,)."""
-        with self._columns() as columns:
-            return columns.float().norm(dim=0)
+        with self.loaded():
+            if self._exact:
+                return self._matrix().float().norm(dim=0)
+            return torch.cat([columns.float().norm(dim=1) for columns in self._columns_by_product()])
+
+    @property
+    def lengths(self) -> Tensor:
+        """Length of each neuron's output direction for each token, to be multiplied with values of (tokens, width)."""
+        return self.column_norms
+
+    @property
+    def _exact(self) -> bool:
+        # Quantised layers and adapters keep other things in ``weight``, or more than it.
+        return type(self.down) in (nn.Linear, Conv1D)
 
     @contextmanager
-    def _columns(self) -> Iterator[Tensor]:
-        """W_out, (hidden size, d_ff), fetched from wherever accelerate keeps it if the model is spread out."""
-        with ExitStack() as stack:
-            if hasattr(self.down, "_hf_hook"):
-                from accelerate.utils import align_module_device
+    def loaded(self) -> Iterator[None]:
+        """Weights fetched from wherever accelerate keeps them, unless they are here, as within the module's forward."""
+        if hasattr(self.down, "_hf_hook") and any(p.is_meta for p in self.down.parameters(recurse=False)):
+            from accelerate.utils import align_module_device
 
-                stack.enter_context(align_module_device(self.down))
-            weight = self.down.weight
-            yield (weight.t() if isinstance(self.down, Conv1D) else weight).detach()
+            with align_module_device(self.down):
+                yield
+        else:
+            yield
+
+    def _matrix(self) -> Tensor:
+        weight = self.down.weight.detach()
+        return weight.t() if isinstance(self.down, Conv1D) else weight
+
+    def _columns_by_product(self) -> Iterator[Tensor]:
+        """Rows of W_outᵀ, some at a time: what the projection makes of unit vectors."""
+        like = next((p for p in self.down.parameters() if p.is_floating_point() and p.itemsize > 1), torch.empty(0))
+        device = next((p.device for p in self.down.parameters() if not p.is_meta), like.device)
+        for start in range(0, self.d_ff, UNIT_VECTORS):
+            units = torch.arange(start, min(start + UNIT_VECTORS, self.d_ff), device=device)
+            yield self.output(functional.one_hot(units, self.d_ff).to(like.dtype))
+
+    @property
+    def bias(self) -> Tensor | float:
+        """What the output projection adds whatever the neurons are, (hidden size,); 0 if nothing."""
+        with self.loaded():
+            bias = getattr(self.down, "bias", None)
+            return 0.0 if bias is None else bias.detach()
 
     def output(self, neurons: Tensor) -> Tensor:
-        """Sum of the neurons' output vectors without any bias (Eq 2), (tokens, d_ff) -> (tokens, hidden size)."""
-        with self._columns() as columns:
-            return nn.functional.linear(neurons, columns)
+        """Sum of the neurons' output vectors without any bias (Eq 2), (tokens, width) -> (tokens, hidden size)."""
+        with torch.no_grad(), self.loaded():
+            if self._exact:
+                return functional.linear(neurons, self._matrix())
+            # ``forward`` passes over hooks, which are there to see the model's own calls.
+            return self.down.forward(neurons) - self.bias
 
     def magnitudes(self, neurons: Tensor) -> Tensor:
         """Length of each neuron's output vector, |value| · ||W_out[:, i]||, float32, shape of ``neurons``."""
-        return neurons.abs().float() * self.column_norms.to(neurons.device)
+        return neurons.abs().float() * self.lengths.to(neurons.device)
+
+    def tally(self, active: Tensor) -> Tensor:
+        """Sum by neuron of zeros and ones in float32, (tokens, width): int64 (d_ff,) on the CPU."""
+        return active.sum(dim=0).long().cpu()
 
     @cached_property
     def zeroes_negatives(self) -> bool:
@@ -82,84 +159,268 @@ class FFN:
         return bool((self.activation(probe) == 0).all())
 
 
-def find_ffns(model: PreTrainedModel) -> list[FFN]:
-    """List the FFNs of a decoder-only model, first layer first.
+@dataclass(eq=False)
+class Experts(FFN):
+    """The routed experts of one layer as one FFN; ``down`` is the module that holds them, (experts, …) in each weight.
 
-    Raises UnsupportedModel, naming the module, for a mixture of experts or a layer in which no single output
-    projection stands out; ValueError for what is no loaded model.
+    A token's values are those of its k chosen experts one after the other, (tokens, k · neurons of an expert), not
+    scaled by the router's weights: these are in the column lengths, so that masking a neuron changes no other.
     """
-    layers = _decoder_layers(arguments.model(model))
-    experts = {name: _experts_in(layer) for name, layer in layers}
-    if mixed := {name: found for name, found in experts.items() if found}:
-        dense = [name for name in experts if name not in mixed]
+
+    chosen: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.int64))  # (tokens, k)
+    weights: Tensor = field(default_factory=lambda: torch.zeros(0, 0))  # (tokens, k)
+
+    @property
+    def experts(self) -> int:
+        """Number of experts."""
+        return int(self.down.down_proj.shape[0])
+
+    @property
+    def neurons_each(self) -> int:
+        """Number of neurons of an expert."""
+        return int(self.down.down_proj.shape[1 if self.transposed else 2])
+
+    @property
+    def transposed(self) -> bool:
+        """Whether an expert's output projection is stored as (neurons, hidden size)."""
+        return bool(getattr(self.down, "is_transposed", True))
+
+    @property
+    def d_ff(self) -> int:
+        """Number of neurons of all experts."""
+        return self.experts * self.neurons_each
+
+    @property
+    def width(self) -> int:
+        """Number of neurons of a token's chosen experts."""
+        return self.chosen.shape[1] * self.neurons_each
+
+    @property
+    def routing(self) -> tuple[Tensor, ...]:
+        """Chosen experts and their weights, both (tokens, k)."""
+        return self.chosen, self.weights
+
+    def routed(self, *routing: Tensor) -> "Experts":
+        """These experts as the tokens of one batch use them."""
+        same = copy.copy(self)
+        same.__dict__["column_norms"] = self.column_norms
+        same.chosen, same.weights = routing
+        return same
+
+    @cached_property
+    def column_norms(self) -> Tensor:
+        """Length of each neuron's output direction without the router's weight, float32, shape (d_ff,)."""
+        with self.loaded():
+            weight = self.down.down_proj.detach()
+            return torch.cat([part.float().norm(dim=1 if self.transposed else 0) for part in weight])
+
+    @property
+    def lengths(self) -> Tensor:
+        """Length of each neuron's output direction, the router's weight in it, (tokens, width)."""
+        norms = self.column_norms.to(self.weights.device).view(self.experts, -1)[self.chosen]
+        return (norms * self.weights.abs().float()[..., None]).flatten(1)
+
+    @property
+    def bias(self) -> Tensor | float:
+        """Sum of the chosen experts' biases, weighted, (tokens, hidden size); 0 if they have none."""
+        with self.loaded():
+            if not getattr(self.down, "has_bias", False):
+                return 0.0
+            return (self.down.down_proj_bias.detach()[self.chosen] * self.weights[..., None]).sum(dim=1)
+
+    def neurons(self, inputs: Tensor) -> Tensor:
+        """Values of the chosen experts' neurons, (tokens, k, hidden size) -> (tokens, width)."""
+        part = "gate_up_proj" if self.down.has_gate else "up_proj"
+        bias = getattr(self.down, f"{part}_bias") if self.down.has_bias else None
+        values = self._by_expert(inputs, getattr(self.down, part), bias).flatten(0, 1)
+        values = self.down._apply_gate(values) if self.down.has_gate else self.down.act_fn(values)
+        return values.view(len(inputs), -1)
+
+    def output(self, neurons: Tensor) -> Tensor:
+        """Weighted sum of the neurons' output vectors without any bias, (tokens, width) -> (tokens, hidden size)."""
+        with torch.no_grad(), self.loaded():
+            return self.total(neurons, None)
+
+    def total(self, neurons: Tensor, bias: Tensor | None) -> Tensor:
+        """Weighted sum of the chosen experts' outputs, each with its ``bias`` (experts, hidden size)."""
+        outputs = self._by_expert(neurons.view(*self.chosen.shape, -1), self.down.down_proj, bias)
+        return (outputs * self.weights[..., None]).sum(dim=1).to(neurons.dtype)
+
+    def _by_expert(self, values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Multiply each expert's part of (tokens, k, inputs) with its own matrix: one product an expert."""
+        matrices = weight if self.transposed else weight.transpose(1, 2)
+        result = values.new_zeros(*self.chosen.shape, matrices.shape[2])
+        for expert in self.chosen.unique().tolist():
+            rows, slots = torch.where(self.chosen == expert)
+            product = values[rows, slots].to(weight.dtype) @ matrices[expert]
+            result[rows, slots] = (product if bias is None else product + bias[expert]).to(result.dtype)
+        return result
+
+    def tally(self, active: Tensor) -> Tensor:
+        """Sum by neuron of each expert of zeros and ones in float32, (tokens, width): int64 (d_ff,) on the CPU."""
+        counts = active.new_zeros(self.experts, self.neurons_each)
+        counts.index_add_(0, self.chosen.reshape(-1), active.reshape(-1, self.neurons_each))
+        return counts.long().reshape(-1).cpu()
+
+    def loads(self) -> Tensor:
+        """Number of tokens that each expert was chosen for, int64 (experts,) on the CPU."""
+        return torch.bincount(self.chosen.reshape(-1).cpu(), minlength=self.experts)
+
+
+def find_ffns(model: PreTrainedModel) -> list[FFN]:
+    """List the FFNs of a decoder, first layer first; the routed experts of a layer are one, shared ones are others.
+
+    Warns of layers that have none (attention or a recurrence alone). Raises UnsupportedModel, naming the module, for an
+    encoder-decoder model, experts whose neurons cannot be seen, an FFN that two layers share, or a layer in which no
+    output projection stands out; ValueError for what is no loaded model.
+    """
+    config: Any = arguments.model(model).config
+    if getattr(config, "is_encoder_decoder", False):
         raise UnsupportedModel(
-            f"{type(model).__name__} is a mixture of experts: {next(iter(mixed.values()))} routes each token to some "
-            "of its FFNs, so its neurons are not one fixed set per layer and thresholds by layer do not apply. "
-            f"Layers with an ordinary FFN: {', '.join(dense) or 'none'}."
+            f"{type(model).__name__} is an encoder-decoder model: its encoder sees the tokens that its decoder is to "
+            "predict, so that perplexity says nothing. Load its decoder alone, if there is a ForCausalLM class of it."
         )
-    return [_ffn_of_layer(index, name, layer) for index, (name, layer) in enumerate(layers)]
+    layers = _decoder_layers(model)
+    found = [ffn for index, (name, layer) in enumerate(layers) for ffn in _ffns_of_layer(index, name, layer)]
+    if not found:
+        kinds = sorted({type(layer).__name__ for _, layer in layers})
+        raise UnsupportedModel(f"{type(model).__name__} has no FFN in any layer ({', '.join(kinds)}).")
+    without = sorted(set(range(len(layers))) - {ffn.layer for ffn in found})
+    if without:
+        warnings.warn(
+            f"Layers {', '.join(map(str, without))} of {type(model).__name__} have no FFN: ratios are means over the "
+            f"other {len(layers) - len(without)}.",
+            stacklevel=3,
+        )
+    owners: dict[int, str] = {}
+    for site, ffn in enumerate(found):
+        ffn.site = site
+        if (other := owners.setdefault(id(ffn.down), ffn.name)) != ffn.name:
+            raise UnsupportedModel(
+                f"{other} and {ffn.name} share one FFN: a neuron would be counted twice for each token. Copy the "
+                "shared module (copy.deepcopy) for each layer to measure them apart."
+            )
+    return found
+
+
+def mean_ratio(ffns: Sequence[FFN], active: Sequence[float]) -> float:
+    """Activation ratio from the mean number of active neurons of each FFN: pooled in a layer, then the layers' mean."""
+    totals: dict[int, list[float]] = {}
+    for ffn, count in zip(ffns, active, strict=True):
+        pooled = totals.setdefault(ffn.layer, [0.0, 0.0])
+        pooled[0] += count
+        pooled[1] += ffn.d_ff
+    return sum(count / neurons for count, neurons in totals.values()) / len(totals)
 
 
 def _decoder_layers(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
-    config = model.config.get_text_config(decoder=True)
-    depth = config.num_hidden_layers
-    for name, module in model.named_modules():
-        # Attention counts here: in a mixture of experts it can hold the only linear modules there are.
-        if isinstance(module, nn.ModuleList) and len(module) == depth and _has_linear(module):
-            return [(f"{name}.{i}", layer) for i, layer in enumerate(module)]
+    config: Any = model.config.get_text_config(decoder=True)
+    depth = getattr(config, "num_hidden_layers", None)
+    if depth is None:
+        raise UnsupportedModel(f"{type(model).__name__}: {type(config).__name__} has no number of layers to look for.")
+    # A vision tower can be as deep as the text part, and comes before it.
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
+    names = {module: name for name, module in model.named_modules()}
+    for whole in (decoder, model):
+        for module in whole.modules() if isinstance(whole, nn.Module) else ():
+            if isinstance(module, nn.ModuleList) and len(module) == depth and any(map(_is_seen, module.modules())):
+                return [(f"{names[module]}.{i}", layer) for i, layer in enumerate(module)]
     raise UnsupportedModel(
         f"{type(model).__name__}: no list of {depth} decoder layers found (config.num_hidden_layers)."
     )
 
 
-def _has_linear(module: nn.Module) -> bool:
-    return any(isinstance(child, (nn.Linear, Conv1D)) for child in module.modules())
+def _is_seen(module: nn.Module) -> bool:
+    return _is_projection(module) or _has_interface(module)
 
 
-def _experts_in(layer: nn.Module) -> str | None:
-    for name, module in layer.named_modules():
-        words = f"{name.rsplit('.', 1)[-1]} {type(module).__name__}".lower()
-        if any(word in words for word in EXPERTS):
-            return f"{name or 'the layer'} ({type(module).__name__})"
-    return None
+def _is_projection(module: nn.Module) -> bool:
+    sizes = getattr(module, "in_features", None), getattr(module, "out_features", None)
+    return isinstance(module, Conv1D) or all(isinstance(size, int) for size in sizes)
+
+
+def _has_interface(module: nn.Module) -> bool:
+    """Whether a module holds experts computed by what transformers' ALL_EXPERTS_FUNCTIONS names, or as Llama 4's."""
+    return hasattr(module, "_is_expert_parallel") or is_llama4(module)
+
+
+def is_llama4(module: nn.Module) -> bool:
+    """Whether these are Llama 4's experts, which scale their input by the router's weight."""
+    return any(kind.__name__ == "Llama4TextExperts" for kind in type(module).__mro__)
 
 
 def _features(module: Any) -> tuple[int, int]:
-    """(inputs, outputs) of a projection, from its weight so that Linear, Conv1D and their relatives all fit."""
-    rows, columns = module.weight.shape
-    return (rows, columns) if isinstance(module, Conv1D) else (columns, rows)
+    """(inputs, outputs) of a projection; quantised weights are packed in other shapes."""
+    if isinstance(module, Conv1D):
+        return module.nx, module.nf
+    return module.in_features, module.out_features
 
 
-def _linears(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    for name, child in module.named_modules():
-        if isinstance(child, (nn.Linear, Conv1D)) and not any(word in name.lower() for word in ATTENTION):
-            yield name, child
+def _parts(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Projections and experts of a layer, by name; what is attention, recurrence, router or norm is left out."""
+    for name, child in module.named_children():
+        kind = type(child).__name__
+        if _is_seen(child):
+            yield prefix + name, child
+        elif "Expert" in kind and not FEED_FORWARD.search(kind):
+            reason = next(
+                (why for word, why in REFUSED.items() if word in kind), SEE_NOTHING + "it is of no known layout."
+            )
+            if hasattr(child, "base_layer"):
+                reason = "an adapter changes its experts; merge it first (merge_and_unload)."
+            raise UnsupportedModel(f"{prefix}{name} ({kind}): a mixture of experts. {reason}")
+        elif FEED_FORWARD.search(kind) or not OTHER_PARTS.search(kind):
+            yield from _parts(child, f"{prefix}{name}.")
 
 
-def _ffn_of_layer(index: int, name: str, layer: nn.Module) -> FFN:
-    linears = dict(_linears(layer))
+def _ffns_of_layer(index: int, name: str, layer: nn.Module) -> list[FFN]:
+    parts = dict(_parts(layer))
+    experts = [n for n, part in parts.items() if _has_interface(part)]
+    linears = {n: part for n, part in parts.items() if n not in experts}
     named = [n for n in linears if n.rsplit(".", 1)[-1] in DOWN_NAMES]
-    shaped = [n for n in linears if _features(linears[n])[0] > _features(linears[n])[1]]
-    candidates = named or shaped
-    if len(candidates) != 1:
+    shaped = [n for n in linears if _features(linears[n])[0] > _features(linears[n])[1] and _kind(n, linears)]
+    downs = named or shaped
+    if len(shaped) != 1 and not named and not experts and linears:
         raise UnsupportedModel(
-            f"{name} ({type(layer).__name__}): expected one FFN output projection, found {candidates or 'none'} among "
-            f"{list(linears) or 'no linear modules'}; add its name to sparsinglib.ffn.DOWN_NAMES if it is a plain FFN."
+            f"{name} ({type(layer).__name__}): expected one FFN output projection, found {shaped or 'none'} among "
+            f"{list(linears)}; add its name to sparsinglib.ffn.DOWN_NAMES if it is a plain FFN."
         )
-    down_name = candidates[0]
-    down = linears[down_name]
-    parent_name = down_name.rpartition(".")[0]
-    parent = layer.get_submodule(parent_name)
-    d_ff, hidden = _features(down)
-    into = [m for n, m in linears.items() if n != down_name and n.rpartition(".")[0] == parent_name]
-    widths = sorted(_features(m)[1] for m in into if _features(m)[0] == hidden)
+    found: list[FFN] = [_experts(index, f"{name}.{n}", parts[n]) for n in experts]
+    for down in downs:
+        parent, widths = _inputs(down, linears)
+        module = layer.get_submodule(parent)
+        kind = _kind(down, linears)
+        if kind is None:
+            raise UnsupportedModel(
+                f"{name}.{parent} ({type(module).__name__}): an FFN with {_features(linears[down])[0]} neurons and "
+                f"input projections of width {widths} is neither gated, fused nor plain."
+            )
+        found.append(FFN(index, f"{name}.{parent}".rstrip("."), kind, linears[down], _activation_of(module)))
+    return found
+
+
+def _experts(index: int, name: str, module: nn.Module) -> Experts:
+    if getattr(module, "has_post_expert_norm", False):
+        raise UnsupportedModel(f"{name} ({type(module).__name__}): a mixture of experts. {REFUSED['MuseSpark']}")
+    return Experts(index, name, "experts", module, None)
+
+
+def _inputs(down: str, linears: dict[str, nn.Module]) -> tuple[str, list[int]]:
+    """The nearest module around an output projection that has others, and the widths of those that feed it."""
+    hidden = _features(linears[down])[1]
+    parent = down.rpartition(".")[0]
+    while True:
+        inside = f"{parent}." if parent else ""
+        others = [m for n, m in linears.items() if n != down and n.startswith(inside)]
+        if others or not parent:
+            return parent, sorted(_features(m)[1] for m in others if _features(m)[0] == hidden)
+        parent = parent.rpartition(".")[0]
+
+
+def _kind(down: str, linears: dict[str, nn.Module]) -> str | None:
+    d_ff = _features(linears[down])[0]
     kinds = {(d_ff, d_ff): "gated", (2 * d_ff,): "fused", (d_ff,): "plain"}
-    if tuple(widths) not in kinds:
-        raise UnsupportedModel(
-            f"{name}.{parent_name} ({type(parent).__name__}): an FFN with {d_ff} neurons and input projections of "
-            f"width {widths} is neither gated, fused nor plain."
-        )
-    return FFN(index, f"{name}.{parent_name}".rstrip("."), kinds[tuple(widths)], down, _activation_of(parent))
+    return kinds.get(tuple(_inputs(down, linears)[1]))
 
 
 def _activation_of(parent: nn.Module) -> nn.Module | None:

@@ -1,7 +1,6 @@
 """One forward pass after another over token batches: checked inputs, padding left out, losses in float32."""
 
 import hashlib
-import inspect
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -29,7 +28,8 @@ A_FILE = re.compile(r"\S+\.(txt|md|jsonl?|ndjson|csv|tsv|parquet|gz|html?|py)", 
 class Batch:
     """Token ids, which of them count (``valid``), and which the model sees (``seen``), all (rows, length).
 
-    Padding is neither; a token that stands in a window only as context for others is seen and does not count.
+    Padding is neither, and stands at the row's end; a token that stands in a window only as context for others is seen
+    and does not count.
     """
 
     ids: Tensor
@@ -167,7 +167,10 @@ def _checked(batch: Tensor | Mapping[str, Tensor], index: int, config: Any) -> B
             f"Batch {index}: rows of {ids.shape[1]} tokens, but the model's context is {context}; "
             f"cut the text into windows: token_batches(text, tokenizer, length={context})."
         )
-    return Batch(ids.masked_fill(~seen, 0), valid, seen)  # padding may have an id for which there is no embedding
+    # Padding goes to the row's end, where a causal model's scores do not depend on it: so no mask and no positions need
+    # be passed, which some models do not take and others overlook. It may have an id that has no embedding.
+    order = seen.long().argsort(dim=1, descending=True, stable=True)
+    return Batch(*(part.gather(1, order) for part in (ids.masked_fill(~seen, 0), valid, seen)))
 
 
 def _mask(entries: Mapping[str, Any], name: str, ids: Tensor, index: int) -> Tensor:
@@ -187,13 +190,7 @@ def logits(model: PreTrainedModel, batch: Batch) -> Tensor:
     device = embedding.weight.device
     if device.type == "meta":  # accelerate keeps the weights elsewhere and moves inputs itself
         device = torch.device("cpu")
-    extra = {}
-    if not bool(batch.seen.all()):
-        extra["attention_mask"] = batch.seen.long().to(device)
-        # Without explicit positions most models count left padding as text.
-        if "position_ids" in inspect.signature(model.forward).parameters:
-            extra["position_ids"] = batch.positions.to(device)
-    out = model(input_ids=batch.ids.to(device), use_cache=False, **extra).logits
+    out = model(input_ids=batch.ids.to(device), use_cache=False).logits
     return out[:, :-1].reshape(-1, out.shape[-1]) if not batch.padded else out[:, :-1][batch.targets.to(out.device)]
 
 

@@ -1,81 +1,262 @@
 """Record and mask neuron values: the only code that touches a model. Every hook is gone when its context ends."""
 
+import copy
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
-from torch.utils.hooks import RemovableHandle
+from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
-from .ffn import FFN, UnsupportedModel, find_ffns
+from .ffn import FFN, Experts, UnsupportedModel, find_ffns, is_llama4
+from .forward import Batch, TokenBatches, logits
 from .rules import Rule
 from .thresholds import as_rule
 
-Visit = Callable[[FFN, Tensor, Tensor], Tensor | None]
-After = Callable[[FFN, Tensor], None]
-_open: list[ExitStack] = []  # contexts that keep models uncompiled
+OnNeurons = Callable[[FFN, Tensor, Tensor], Tensor | None]
+OnOutput = Callable[[FFN, Tensor], None]
+SEEN = "sparsinglib"  # the name of ``_seen_experts`` among transformers' ways to compute experts
+PROBED_TOKENS = 8
+_lock = threading.Lock()
+_open: list["_Context"] = []
+_watched: WeakKeyDictionary[nn.Module, list["_Site"]] = WeakKeyDictionary()  # experts seen in open contexts
+_removal: WeakKeyDictionary[nn.Module, Callable[[], None]] = WeakKeyDictionary()
+_stance = ExitStack()  # keeps models uncompiled while a context is open
 
 
-@contextmanager
-def tap(ffns: Sequence[FFN], visit: Visit, *, gate: bool = False, after: After | None = None) -> Iterator[None]:
-    """Call ``visit(ffn, neurons, gate_score)`` in each FFN just before its output projection.
+@dataclass(eq=False)
+class _Context:
+    on_neurons: OnNeurons
+    on_output: OnOutput | None
+    gate: bool
+    thread: int = field(default_factory=threading.get_ident)
+    modules: set[nn.Module] = field(default_factory=set)
 
-    ``neurons`` has shape (..., d_ff). ``gate_score`` is the activation function's output if ``gate`` is set and the
-    FFN has a gate, otherwise ``neurons``. What ``visit`` returns replaces the neurons; None leaves them untouched, so
-    that the model's output is bit-identical. ``after(ffn, output)`` sees what the projection then gives, (..., hidden
-    size), bias included. Contexts nest; each removes only its own hooks, also after an exception. A compiled model runs
-    uncompiled meanwhile: its graph would go on without the hooks.
-    """
-    handles: list[RemovableHandle] = []
-    try:
-        for ffn in ffns:
-            handles += _attach(ffn, visit, gate, after)
-        with _uncompiled():
-            yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
-def _uncompiled() -> Iterator[None]:
-    """Until the last of these contexts is closed, in whatever order they are."""
-    stance = ExitStack()
-    if not _open:
-        stance.enter_context(torch.compiler.set_stance("force_eager"))
-    _open.append(stance)
-    try:
-        yield
-    finally:
-        _open.remove(stance)
-        if _open:  # the others still need it
-            _open[0].push(stance.pop_all())
-        else:
-            stance.close()
+    def holds(self, module: nn.Module) -> bool:
+        """Whether this context is the running thread's own, or the one other thread's that has any."""
+        with _lock:
+            threads = {context.thread for context in _open if module in context.modules}
+        here = threading.get_ident()
+        if here not in threads and len(threads) > 1:
+            raise RuntimeError(
+                "Two other threads use this model under rules of their own, so that it is not clear which one this "
+                "thread is to use: open a context in this thread too, or give each thread a copy of the model."
+            )
+        return here not in threads or here == self.thread
 
 
-def _attach(ffn: FFN, visit: Visit, gate: bool, after: After | None) -> list[RemovableHandle]:
-    latest: list[Tensor] = []
-    reads_gate = gate and ffn.kind != "plain"
+@dataclass(eq=False)
+class _Site:
+    """One FFN in one context."""
 
-    def remember_gate(_module: object, _args: object, output: Tensor) -> None:
-        latest[:] = [output]
+    ffn: FFN
+    context: _Context
+    gates: dict[int, Tensor] = field(default_factory=dict)  # by thread, from the activation to the projection
 
-    def before_down(_module: object, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        neurons = args[0]
-        if reads_gate and not latest:
-            raise UnsupportedModel(f"{ffn.name}: its activation module was not called; use a rule without gate scores.")
-        replaced = visit(ffn, neurons, latest.pop() if reads_gate else neurons)
+    @property
+    def reads_gate(self) -> bool:
+        return self.context.gate and self.ffn.kind in ("gated", "fused")
+
+    def remember_gate(self, _module: object, _args: object, output: Tensor) -> None:
+        self.gates[threading.get_ident()] = output
+
+    def before_down(self, _module: object, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        if not self.context.holds(self.ffn.down):
+            return None
+        gate = self.gates.pop(threading.get_ident(), None) if self.reads_gate else args[0]
+        if gate is None:
+            raise UnsupportedModel(
+                f"{self.ffn.name}: its activation module was not called; use a rule without gate scores."
+            )
+        replaced = self.context.on_neurons(self.ffn, args[0], gate)
         return None if replaced is None else (replaced, *args[1:])
 
-    handles = [ffn.down.register_forward_pre_hook(before_down)]
-    if reads_gate and ffn.activation is not None:
-        handles.append(ffn.activation.register_forward_hook(remember_gate))
-    if after is not None:
-        handles.append(ffn.down.register_forward_hook(lambda _module, _args, output: after(ffn, output)))
-    return handles
+    def after_down(self, _module: object, _args: object, output: Tensor) -> None:
+        if self.context.on_output is not None and self.context.holds(self.ffn.down):
+            self.context.on_output(self.ffn, output - self.ffn.bias)
+
+
+@contextmanager
+def hook_ffns(
+    ffns: Sequence[FFN], on_neurons: OnNeurons, *, gate: bool = False, on_output: OnOutput | None = None
+) -> Iterator[None]:
+    """Call ``on_neurons(ffn, neurons, gate_score)`` in each FFN just before its output projection.
+
+    ``neurons`` has shape (..., d_ff). ``gate_score`` is the activation function's output if ``gate`` is set and the
+    FFN has a gate, otherwise ``neurons``. What ``on_neurons`` returns replaces the neurons; None leaves them untouched,
+    so that the model's output is bit-identical. ``on_output(ffn, output)`` sees what the projection then gives without
+    its bias, (..., hidden size). For routed experts ``ffn`` is the one for these tokens (``Experts.routed``) and
+    ``neurons`` has shape (tokens, ffn.width); they are computed one after the other meanwhile, which gives the bits of
+    transformers' "grouped_mm" and a rounding error's difference to its other ways.
+
+    Contexts nest; each removes only its own hooks, also after an exception. A thread that opens one runs under its own
+    alone, other threads under those of the one thread that has them. A compiled model runs uncompiled meanwhile: its
+    graph would go on without the hooks.
+    """
+    context = _Context(on_neurons, on_output, gate, modules={ffn.down for ffn in ffns})
+    with ExitStack() as stack:
+        for ffn in ffns:
+            _attach(stack, _Site(ffn, context))
+        _enter(context)
+        stack.callback(_leave, context)
+        yield
+
+
+def _enter(context: _Context) -> None:
+    with _lock:
+        if not _open:
+            _stance.enter_context(torch.compiler.set_stance("force_eager"))
+        _open.append(context)
+
+
+def _leave(context: _Context) -> None:
+    with _lock:
+        _open.remove(context)
+        if not _open:
+            _stance.close()
+
+
+def _attach(stack: ExitStack, site: _Site) -> None:
+    ffn = site.ffn
+    if isinstance(ffn, Experts):
+        stack.callback(_watch(site))
+        return
+    stack.callback(ffn.down.register_forward_pre_hook(site.before_down).remove)
+    if site.reads_gate and ffn.activation is not None:
+        stack.callback(ffn.activation.register_forward_hook(site.remember_gate).remove)
+    if site.context.on_output is not None:
+        stack.callback(ffn.down.register_forward_hook(site.after_down).remove)
+
+
+def _watch(site: _Site) -> Callable[[], None]:
+    """Have one layer's experts seen, in this context and others; gives what undoes it."""
+    module: Any = site.ffn.down
+    with _lock:
+        sites = _watched.setdefault(module, [])
+        if not sites:
+            _removal[module] = _llama4_hook(module) if is_llama4(module) else _own_config(module)
+        sites.append(site)
+
+    def undo() -> None:
+        with _lock:
+            sites.remove(site)
+            if not sites:
+                del _watched[module]
+                _removal.pop(module)()
+
+    return undo
+
+
+def _own_config(module: Any) -> Callable[[], None]:
+    """Give a module's experts a config that names ``_seen_experts``: the model's own one others share, and save."""
+    before, module.config = module.config, copy.copy(module.config)
+    # Not by its property, which would set the sub-configs too, which the copy shares.
+    module.config._experts_implementation_internal = SEEN
+    return lambda: setattr(module, "config", before)
+
+
+def _seen_experts(module: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+    """What transformers calls to compute a layer's experts while a context is open: (tokens, hidden size)."""
+    if module._is_expert_parallel:
+        raise UnsupportedModel(f"{type(module).__name__}: experts spread over processes cannot be seen in one of them.")
+    ffn = Experts(0, "", "experts", module, None, chosen=top_k_index, weights=top_k_weights)
+    neurons = _visited(module, ffn.routing, ffn.neurons(hidden_states[:, None].expand(-1, top_k_index.shape[1], -1)))
+    output = ffn.total(neurons, module.down_proj_bias if module.has_bias else None).to(hidden_states.dtype)
+    _shown(module, ffn.routing, output)
+    return output
+
+
+ALL_EXPERTS_FUNCTIONS.register(SEEN, _seen_experts)
+
+
+def _llama4_hook(module: Any) -> Callable[[], None]:
+    """Llama 4 gives every expert every token, times the router's weight, which is zero for those not chosen."""
+
+    def after(_module: object, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        experts, size = module.down_proj.shape[0], module.down_proj.shape[2]
+        hidden = args[0].view(experts, -1, size)
+        every = torch.arange(experts, device=hidden.device).expand(hidden.shape[1], -1)
+        ffn = Experts(0, "", "experts", module, None, chosen=every, weights=torch.ones_like(every, dtype=hidden.dtype))
+        with ffn.loaded():
+            gate, up = torch.bmm(hidden, module.gate_up_proj).chunk(2, dim=-1)
+            neurons = (up * module.act_fn(gate)).transpose(0, 1).flatten(1)
+            kept = _visited(module, ffn.routing, neurons)
+            if kept is not neurons:
+                by_expert = kept.view(len(kept), experts, -1).transpose(0, 1)
+                output = torch.bmm(by_expert, module.down_proj).view(-1, size)
+        _shown(module, ffn.routing, output.view(experts, -1, size).sum(dim=0))
+        return output
+
+    return module.register_forward_hook(after).remove
+
+
+def _visited(module: nn.Module, routing: tuple[Tensor, ...], neurons: Tensor) -> Tensor:
+    """Neurons of a layer's experts after every context that sees them here; the same object if none replaced them."""
+    for site in _here(module):
+        replaced = site.context.on_neurons(site.ffn.routed(*routing), neurons, neurons)
+        neurons = neurons if replaced is None else replaced
+    return neurons
+
+
+def _shown(module: nn.Module, routing: tuple[Tensor, ...], output: Tensor) -> None:
+    for site in _here(module):
+        if site.context.on_output is not None:
+            ffn = site.ffn.routed(*routing)
+            site.context.on_output(ffn, output - ffn.bias)
+
+
+def _here(module: nn.Module) -> list[_Site]:
+    return [site for site in list(_watched.get(module, [])) if site.context.holds(module)]
+
+
+@contextmanager
+def as_seen(ffns: Sequence[FFN]) -> Iterator[None]:
+    """Compute experts as under a rule, so that a dense pass differs from a sparse one by the rule alone."""
+    experts = [ffn for ffn in ffns if isinstance(ffn, Experts)]
+    with hook_ffns(experts, lambda ffn, neurons, gate: None) if experts else nullcontext():
+        yield
+
+
+def probe(model: PreTrainedModel, ffns: Sequence[FFN], corpus: TokenBatches) -> None:
+    """Check on the first few tokens of a text that a model can be measured, in one short pass.
+
+    Raises UnsupportedModel if a token's scores depend on later ones, or an FFN is not called once with every token.
+    """
+    row = next(b.ids[i][b.seen[i]][:PROBED_TOKENS] for b in corpus.batches for i in b.targets.any(dim=1).nonzero())
+    other = row.clone()
+    different = corpus.batches[0].ids.new_tensor([t for t in row.tolist() if t != int(row[-1])][:1])
+    other[-1:] = different if len(different) else (row[-1:] + 1) % model.config.get_text_config(decoder=True).vocab_size
+    both = torch.stack([row, other])
+    seen: dict[int, list[int]] = {ffn.site: [] for ffn in ffns}
+
+    def count(ffn: FFN, neurons: Tensor, gate: Tensor) -> None:
+        seen[ffn.site].append(neurons.numel() // ffn.width)
+
+    with hook_ffns(ffns, count):
+        everything = torch.ones_like(both, dtype=torch.bool)
+        scores = logits(model, Batch(both, everything, everything))
+    for ffn in ffns:
+        if not seen[ffn.site]:
+            raise UnsupportedModel(
+                f"{ffn.name}: its output projection was never called; this model computes it another way."
+            )
+        if seen[ffn.site] != [both.numel()]:
+            raise UnsupportedModel(
+                f"{ffn.name}: called {len(seen[ffn.site])} times with {sum(seen[ffn.site])} tokens in a pass over "
+                f"{both.numel()}: its neurons would not be counted once a token."
+            )
+    one, two = scores.float().chunk(2)
+    if float((one - two).abs().max()) > torch.finfo(scores.dtype).eps ** 0.5 * float(one.abs().max()):
+        raise UnsupportedModel(
+            f"{type(model).__name__} is not causal on this text: changing a token changes the scores of earlier ones, "
+            "so that it sees what it is asked to predict. Load it as a decoder (is_decoder=True), if it is one."
+        )
 
 
 @contextmanager
@@ -84,7 +265,7 @@ def sparsify(model: PreTrainedModel, rule: Rule | str | os.PathLike[str]) -> Ite
 
     ``rule`` is a Thresholds artefact, the path of its file, or any rule but a bare CETT target. Raises ValueError
     before touching the model if the rule does not fit it. The model is left bit-identical, also after an exception
-    and in nested use.
+    and in nested use; threads that each open their own context each get their own rule.
     """
     ffns = find_ffns(model)
     rule = as_rule(rule)
@@ -93,5 +274,5 @@ def sparsify(model: PreTrainedModel, rule: Rule | str | os.PathLike[str]) -> Ite
     def keep_active(ffn: FFN, neurons: Tensor, gate: Tensor) -> Tensor:
         return neurons.masked_fill(~rule.active(ffn, neurons, gate), 0)
 
-    with tap(ffns, keep_active, gate=rule.uses_gate):
+    with hook_ffns(ffns, keep_active, gate=rule.uses_gate):
         yield model

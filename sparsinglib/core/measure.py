@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
@@ -14,9 +15,9 @@ from transformers import PreTrainedModel
 
 from . import forward
 from .cett import Batches
-from .ffn import FFN, find_ffns
+from .ffn import FFN, Experts, find_ffns
 from .forward import Batch, TokenBatches
-from .hooks import tap
+from .hooks import as_seen, hook_ffns, probe
 from .rules import CETT, Rule
 from .search import thresholds_for_cett
 from .thresholds import Thresholds, as_rule
@@ -33,8 +34,10 @@ class Measurement:
     """
 
     rule: Rule
-    neuron_counts: list[Tensor]  # by layer (d_ff,): tokens on which the neuron was active
-    cett_sums: Tensor  # (layers,)
+    layers: tuple[int, ...]  # by FFN: the layer it is in, which has several if it has shared experts
+    neuron_counts: list[Tensor]  # by FFN (d_ff,): tokens on which the neuron was active
+    expert_loads: list[Tensor]  # by FFN (experts,): tokens for which the expert was chosen; empty if it has none
+    cett_sums: Tensor  # (FFNs,)
     position_counts: Tensor  # (layers, positions): active neurons at the position, summed over windows
     position_tokens: Tensor  # (positions,)
     vocabulary_counts: Tensor  # (layers, vocabulary): active neurons on the entry, summed over its occurrences
@@ -45,7 +48,7 @@ class Measurement:
     kept: tuple[Tensor, Tensor] | None  # token ids (tokens,), active neurons (layers, tokens)
 
     def __add__(self, other: "Measurement") -> "Measurement":
-        shapes = [[len(c) for c in (*m.neuron_counts, m.vocabulary_tokens)] for m in (self, other)]
+        shapes = [[*m.layers, *(len(c) for c in (*m.neuron_counts, m.vocabulary_tokens))] for m in (self, other)]
         if self.rule != other.rule or shapes[0] != shapes[1]:
             raise ValueError("Only measurements of one model under one rule add up.")
         summed: dict[str, Any] = {
@@ -59,13 +62,15 @@ class Measurement:
         return int(self.position_tokens.sum())
 
     @cached_property
-    def _layer_ratio(self) -> np.ndarray:
-        return np.array([float(c.sum()) / (self.tokens * len(c)) for c in self.neuron_counts])
+    def _neurons(self) -> Tensor:
+        """Neurons of each layer, its experts and shared experts together, (layers,)."""
+        by_ffn = torch.tensor([len(c) for c in self.neuron_counts], dtype=torch.float64)
+        return torch.zeros(len(set(self.layers)), dtype=torch.float64).index_add(0, _ranks(self.layers), by_ffn)
 
     @property
     def activation_ratio(self) -> float:
-        """Share of active neurons, mean over tokens and layers (Sec 2.2)."""
-        return float(self._layer_ratio.mean())
+        """Share of active neurons, mean over tokens and layers (Sec 2.2); of all experts, chosen or not."""
+        return float((self.position_counts.sum(dim=1) / self._neurons / self.tokens).mean())
 
     @property
     def dense_ppl(self) -> float:
@@ -100,17 +105,33 @@ class Measurement:
 
     @property
     def by_layer(self) -> pd.DataFrame:
-        """One row a layer: activation_ratio, cett (reached in the sparse run), threshold (NaN unless CETT), neurons."""
+        """One row a layer: activation_ratio, cett (reached in the sparse run), threshold (NaN unless CETT), neurons.
+
+        A mixture of experts has a row for the routed experts of a layer and one for each shared expert, and two columns
+        more: experts, and routed_ratio, the active share of the chosen experts' neurons.
+        """
         values = self.rule.values if isinstance(self.rule, Thresholds) else [math.nan] * len(self.neuron_counts)
-        return pd.DataFrame(
+        active = np.array([float(c.sum()) for c in self.neuron_counts])
+        neurons = np.array([len(c) for c in self.neuron_counts])
+        table = pd.DataFrame(
             {
-                "layer": range(len(self.neuron_counts)),
-                "activation_ratio": self._layer_ratio,
+                "layer": self.layers,
+                "activation_ratio": active / (self.tokens * neurons),
                 "cett": (self.cett_sums / self.tokens).numpy(),
                 "threshold": list(values),
-                "neurons": [len(c) for c in self.neuron_counts],
+                "neurons": neurons,
             }
         )
+        if experts := [len(loads) for loads in self.expert_loads]:
+            chosen = np.array([float(loads.sum()) for loads in self.expert_loads]) / np.maximum(experts, 1)
+            table["experts"] = experts
+            table["routed_ratio"] = np.where(chosen > 0, active / neurons / np.where(chosen > 0, chosen, 1), math.nan)
+        return table
+
+    @property
+    def expert_shares(self) -> list[np.ndarray]:
+        """For each FFN, the share of tokens that chose each expert, (experts,); empty for one without experts."""
+        return [(loads / self.tokens).numpy() for loads in self.expert_loads]
 
     @property
     def by_position(self) -> pd.DataFrame:
@@ -124,13 +145,12 @@ class Measurement:
 
     def _mean_over_layers(self, name: str, counts: Tensor, tokens: Tensor) -> pd.DataFrame:
         seen = tokens.nonzero().squeeze(1)
-        widths = torch.tensor([len(c) for c in self.neuron_counts], dtype=torch.float64)
-        ratio = (counts[:, seen] / widths[:, None]).mean(dim=0) / tokens[seen]
+        ratio = (counts[:, seen] / self._neurons[:, None]).mean(dim=0) / tokens[seen]
         return pd.DataFrame({name: seen.numpy(), "activation_ratio": ratio.numpy(), "tokens": tokens[seen].numpy()})
 
     @property
     def neuron_frequency(self) -> list[np.ndarray]:
-        """For each layer, the share of tokens on which each neuron is active, (d_ff,) (Sec 5.3)."""
+        """For each layer (each FFN of it), the share of tokens on which each neuron is active, (d_ff,) (Sec 5.3)."""
         return [(c / self.tokens).numpy() for c in self.neuron_counts]
 
     @property
@@ -138,8 +158,7 @@ class Measurement:
         """Activation ratio of each layer and token, (layers, tokens), the paper's heat map; None for a long text."""
         if self.kept is None:
             return None
-        widths = torch.tensor([len(c) for c in self.neuron_counts], dtype=torch.float64)
-        return (self.kept[1] / widths[:, None]).numpy()
+        return (self.kept[1] / self._neurons[:, None]).numpy()
 
 
 def measure(
@@ -155,7 +174,8 @@ def measure(
     ``batches`` are token ids (rows × length) or dicts with ``attention_mask``; padding is left out everywhere. ``rule``
     is a rule, thresholds, or the path of a thresholds file. A bare ``CETT`` target is given thresholds on the same text
     first. ``keep_tokens`` asks for (True) or declines (False) the layer × token map, kept by itself for up to 4,096
-    tokens. Raises ValueError if the rule does not fit the model, the text cannot be measured, or a loss is not finite.
+    tokens. Raises ValueError if the rule does not fit the model, the text cannot be measured, or a loss is not finite;
+    UnsupportedModel if the model cannot be measured (``find_ffns``, ``probe``).
     """
     ffns = find_ffns(model)
     rule = as_rule(rule)
@@ -164,20 +184,17 @@ def measure(
         rule = thresholds_for_cett(model, batches, rule)
     rule.check(ffns)
     corpus = TokenBatches(model, batches)
+    probe(model, ffns, corpus)
     embedding: Any = model.get_input_embeddings()
     counter = _Counter(rule, ffns, embedding.weight.shape[0])
     counter.keep = corpus.tokens <= MOST_KEPT_TOKENS if keep_tokens is None else keep_tokens
     for batch in corpus:
-        dense = forward.logits(model, batch)
+        with as_seen(ffns):
+            dense = forward.logits(model, batch)
         dense_loss = forward.require_finite(forward.losses(dense, batch), "dense loss")
         counter.start(batch)
-        with tap(ffns, counter.mask, gate=rule.uses_gate, after=counter.compare):
+        with hook_ffns(ffns, counter.mask, gate=rule.uses_gate, on_output=counter.compare):
             sparse = forward.logits(model, batch)
-        for ffn in ffns:
-            if ffn.layer not in counter.called:
-                raise ValueError(
-                    f"{ffn.name}: its output projection was never called; this model computes it another way."
-                )
         loss = forward.require_finite(forward.losses(sparse, batch), "sparse loss")
         divergence = forward.kl_divergence(dense, sparse) if kl else None
         counter.finish(batch, dense_loss, loss - dense_loss, divergence)
@@ -189,11 +206,15 @@ class _Counter:
 
     def __init__(self, rule: Rule, ffns: list[FFN], vocabulary: int) -> None:
         self.rule = rule
+        self.layers = tuple(ffn.layer for ffn in ffns)
+        self.rows = _ranks(self.layers).tolist()  # of each FFN in what is counted by layer
+        layers = len(set(self.layers))
+        self.loads = [torch.zeros(getattr(ffn, "experts", 0), dtype=torch.int64) for ffn in ffns]
         self.neurons = [torch.zeros(ffn.d_ff, dtype=torch.int64) for ffn in ffns]
         self.cett = torch.zeros(len(ffns), dtype=torch.float64)
-        self.positions = torch.zeros(len(ffns), 0, dtype=torch.int64)
+        self.positions = torch.zeros(layers, 0, dtype=torch.int64)
         self.position_tokens = torch.zeros(0, dtype=torch.int64)
-        self.vocabulary = torch.zeros(len(ffns), vocabulary, dtype=torch.int64)
+        self.vocabulary = torch.zeros(layers, vocabulary, dtype=torch.int64)
         self.vocabulary_tokens = torch.zeros(vocabulary, dtype=torch.int64)
         self.losses: list[tuple[Tensor, Tensor, Tensor | None]] = []
         self.kept: list[tuple[Tensor, Tensor]] = []
@@ -202,27 +223,28 @@ class _Counter:
     def start(self, batch: Batch) -> None:
         self.valid = batch.valid.reshape(-1)
         self.padded = batch.padded
-        self.active = torch.zeros(len(self.neurons), int(self.valid.sum()), dtype=torch.int64)
-        self.called: set[int] = set()
+        self.active = torch.zeros(len(self.positions), int(self.valid.sum()), dtype=torch.int64)
 
     def mask(self, ffn: FFN, neurons: Tensor, gate: Tensor) -> Tensor:
         valid = self.valid.to(neurons.device) if self.padded else None
         active = self.rule.active(ffn, neurons, gate, valid)
-        self.called.add(ffn.layer)
-        flat = active.reshape(-1, ffn.d_ff)
+        flat, here = active.reshape(-1, ffn.width), ffn
+        if valid is not None:
+            flat, here = flat[valid], ffn.at(valid)
         # Float sums of zeros and ones are exact below 2**24 and several times faster than sums of booleans.
-        counted = (flat if valid is None else flat[valid]).float()
-        self.active[ffn.layer] = counted.sum(dim=1).long().cpu()
-        self.neurons[ffn.layer] += counted.sum(dim=0).long().cpu()
+        counted = flat.float()
+        self.active[self.rows[ffn.site]] += counted.sum(dim=1).long().cpu()
+        self.neurons[ffn.site] += here.tally(counted)
+        if isinstance(here, Experts):
+            self.loads[ffn.site] += here.loads()
         self.tail = ffn.output(neurons.masked_fill(active, 0))
         return neurons.masked_fill(~active, 0)
 
     def compare(self, ffn: FFN, output: Tensor) -> None:
-        bias = getattr(ffn.down, "bias", None)
-        full = (output if bias is None else output - bias).float() + self.tail.float()
+        full = output.float() + self.tail.float()
         tail, full = (x.reshape(-1, x.shape[-1]).float().norm(dim=-1) for x in (self.tail, full))
         ratio = torch.where(full > 0, tail / full, torch.zeros_like(tail)).cpu()
-        self.cett[ffn.layer] += float((ratio[self.valid] if self.padded else ratio).double().sum())
+        self.cett[ffn.site] += float((ratio[self.valid] if self.padded else ratio).double().sum())
 
     def finish(self, batch: Batch, dense: Tensor, rise: Tensor, divergence: Tensor | None) -> None:
         if not batch.valid.any():
@@ -245,7 +267,9 @@ class _Counter:
         dense, rise, divergence = zip(*self.losses, strict=True)
         return Measurement(
             rule=self.rule,
+            layers=self.layers,
             neuron_counts=self.neurons,
+            expert_loads=self.loads if any(map(len, self.loads)) else [],
             cett_sums=self.cett,
             position_counts=self.positions,
             position_tokens=self.position_tokens,
@@ -258,13 +282,18 @@ class _Counter:
         )
 
 
+def _ranks(layers: Sequence[int]) -> Tensor:
+    """Place of each FFN's layer among the layers that have FFNs."""
+    return torch.tensor([sorted(set(layers)).index(layer) for layer in layers])
+
+
 def _merged(name: str, a: Any, b: Any) -> Any:
     """Combine one entry of two measurements: sums add up, lists of tokens and blocks follow one another."""
-    if name == "rule":
+    if name in ("rule", "layers"):
         return a
     if a is None or b is None:
         return None
-    if name == "neuron_counts":
+    if name in ("neuron_counts", "expert_loads"):
         return [x + y for x, y in zip(a, b, strict=True)]
     if name == "kept":
         return torch.cat([a[0], b[0]]), torch.cat([a[1], b[1]], dim=1)

@@ -29,6 +29,11 @@ class Rule(Protocol):
 
 def _check_gates(ffns: Sequence[FFN], rule: object) -> None:
     for ffn in ffns:
+        if ffn.kind == "experts":
+            raise UnsupportedModel(
+                f"{rule}: {ffn.name} holds experts, whose gate scores each model computes in its own way; "
+                "rules on the output vectors can be used: CETT, Thresholds, OutputTopK."
+            )
         if ffn.kind != "plain" and ffn.activation is None:
             raise UnsupportedModel(
                 f"{rule}: {ffn.name} has no activation module to read the gate score from; use CETT."
@@ -50,9 +55,9 @@ def _at_least(size: Tensor, least: float) -> Tensor:
     return (size >= least) & (size > 0)
 
 
-def _largest(size: Tensor, share: float) -> Tensor:
-    """Mark the share of the last dimension with the largest sizes, those tied with the last one kept included."""
-    kept = max(1, round(share * size.shape[-1]))
+def _largest(size: Tensor, share: float, of: int) -> Tensor:
+    """Mark a share of ``of`` neurons, those of the largest sizes in the last dimension and those tied with the last."""
+    kept = min(max(1, round(share * of)), size.shape[-1])
     return (size >= torch.topk(size, kept, dim=-1).values[..., -1:]) & (size > 0)
 
 
@@ -121,7 +126,7 @@ class TopK:
         """Mark the neurons with the largest scores, of each token or of the whole tensor."""
         size = gate.abs()
         if self.over == "token":
-            return _largest(size, self.k)
+            return _largest(size, self.k, ffn.d_ff)
         pool = (size if valid is None else size.reshape(-1, ffn.d_ff)[valid]).reshape(-1)
         if not len(pool):  # a piece of a batch that holds nothing but padding
             return torch.zeros_like(size, dtype=torch.bool)
@@ -147,7 +152,7 @@ class OutputTopK:
 
     def active(self, ffn: FFN, neurons: Tensor, gate: Tensor, valid: Tensor | None = None) -> Tensor:
         """Mark each token's neurons with the longest output vectors."""
-        return _largest(ffn.magnitudes(neurons), self.k)
+        return _largest(ffn.magnitudes(neurons), self.k, ffn.d_ff)
 
 
 @dataclass(frozen=True)
@@ -201,7 +206,7 @@ class GateThresholds:
 
     def active(self, ffn: FFN, neurons: Tensor, gate: Tensor, valid: Tensor | None = None) -> Tensor:
         """Mark neurons whose gate score is nonzero and at least the layer's threshold in size."""
-        return _at_least(gate.abs(), self.values[ffn.layer])
+        return _at_least(gate.abs(), self.values[ffn.site])
 
 
 @dataclass(frozen=True)
@@ -237,5 +242,5 @@ def above_threshold(ffn: FFN, neurons: Tensor, threshold: float) -> Tensor:
     """
     # The smallest normal number stands in for zero: it prunes exact zeros and nothing that could matter.
     tiny = torch.finfo(torch.float32).tiny
-    limit = (max(threshold, tiny) / ffn.column_norms.to(neurons.device)).clamp_min(tiny)
+    limit = (max(threshold, tiny) / ffn.lengths.to(neurons.device)).clamp_min(tiny)
     return neurons.abs().float() >= limit

@@ -183,7 +183,7 @@ def _restore(module: nn.Module, own_forward: Callable | None) -> None:
 
 def _forward(dense: Callable, ffn: FFN, layer: SparseFFN, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     why = _why_dense(ffn, x)
-    if ffn.layer == 0:
+    if ffn.site == 0:
         _count_step(layer.report, why)
     return layer(x) if why is None else dense(x, *args, **kwargs)
 
@@ -221,7 +221,7 @@ def _take_apart(model: PreTrainedModel, ffn: FFN, rule: Rule, threads: int, repo
     if ffn.kind == "plain" or ffn.activation is None:
         raise UnsupportedModel(f"{ffn.name} is not gated by an activation module; sparse_decoding needs gate and up.")
     if ffn.down._forward_hooks or ffn.down._forward_pre_hooks:
-        raise ValueError(f"{ffn.name}: its output projection has hooks (another sparsify or tap?); leave them first.")
+        raise ValueError(f"{ffn.name}: its output projection has hooks (of another sparsify?); leave them first.")
     module = model.get_submodule(ffn.name)
     down, *into = (_matrix(ffn, m) for m in (ffn.down, *_inputs(module, ffn)))
     if ffn.kind == "fused":
@@ -279,7 +279,7 @@ def _limits(ffn: FFN, rule: Rule) -> np.ndarray:
     if not isinstance(rule, Thresholds):
         return np.zeros(ffn.d_ff, np.float32)
     tiny = torch.finfo(torch.float32).tiny
-    return (max(rule.values[ffn.layer], tiny) / ffn.column_norms).clamp_min(tiny).numpy()
+    return (max(rule.values[ffn.site], tiny) / ffn.column_norms).clamp_min(tiny).numpy()
 
 
 def _chooser(ffn: FFN, rule: Rule) -> Callable[[Tensor], Tensor] | None:

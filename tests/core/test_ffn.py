@@ -5,7 +5,7 @@ import warnings
 import pytest
 import torch
 import transformers as tf
-from families import FAMILIES, MIXTURES, TEXT, build
+from families import COMMON, FAMILIES, NO_KV, TEXT, build
 
 import sparsinglib as sl
 
@@ -29,9 +29,9 @@ def test_family(family):
         seen[ffn.layer] = (neurons, gate)
 
     outputs = {}
-    with sl.tap(ffns, look, gate=True, after=lambda ffn, output: outputs.update({ffn.layer: output.clone()})):
+    with sl.hook_ffns(ffns, look, gate=True, on_output=lambda ffn, output: outputs.update({ffn.layer: output.clone()})):
         assert torch.equal(run(model), dense), "looking must not change the logits"
-    with sl.tap(ffns, lambda ffn, neurons, gate: neurons.masked_fill(torch.zeros_like(neurons, dtype=bool), 0)):
+    with sl.hook_ffns(ffns, lambda ffn, neurons, gate: neurons.masked_fill(torch.zeros_like(neurons, dtype=bool), 0)):
         assert torch.equal(run(model), dense), "masking nothing must not change the logits"
 
     for ffn in ffns:
@@ -41,8 +41,7 @@ def test_family(family):
         weight = ffn.down.weight.detach()
         columns = (weight if isinstance(ffn.down, tf.pytorch_utils.Conv1D) else weight.T).double()  # d_ff × hidden
         whole = sum(neurons.reshape(-1, ffn.d_ff)[:, i, None].double() * columns[i] for i in range(ffn.d_ff))
-        bias = 0 if ffn.down.bias is None else ffn.down.bias.detach().double()
-        assert torch.allclose(whole, outputs[ffn.layer].reshape(len(whole), -1).double() - bias, atol=1e-5)
+        assert torch.allclose(whole, outputs[ffn.layer].reshape(len(whole), -1).double(), atol=1e-5), "without bias"
         assert torch.allclose(ffn.output(neurons.reshape(-1, ffn.d_ff)).detach().double(), whole, atol=1e-5)
         assert torch.allclose(ffn.column_norms.double(), columns.norm(dim=1), atol=1e-6)
     assert {f.d_ff for f in ffns} == {columns.shape[0]}
@@ -76,25 +75,131 @@ def test_straightforward_relu_knows_who_has_exact_zeros():
         sl.measure(build("Gemma")[0], [TEXT], sl.StraightforwardReLU())
 
 
-@pytest.mark.parametrize("family", MIXTURES)
-def test_mixture_of_experts_is_refused_by_name(family):
-    config, arguments, dense = MIXTURES[family]
-    model = tf.AutoModelForCausalLM.from_config(config(**arguments)).eval()
-    calls = []
-    model.register_forward_pre_hook(lambda *_: calls.append(1))
-    with pytest.raises(sl.UnsupportedModel, match="mixture of experts") as error:
-        sl.find_thresholds(model, [TEXT])
-    message = str(error.value)
-    assert type(model).__name__ in message and "(" in message
-    assert f"ordinary FFN: {', '.join(dense) or 'none'}" in message
-    assert not calls, "refused before any forward pass"
-
-
-def test_layer_without_an_ffn_is_named():
+def test_layers_without_an_ffn_are_left_out_and_said():
     model, _ = build("Llama")
     model.model.layers[1].mlp = torch.nn.Identity()
-    with pytest.raises(sl.UnsupportedModel, match=r"model\.layers\.1"):
+    with pytest.warns(UserWarning, match=r"Layers 1 of LlamaForCausalLM have no FFN.*other 1"):
+        assert [ffn.layer for ffn in sl.find_ffns(model)] == [0]
+    model.model.layers[0].mlp = torch.nn.Identity()
+    with pytest.raises(sl.UnsupportedModel, match=r"no FFN in any layer \(LlamaDecoderLayer\)"):
         sl.find_ffns(model)
+
+
+def test_layer_whose_ffn_is_not_known_is_named():
+    model, _ = build("Llama")
+    model.model.layers[1].mlp = torch.nn.Bilinear(16, 16, 16)
+    model.model.layers[1].mlp.inner = torch.nn.Linear(16, 16)
+    with pytest.raises(sl.UnsupportedModel, match=r"model\.layers\.1 .*mlp\.inner"):
+        sl.find_ffns(model)
+
+
+def test_two_layers_that_share_one_ffn_are_refused():
+    model, _ = build("Llama")
+    model.model.layers[1].mlp = model.model.layers[0].mlp
+    for call in (lambda: sl.measure(model, [TEXT], sl.OutputTopK(0.25)), lambda: sl.find_thresholds(model, [TEXT])):
+        with pytest.raises(sl.UnsupportedModel, match=r"layers\.0\.mlp and model\.layers\.1\.mlp share one FFN"):
+            call()
+
+
+def test_an_ffn_that_is_called_twice_is_refused():
+    model, _ = build("Llama")
+    mlp = model.model.layers[1].mlp
+    plain = mlp.forward
+    mlp.forward = lambda x: torch.cat([plain(part) for part in x.split(1)])
+    with pytest.raises(sl.UnsupportedModel, match=r"model\.layers\.1\.mlp: called 2 times"):
+        sl.measure(model, [TEXT], sl.OutputTopK(0.25))
+
+
+def test_encoder_decoder_is_refused_and_its_decoder_alone_is_not():
+    arguments = {"vocab_size": 40, "d_model": 16, "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 24}
+    arguments |= {"decoder_ffn_dim": 24, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    arguments |= {"max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    config = tf.BartConfig(**arguments, decoder_start_token_id=2)
+    with pytest.raises(sl.UnsupportedModel, match=r"BartForConditionalGeneration is an encoder-decoder.*decoder alone"):
+        sl.measure(tf.BartForConditionalGeneration(config).eval(), [TEXT], sl.OutputTopK(0.5))
+    result = sl.measure(tf.BartForCausalLM(config).eval(), [TEXT], sl.OutputTopK(0.5))
+    assert result.activation_ratio == pytest.approx(0.5)
+
+
+def test_a_model_that_sees_later_tokens_is_refused():
+    config = tf.BertConfig(**NO_KV | {"pad_token_id": 0})
+    torch.manual_seed(0)
+    model = tf.BertLMHeadModel(config).eval()
+    for call in (lambda: sl.measure(model, [TEXT], sl.OutputTopK(0.5)), lambda: sl.find_thresholds(model, [TEXT])):
+        with pytest.raises(sl.UnsupportedModel, match=r"BertLMHeadModel is not causal.*is_decoder=True"):
+            call()
+    model = tf.BertLMHeadModel(tf.BertConfig(**NO_KV | {"pad_token_id": 0, "is_decoder": True})).eval()
+    assert sl.measure(model, [TEXT], sl.OutputTopK(0.5)).activation_ratio == pytest.approx(0.5)
+
+
+class Packed(torch.nn.Module):
+    """A projection quantised to 8 bits with its weights in one row of bytes, as libraries for few bits keep them."""
+
+    def __init__(self, linear):
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.scale = float(linear.weight.detach().abs().max()) / 127
+        packed = (linear.weight / self.scale).round().to(torch.int8).reshape(-1, 1)
+        self.weight = torch.nn.Parameter(packed, requires_grad=False)
+        self.bias = linear.bias
+
+    def plain(self):
+        return self.weight.view(self.out_features, self.in_features).float() * self.scale
+
+    def forward(self, x):
+        return torch.nn.functional.linear(x, self.plain(), self.bias)
+
+
+@pytest.mark.parametrize("family", ["Llama", "LlamaBias", "OPT"])
+def test_quantised_projections_are_measured_as_what_they_stand_for(family):
+    packed, plain = build(family)[0], build(family)[0]
+    for name, module in list(packed.named_modules()):
+        if isinstance(module, torch.nn.Linear) and "lm_head" not in name:
+            replacement = Packed(module)
+            packed.set_submodule(name, replacement)
+            with torch.no_grad():
+                plain.get_submodule(name).weight.copy_(replacement.plain())
+    for rule in (sl.OutputTopK(0.5), sl.CETT(0.1)):
+        one, two = (sl.measure(model, [TEXT], rule) for model in (plain, packed))
+        assert (two.dense_ppl, two.activation_ratio) == (one.dense_ppl, one.activation_ratio)
+        assert two.by_layer.cett.tolist() == pytest.approx(one.by_layer.cett.tolist(), abs=1e-6)
+        assert two.sparse_ppl == pytest.approx(one.sparse_ppl, rel=1e-6)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_bitsandbytes(bits, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    config = tf.LlamaConfig(**COMMON | {"hidden_size": 64, "intermediate_size": 128})
+    torch.manual_seed(0)
+    plain = tf.LlamaForCausalLM(config).eval()
+    plain.save_pretrained(tmp_path)
+    quantisation = tf.BitsAndBytesConfig(**{f"load_in_{bits}bit": True})
+    model = tf.AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=quantisation, device_map="cpu")
+    one, two = (sl.measure(m, [TEXT], sl.CETT(0.1)) for m in (plain, model))
+    assert two.by_layer.cett.tolist() == pytest.approx([0.1, 0.1], abs=0.02)
+    assert two.activation_ratio == pytest.approx(one.activation_ratio, abs=0.03)
+    with torch.no_grad(), sl.sparsify(model, sl.OutputTopK(0.5)):
+        sparse = model(TEXT).logits.float()
+    with torch.no_grad(), sl.sparsify(plain, sl.OutputTopK(0.5)):
+        wanted = plain(TEXT).logits
+    dense = float((model(TEXT).logits - plain(TEXT).logits).abs().max())
+    assert float((sparse - wanted).abs().max()) < 3 * dense, "no more than quantisation alone makes, about"
+
+
+@pytest.mark.parametrize("targets", [["q_proj"], ["gate_proj"], ["down_proj"], "all-linear"], ids=str)
+@pytest.mark.parametrize("dora", [False, True])
+def test_adapters(targets, dora):
+    peft = pytest.importorskip("peft")
+    model, _ = build("Llama")
+    settings = peft.LoraConfig(r=4, target_modules=targets, use_dora=dora, task_type="CAUSAL_LM")
+    adapted = peft.get_peft_model(model, settings).eval()
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    got = sl.measure(adapted, [TEXT], sl.CETT(0.1))
+    wanted = sl.measure(adapted.merge_and_unload(), [TEXT], sl.CETT(0.1))
+    assert got.dense_ppl == pytest.approx(wanted.dense_ppl, rel=1e-5)
+    assert got.activation_ratio == pytest.approx(wanted.activation_ratio, abs=0.01)
 
 
 def test_odd_ffn_is_named_with_its_widths():
@@ -129,6 +234,9 @@ def test_left_padding_does_not_shift_positions(family):
     mask = torch.cat([torch.zeros(2, 5, dtype=torch.long), torch.ones_like(TEXT)], dim=1)
     ids = torch.cat([torch.full((2, 5), 3), TEXT], dim=1)
     plain = sl.measure(model, [TEXT], sl.FAT(1e-3)) if family != "Bloom" else sl.measure(model, [TEXT], sl.CETT(0.1))
-    padded = sl.measure(model, [{"input_ids": ids, "attention_mask": mask}], plain.rule)
-    assert padded.dense_ppl == pytest.approx(plain.dense_ppl, rel=1e-5)
-    assert padded.activation_ratio == pytest.approx(plain.activation_ratio, abs=2e-3)
+    batch = {"input_ids": ids, "attention_mask": mask}
+    # An outer wrapper whose forward pass names no position ids: of torch's compiler, of an adapter, or of one's own.
+    for wrapped in (model, torch.compile(model, backend="eager")):
+        padded = sl.measure(wrapped, [batch], plain.rule)
+        assert padded.dense_ppl == pytest.approx(plain.dense_ppl, rel=1e-6)
+        assert padded.activation_ratio == pytest.approx(plain.activation_ratio, abs=2e-3)

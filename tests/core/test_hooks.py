@@ -1,6 +1,8 @@
 """Hooks leave no trace: nested, after an exception, in generate, and beside other people's hooks."""
 
 import copy
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -67,6 +69,43 @@ def test_a_compiled_model_is_sparsified_too(model):
     assert torch.equal(logits(compiled), dense) and traced, "still uncompiled after the last context"
 
 
+def test_two_threads_under_two_rules_each_get_their_own(model):
+    def run(rule):
+        with sl.sparsify(model, rule):
+            return logits(model)
+
+    dense, wanted = logits(model), [run(rule) for rule in RULES[:2]]
+    right, barrier = [0, 0], threading.Barrier(2)
+
+    def serve(index):
+        barrier.wait()
+        for _ in range(40):
+            right[index] += torch.equal(run(RULES[index]), wanted[index])
+
+    threads = [threading.Thread(target=serve, args=(index,)) for index in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert right == [40, 40]
+    assert torch.equal(logits(model), dense) and hooks_on(model) == 0
+
+
+def test_a_thread_without_a_rule_uses_that_of_the_one_thread_that_has_one(model):
+    def in_a_thread(function):
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(function).result()
+
+    with sl.sparsify(model, RULES[0]):  # as when generate runs in a thread and its text is streamed
+        assert torch.equal(in_a_thread(lambda: logits(model)), logits(model))
+
+        def nested():
+            with sl.sparsify(model, RULES[1]), pytest.raises(RuntimeError, match="Two other threads"):
+                in_a_thread(lambda: logits(model))
+
+        in_a_thread(nested)
+
+
 def test_exception_inside(model):
     dense = logits(model)
     with pytest.raises(RuntimeError, match="inside"), sl.sparsify(model, RULES[0]):
@@ -78,10 +117,10 @@ def test_exception_inside(model):
 def test_exception_within_the_forward_pass(model):
     def broken(ffn, neurons, gate):
         if ffn.layer == 1:
-            raise RuntimeError("visit failed")
+            raise RuntimeError("failed inside")
 
     dense = logits(model)
-    with pytest.raises(RuntimeError, match="visit failed"), sl.tap(sl.find_ffns(model), broken, gate=True):
+    with pytest.raises(RuntimeError, match="failed inside"), sl.hook_ffns(sl.find_ffns(model), broken, gate=True):
         logits(model)
     assert hooks_on(model) == 0 and torch.equal(logits(model), dense)
 
@@ -108,7 +147,9 @@ def test_other_peoples_hooks_stay(model):
 
 def test_gate_score_is_the_activations_output(model):
     seen = {}
-    with sl.tap(sl.find_ffns(model), lambda ffn, neurons, gate: seen.update({ffn.layer: (neurons, gate)}), gate=True):
+    with sl.hook_ffns(
+        sl.find_ffns(model), lambda ffn, neurons, gate: seen.update({ffn.layer: (neurons, gate)}), gate=True
+    ):
         logits(model)
     gates = []
     with PlainMLP(
@@ -126,7 +167,7 @@ def test_a_gate_that_is_computed_elsewhere_is_not_replaced_by_the_neurons(model)
         ffn.activation = torch.nn.ReLU()  # not the module that the model calls
     with (
         pytest.raises(sl.UnsupportedModel, match=rf"{ffns[0].name}.*not called"),
-        sl.tap(ffns, lambda ffn, neurons, gate: None, gate=True),
+        sl.hook_ffns(ffns, lambda ffn, neurons, gate: None, gate=True),
     ):
         logits(model)
 

@@ -236,7 +236,7 @@ def test_the_three_other_rules_by_hand(dtype):
 def test_gate_thresholds_are_each_layer_s_own():
     gate = torch.tensor([[0.5, 1.0, 2.0, 3.0, 0.0]])
     rule = sl.GateThresholds((1.0, 2.5))
-    second = sl.FFN(1, "layers.1.mlp", "gated", UNIT5.down, UNIT5.activation)
+    second = sl.FFN(1, "layers.1.mlp", "gated", UNIT5.down, UNIT5.activation, site=1)
     assert rule.active(UNIT5, gate, gate).tolist() == [[False, True, True, True, False]]
     assert rule.active(second, gate, gate).tolist() == [[False, False, False, True, False]]
 

@@ -229,7 +229,7 @@ def test_passes_and_forward_calls_counted_from_outside(responsive, quiet):
     model, text = responsive
     with ForwardCount(model) as counted:
         found = sl.find_thresholds(model, [text], 5.0)
-    assert counted.total == found.dense_passes + found.sparse_passes
+    assert counted.total == found.dense_passes + found.sparse_passes + 1  # on eight tokens: is it causal?
     assert found.sparse_passes <= 5 and found.dense_passes == 1
     assert hooks_on(model) == 0
 
@@ -241,7 +241,7 @@ def test_a_text_whose_neurons_do_not_fit_is_read_once_more(responsive, quiet, mo
     monkeypatch.setattr(cett, "SAMPLE_TOKENS", (64, 64))
     with ForwardCount(model) as counted:
         found = sl.find_thresholds(model, [text], 5.0)
-    assert counted.total == found.dense_passes + found.sparse_passes
+    assert counted.total == found.dense_passes + found.sparse_passes + 1
     assert found.dense_passes == 2 and found.sparse_passes == kept.sparse_passes
     assert found.cett == pytest.approx(kept.cett, rel=1e-6) and found.values == pytest.approx(kept.values, rel=0.01)
 
@@ -416,7 +416,7 @@ def test_rows_split_to_save_memory_do_not_matter(responsive, whole, monkeypatch)
     monkeypatch.setattr(forward, "LOGIT_BUDGET", 40 * 40 * 3)
     with ForwardCount(model) as counted:
         same(sl.thresholds_for_cett(model, [text], 0.15), whole[0])
-    assert counted.total == 4 * 2  # four pieces of three rows, a dense pass and a sparse one
+    assert counted.total == 4 * 2 + 1  # four pieces, dense and sparse; eight tokens to see if it is causal
 
 
 def test_single_token_rows_among_others(responsive):

@@ -275,7 +275,7 @@ def test_what_needs_hooks_or_gradients_runs_dense():
     model, rule, token = tiny_llama(seed=4), sl.FAT(0.3), torch.tensor([[5]])
     seen = []
     with sparse_decoding(model, rule) as report:
-        with sl.tap(sl.find_ffns(model), lambda ffn, neurons, gate: seen.append(neurons)), torch.no_grad():
+        with sl.hook_ffns(sl.find_ffns(model), lambda ffn, neurons, gate: seen.append(neurons)), torch.no_grad():
             model(token)
         model(token).logits.sum().backward()
     assert report.dense_steps == {"watched by a hook": 1, "with gradients": 1} and report.sparse_steps == 0

@@ -138,7 +138,7 @@ def test_a_family_s_rule_leaves_about_the_share_aimed_at(responsive, family, sha
     def count(ffn, neurons, gate):
         kept.append(rule.active(ffn, neurons, gate).float().mean())
 
-    with sl.tap(sl.find_ffns(model), count, gate=rule.uses_gate), torch.no_grad():
+    with sl.hook_ffns(sl.find_ffns(model), count, gate=rule.uses_gate), torch.no_grad():
         model(ids)
     # Top-k rounds to whole neurons of 24.
     assert float(torch.stack(kept).mean()) == pytest.approx(share, abs=0.5 / 24 + 1e-6)

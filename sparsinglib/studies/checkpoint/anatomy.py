@@ -12,7 +12,7 @@ from ...core import forward
 from ...core.cett import layer_cett
 from ...core.ffn import FFN, find_ffns
 from ...core.forward import TokenBatches
-from ...core.hooks import tap
+from ...core.hooks import hook_ffns
 from ...core.thresholds import Thresholds
 
 
@@ -48,7 +48,7 @@ def dissect(model: PreTrainedModel, ids: Tensor, thresholds: Thresholds, layer: 
         seen.append(neurons.reshape(corpus.tokens, -1)[position : position + 1])
 
     ffn = ffns[layer]
-    with tap([ffn], visit):
+    with hook_ffns([ffn], visit):
         for batch in corpus:
             forward.logits(model, batch)
     values = seen[0]

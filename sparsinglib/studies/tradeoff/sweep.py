@@ -17,9 +17,9 @@ from transformers import PreTrainedModel
 from ...core import forward
 from ...core.calibration import FAMILIES, GateSample
 from ...core.cett import Batches, CettCurves, layer_cett
-from ...core.ffn import FFN, find_ffns
+from ...core.ffn import FFN, find_ffns, mean_ratio
 from ...core.forward import TokenBatches
-from ...core.hooks import tap
+from ...core.hooks import hook_ffns
 from ...core.measure import Measurement
 from ...core.rules import FAT, Rule, StraightforwardReLU
 from ...core.thresholds import Thresholds
@@ -181,7 +181,7 @@ def scan(model: PreTrainedModel, batches: Batches, rules: Sequence[Rule], *, kl:
                 divergences[index].append(forward.block_sums(forward.kl_divergence(dense, sparse), batch)[:, 0])
     sums = torch.cat(dense_sums).numpy()
     return Scan(
-        active.mean(axis=1) / corpus.tokens,
+        np.array([mean_ratio(ffns, row) for row in active.tolist()]) / corpus.tokens,
         np.stack([torch.cat(parts).numpy() for parts in rises]),
         sums[:, 1],
         sums[:, 0],
@@ -192,17 +192,17 @@ def scan(model: PreTrainedModel, batches: Batches, rules: Sequence[Rule], *, kl:
 def _sparse_logits(
     model: PreTrainedModel, batch: forward.Batch, ffns: list[FFN], rule: Rule, active: np.ndarray
 ) -> Tensor:
-    """Logits under a rule; adds each layer's share of active neurons, summed over tokens, to ``active`` (layers,)."""
+    """Logits under a rule; adds each FFN's active neurons, summed over tokens, to ``active`` (FFNs,)."""
     valid = batch.valid.reshape(-1) if batch.padded else None
 
     def mask(ffn: FFN, neurons: Tensor, gate: Tensor) -> Tensor:
         here = None if valid is None else valid.to(neurons.device)
         kept = rule.active(ffn, neurons, gate, here)
-        counted = kept if here is None else kept.reshape(-1, ffn.d_ff)[here]
-        active[ffn.layer] += int(counted.count_nonzero()) / ffn.d_ff
+        counted = kept if here is None else kept.reshape(-1, ffn.width)[here]
+        active[ffn.site] += int(counted.count_nonzero())
         return neurons.masked_fill(~kept, 0)
 
-    with tap(ffns, mask, gate=rule.uses_gate):
+    with hook_ffns(ffns, mask, gate=rule.uses_gate):
         return forward.logits(model, batch)
 
 
@@ -275,7 +275,7 @@ def layer_falls(model: PreTrainedModel, batches: Sequence[Tensor]) -> pd.DataFra
     rows: list[dict[str, float]] = []
 
     def visit(ffn: FFN, neurons: Tensor, gate: Tensor) -> None:
-        flat = neurons.reshape(-1, ffn.d_ff)
+        flat = neurons.reshape(-1, ffn.width)
         longest = float(ffn.magnitudes(flat).max())
         steps = longest * np.geomspace(1e-4, 1.001, LAYER_POINTS)
         cett = np.stack([layer_cett(ffn, flat, float(t)).double().cpu().numpy() for t in steps])
@@ -286,7 +286,7 @@ def layer_falls(model: PreTrainedModel, batches: Sequence[Tensor]) -> pd.DataFra
         rows.append({"layer": ffn.layer, "largest_fall": largest, "falling_tokens": share})
 
     first = batches[0][: max(1, LAYER_TOKENS // batches[0].shape[1]), :LAYER_TOKENS]
-    with tap(find_ffns(model), visit):
+    with hook_ffns(find_ffns(model), visit):
         forward.logits(model, next(iter(TokenBatches(model, [first]))))
     return pd.DataFrame(rows)
 
