@@ -246,12 +246,13 @@ class Row(NamedTuple):
 Part = Estimate | Sequence[Estimate] | str
 
 
-def judge(claim: str, evidence: str, *parts: Part) -> Row:
+def judge(claim: str, evidence: str, *parts: Part, note: str = "") -> Row:
     """The verdict on a claim by its own rule and bound.
 
     Each part of the bound, "(a)" and "(b)", takes an estimate, or several that all have to hold, or a sentence that
     says what is missing; one sentence alone stands for all parts. Where the claim is about a share of cases, its part
-    takes the estimates of the cases. Raises ValueError for an unknown claim or another number of parts.
+    takes the estimates of the cases. ``note`` is added to the reason of a verdict. Raises ValueError for an unknown
+    claim or another number of parts.
     """
     known = published.claims().set_index("id")
     if claim not in known.index:
@@ -271,7 +272,8 @@ def judge(claim: str, evidence: str, *parts: Part) -> Row:
     verdict = combined(judged)
     said = [] if verdict == Verdict.NO_DATA else [f"Rule: {rule}, {bound}"]
     said += [", ".join(each)] if len(each) > 1 and said else []
-    said += dict.fromkeys(note for _, _, notes in found for note in notes)
+    said += dict.fromkeys(text for _, _, notes in found for text in notes)
+    said += [note] if note and said and verdict != Verdict.NO_DATA else []
     values = [f"{label}{value}" for label, (_, value, _) in zip(labels, found, strict=True)]
     shown = "–" if all(value == "–" for _, value, _ in found) else "; ".join(values)
     return Row(claim, evidence, shown, verdict, ". ".join(said) + ".")

@@ -15,6 +15,8 @@ from .sweep import CETT, HIGHEST, LEAST_TOKENS, Tradeoff, corpora_matrix
 RESAMPLES = 200
 LEVELS = (1.0, 5.0, 10.0)  # rises of perplexity in percent, as in the paper's Table 1
 FINE = 200
+Z = 1.645  # standard errors to either end of a 90 % interval
+ROUNDING = 1e-9  # of sums in float64
 
 
 class RuleCurve:
@@ -90,10 +92,10 @@ def recorded(points: pd.DataFrame, rise_pct: float) -> pd.DataFrame:
 def advantage(tradeoffs: Sequence[Tradeoff]) -> pd.DataFrame:
     """CETT against each other rule over the activation ratios that both reach before perplexity has risen by 75 %.
 
-    Columns: ``area``, the integral of the difference in log(perplexity) over the activation ratio (positive: CETT is
-    lower) with its 90 % interval low, high; ``mean_pct``, the same as a mean excess of perplexity in percent;
-    ``least_z``, the smallest difference over its standard error, and ``least_pct`` and ``least_at``, that difference
-    in percent of perplexity and its activation ratio: below zero where the other rule is ahead.
+    Columns: ``mean``, the other rule's log(perplexity) less CETT's, mean over these activation ratios (nats, positive:
+    CETT is lower) with its 90 % interval low, high; ``least_z``, the smallest difference over its standard error, and
+    ``least_pct`` and ``least_at``, that difference in percent of perplexity and its activation ratio: below zero where
+    the other rule is ahead.
     """
     rows = []
     for t in tradeoffs:
@@ -110,19 +112,18 @@ def _against_cett(t: Tradeoff, rule: str) -> dict[str, float]:
     low = max(start if math.isnan(end) else end for start, end in zip(starts, ends, strict=True))
     x = np.linspace(low, 0.999 * t.unpruned, FINE)
     difference = np.array([c[rule](x) - c[CETT](x) for c in curves])
-    area = np.trapezoid(difference, x, axis=1)
+    mean = np.trapezoid(difference, x, axis=1) / (x[-1] - x[0])
     error = difference[1:].std(axis=0, ddof=1)
     # Next to the common end both differences and errors vanish: their quotient says nothing there.
     told = error > 1e-4
     z = np.where(told, difference[0] / np.where(told, error, 1.0), np.inf)
     least = int(z.argmin())
-    ends90 = _interval(area[1:])
+    ends90 = _interval(mean[1:])
     return {
         "from_activation": low,
-        "area": area[0],
+        "mean": mean[0],
         "low": ends90[0],
         "high": ends90[1],
-        "mean_pct": 100 * math.expm1(area[0] / (x[-1] - x[0])),
         "least_z": z[least],
         "least_pct": 100 * math.expm1(difference[0][least]),
         "least_at": x[least],
@@ -137,11 +138,12 @@ def _interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
 
 
 def violations(tradeoffs: Sequence[Tradeoff]) -> pd.DataFrame:
-    """Largest steps against monotonicity, one row a checkpoint; zero where there is none.
+    """Steps against monotonicity along three curves: one row a checkpoint and curve.
 
-    ppl_fall_pct: largest fall of perplexity from one CETT of the grid to the next, and its standard error (paired by
-    token); activation_rise: largest rise of the activation ratio; cett_fall: largest fall of a layer's mean CETT as its
-    threshold grows; falling_tokens: share of tokens and layers whose own CETT falls by more than 0.01 somewhere.
+    Columns steps, wrong (those that go the wrong way by more than their 90 % interval, paired by token), worst (the
+    largest step the wrong way, 0 if none) and worst_error (its standard error). Steps of log(perplexity) and of the
+    activation ratio lead from one CETT of the grid to the next, dense first; those of a layer's mean CETT from one
+    threshold to the next (see ``layer_falls``). An activation ratio is counted on the same tokens and has no error.
     """
     rows = []
     for t in tradeoffs:
@@ -152,20 +154,17 @@ def violations(tradeoffs: Sequence[Tradeoff]) -> pd.DataFrame:
         residual = steps - mean[:, None] * t.counts
         blocks = len(t.counts)
         error = np.sqrt((residual**2).sum(axis=1) * blocks / (blocks - 1)) / t.counts.sum()
-        worst = int(mean.argmin())
-        active = np.append(t.unpruned, t.points["activation_ratio"].to_numpy()[where])
-        falls = bool(mean[worst] < 0)
-        rows.append(
-            {
-                "checkpoint": t.checkpoint.name,
-                "ppl_fall_pct": -100 * math.expm1(mean[worst]) if falls else 0.0,
-                "ppl_fall_se_pct": 100 * error[worst] if falls else 0.0,
-                "activation_rise": max(0.0, float(np.diff(active).max())),
-                "cett_fall": float(t.falls["largest_fall"].max()),
-                "falling_tokens": float(t.falls["falling_tokens"].mean()),
-            }
-        )
-    return pd.DataFrame(rows)
+        active = np.diff(np.append(t.unpruned, t.points["activation_ratio"].to_numpy()[where]))
+        curves = {"perplexity": (mean, error), "activation ratio": (-active, np.zeros(len(active)))}
+        for curve, (right, errors) in curves.items():
+            worst = int(right.argmin())
+            falls = right[worst] < 0
+            found = (-right[worst], errors[worst]) if falls else (0.0, 0.0)
+            rows.append((t.checkpoint.name, curve, len(right), int((right < -Z * errors - ROUNDING).sum()), *found))
+        layer = t.falls.loc[t.falls["largest_fall"].idxmax()]
+        counted = t.falls[["steps", "wrong"]].sum()
+        rows.append((t.checkpoint.name, "CETT", *counted, layer.largest_fall, layer.fall_error))
+    return pd.DataFrame(rows, columns=["checkpoint", "curve", "steps", "wrong", "worst", "worst_error"])
 
 
 def kl_against_ppl(tradeoffs: Sequence[Tradeoff]) -> pd.DataFrame:
@@ -206,3 +205,80 @@ def points(tradeoffs: Sequence[Tradeoff], evidence: str) -> pd.DataFrame:
     table = pd.concat([t.points for t in tradeoffs], ignore_index=True)
     table.insert(0, "evidence", evidence)
     return table
+
+
+def summary(tradeoffs: Sequence[Tradeoff]) -> pd.DataFrame:
+    """One row a checkpoint: dense perplexity, all nonzero neurons, and CETT-PPL-1 % with its 90 % interval; printed."""
+    rows = []
+    for t in tradeoffs:
+        f, (low, high) = t.one_percent, _ends(t)
+        se = "?" if f.ppl_ratio_se is None else f"{f.ppl_ratio_se:.3f}"
+        rows.append(
+            {
+                "checkpoint": t.checkpoint.name,
+                "dense perplexity": f"{t.points['dense_ppl'].iloc[0]:.2f}",
+                "nonzero (%)": f"{100 * t.unpruned:.1f}",
+                "CETT at 1 %": f"{f.cett:.3f}",
+                "perplexity ratio": f"{f.ppl_ratio:.3f} ± {se}",
+                "active at 1 % (%)": f"{100 * f.activation_ratio:.1f} ({100 * low:.1f} to {100 * high:.1f})",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _ends(t: Tradeoff) -> tuple[float, float]:
+    return t.one_percent.activation_interval or (np.nan, np.nan)
+
+
+def needed_table(needed: pd.DataFrame) -> pd.DataFrame:
+    """What ``needed`` found, printed: a column for each rise of perplexity."""
+
+    def cell(row: pd.Series) -> str:
+        if np.isnan(row.activation_ratio):
+            return "not reached"
+        return f"{100 * row.activation_ratio:.1f} ({100 * row.low:.1f} to {100 * row.high:.1f})"
+
+    printed = needed.assign(rise=[f"+{x:g} %" for x in needed["rise_pct"]], value=needed.apply(cell, axis=1))
+    columns = [f"+{x:g} %" for x in LEVELS]
+    table = printed.pivot(index=["checkpoint", "rule"], columns="rise", values="value")[columns]
+    order = dict.fromkeys(zip(needed["checkpoint"], needed["rule"], strict=True))
+    return table.loc[list(order)].reset_index().rename_axis(columns=None)
+
+
+def advantage_table(advantage: pd.DataFrame) -> pd.DataFrame:
+    """What ``advantage`` found, printed."""
+    a = advantage
+    return pd.DataFrame(
+        {
+            "checkpoint": a["checkpoint"],
+            "CETT against": a["rule"],
+            "from (% active)": [f"{100 * x:.1f}" for x in a["from_activation"]],
+            "mean excess (%)": [" to ".join(f"{100 * math.expm1(x):.1f}" for x in row) for row in _rows(a, "low high")],
+            "smallest (%)": [f"{x:.2f}" for x in a["least_pct"]],
+            "at (% active)": [f"{100 * x:.0f}" for x in a["least_at"]],
+            "in s.e.": [f"{x:.1f}" for x in a["least_z"]],
+        }
+    )
+
+
+def _rows(table: pd.DataFrame, names: str) -> list[tuple[float, ...]]:
+    return list(table[names.split()].itertuples(index=False, name=None))
+
+
+def kl_table(tradeoffs: Sequence[Tradeoff], points: pd.DataFrame) -> pd.DataFrame:
+    """Perplexity ratio and exp(KL) at the CETT of the grid nearest to CETT-PPL-1 %, with standard errors; printed."""
+    rows = []
+    for t in tradeoffs:
+        mine = points[points["checkpoint"] == t.checkpoint.name]
+        p = mine.loc[(mine["parameter"] - t.one_percent.cett).abs().idxmin()]
+        fewer = "–" if np.isnan(p.fewer_tokens) else f"{p.fewer_tokens:.0f}"
+        rows.append(
+            {
+                "checkpoint": t.checkpoint.name,
+                "CETT": f"{p.parameter:.2f}",
+                "perplexity ratio": f"{p.ppl_ratio:.4f} ± {p.ppl_ratio_se:.4f}",
+                "exp(KL)": f"{p.exp_kl:.4f} ± {p.exp_kl_se:.4f}",
+                "times fewer tokens": fewer,
+            }
+        )
+    return pd.DataFrame(rows)
