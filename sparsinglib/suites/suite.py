@@ -121,9 +121,12 @@ def two_models(suite: Suite) -> dict[str, str]:
     return {"model": chosen[0].source, "compare_with": chosen[1].source if len(chosen) > 1 else ""}
 
 
-def is_released(name: str) -> bool:
-    """Whether this is one of the authors' checkpoints: its hub id, or a directory of that name."""
-    return Path(name).name in {Path(c.source).name for c in _parse(SUITES / "released.yaml").checkpoints}
+def evidence(name: str) -> str:
+    """Which kind of evidence a checkpoint is: "ladder", "released" (by hub id or a directory's name) or "own"."""
+    if name in models.ladder_names():
+        return "ladder"
+    theirs = {Path(c.source).name for c in _parse(SUITES / "released.yaml").checkpoints}
+    return "released" if Path(name).name in theirs else "own"
 
 
 def read(suite: str | Path) -> Suite:

@@ -4,20 +4,24 @@ nbval compares what notebooks print; the first part here compares what they writ
 """
 
 import json
+import math
 import shutil
+import warnings
+from dataclasses import replace
 
 import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import tiny_llama
 from transformers import BloomConfig, BloomForCausalLM
 
 import sparsinglib as sl
 from sparsinglib import laws
 from sparsinglib.files import FIGURES, LADDER, NOTEBOOKS
 from sparsinglib.paper import style
-from sparsinglib.studies.checkpoint import figures
+from sparsinglib.studies.checkpoint import claims, figures
 from sparsinglib.studies.checkpoint import study as one_checkpoint
 from sparsinglib.studies.scaling import figures as law_figures
 from sparsinglib.studies.scaling import forecasts as law_forecasts
@@ -102,7 +106,8 @@ def test_a_forecast_is_the_law_fitted_to_the_first_part(drawn):
 @pytest.fixture(scope="module")
 def two(drawn):
     """Two checkpoints as the first notebook takes them, on little text."""
-    with pytest.warns(UserWarning):  # the searches say that it is little
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # on so little a search may end beside its target, and says so
         return [one_checkpoint.study(f"0.1m-{a}", "", "pplp", 1.01, 8192, 128) for a in ("relu", "silu")]
 
 
@@ -179,15 +184,19 @@ def test_each_layer_is_measured_at_each_allowed_rise(two):
 
 def test_verdicts_follow_from_the_intervals(two, drawn):
     relu, silu = two
-    rows = one_checkpoint.checks(relu, silu).set_index("id")
+    rows = {row.id: row for row in claims.verdicts(relu, silu)}
     for study in two:
         assert study.rule.activation_interval[0] <= study.rule.activation_ratio <= study.rule.activation_interval[1]
     ids, known = torch.cat([batch.reshape(-1) for batch in relu.fitted_on]), relu.zeros.vocabulary_tokens
     assert torch.equal(known, ids.bincount(minlength=len(known)))  # the text of the interval it is held against
-    below = relu.rule.activation_interval[1] < relu.zeros.activation_ratio
-    assert rows.verdict["C03"] == ("holds" if below else "fails")
-    apart = relu.rule.activation_interval[1] < silu.rule.activation_interval[0]
-    assert rows.verdict["C21"] == ("holds" if apart else "fails")
-    assert set(rows.evidence) == {"ladder"}
-    alone = one_checkpoint.checks(silu, None).set_index("id").verdict
-    assert set(alone) == {"not testable here"}
+    low, high = (x - relu.zeros.activation_ratio for x in relu.rule.activation_interval)
+    assert rows["C03"].verdict == ("holds" if high < 0 else "fails" if low > 0 else "inconclusive")
+    gap = silu.rule.activation_ratio - relu.rule.activation_ratio
+    ends = [silu.rule.activation_interval, relu.rule.activation_interval[::-1]]
+    middle = (silu.rule.activation_ratio, relu.rule.activation_ratio)
+    halves = [math.hypot(a - middle[0], b - middle[1]) for a, b in zip(*ends, strict=True)]
+    assert rows["C21"].verdict == ("holds" if gap > halves[0] else "fails" if gap < -halves[1] else "inconclusive")
+    assert {row.evidence for row in rows.values()} == {"ladder"}
+    assert {row.verdict for row in claims.verdicts(silu, None)} == {"no data"}
+    smaller = replace(relu, model=tiny_llama())
+    assert claims.verdicts(smaller, silu)[1].verdict == "no data"  # models of two sizes say nothing about activation

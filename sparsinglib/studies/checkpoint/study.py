@@ -19,9 +19,7 @@ from ...core.rules import Rule, StraightforwardReLU
 from ...core.search import find_thresholds, thresholds_for_cett
 from ...core.thresholds import Thresholds
 from ...files import DATA, LADDER, ROOT
-from ...paper import published as paper
 from ...paper import style
-from ...suites import suite as suites
 from ...texts import corpora
 from ..scaling import trends
 from . import figures
@@ -223,52 +221,3 @@ def trained_on(s: Study) -> str:
     if along.empty:
         return words
     return f"{words}; {along.activation_ratio.iloc[-1]:.1%} active at its end in notebook 02, on another text"
-
-
-def evidence(name: str) -> str:
-    """Which kind of evidence a measurement of this checkpoint is."""
-    if name in ladder_names():
-        return "ladder"
-    return "released" if suites.is_released(name) else "own model"
-
-
-def checks(s: Study, other: Study | None) -> pd.DataFrame:
-    """Claims C03 and C21 held against these models: each verdict comes from the 90 % intervals measured here."""
-    relu = [x for x in (s, other) if x and x.zeros]
-    silu = [x for x in (s, other) if x and not x.zeros]
-    rows = [_zeros_check(relu[0] if relu else None, s.name), _activation_check(relu, silu, s.name)]
-    return paper.check("00_measure_one_checkpoint", rows)
-
-
-def _uncertain(s: Study | None) -> tuple[float, float, float] | None:
-    """Activation ratio at CETT-PPL-1% and its interval, None if that is not what was measured or cannot be told."""
-    rule = s.rule if s else None
-    if not isinstance(rule, Thresholds) or rule.ppl_increase_pct is None or round(rule.ppl_increase_pct, 6) != 1:
-        return None
-    if rule.activation_interval is None or not rule.target_met:
-        return None
-    return rule.activation_ratio, *rule.activation_interval
-
-
-def _zeros_check(s: Study | None, name: str) -> paper.Check:
-    ends = _uncertain(s)
-    if s is None or s.zeros is None or ends is None:
-        why = "needs a ReLU model, strategy pplp with 1.01, and enough text for an interval"
-        return paper.Check("C03", evidence(name), "–", None, why)
-    zeros, (ratio, _, high) = s.zeros.activation_ratio, ends
-    value = f"{100 * (1 - ratio / zeros):.0f} percent ({s.label}: {100 * zeros:.1f} % to {100 * ratio:.1f} %)"
-    why = (
-        "holds if the whole 90 % interval at p = 1 % lies below the share of nonzero neurons on the same text; the "
-        "size is not judged"
-    )
-    return paper.Check("C03", evidence(s.name), value, high < zeros, why)
-
-
-def _activation_check(relu: list[Study], silu: list[Study], name: str) -> paper.Check:
-    low, high = (_uncertain(x[0]) if x else None for x in (relu, silu))
-    if low is None or high is None:
-        why = "needs a ReLU and a SiLU model, strategy pplp with 1.01, and enough text for an interval"
-        return paper.Check("C21", evidence(name), "–", None, why)
-    value = f"{100 * low[0]:.1f} % against {100 * high[0]:.1f} % active"
-    why = "holds if the two 90 % intervals of the activation ratio at p = 1 % do not meet, ReLU's below"
-    return paper.Check("C21", evidence(relu[0].name), value, low[2] < high[1], why)

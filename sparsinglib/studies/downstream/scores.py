@@ -28,7 +28,6 @@ from ...tasks import offline as offline_tasks
 from ...tasks.statistics import DENSE, above_chance, group_means, summarise
 from ...texts import corpora
 from ..checkpoint.strategies import rules_at
-from ..checkpoint.study import evidence
 from . import (
     claims as task_checks,
 )
@@ -160,8 +159,8 @@ def study(names: Sequence[str], p_values: Sequence[float], examples: int, figure
 
 def _evidence(names: Sequence[str]) -> str:
     """What a study of these models is: "ladder" only if all of them are the ladder's."""
-    kinds = {evidence(name) for name in names}
-    return kinds.pop() if len(kinds) == 1 else "own model"
+    kinds = {suites.evidence(name) for name in names}
+    return kinds.pop() if len(kinds) == 1 else "own"
 
 
 def rules(
