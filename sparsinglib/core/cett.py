@@ -206,7 +206,8 @@ class Point:
 class CettCurves:
     """A model on a text: the dense pass's losses, each layer's threshold by CETT, and sparse passes at a CETT.
 
-    Raises what ``find_ffns`` and ``TokenBatches`` do, and UnsupportedModel for a model that is not causal or computes its FFNs another way (``probe``).
+    Raises what ``find_ffns`` and ``TokenBatches`` do, and UnsupportedModel for a model that is not causal or computes
+    its FFNs another way (``probe``).
     """
 
     def __init__(self, model: PreTrainedModel, batches: Batches, with_kl: bool = False) -> None:

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from ..core import forward
 from ..core.ffn import FFN, find_ffns
-from ..core.hooks import tap
+from ..core.hooks import hook_ffns
 from ..files import replacing
 from .batches import validation_batches
 from .recipe import LAST, Run, kept_steps, measured_steps
@@ -98,9 +98,9 @@ def _dense(
         sums[:, ffn.layer] += _above(ffn, neurons, thresholds[ffn.layer])
 
     sample = forward.TokenBatches(model, [first[: max(1, SAMPLE_TOKENS // first.shape[1])]])
-    with tap(ffns, look):
+    with hook_ffns(ffns, look):
         forward.logits(model, next(iter(sample)))
-    with tap(ffns, count):
+    with hook_ffns(ffns, count):
         losses = [forward.losses(forward.logits(model, batch), batch) for batch in corpus]
     cett, active = sums / corpus.tokens
     log_cett = np.log(np.maximum.accumulate(cett, axis=1) + 1e-9) + 1e-9 * np.arange(len(GRID))
@@ -142,7 +142,7 @@ def _sparse(
         dense = forward.logits(model, batch)
         loss = forward.losses(dense, batch)
         for index in range(len(GRID)):
-            with tap(ffns, mask):
+            with hook_ffns(ffns, mask):
                 found = forward.logits(model, batch)
             rises[index].append(forward.block_sums(forward.losses(found, batch) - loss, batch))
             divergences[index].append(forward.block_sums(forward.kl_divergence(dense, found), batch))

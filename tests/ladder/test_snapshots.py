@@ -31,7 +31,7 @@ def dense_share(model, held_out, thresholds):
     def count(ffn, neurons, gate):
         shares.append(float(thresholds.active(ffn, neurons, gate).float().mean()))
 
-    with sl.tap(sl.find_ffns(model), count):
+    with sl.hook_ffns(sl.find_ffns(model), count):
         for batch in held_out:
             model(batch)
     return np.mean(shares)
