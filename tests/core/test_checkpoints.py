@@ -1,6 +1,7 @@
 """Loading: every layout, no code and no pickle of a checkpoint executed, one clear error for what cannot be read."""
 
 import json
+import os
 import pickle
 import shutil
 
@@ -254,8 +255,55 @@ def test_unknown_name_lists_the_ladder(tmp_path, monkeypatch):
         (tmp_path / name).mkdir()
         (tmp_path / name / "model.safetensors").touch()
     monkeypatch.setattr(models, "LADDER", tmp_path)
-    with pytest.raises(sl.CheckpointError, match=r"0\.1m-silu, 0\.4m-relu"):
-        sl.load("0.5m-relu")
+    for name, says in (("0.5m-relu", "in the project's checkout"), ("no-such-name", "neither a directory")):
+        with pytest.raises(sl.CheckpointError, match=says) as error:
+            sl.load(name)
+        assert "0.1m-silu, 0.4m-relu" in str(error.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, "fp16", "float16", "torch.float16", "half", "FP16"], ids=str)
+def test_a_dtype_may_have_any_of_its_names(dtype):
+    assert sl.load(GOLDEN / "tiny_minicpm_relu", dtype=dtype, device_map="cpu")[0].dtype == torch.float16
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"dtype": dtype} for dtype in ("int8", torch.int8, "4bit", 16, None, "nn")),
+        *({"device_map": place} for place in ("gpu", "cuda:77", 77, {"": "gpu"}, 1.5, "")),
+        {"offload_folder": 3},
+    ],
+    ids=str,
+)
+def test_an_argument_at_fault_is_named_and_not_the_checkpoint(options, monkeypatch):
+    monkeypatch.setattr(sl.core.checkpoints, "locate", None)  # it is not even looked for
+    (name,) = options
+    with pytest.raises(ValueError, match=name) as error:
+        sl.load(GOLDEN / "tiny_minicpm_relu", **options)
+    assert not isinstance(error.value, sl.CheckpointError)
+
+
+def test_loading_leaves_the_environment_as_it_was(monkeypatch):
+    for value in ("0", None):
+        monkeypatch.setenv("DISABLE_SAFETENSORS_CONVERSION", value or "")
+        if value is None:
+            monkeypatch.delenv("DISABLE_SAFETENSORS_CONVERSION")
+        before = dict(os.environ)
+        sl.load(GOLDEN / "tiny_minicpm_hub_layout", device_map="cpu")
+        assert dict(os.environ) == before
+
+
+def test_a_file_of_a_checkpoint_is_no_checkpoint(copied, tmp_path):
+    with pytest.raises(sl.CheckpointError, match="give its directory"):
+        sl.load(copied("tiny_minicpm_relu") / "model.safetensors")
+    (tmp_path / "Model.GGUF").touch()
+    with pytest.raises(sl.CheckpointError, match=r"It holds Model\.GGUF: give that file"):
+        sl.load(tmp_path)
+    with pytest.raises(sl.CheckpointError, match=r"no such GGUF file"):
+        sl.load(tmp_path / "other.GGUF")
+    for other in (None, 3, ["a"], b"a"):
+        with pytest.raises(sl.CheckpointError, match="name must be"):
+            sl.load(other)
 
 
 @pytest.mark.parametrize("name", ["nothing.gguf", "./no/such/dir", "/no/such", "a/b/c", ""])

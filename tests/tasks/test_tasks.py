@@ -4,6 +4,9 @@ import copy
 import json
 import math
 import re
+import subprocess
+import sys
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -30,7 +33,7 @@ from sparsinglib.studies.downstream import (
     tables as task_tables,
 )
 from sparsinglib.tasks import (
-    lm_harness as task_harness,
+    harness as task_harness,
 )
 from sparsinglib.tasks import (
     offline as offline_tasks,
@@ -440,6 +443,98 @@ def test_other_bad_input(model, tokenizer, thresholds, tmp_path):
             downstream.check(bad, 10, 5, 8192)
     with pytest.raises(ValueError, match="figure_3_examples"):
         downstream.check([1.0], 10, 11, 8192)
+
+
+def test_a_task_named_twice_is_scored_once(model, tokenizer, tmp_path):
+    one = tasks.evaluate(model, tokenizer, "offline_span", sl.FAT(0.3), 4, cache=tmp_path)
+    for names in (["offline_span"] * 2, "offline_span, offline_span", (name for name in ["offline_span"] * 3)):
+        pd.testing.assert_frame_equal(one, tasks.evaluate(model, tokenizer, names, sl.FAT(0.3), 4, cache=tmp_path))
+
+
+def test_prompts_that_the_context_cannot_hold_are_told_each_time(model, tokenizer, tmp_path):
+    """Scored by their ends, as lm-eval does; from the cache too, and for answers that are written."""
+    long = json.dumps({"query": "Is it so? " + "word " * 900, "answer": " yes"})
+    folder = own_task(tmp_path / "mine", [GOOD, long])
+    body = (folder / "own.yaml").read_text().replace("task: own", "task: written")
+    body = body.replace("loglikelihood", "generate_until").replace("metric: acc", "metric: exact_match")
+    (folder / "written.yaml").write_text(body + "generation_kwargs: {max_gen_toks: 8, until: []}\n")
+    for task in ("own", "own", "written"):
+        with pytest.warns(UserWarning, match=f"{task}: 1 prompts are longer than the model's context of 256 tokens"):
+            tasks.evaluate(model, tokenizer, task, folder=str(folder), cache=str(tmp_path / "cache"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tasks.evaluate(model, tokenizer, "own", folder=folder, limit=1, cache=tmp_path / "cache")
+
+
+def test_examples_that_changed_are_scored_anew(model, tokenizer, tmp_path, monkeypatch):
+    """Wherever they lie: here outside the folder of the task."""
+    folder = own_task(tmp_path / "mine", [GOOD])
+    data = (folder / "own.jsonl").rename(tmp_path / "elsewhere.jsonl")
+    text = (folder / "own.yaml").read_text()
+    (folder / "own.yaml").write_text(text.replace(str(folder / "own.jsonl"), str(data)))
+    seen = count_scores(monkeypatch)
+    for lines in ([GOOD], [GOOD], [GOOD, GOOD]):
+        data.write_text("\n".join(lines))
+        table = tasks.evaluate(model, tokenizer, "own", folder=folder, cache=tmp_path / "cache")
+        assert table.n.tolist() == [len(lines)]
+    assert len(seen) == 2
+
+
+def test_the_path_of_thresholds_is_a_rule(model, tokenizer, thresholds, tmp_path):
+    path = tmp_path / "thresholds.json"
+    thresholds.save(path)
+    wanted = tasks.evaluate(model, tokenizer, "offline_span", thresholds, 2, cache=tmp_path)
+    for given_rule in (path, str(path), [path]):
+        pd.testing.assert_frame_equal(
+            wanted, tasks.evaluate(model, tokenizer, "offline_span", given_rule, 2, cache=tmp_path)
+        )
+    named = tasks.evaluate(model, tokenizer, "offline_span", {"mine": path}, 2, cache=tmp_path)
+    assert set(named.rule) == {"dense", "mine"}
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"limit": 1.5}, "limit"),
+        ({"limit": "3"}, "limit"),
+        ({"limit": True}, "limit"),
+        ({"batch_size": "auto"}, "batch_size"),
+        ({"max_new_tokens": 0}, "max_new_tokens"),
+        ({"tasks": 3}, "names of tasks"),
+        ({"tasks": [None]}, "names of tasks"),
+        ({"shots": {"offline_spam": 2}}, "offline_spam"),
+        ({"shots": {"offline_span": -1}}, "shots of offline_span"),
+        ({"folder": 3}, "folder must be a path"),
+        ({"cache": 3}, "cache must be a path"),
+        ({"run_code": "no"}, "run_code"),
+        ({"thresholds": 0.1}, "the rule must be Thresholds"),
+        ({"thresholds": {"mine": 0.1}}, "the rule must be Thresholds"),
+        ({"thresholds": "none.json"}, "none.json"),
+        ({"tokenizer": "gpt2"}, "tokenizer must be one"),
+        ({"model": "0.4m-relu"}, "model must be a loaded model"),
+    ],
+    ids=str,
+)
+def test_each_argument_at_fault_is_named(options, says, model, tokenizer, tmp_path):
+    known = {"model": model, "tokenizer": tokenizer, "tasks": "offline_span", "cache": tmp_path}
+    with pytest.raises(ValueError, match=says):
+        tasks.evaluate(**known | options)
+
+
+def test_lm_evals_command_line_knows_the_model(thresholds, tmp_path):
+    """Its own options, its own tables: the scores are those of ``evaluate``."""
+    model, tokenizer = sl.load("0.1m-relu", device_map="cpu")
+    ids = sl.token_batches("The mill stood still. " * 200, tokenizer, 64, 8, 512)
+    found = sl.thresholds_for_cett(model, ids, 0.9)
+    found.save(tmp_path / "thresholds.json")
+    args = f"pretrained=0.1m-relu,thresholds={tmp_path / 'thresholds.json'},dtype=float32"
+    command = ["run", "--model", "sparsinglib", "--model_args", args, "--tasks", "offline_last_word", "--limit", "30"]
+    command += ["--device", "cpu", "--output_path", str(tmp_path / "out")]
+    subprocess.run([sys.executable, "-m", "sparsinglib.tasks", *command], check=True, capture_output=True, text=True)
+    (path,) = (tmp_path / "out").rglob("results_*.json")
+    theirs = json.loads(path.read_text())["results"]["offline_last_word"]["acc,none"]
+    ours = tasks.evaluate(model, tokenizer, "offline_last_word", found, 30, cache=tmp_path).set_index("rule").value
+    assert theirs == pytest.approx(ours[tasks.rule_name(found)]) != pytest.approx(ours["dense"])
 
 
 # Statistics.

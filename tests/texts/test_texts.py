@@ -1,6 +1,10 @@
 """Any text can be given: files, directories, tables, datasets, broken encodings, every script, a lot of it."""
 
+import bz2
+import codecs
+import gzip
 import json
+import lzma
 import subprocess
 import sys
 
@@ -52,10 +56,96 @@ def test_jsonl_parquet_and_dataset(tmp_path):
     assert unknown.column_names is None and corpora.load(unknown) == TEXT.strip()
     with pytest.raises(ValueError, match="the dataset holds the splits train"):
         corpora.load(datasets.DatasetDict({"train": held}))
-    table = pytest.importorskip("pyarrow").table({"text": ["a"]})
-    for documents in (table, ["a", None], [b"a"], [{"text": "a"}], held.select_columns("other")["other"]):
+    assert corpora.load(pytest.importorskip("pyarrow").table({"text": ["a"]})) == "a"
+    for documents in (["a", None], [b"a"], [{"text": "a"}], held.select_columns("other")["other"]):
         with pytest.raises(ValueError, match="documents are strings, got"):
             corpora.load(documents)
+
+
+ROWS = ["Grüße aus Köln.", "第二行。", 'say "so",\u2028twice']
+JOINED = "\n\n".join(ROWS)
+
+
+def as_lines(rows=ROWS, **others):
+    return "\n".join(json.dumps({"text": row, **others}, ensure_ascii=False) for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        ("a.JSONL", as_lines()),
+        ("a.ndjson", as_lines() + "\n\n"),
+        ("a.jsonl", as_lines(meta={"x": [1, None]}, date="2024-02-30", id=10**400)),
+        ("a.jsonl", as_lines() + '\n{"text": null}\n{"id": 1}'),
+        ("a.jsonl", "\n".join(json.dumps(row) for row in ROWS)),
+        ("a.json", json.dumps([{"text": row} for row in ROWS], indent=2)),
+        ("a.json", json.dumps(ROWS)),
+        ("a.json", json.dumps({"text": ROWS, "id": [1, 2, 3]})),
+        ("a.json", as_lines()),
+        ("a.jsonl", json.dumps([{"text": row} for row in ROWS], indent=2)),
+        ("A.CSV", pd.DataFrame({"id": ["007", "", "x"], "text": ROWS}).to_csv(index=False)),
+        ("a.csv", pd.DataFrame({"text": ROWS, "id": 1}).to_csv(index=False, sep=";")),
+        ("a.tsv", pd.DataFrame({"text": ROWS, "id": 1}).to_csv(index=False, sep="\t")),
+        ("a.txt", JOINED),
+    ],
+)
+def test_the_formats_people_have(name, body, tmp_path):
+    """Endings in capitals, two names of one format, packed, with the marks of other systems' editors."""
+    path = tmp_path / name
+    plain = body.encode()
+    for data in (plain, codecs.BOM_UTF8 + plain, body.encode("utf-16"), body.replace("\n", "\r\n").encode()):
+        path.write_bytes(data)
+        assert corpora.load(path) == corpora.load(str(path)) == JOINED
+    for ending, pack in ((".gz", gzip.compress), (".BZ2", bz2.compress), (".xz", lzma.compress)):
+        packed = tmp_path / f"{name}{ending}"
+        packed.write_bytes(pack(plain))
+        assert corpora.load(packed) == JOINED
+        packed.write_bytes(pack(plain)[:-9])
+        with pytest.raises(ValueError, match=f"{name}{ending}: cannot be unpacked"):
+            corpora.load(packed)
+
+
+def test_parquet_beside_columns_of_any_kind(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    pa = pytest.importorskip("pyarrow")
+    odd = {"image": [{"bytes": b"\0", "path": None}] * 3, "when": pd.to_datetime(["2024"] * 3), "list": [[1], [], None]}
+    for kind in (pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())):
+        table = pa.table({"text": pa.array(ROWS, pa.string()).cast(kind), **odd})
+        parquet.write_table(table, tmp_path / "train-00000.PARQUET", compression="zstd")
+        assert corpora.load(tmp_path) == JOINED
+    parquet.write_table(table.drop_columns("text"), tmp_path / "train-00000.PARQUET")
+    with pytest.raises(ValueError, match=r"no column text; its columns: image, when, list"):
+        corpora.load(tmp_path / "train-00000.PARQUET")
+
+
+def test_what_is_structured_and_has_no_text_is_refused_or_left_out(tmp_path):
+    bad = {"a.json": '{"name": "x"}', "b.csv": "a,b\n1,2\n", "c.JSONL": '{"body": "x"}', "d.ndjson": "[{}]"}
+    for name, body in bad.items():
+        (tmp_path / name).write_text(body)
+        with pytest.raises(ValueError, match=f"{name} has no column text"):
+            corpora.load(tmp_path / name)
+    (tmp_path / "code.py").write_text("pass")
+    with pytest.warns(UserWarning, match=r"left out, since they have no column text: a\.json, b\.csv"):
+        assert corpora.load(tmp_path) == "pass"
+    for data, word in ((b"%PDF-1.7 text", "PDF"), (b"PK\x03\x04", "zip"), (b"\x28\xb5\x2f\xfd", "zstandard")):
+        (tmp_path / "e.txt").write_bytes(data)
+        with pytest.raises(ValueError, match=f"a {word} file"):
+            corpora.load(tmp_path / "e.txt")
+
+
+def test_texts_that_are_not_in_files(tmp_path):
+    table = pd.DataFrame({"id": range(4), "text": [*ROWS, None]})
+    (tmp_path / "a.txt").write_text(JOINED, encoding="utf-8")
+    with (tmp_path / "a.txt").open(encoding="utf-8") as text, (tmp_path / "a.txt").open("rb") as data:
+        for source in (table, {"text": ROWS}, text, data, (row for row in ROWS)):
+            assert corpora.load(source) == JOINED
+    for source in (None, 3, b"bytes", table.drop(columns="text"), {"a": ["b"]}):
+        with pytest.raises(ValueError, match=r"documents|no column text"):
+            corpora.load(source)
+    for source in (TEXT * 500, "no\nsuch", "\0"):  # a text, where a name or path belongs
+        with pytest.raises(ValueError, match="no corpus and no file") as error:
+            corpora.load(source)
+        assert len(str(error.value)) < 500
 
 
 def test_what_cannot_be_read_is_named(tmp_path):

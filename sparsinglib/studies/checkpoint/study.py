@@ -5,6 +5,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import pandas as pd
@@ -18,7 +19,7 @@ from ...core.measure import Measurement, measure
 from ...core.rules import Rule, StraightforwardReLU
 from ...core.search import find_thresholds, thresholds_for_cett
 from ...core.thresholds import Thresholds
-from ...files import DATA, LADDER, ROOT
+from ...files import DATA, LADDER, ROOT, output_dir
 from ...paper import style
 from ...texts import corpora
 from ..scaling import trends
@@ -131,15 +132,25 @@ def _interval(ends: tuple[float, float] | None, form: str, scale: float = 1.0) -
     return "" if ends is None else " (90 %: " + " to ".join(form.format(scale * end) for end in ends) + ")"
 
 
-def save_thresholds(s: Study) -> Path | None:
-    """Write the thresholds to build/; None if the strategy has none."""
+def save_thresholds(s: Study, save_as: str = "") -> Path | None:
+    """Write the thresholds where the figures go; None if the strategy has none.
+
+    A checkpoint's directory is told from another of the same name, and one tolerance from another.
+    """
     if not isinstance(s.rule, Thresholds):
         return None
-    folder = ROOT / "build"
-    folder.mkdir(exist_ok=True)
-    path = folder / f"thresholds-{Path(s.name).name}.json"
+    place = Path(s.name).expanduser()
+    parts = [place.name, sha256(str(place.resolve()).encode()).hexdigest()[:8] if place.exists() else ""]
+    p = s.rule.ppl_increase_pct
+    parts += [f"cett{s.rule.cett:.3g}" if p is None else f"p{p:.3g}", save_as]
+    path = output_dir() / f"thresholds-{'-'.join(filter(None, parts))}.json"
     s.rule.save(path)
     return path
+
+
+def shown(path: Path) -> str:
+    """A path as it is printed: from the project's folder if it lies there."""
+    return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else str(path)
 
 
 def profile(*studies: Study | None) -> pd.DataFrame:

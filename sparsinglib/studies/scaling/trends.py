@@ -4,17 +4,21 @@
 measured yet is not an error: it is left out, and ``missing`` names it, so that a figure can say so.
 """
 
+import io
 import json
+import os
+import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import pandas as pd
 
+from ...core import arguments
 from ...files import LADDER
 from ...ladder import recipe as ladder
 from ...paper import published as paper
 from ...paper.published import ACTIVATIONS, TOKEN_UNITS
 from ...suites import suite as suites
+from ...texts import files as texts
 
 LADDER_RUNS = tuple(f"{scale}-{activation}" for scale in ladder.SCALES for activation in ACTIVATIONS)
 LEAST_POINTS = 12  # a run with fewer checkpoints counts as not measured yet: no law can be told from it
@@ -154,14 +158,47 @@ def missing(frame: pd.DataFrame) -> str:
     return f"ladder: {', '.join(absent)} not measured yet"
 
 
-def own(path: str, unit: float = 1e9) -> pd.DataFrame:
-    """A user's run from a CSV with columns tokens, activation_ratio: the same and ``d``, tokens over ``unit``.
+def own(path: str | os.PathLike[str], unit: float = 1e9) -> pd.DataFrame:
+    """A user's run from a table with the columns tokens and activation_ratio: these and ``d``, tokens over ``unit``.
 
-    Raises FileNotFoundError, or ValueError that names a missing column; ``laws.fit`` checks the values.
+    As tools write it: separated by commas, semicolons or tabs, numbers with thousands separators, decimal commas,
+    percent signs, or K, M, B and T behind them; rows in which one of the two is empty are left out. Raises
+    FileNotFoundError, or ValueError that names file, column and line; ``laws.fit`` checks the values further.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no file {path!r}; give a CSV with the columns tokens and activation_ratio")
-    rows = pd.read_csv(path)
-    if absent := [name for name in ("tokens", "activation_ratio") if name not in rows]:
-        raise ValueError(f"{path}: no column {', '.join(absent)}; it has {', '.join(map(str, rows.columns))}")
-    return rows.assign(d=rows.tokens / unit)
+    file = arguments.path("the CSV of a run", path)
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"no file {str(path)!r} (looked for at {file.absolute()}); give a CSV with tokens and activation_ratio"
+        )
+    text = texts.read(file)
+    try:
+        table = pd.read_csv(io.StringIO(text), sep=texts.separator(text), dtype=str, skipinitialspace=True)
+    except ValueError as error:
+        raise ValueError(f"{path}: cannot be read as a CSV ({str(error)[:200]})") from error
+    table.columns = [str(name).strip().lower() for name in table.columns]
+    if absent := [name for name in ("tokens", "activation_ratio") if name not in table]:
+        raise ValueError(f"{path}: no column {', '.join(absent)}; it has {', '.join(table.columns)[:200]}")
+    rows = table.dropna(subset=["tokens", "activation_ratio"])
+    rows = rows.assign(**{name: _numbers(rows[name], path) for name in ("tokens", "activation_ratio")})
+    if len(rows) and (most := rows.activation_ratio.max()) > 1:
+        raise ValueError(f"{path}: activation_ratio goes up to {most:g}; it is a share, 18 % are 0.18 or written 18%")
+    return rows.reset_index(drop=True).assign(d=lambda table: table.tokens / unit)
+
+
+def _numbers(column: pd.Series, path: str | os.PathLike[str]) -> pd.Series:
+    """Numbers as people and spreadsheets write them. Raises ValueError that names file, line and column."""
+    found = []
+    for row, written in column.items():
+        # A comma is decimal in a share, and in a count unless groups of three digits follow it.
+        text = re.sub(r"[\s_'\u00a0\u202f]", "", str(written))
+        if column.name == "tokens" and re.fullmatch(r"\d{1,3}(,\d{3})+(\.\d+)?[KMBGT]?", text, re.IGNORECASE):
+            text = text.replace(",", "")
+        elif column.name == "tokens" and re.fullmatch(r"\d{1,3}(\.\d{3}){2,}(,\d+)?", text):
+            text = text.replace(".", "")
+        number = re.fullmatch(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)([kmbgt%]?)", text.replace(",", ".").lower())
+        if number is None:
+            raise ValueError(f"{path}, line {int(str(row)) + 2}: {column.name} is {written!r:.60}, not a number")
+        found.append(
+            float(number[1]) * {"": 1, "%": 0.01, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}[number[2]]
+        )
+    return pd.Series(found, index=column.index, dtype=float)

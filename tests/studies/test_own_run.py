@@ -1,0 +1,83 @@
+"""A run's table as people's tools write it, and where a checkpoint's thresholds go."""
+
+import types
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import sparsinglib as sl
+from sparsinglib.studies.checkpoint import study
+from sparsinglib.studies.scaling import trends
+
+TOKENS = [k * 1_000_000_000 for k in range(1, 21)]
+RATIO = [round(0.08 + 0.1 * k**-0.5, 5) for k in range(1, 21)]
+ROWS = list(zip(TOKENS, RATIO, strict=True))
+
+
+def lines(head, row):
+    return head + "\n" + "".join(row(t, a) + "\n" for t, a in ROWS)
+
+
+PLAIN = lines("tokens,activation_ratio", lambda t, a: f"{t},{a}")
+AS_WRITTEN = {
+    "plain": PLAIN,
+    "thousands": lines("tokens,activation_ratio", lambda t, a: f'"{t:,}",{a}'),
+    "suffix": lines("Tokens, Activation_Ratio", lambda t, a: f"{t / 1e9:.1f}B, {a}"),
+    "percent": lines("tokens,activation_ratio", lambda t, a: f"{t:.1e},{100 * a:.4f}%"),
+    "percent apart": lines("tokens,activation_ratio", lambda t, a: f"{t},{100 * a:.4f} %"),
+    "semicolon": lines("tokens;activation_ratio", lambda t, a: f"{t};{a}".replace(".", ",")),
+    "german": lines("tokens;activation_ratio", lambda t, a: f"{t:,}".replace(",", ".") + f";{a}".replace(".", ",")),
+    "tabs": lines("step\ttokens\tactivation_ratio", lambda t, a: f"1\t{t}\t{a}"),
+    "spaces": lines("tokens,activation_ratio", lambda t, a: f"{t:,}".replace(",", "\u202f") + f",{a}"),
+    "gaps": "step,tokens,activation_ratio\n" + "".join(f"0,{t},{a}\n0,{t},\n0,,{a}\n" for t, a in ROWS),
+}
+
+
+@pytest.mark.parametrize("kind", AS_WRITTEN)
+def test_a_run_as_tools_write_it(kind, tmp_path):
+    path = tmp_path / "run.csv"
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        path.write_text(AS_WRITTEN[kind], encoding=encoding)
+        for given in (path, str(path)):
+            mine = trends.own(given)
+            assert np.allclose(mine.tokens, TOKENS) and np.allclose(mine.activation_ratio, RATIO)
+            assert np.allclose(mine.d, np.arange(1, 21))
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("tokens,ratio\n1,0.5\n", r"run\.csv: no column activation_ratio; it has tokens, ratio"),
+        (PLAIN + "many,0.1\n", r"run\.csv, line 22: tokens is 'many', not a number"),
+        (PLAIN + "5e9,0.1x\n", r"run\.csv, line 22: activation_ratio is '0.1x'"),
+        ("tokens,activation_ratio\n1e9,18.5\n", r"run\.csv: activation_ratio goes up to 18.5; it is a share"),
+        ("", r"run\.csv: cannot be read as a CSV"),
+    ],
+)
+def test_what_cannot_be_read_names_file_line_and_column(body, says, tmp_path):
+    (tmp_path / "run.csv").write_text(body)
+    with pytest.raises(ValueError, match=says):
+        trends.own(tmp_path / "run.csv")
+
+
+def test_a_missing_table_is_looked_for_at_a_place_that_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=f"looked for at {tmp_path}/none.csv"):
+        trends.own("none.csv")
+    with pytest.raises(ValueError, match="the CSV of a run must be a path"):
+        trends.own(pd.DataFrame())
+
+
+def test_checkpoints_of_one_name_keep_a_thresholds_file_each(tmp_path, monkeypatch):
+    monkeypatch.setenv("SPARSINGLIB_FIGURES", str(tmp_path / "out"))
+    rules = [sl.Thresholds((v,), 0.1, 1.01, None, 0.2, ppl_increase_pct=p) for v, p in ((1, 1), (2, 1), (3, 5))]
+    places = [tmp_path / "a" / "final", tmp_path / "b" / "final", tmp_path / "a" / "final"]
+    for place in places:
+        place.mkdir(parents=True, exist_ok=True)
+    studies = [types.SimpleNamespace(name=str(p), rule=r) for p, r in zip(places, rules, strict=True)]
+    studies += [types.SimpleNamespace(name=n, rule=rules[0]) for n in ("owner/final", "0.4m-relu")]
+    saved = [study.save_thresholds(s) for s in studies] + [study.save_thresholds(studies[0], "mine")]
+    assert len(set(saved)) == 6 and {path.parent for path in saved} == {tmp_path / "out"}
+    assert [sl.Thresholds.load(path) for path in saved[:3]] == rules
+    assert saved[4].name == "thresholds-0.4m-relu-p1.json" and study.shown(saved[4]) == str(saved[4])
