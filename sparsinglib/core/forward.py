@@ -21,7 +21,7 @@ BLOCK_TOKENS = 32  # neighbouring losses are correlated: standard errors treat t
 LOGIT_BUDGET = 2**26  # logits held at once (256 MiB in float32); the rows of a batch are split to stay below
 PIECE = 2**20  # characters tokenised at once
 LENGTH = 512  # of a window, where the tokenizer sets no shorter limit
-MOST_STREAMED = 2**24  # tokens taken from a stream of unknown length before it counts as endless
+MOST_STREAMED = 2**22  # tokens taken from a stream of unknown length before it counts as endless
 A_FILE = re.compile(r"\S+\.(txt|md|jsonl?|ndjson|csv|tsv|parquet|gz|html?|py)", re.IGNORECASE)
 
 
