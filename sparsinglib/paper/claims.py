@@ -26,6 +26,7 @@ from . import published
 COLUMNS = ["id", "where", "claim", "paper_value", "evidence", "our_value", "verdict", "why"]
 TAIL = 0.05  # left out at each end of a 90 % interval
 ROUNDING_ERROR = 1e-9  # of a float, beside the half unit of a printed digit
+FURTHEST = 10.0  # half widths; also for numbers without an interval
 LISTED = 3  # estimates written out; of more, the one nearest to failing stands for all
 
 
@@ -234,13 +235,18 @@ def combined(verdicts: Iterable[str]) -> Verdict:
 
 
 class Row(NamedTuple):
-    """A claim held against one kind of evidence."""
+    """A claim held against one kind of evidence.
+
+    ``margin``: how far the interval lies from where the verdict changes, in its half widths: above 0 where it holds,
+    below where it fails, 0 where it decides nothing; at most ``FURTHEST``. Of several estimates, the least.
+    """
 
     id: str
     evidence: str
     our_value: str
     verdict: Verdict
     why: str
+    margin: float | None = None
 
 
 Part = Estimate | Sequence[Estimate] | str
@@ -276,7 +282,20 @@ def judge(claim: str, evidence: str, *parts: Part, note: str = "") -> Row:
     said += [note] if note and said and verdict != Verdict.NO_DATA else []
     values = [f"{label}{value}" for label, (_, value, _) in zip(labels, found, strict=True)]
     shown = "–" if all(value == "–" for _, value, _ in found) else "; ".join(values)
-    return Row(claim, evidence, shown, verdict, ". ".join(said) + ".")
+    margins = [margin for part, given in zip(wanted, parts, strict=True) for margin in _margins(part, given)]
+    return Row(claim, evidence, shown, verdict, ". ".join(said) + ".", min(margins) if margins else None)
+
+
+def _margins(bound: Bound, given: Part) -> list[float]:
+    """``Row.margin`` of each estimate of a part that is judged."""
+    if isinstance(given, str) or bound.rule is None:
+        return []
+    estimates = [given] if isinstance(given, Estimate) else list(given)
+    signs = {Verdict.HOLDS: 1, Verdict.FAILS: -1}
+    estimates = [share_of(estimates, bound.each)] if bound.each else estimates
+    sides = [signs.get(bound.rule(estimate), 0) for estimate in estimates]
+    distances = [min(bound.distance(e, e.low, e.high), FURTHEST) for e in estimates]
+    return [float(side * distance) for side, distance in zip(sides, distances, strict=True)]
 
 
 def _part(bound: Bound, given: Part) -> tuple[Verdict | None, str, list[str]]:
@@ -311,9 +330,10 @@ def record_verdicts(notebook: str, rows: Iterable[Row], folder: Path | None = No
     They also go to ``<notebook>.json`` in ``folder`` (default: ``results`` in ``output_dir()``, which is never the
     tracked folder), from which the table of all claims is made.
     """
-    known = published.claims().set_index("id")[["where", "claim", "paper_value"]]
-    table = pd.DataFrame(list(rows), columns=Row._fields).join(known, on="id")[COLUMNS]
+    rows, known = list(rows), published.claims().set_index("id")[["where", "claim", "paper_value"]]
+    table = pd.DataFrame(rows, columns=Row._fields).join(known, on="id")[COLUMNS]
     table = table.assign(verdict=table.verdict.map(str))
-    text = json.dumps({"notebook": notebook, "verdicts": table.to_dict("records")}, indent=1, ensure_ascii=False)
+    records = [{**told, "margin": row.margin} for told, row in zip(table.to_dict("records"), rows, strict=True)]
+    text = json.dumps({"notebook": notebook, "verdicts": records}, indent=1, ensure_ascii=False)
     write_atomically((folder or output_dir() / "results") / f"{notebook}.json", text)
     return table

@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from sparsinglib.paper import claims, published
+from sparsinglib.paper import claims, figures, published, scoreboard
 from sparsinglib.paper.claims import (
     Estimate,
     Verdict,
@@ -221,8 +221,47 @@ def test_verdicts_are_recorded_with_the_claim(tmp_path, monkeypatch):
     assert table.paper_value.tolist() == ["6.48 in 6.14 to 7.82 percent"] * 2
     assert table.verdict.tolist() == ["holds", "no data"]
     saved = json.loads((tmp_path / "04_scale.json").read_text(encoding="utf-8"))
-    assert saved == {"notebook": "04_scale", "verdicts": table.to_dict("records")}
+    records = [told | {"margin": row.margin} for told, row in zip(table.to_dict("records"), rows, strict=True)]
+    assert saved == {"notebook": "04_scale", "verdicts": records}
     monkeypatch.setenv("SPARSINGLIB_FIGURES", str(tmp_path / "elsewhere"))  # read when it is written, not at import
     record_verdicts("04_scale", rows)
     assert (tmp_path / "elsewhere" / "results" / "04_scale.json").is_file()
     assert table.columns.tolist() == claims.COLUMNS
+
+
+@pytest.mark.parametrize(
+    ("claim", "given", "margin"),
+    [
+        ("C01", between(1, 3), 1.0),  # sign: the lower end is a half width above zero
+        ("C01", between(-6, -2), -1.0),
+        ("C01", between(-1, 2), 0.0),
+        ("C02", between(-0.5, 0.5), 1.0),  # not worse than by 1
+        ("C01", [between(1, 3), between(2, 4)], 1.0),  # the least
+        ("C01", exact(5), claims.FURTHEST),
+        ("C01", "not measured", None),
+    ],
+)
+def test_the_margin_counts_half_widths_from_the_interval_to_the_bound(claim, given, margin):
+    assert judge(claim, "ladder", given).margin == (None if margin is None else pytest.approx(margin))
+
+
+@given(st.floats(-5, 5), st.floats(0.01, 5))
+def test_the_margin_s_sign_is_the_verdict(value, half):
+    row = judge("C01", "ladder", Estimate(value, value - half, value + half))
+    assert np.sign(row.margin) == {HOLDS: 1, FAILS: -1, OPEN: 0}[row.verdict]
+
+
+def test_the_margin_is_recorded_and_drawn(tmp_path):
+    rows = [
+        judge("C01", "ladder", between(1, 3)),
+        judge("C02", "ladder", between(-3, -2)),
+        judge("C03", "paper", "none"),
+    ]
+    record_verdicts("01_one", rows, tmp_path)
+    recorded = scoreboard.collect([tmp_path])
+    assert recorded.margin.tolist()[:2] == [pytest.approx(1), pytest.approx(-2)] and np.isnan(recorded.margin[2])
+    figure = figures.claims_forest(recorded)
+    assert figure.message == "Verdicts on the 36 claims by their rules: ladder 1 holds, 1 fails"
+    marks = [line for line in figure.axes[0].lines if line.get_ls() == "None"]
+    assert [line.get_xdata()[0] for line in marks] == pytest.approx([1, -2])
+    assert len(figure.axes[0].texts) == 34

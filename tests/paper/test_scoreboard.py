@@ -61,7 +61,7 @@ ROWS = st.lists(
 @settings(max_examples=40)
 @given(ROWS)
 def test_counts_add_up_to_all_claims(rows):
-    recorded = pd.DataFrame([(i, kind, "x", str(v), "why") for i, kind, v in rows], columns=list(Row._fields))
+    recorded = pd.DataFrame([(i, kind, "x", str(v), "why") for i, kind, v in rows], columns=list(Row._fields[:5]))
     table = scoreboard.table(recorded)
     counts = scoreboard.counts(table)
     assert (counts.sum(axis=1) == len(IDS)).all()

@@ -197,6 +197,9 @@ def test_kinds_of_a_text_are_weighted_by_occurrence(tokenizer, monkeypatch):
     (row,) = table.itertuples()
     assert (row.kind, row.tokens) == ("digit", 40)
     assert row.activation_ratio == pytest.approx(0.125)
+    # 30 occurrences 0.025 below and 10 of them 0.075 above: two entries, each with a sum of 0.75 off.
+    half = 1.645 * np.sqrt(2 / (2 - 1) * 2 * 0.75**2) / 40
+    assert (row.low, row.high) == (pytest.approx(0.125 - half), pytest.approx(0.125 + half))
     assert "digit" in token_use.kinds_printed(table)
 
 

@@ -161,17 +161,22 @@ def figure_1(anatomy: Anatomy, piece: str) -> style.Picture:
         )
 
 
-def coloured_text(table: pd.DataFrame, titles: Mapping[str, str] | None = None, *, width: int = 100) -> style.Picture:
+def coloured_text(
+    table: pd.DataFrame, titles: Mapping[str, str] | None = None, model: str = "", *, width: int = 100
+) -> style.Picture:
     """Write the text with each token on a ground coloured by the share of neurons it needed, mean over layers.
 
     ``table`` is ``token_table``, one text for each of its rules or models, above which stands its title (default: its
-    name and mean); ``width`` is the length of a line in characters.
+    name and mean); ``model`` is the one measured, if the texts differ by the rule; ``width`` is the length of a line
+    in characters.
     """
     parts, words = {}, []
     for name, part in table.groupby("rule", sort=False):
         need = part.groupby("position").agg(token=("token", "first"), share=("activation_ratio", "mean"))
         parts[str(name)] = need.assign(place=_places(need.token.tolist(), width))
-        words.append(f"{100 * need.share.min():.0f} to {100 * need.share.max():.0f} % in {style.name(str(name))}")
+        words.append(
+            f"{100 * need.share.min():.0f} to {100 * need.share.max():.0f} % {'at' if model else 'in'} {style.name(str(name))}"
+        )
     means = {name: f"{style.name(name)}: {100 * part.share.mean():.1f} % active" for name, part in parts.items()}
     lines = [1 + max(line for line, _ in part.place) for part in parts.values()]
     norm = Normalize(0, 100 * max(part.share.max() for part in parts.values()))
@@ -187,7 +192,9 @@ def coloured_text(table: pd.DataFrame, titles: Mapping[str, str] | None = None, 
         scale = fig.colorbar(ScalarMappable(norm, style.TEXT_COLOURS), ax=panels, **bar)
         scale.set_label("neurons active (%), mean over layers")
         scale.outline.set_visible(False)
-        return fig.says(f"Some tokens need many more neurons than others: {', '.join(words)}")
+        of = f" in {style.name(model)}" if model else ""
+        of = f" in {style.name(model)}" if model else ""
+        return fig.says(f"Some tokens need many more neurons than others{of}: {', '.join(words)}")
 
 
 def _columns(piece: str) -> float:

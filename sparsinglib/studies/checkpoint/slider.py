@@ -156,7 +156,7 @@ def picture(found: States) -> style.Picture:
         f"{found.mixture_rise[cett]:+.1f} %"
         for title, cett in nearest.items()
     }
-    return figures.coloured_text(figures.token_table(at, found.tokenizer), titles)
+    return figures.coloured_text(figures.token_table(at, found.tokenizer), titles, found.checkpoint)
 
 
 def show(found: States, mode: str = "auto") -> "Widget | style.Picture":

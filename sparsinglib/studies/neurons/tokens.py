@@ -204,7 +204,9 @@ def kind_table(uses: Sequence[Use], min_occurrences: int) -> pd.DataFrame:
             sums = table.groupby("kind", as_index=False)[["active", "tokens"]].sum()
             mean = sums.set_index("kind").eval("active / tokens")
             table["square"] = (table.active - table.tokens * table.kind.map(mean)) ** 2
-            sums["error"] = np.sqrt(table.groupby("kind").square.sum().to_numpy()) / sums.tokens
+            entries = table.groupby("kind").square.agg(["sum", "count"]).to_numpy(float).T
+            with np.errstate(invalid="ignore"):  # one entry alone has no spread
+                sums["error"] = np.sqrt(entries[0] * entries[1] / (entries[1] - 1)) / sums.tokens
             labels = {"checkpoint": checkpoint.name, "activation": checkpoint.activation, "corpus": use.corpus}
             frames.append(sums[sums.tokens >= min_occurrences].assign(**labels))
     table = pd.concat(frames, ignore_index=True)

@@ -1,0 +1,50 @@
+"""All claims at a glance: how clearly each holds or fails, by kind of evidence."""
+
+from textwrap import shorten
+
+import pandas as pd
+from matplotlib.lines import Line2D
+
+from . import published, style
+from .claims import FURTHEST, Verdict
+
+LOOKS = {kind: style.other(i) for i, kind in enumerate(published.EVIDENCE)}
+
+
+def claims_forest(recorded: pd.DataFrame) -> style.Picture:
+    """Each claim's margin to its bound in half widths of its 90 % interval, a mark a kind of evidence.
+
+    ``recorded`` (``scoreboard.collect``): id, evidence, verdict, margin (``claims.Row``; empty without data).
+    """
+    known = published.claims()
+    ids = known.id.tolist()
+    measured = recorded[recorded.verdict != Verdict.NO_DATA]
+    with style.context():
+        fig, (ax,) = style.axes(1, 1, height=0.19 * len(ids) + 0.6)
+        ax.axvspan(0, 2 * FURTHEST, color="#009E73", alpha=0.08, lw=0)
+        ax.axvspan(-2 * FURTHEST, 0, color=style.ALARM, alpha=0.08, lw=0)
+        for row in measured.dropna(subset=["margin"]).itertuples():
+            y = ids.index(row.id) + 0.25 * (list(LOOKS).index(row.evidence) - 0.5)
+            face = "white" if row.verdict == Verdict.INCONCLUSIVE else LOOKS[row.evidence]["color"]
+            ax.plot(row.margin, y, ls="", **LOOKS[row.evidence], mfc=face, ms=5)
+        for y, claim in enumerate(ids):
+            if claim not in set(measured.id):
+                ax.text(0, y, "no data", ha="center", va="center", fontsize=7, color="0.5")
+        labels = [f"{row.id} {shorten(row.claim, 62, placeholder=' …')}" for row in known.itertuples()]
+        ax.set_yticks(range(len(ids)), labels, fontsize=7)
+        ax.set_xscale("symlog", linthresh=1)
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.set(xlim=(-1.3 * FURTHEST, 1.3 * FURTHEST), ylim=(len(ids) - 0.4, -0.6))
+        ax.set_xlabel("from the interval to the bound, in half widths: fails left, holds right")
+        kinds = [kind for kind in LOOKS if kind in set(measured.evidence)]
+        ax.legend(handles=[Line2D([], [], ls="", **LOOKS[kind], label=kind) for kind in kinds], loc="lower left")
+        words = []
+        for kind in kinds:
+            mine = measured[measured.evidence == kind].verdict.value_counts()
+            counts = ", ".join(f"{mine[v]} {v}" for v in Verdict if mine.get(v))
+            words.append(f"{kind} {counts}")
+        return fig.says(
+            f"Verdicts on the {len(ids)} claims by their rules: {'; '.join(words) or 'none recorded yet'}",
+            "Of a claim with several estimates the least clear. Hollow: inconclusive, the interval holds the bound. At "
+            f"{FURTHEST:g}: as far or further, or numbers without an interval.",
+        )
