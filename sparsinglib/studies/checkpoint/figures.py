@@ -174,9 +174,8 @@ def coloured_text(
     for name, part in table.groupby("rule", sort=False):
         need = part.groupby("position").agg(token=("token", "first"), share=("activation_ratio", "mean"))
         parts[str(name)] = need.assign(place=_places(need.token.tolist(), width))
-        words.append(
-            f"{100 * need.share.min():.0f} to {100 * need.share.max():.0f} % {'at' if model else 'in'} {style.name(str(name))}"
-        )
+        ends, where = (100 * need.share.min(), 100 * need.share.max()), "at" if model else "in"
+        words.append(f"{ends[0]:.0f} to {ends[1]:.0f} % {where} {style.name(str(name))}")
     means = {name: f"{style.name(name)}: {100 * part.share.mean():.1f} % active" for name, part in parts.items()}
     lines = [1 + max(line for line, _ in part.place) for part in parts.values()]
     norm = Normalize(0, 100 * max(part.share.max() for part in parts.values()))
