@@ -44,18 +44,20 @@ class GateSample:
         wanted = min(corpus.tokens, max(1, SAMPLED_SCORES // sum(ffn.d_ff for ffn in ffns)))
         picked = torch.linspace(0, corpus.tokens - 1, wanted).round().long().unique()
         kept: list[list[Tensor]] = [[] for _ in ffns]
-        rows = picked
+        rows = forward.Copies(picked)
 
         def visit(ffn: FFN, neurons: Tensor, gate: Tensor) -> None:
-            kept[ffn.site].append(gate.reshape(-1, ffn.d_ff)[rows.to(gate.device)].abs().float().cpu())
+            kept[ffn.site].append(gate.reshape(-1, ffn.d_ff).index_select(0, rows.on(gate.device)).abs().float())
 
         seen = 0
         with hook_ffns(ffns, visit, gate=True):
             for batch in corpus:
                 valid = batch.valid.reshape(-1).nonzero().squeeze(1)
-                rows = valid[picked[(picked >= seen) & (picked < seen + len(valid))] - seen]
+                rows = forward.Copies(valid[picked[(picked >= seen) & (picked < seen + len(valid))] - seen])
                 seen += len(valid)
                 forward.logits(model, batch)
+                for parts in kept:
+                    parts[-1] = parts[-1].cpu()
         return cls([torch.cat(parts) for parts in kept])
 
     @cached_property

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from . import forward
 from .ffn import FFN, find_ffns, mean_ratio
 from .forward import Batch, TokenBatches
-from .hooks import as_seen, hook_ffns, probe
+from .hooks import as_seen, hook_ffns, probe, sparse_logits
 from .rules import above_threshold
 
 Batches = Iterable[Tensor | Mapping[str, Tensor]]
@@ -258,23 +258,18 @@ class CettCurves:
 
     def measure(self, cett: float, thresholds: Sequence[float], one_in: int = 1) -> Point:
         """One sparse pass at given thresholds (``cett`` is only noted); with KL, a dense one beside it."""
-        active: list[Tensor | int] = [0] * len(self.ffns)
-        padding: forward.Copies | None = None
 
-        def keep_active(ffn: FFN, neurons: Tensor, gate: Tensor) -> Tensor:
-            mask = above_threshold(ffn, neurons, thresholds[ffn.site])
-            counted = mask if padding is None else mask.reshape(-1, ffn.width) & padding.on(mask.device)[:, None]
-            active[ffn.site] = active[ffn.site] + counted.count_nonzero()
-            return neurons * mask
+        def active(ffn: FFN, neurons: Tensor, gate: Tensor, valid: Tensor | None) -> Tensor:
+            return above_threshold(ffn, neurons, thresholds[ffn.site])
 
+        total = np.zeros(len(self.ffns))
         rises, divergences, tokens = [], [], 0
         pieces = list(zip(self.corpus, self.dense_losses, strict=True))
         for batch, dense_loss in pieces if one_in == 1 else [p for p in pieces if len(p[1])][::one_in]:
-            padding = forward.Copies(batch.valid.reshape(-1)) if batch.padded else None
             with as_seen(self.ffns):
                 dense = forward.logits(self.model, batch) if self.with_kl else None
-            with hook_ffns(self.ffns, keep_active):
-                sparse = forward.logits(self.model, batch)
+            sparse, counts = sparse_logits(self.model, batch, self.ffns, active)
+            total += counts
             loss = forward.require_finite(forward.losses(sparse, batch), "sparse loss")
             rises.append(forward.block_sums(loss - dense_loss, batch))
             tokens += int(batch.valid.sum())
@@ -285,6 +280,6 @@ class CettCurves:
             self.dense_passes += self.with_kl
         rise, se = forward.mean_and_error(rises)
         kl, kl_se = forward.mean_and_error(divergences) if divergences else (None, None)
-        ratio = mean_ratio(self.ffns, [int(count) for count in active]) / tokens
+        ratio = mean_ratio(self.ffns, total.tolist()) / tokens
         kl_blocks = torch.cat(divergences) if divergences else None
         return Point(cett, rise, se, kl, kl_se, ratio, list(thresholds), torch.cat(rises), kl_blocks)

@@ -147,8 +147,8 @@ class FFN:
         return neurons.abs().float() * self.lengths.to(neurons.device)
 
     def tally(self, active: Tensor) -> Tensor:
-        """Sum by neuron of zeros and ones in float32, (tokens, width): int64 (d_ff,) on the CPU."""
-        return active.sum(dim=0).long().cpu()
+        """Sum by neuron of zeros and ones in float32, (tokens, width) -> (d_ff,)."""
+        return active.sum(dim=0)
 
     @cached_property
     def zeroes_negatives(self) -> bool:
@@ -257,14 +257,16 @@ class Experts(FFN):
         return result
 
     def tally(self, active: Tensor) -> Tensor:
-        """Sum by neuron of each expert of zeros and ones in float32, (tokens, width): int64 (d_ff,) on the CPU."""
+        """Sum by neuron of each expert of zeros and ones in float32, (tokens, width) -> (d_ff,)."""
         counts = active.new_zeros(self.experts, self.neurons_each)
-        counts.index_add_(0, self.chosen.reshape(-1), active.reshape(-1, self.neurons_each))
-        return counts.long().reshape(-1).cpu()
+        return counts.index_add_(0, self.chosen.reshape(-1), active.reshape(-1, self.neurons_each)).reshape(-1)
 
-    def loads(self) -> Tensor:
-        """Number of tokens that each expert was chosen for, int64 (experts,) on the CPU."""
-        return torch.bincount(self.chosen.reshape(-1).cpu(), minlength=self.experts)
+    def loads(self, valid: Tensor | None = None) -> Tensor:
+        """Number of tokens that each expert was chosen for, (experts,) float32; ``valid`` (tokens,) leaves some out."""
+        once = torch.ones_like(self.chosen, dtype=torch.float32)
+        if valid is not None:
+            once = once * valid[:, None]
+        return once.new_zeros(self.experts).index_add_(0, self.chosen.reshape(-1), once.reshape(-1))
 
 
 def find_ffns(model: PreTrainedModel) -> list[FFN]:

@@ -37,7 +37,7 @@ class Measurement:
     layers: tuple[int, ...]  # by FFN: the layer it is in, which has several if it has shared experts
     neuron_counts: list[Tensor]  # by FFN (d_ff,): tokens on which the neuron was active
     expert_loads: list[Tensor]  # by FFN (experts,): tokens for which the expert was chosen; empty if it has none
-    cett_sums: Tensor  # (FFNs,)
+    cett_sums: Tensor  # (FFNs,); NaN if it was not asked for
     position_counts: Tensor  # (layers, positions): active neurons at the position, summed over windows
     position_tokens: Tensor  # (positions,)
     vocabulary_counts: Tensor  # (layers, vocabulary): active neurons on the entry, summed over its occurrences
@@ -105,10 +105,11 @@ class Measurement:
 
     @property
     def by_layer(self) -> pd.DataFrame:
-        """One row a layer: activation_ratio, cett (reached in the sparse run), threshold (NaN unless CETT), neurons.
+        """One row a layer: activation_ratio, cett, threshold (NaN unless CETT), neurons.
 
-        A mixture of experts has a row for the routed experts of a layer and one for each shared expert, and two columns
-        more: experts, and routed_ratio, the active share of the chosen experts' neurons.
+        ``cett`` is that of the sparse run, NaN if it was not asked for. A mixture of experts has a row for the routed
+        experts of a layer and one for each shared expert, and two columns more: experts, and routed_ratio, the active
+        share of the chosen experts' neurons.
         """
         values = self.rule.values if isinstance(self.rule, Thresholds) else [math.nan] * len(self.neuron_counts)
         active = np.array([float(c.sum()) for c in self.neuron_counts])
@@ -167,14 +168,16 @@ def measure(
     rule: Rule | str | os.PathLike[str],
     *,
     kl: bool = True,
+    cett: bool = True,
     keep_tokens: bool | None = None,
 ) -> Measurement:
     """Measure a rule on a text: a dense and a sparse pass, batch by batch, in memory that does not grow with the text.
 
     ``batches`` are token ids (rows × length) or dicts with ``attention_mask``; padding is left out everywhere. ``rule``
     is a rule, thresholds, or the path of a thresholds file. A bare ``CETT`` target is given thresholds on the same text
-    first. ``keep_tokens`` asks for (True) or declines (False) the layer × token map, kept by itself for up to 4,096
-    tokens. Raises ValueError if the rule does not fit the model, the text cannot be measured, or a loss is not finite;
+    first. ``kl`` and ``cett`` (that of the sparse run) cost a tenth of the time each and can be left out.
+    ``keep_tokens`` asks for (True) or declines (False) the layer × token map, kept by itself for up to 4,096 tokens.
+    Raises ValueError if the rule does not fit the model, the text cannot be measured, or a loss is not finite;
     UnsupportedModel if the model cannot be measured (``find_ffns``, ``probe``).
     """
     ffns = find_ffns(model)
@@ -186,14 +189,14 @@ def measure(
     corpus = TokenBatches(model, batches)
     probe(model, ffns, corpus)
     embedding: Any = model.get_input_embeddings()
-    counter = _Counter(rule, ffns, embedding.weight.shape[0])
+    counter = _Counter(rule, ffns, embedding.weight.shape[0], cett)
     counter.keep = corpus.tokens <= MOST_KEPT_TOKENS if keep_tokens is None else keep_tokens
     for batch in corpus:
         with as_seen(ffns):
             dense = forward.logits(model, batch)
         dense_loss = forward.require_finite(forward.losses(dense, batch), "dense loss")
         counter.start(batch)
-        with hook_ffns(ffns, counter.mask, gate=rule.uses_gate, on_output=counter.compare):
+        with hook_ffns(ffns, counter.mask, gate=rule.uses_gate, on_output=counter.after):
             sparse = forward.logits(model, batch)
         loss = forward.require_finite(forward.losses(sparse, batch), "sparse loss")
         divergence = forward.kl_divergence(dense, sparse) if kl else None
@@ -202,16 +205,19 @@ def measure(
 
 
 class _Counter:
-    """Sums over the tokens of one sparse run; ``mask`` and ``compare`` are called in each FFN."""
+    """Sums over the tokens of one sparse run; ``mask`` and ``compare`` are called in each FFN.
 
-    def __init__(self, rule: Rule, ffns: list[FFN], vocabulary: int) -> None:
+    What they find stays on the FFN's device until the batch is done: no layer waits for the host.
+    """
+
+    def __init__(self, rule: Rule, ffns: list[FFN], vocabulary: int, cett: bool) -> None:
         self.rule = rule
         self.layers = tuple(ffn.layer for ffn in ffns)
         self.rows = _ranks(self.layers).tolist()  # of each FFN in what is counted by layer
         layers = len(set(self.layers))
         self.loads = [torch.zeros(getattr(ffn, "experts", 0), dtype=torch.int64) for ffn in ffns]
         self.neurons = [torch.zeros(ffn.d_ff, dtype=torch.int64) for ffn in ffns]
-        self.cett = torch.zeros(len(ffns), dtype=torch.float64)
+        self.cett = torch.full((len(ffns),), 0.0 if cett else math.nan, dtype=torch.float64)
         self.positions = torch.zeros(layers, 0, dtype=torch.int64)
         self.position_tokens = torch.zeros(0, dtype=torch.int64)
         self.vocabulary = torch.zeros(layers, vocabulary, dtype=torch.int64)
@@ -219,49 +225,59 @@ class _Counter:
         self.losses: list[tuple[Tensor, Tensor, Tensor | None]] = []
         self.kept: list[tuple[Tensor, Tensor]] = []
         self.keep = False
+        self.after = self.compare if cett else None
 
     def start(self, batch: Batch) -> None:
-        self.valid = batch.valid.reshape(-1)
-        self.padded = batch.padded
-        self.active = torch.zeros(len(self.positions), int(self.valid.sum()), dtype=torch.int64)
+        self.valid = forward.Copies(batch.valid.reshape(-1)) if batch.padded else None
+        self.found: dict[int, dict[str, Tensor]] = {}  # by FFN
 
     def mask(self, ffn: FFN, neurons: Tensor, gate: Tensor) -> Tensor:
-        valid = self.valid.to(neurons.device) if self.padded else None
+        valid = None if self.valid is None else self.valid.on(neurons.device)
         active = self.rule.active(ffn, neurons, gate, valid)
-        flat, here = active.reshape(-1, ffn.width), ffn
-        if valid is not None:
-            flat, here = flat[valid], ffn.at(valid)
         # Float sums of zeros and ones are exact below 2**24 and several times faster than sums of booleans.
-        counted = flat.float()
-        self.active[self.rows[ffn.site]] += counted.sum(dim=1).long().cpu()
-        self.neurons[ffn.site] += here.tally(counted)
-        if isinstance(here, Experts):
-            self.loads[ffn.site] += here.loads()
-        self.tail = ffn.output(neurons.masked_fill(active, 0))
-        return neurons.masked_fill(~active, 0)
+        counted = active.reshape(-1, ffn.width).float()
+        if valid is not None:
+            counted *= valid[:, None]
+        self.found[ffn.site] = {"by_token": counted.sum(dim=1), "by_neuron": ffn.tally(counted)}
+        if isinstance(ffn, Experts):
+            self.found[ffn.site]["loads"] = ffn.loads(valid)
+        kept = neurons * active
+        if self.after:
+            self.tail = ffn.output(neurons - kept)
+        return kept
 
     def compare(self, ffn: FFN, output: Tensor) -> None:
         full = output.float() + self.tail.float()
         tail, full = (x.reshape(-1, x.shape[-1]).float().norm(dim=-1) for x in (self.tail, full))
-        ratio = torch.where(full > 0, tail / full, torch.zeros_like(tail)).cpu()
-        self.cett[ffn.site] += float((ratio[self.valid] if self.padded else ratio).double().sum())
+        counts = full > 0 if self.valid is None else (full > 0) & self.valid.on(full.device)
+        ratio = torch.where(counts, tail / full, torch.zeros_like(tail))
+        self.found[ffn.site]["cett"] = ratio.double().sum()
 
     def finish(self, batch: Batch, dense: Tensor, rise: Tensor, divergence: Tensor | None) -> None:
         if not batch.valid.any():
             return
+        active = torch.zeros(len(self.positions), batch.valid.numel(), dtype=torch.int64)
+        for site, found in self.found.items():
+            active[self.rows[site]] += found["by_token"].long().cpu()
+            self.neurons[site] += found["by_neuron"].long().cpu()
+            if "loads" in found:
+                self.loads[site] += found["loads"].long().cpu()
+            if "cett" in found:
+                self.cett[site] += found["cett"].cpu()
+        active = active[:, batch.valid.reshape(-1)]
         ids, positions = batch.ids[batch.valid], batch.positions[batch.valid]
         grow = int(positions.max()) + 1 - len(self.position_tokens)
         if grow > 0:
             self.positions = torch.nn.functional.pad(self.positions, (0, grow))
             self.position_tokens = torch.nn.functional.pad(self.position_tokens, (0, grow))
-        self.positions.index_add_(1, positions, self.active)
+        self.positions.index_add_(1, positions, active)
         self.position_tokens += torch.bincount(positions, minlength=len(self.position_tokens))
-        self.vocabulary.index_add_(1, ids, self.active)
+        self.vocabulary.index_add_(1, ids, active)
         self.vocabulary_tokens += torch.bincount(ids, minlength=len(self.vocabulary_tokens))
         divergent = None if divergence is None else forward.block_sums(divergence, batch)
         self.losses.append((forward.block_sums(dense, batch), forward.block_sums(rise, batch), divergent))
         if self.keep:
-            self.kept.append((ids, self.active))
+            self.kept.append((ids, active))
 
     def result(self) -> Measurement:
         dense, rise, divergence = zip(*self.losses, strict=True)

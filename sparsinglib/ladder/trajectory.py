@@ -76,7 +76,7 @@ def measure_checkpoint(path: Path, batches: list[torch.Tensor], cett: dict[float
         rows += [("cett_shared", p, target), ("activation_ratio_shared_cett", p, found.activation_ratio)]
         rows.append(("ppl_ratio_shared_cett", p, found.ppl_ratio))
         if p == SEARCHED:
-            result = measure(model, batches, found, kl=False)
+            result = measure(model, batches, found, kl=False, cett=False)
             dead = np.concatenate(result.neuron_frequency) < DEAD
             rows.append(("dead_neuron_share", p, float(dead.mean())))
             rows.append(("validation_loss", math.nan, math.log(result.dense_ppl)))
@@ -84,7 +84,7 @@ def measure_checkpoint(path: Path, batches: list[torch.Tensor], cett: dict[float
     rows.append(("cett_searched", SEARCHED, alone.cett))
     rows.append(("activation_ratio_searched_cett", SEARCHED, alone.activation_ratio))
     if relu:
-        straightforward = measure(model, batches, StraightforwardReLU(), kl=False)
+        straightforward = measure(model, batches, StraightforwardReLU(), kl=False, cett=False)
         rows.append(("relu_nonzero_ratio", math.nan, straightforward.activation_ratio))
     return pd.DataFrame(rows, columns=["metric", "p_pct", "value"])
 

@@ -40,10 +40,10 @@ def states(model: str) -> pd.DataFrame:
     text = token_batches(corpora.load("mixture", split="validation"), tokenizer, LENGTH, 16, TOKENS)
     sample = token_batches(SAMPLE.read_text(encoding="utf-8"), tokenizer, LENGTH, 1)[:1]
     pieces = style.token_pieces(tokenizer, sample[0][0].tolist())
-    rows, dense_ppl = [], measure(network, text, CETT(0.0), kl=False).dense_ppl
+    rows, dense_ppl = [], measure(network, text, CETT(0.0), kl=False, cett=False).dense_ppl
     for p, cett in zip((0.0, *INCREASES), (0.0, *_cetts(CettCurves(network, text))), strict=True):
         found = thresholds_for_cett(network, text, cett)
-        needed = measure(network, sample, found, kl=False, keep_tokens=True).by_position
+        needed = measure(network, sample, found, kl=False, cett=False, keep_tokens=True).by_position
         rows.append(
             {
                 "model": model,

@@ -89,7 +89,7 @@ def states(suite: Suite, checkpoint: str = "", text: str = "", steps: Sequence[f
     sample = token_batches(text or SAMPLE.read_text(encoding="utf-8"), tokenizer, length, 1, length)[:1]
     fit = survey.batches(survey.Text("mixture", FITTED_ON, suite.sequence_length), tokenizer)
     found = {cett: thresholds_for_cett(model, fit, cett) for cett in steps}
-    at = {cett: measure(model, sample, rule, kl=False, keep_tokens=True) for cett, rule in found.items()}
+    at = {cett: measure(model, sample, rule, kl=False, cett=False, keep_tokens=True) for cett, rule in found.items()}
     need = {cett: np.asarray(m.token_activation, dtype=float).mean(axis=0) for cett, m in at.items()}
     rise = {cett: 100 * (rule.ppl_ratio - 1) for cett, rule in found.items()}
     return States(chosen.name, tokenizer, style.token_pieces(tokenizer, sample[0][0].tolist()), at, need, rise)

@@ -142,7 +142,7 @@ def study(names: Sequence[str], p_values: Sequence[float], examples: int, figure
         rivals.append(tasks.examples(model, tokenizer, simple, others, figure_3_examples, name=_label(name)))
         few = _batches(name, tokenizer, MEASURED_TOKENS)
         for label, rule in {**found, **others}.items():
-            ratio = measure(model, few, rule, kl=False, keep_tokens=False).activation_ratio
+            ratio = measure(model, few, rule, kl=False, cett=False, keep_tokens=False).activation_ratio
             sparsities.append((_label(name), label, FAMILIES[type(rule)], 1 - ratio))
     scored = pd.concat(scores, ignore_index=True)
     summary = summarise(scored)

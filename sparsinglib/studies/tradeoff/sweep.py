@@ -19,7 +19,7 @@ from ...core.calibration import FAMILIES, GateSample
 from ...core.cett import Batches, CettCurves, layer_cett
 from ...core.ffn import FFN, find_ffns, mean_ratio
 from ...core.forward import TokenBatches
-from ...core.hooks import hook_ffns
+from ...core.hooks import hook_ffns, sparse_logits
 from ...core.measure import Measurement
 from ...core.rules import FAT, Rule, StraightforwardReLU
 from ...core.thresholds import Thresholds
@@ -175,7 +175,8 @@ def scan(model: PreTrainedModel, batches: Batches, rules: Sequence[Rule], *, kl:
         dense_loss = forward.require_finite(forward.losses(dense, batch), "dense loss")
         dense_sums.append(forward.block_sums(dense_loss, batch))
         for index, rule in enumerate(rules):
-            sparse = _sparse_logits(model, batch, ffns, rule, active[index])
+            sparse, counts = sparse_logits(model, batch, ffns, rule.active, gate=rule.uses_gate)
+            active[index] += counts
             loss = forward.require_finite(forward.losses(sparse, batch), "sparse loss")
             rises[index].append(forward.block_sums(loss - dense_loss, batch)[:, 0])
             if kl:
@@ -188,23 +189,6 @@ def scan(model: PreTrainedModel, batches: Batches, rules: Sequence[Rule], *, kl:
         sums[:, 0],
         np.stack([torch.cat(parts).numpy() for parts in divergences]) if kl else None,
     )
-
-
-def _sparse_logits(
-    model: PreTrainedModel, batch: forward.Batch, ffns: list[FFN], rule: Rule, active: np.ndarray
-) -> Tensor:
-    """Logits under a rule; adds each FFN's active neurons, summed over tokens, to ``active`` (FFNs,)."""
-    valid = batch.valid.reshape(-1) if batch.padded else None
-
-    def mask(ffn: FFN, neurons: Tensor, gate: Tensor) -> Tensor:
-        here = None if valid is None else valid.to(neurons.device)
-        kept = rule.active(ffn, neurons, gate, here)
-        counted = kept if here is None else kept.reshape(-1, ffn.width)[here]
-        active[ffn.site] += int(counted.count_nonzero())
-        return neurons.masked_fill(~kept, 0)
-
-    with hook_ffns(ffns, mask, gate=rule.uses_gate):
-        return forward.logits(model, batch)
 
 
 def cett_rules(model: PreTrainedModel, batches: Batches) -> dict[tuple[str, float], Thresholds]:
