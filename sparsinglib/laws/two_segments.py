@@ -84,3 +84,23 @@ def fit(x: ArrayLike, y: ArrayLike, error: ArrayLike, draws: int = 1000, seed: i
     sides = {(False, False): "", (True, False): "low", (False, True): "high", (True, True): "both"}[ends]
     t, s, v = zip(best, low, high, strict=True)
     return Bend(best[0], t[1:], sides, best[1], s[1:], best[2], v[1:], float(scatter), len(x))
+
+
+def ahead_of_line(
+    ratio: ArrayLike, y: ArrayLike, error: ArrayLike, draws: int = 1000, seed: int = 0
+) -> NDArray[np.float64]:
+    """By how much the two segments are likelier than a line in log(ratio), which has no turn; bootstrap draws.
+
+    Half the difference of chi-square, less ln(n) / 2 for the coefficient that the segments have more; both with the
+    errors and the scatter of ``fit``, on points drawn anew about what was measured. Positive where the segments are
+    ahead. Raises ValueError as ``fit`` does.
+    """
+    order = np.argsort(np.asarray(ratio, dtype=float))
+    x, y, error = (np.asarray(v, dtype=float)[order] for v in (ratio, y, error))
+    size = np.hypot(error, fit(x, y, error, draws=1).scatter)
+    drawn = y + size * np.random.default_rng(seed).normal(size=(draws, len(x)))
+    _, bent = _Segments(x).solve(drawn, size)
+    columns = np.stack([np.ones_like(x), np.log(x)], axis=1) / size[:, None]
+    found = np.linalg.lstsq(columns, (drawn / size).T, rcond=None)[0]
+    straight = (((drawn / size).T - columns @ found) ** 2).sum(0)
+    return np.asarray((straight - bent) / 2 - np.log(len(x)) / 2)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sparsinglib import laws, paper
+from sparsinglib import paper
 from sparsinglib.files import PAPER
 from sparsinglib.paper import style
 from sparsinglib.studies.scaling import figures as law_figures
@@ -122,7 +122,7 @@ def test_ladder_runs_appear_when_measured_and_are_named_when_not(tmp_path, monke
 
 
 def test_own_run_names_what_is_missing(tmp_path):
-    with pytest.raises(FileNotFoundError, match="columns tokens and activation_ratio"):
+    with pytest.raises(FileNotFoundError, match="give a CSV with tokens and activation_ratio"):
         trends.own(str(tmp_path / "none.csv"))
     path = tmp_path / "mine.csv"
     path.write_text("tokens,ratio\n1,2\n")
@@ -135,9 +135,8 @@ def test_figures_draw_both_kinds_of_evidence_and_say_what_is_missing(tmp_path, m
     write_run(tmp_path, "0.4m-silu")
     trend = trends.activations(["paper", "ladder"])
     trend = trend[trend.run.isin(["0.8b-relu", "0.8b-silu", "0.4m-silu"])]
-    fits = {run: laws.fit(g.activation.iloc[0], g.d, g.activation_ratio) for run, g in trend.groupby("run")}
-    limits = law_tables.limits(trend, law_tables.fit_runs(trend))
-    points, drawn = law_tables.with_used(trend, fits), {run: fit.predict for run, fit in fits.items()}
+    fitted = law_tables.fit_all(trend)
+    limits, points, drawn = law_tables.limits(fitted), law_tables.used(fitted), law_tables.curves(fitted)
     figure = law_figures.figure_4(points, drawn, limits.assign(identified=True))
     assert (
         figure.message

@@ -18,14 +18,10 @@ from helpers import tiny_llama
 from transformers import BloomConfig, BloomForCausalLM
 
 import sparsinglib as sl
-from sparsinglib import laws
 from sparsinglib.files import FIGURES, LADDER, NOTEBOOKS
 from sparsinglib.paper import style
 from sparsinglib.studies.checkpoint import claims, figures
 from sparsinglib.studies.checkpoint import study as one_checkpoint
-from sparsinglib.studies.scaling import figures as law_figures
-from sparsinglib.studies.scaling import forecasts as law_forecasts
-from sparsinglib.studies.scaling import trends
 
 # They read tables and measure next to nothing. 05 would too, but its bootstraps take a minute.
 READERS = ("02_data_scaling", "04_scale", "10_decoding_speed")
@@ -77,30 +73,6 @@ def test_the_data_of_figures_and_tables_are_those_shipped(ran):
 def test_each_picture_has_its_data_beside_it(ran):
     png, svg, csv = ({path.stem for path in ran[1] if path.suffix == end} for end in (".png", ".svg", ".csv"))
     assert png and png == svg and png <= csv
-
-
-def test_a_forecast_is_the_law_fitted_to_the_first_part(drawn):
-    with pytest.raises(ValueError, match="must name 'paper'"):
-        trends.activations(["ladder"])
-    trend = trends.activations(["paper"])
-    run = trend[trend.run == "0.2b-relu"]
-    row = law_forecasts.forecasts(run, 1 / 2).iloc[0]
-    first = run[run.tokens <= run.tokens.max() / 2]
-    steady = laws.steady(laws.fit_drops("relu", first.d, first.activation_ratio))
-    assert row["drop"] == steady.drop
-    assert row["measured"] == pytest.approx(run.activation_ratio.iloc[-1], abs=2e-3)
-    assert row.low < row.predicted < row.high
-    assert row["inside"] == (row.low <= row.measured <= row.high)
-    assert "1 of 1 forecasts" in law_figures.forecast(pd.DataFrame([row.replace({row.inside: True})])).message
-    d = pd.Series(np.linspace(run.d.min(), 2 * run.d.max(), 20))
-    ahead = laws.predict(steady, d, laws.bootstrap(steady, 20))
-    points = run.assign(used=np.arange(len(run)) >= 2)
-    panel = law_figures.own_run(points, ahead, 1e9, run.assign(d=run.d + run.d.max())).axes[0]
-    drawn = {line.get_label(): np.asarray(line.get_ydata(), dtype=float) for line in panel.lines}
-    np.testing.assert_allclose(drawn["law"], 100 * ahead.activation_ratio)
-    np.testing.assert_allclose(drawn["left out as warm-up"], 100 * run.activation_ratio[:2])
-    np.testing.assert_allclose(drawn["points used"], 100 * run.activation_ratio[2:])
-    assert len(drawn["came later"]) == len(run)
 
 
 @pytest.fixture(scope="module")

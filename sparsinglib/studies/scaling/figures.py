@@ -7,13 +7,12 @@ identified (the points fix the limit).
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 from scipy import stats
 
 from ...paper import published as paper
@@ -193,7 +192,7 @@ def figure_8(derivative: pd.DataFrame) -> style.Picture:
     """Size of dA/dD against tokens per parameter, both logarithmic, where the run has points; ReLU and SiLU apart.
 
     ``derivative`` (``scales.derivatives``): evidence, run, scale, activation, tokens_per_param, derivative, low, high
-    (90 %), inside (the run has points there), state. Runs whose limit is open are pale and have no band.
+    (90 %), inside (the run has points there), identified. Runs whose limit is open are pale and have no band.
     """
     with style.context():
         fig, panels = style.axes(2, 2, height=2.7)
@@ -226,7 +225,7 @@ def figure_8(derivative: pd.DataFrame) -> style.Picture:
 
 def _slope(ax: Axes, line: pd.DataFrame) -> tuple[float, str, str] | None:
     scale, activation, run = line.scale.iloc[0], line.activation.iloc[0], line.run.iloc[0]
-    ink, pale = style.colour(scale, activation), line.state.iloc[0] == "open"
+    ink, pale = style.colour(scale, activation), not line.identified.iloc[0]
     x, size = line.tokens_per_param, 100 * line.derivative.abs()
     ax.plot(x, size, color=ink, lw=1.3, alpha=0.35 if pale else 1)
     if not pale:
@@ -424,36 +423,61 @@ def figure_14(losses: pd.DataFrame, params: pd.Series) -> style.Picture:
         )
 
 
-def limit_by_drop(fits: Mapping[str, list[Any]], printed: Mapping[str, float]) -> style.Picture:
-    """How the limit moves with the number of points left out; the printed limit as a line, unfixed limits hollow."""
+def limit_by_cut(table: pd.DataFrame) -> style.Picture:
+    """How each limit of the paper moves with where the warm-up ends; the printed limit as a line, darker: more weight.
+
+    ``table`` (``limits.by_cut``): run, scale, activation, cut (tokens a parameter), weight, a0, low, high, identified,
+    printed.
+    """
+    table = table[table.printed.notna()]
     with style.context():
-        runs = style.by_size(run for run in fits if run in printed)
+        runs = style.by_size(table.run)
         fig, panels = style.grid(len(runs), 4, 1.9)
         moves = []
         for ax, run in zip(panels, runs, strict=True):
-            a0 = np.array([100 * f.a0 for f in fits[run]])
-            bars = np.array([100 * 1.645 * f.standard_errors["a0"] for f in fits[run]])
-            loose = np.array([bool(f.flags) for f in fits[run]])
-            x, ink = np.arange(len(a0)), style.look(*_scale_and_activation(run))["color"]
-            ax.errorbar(x[~loose], a0[~loose], bars[~loose], ls="", marker="o", ms=3.5, color=ink, capsize=2)
-            reach = 0.4 * 100 * np.ptp(fits[run][0].activation_ratio)
-            low, high = 100 * printed[run] - reach, 100 * printed[run] + reach
-            seen = (a0 >= low) & (a0 <= high)
-            ax.plot(x[loose & seen], a0[loose & seen], ls="", marker="o", ms=4, mfc="white", color=ink)
-            for off, edge, marker in ((a0 < low, low + 0.04 * reach, "v"), (a0 > high, high - 0.04 * reach, "^")):
-                ax.plot(x[off], np.full(off.sum(), edge), ls="", marker=marker, color="0.4", ms=4)
-            ax.set_ylim(low, high)
-            ax.axhline(100 * printed[run], color=style.FIT, ls="--", lw=1)
+            part = table[table.run == run].sort_values("cut")
+            ink = style.look(part.scale.iloc[0], part.activation.iloc[0])["color"]
+            for row in part.itertuples():
+                alpha = 0.35 + 0.65 * row.weight / part.weight.max()
+                ax.plot([row.cut] * 2, [100 * row.low, 100 * row.high], color=ink, alpha=alpha, lw=1.2)
+                ax.plot(row.cut, 100 * row.a0, "o", ms=3.5, color=ink, mfc=ink if row.identified else "white")
+            fixed = part[part.identified.astype(bool)]
+            shown = fixed if len(fixed) else part
+            ends = 100 * pd.concat([shown.low, shown.high, part.printed])
+            ax.set_ylim(ends.min() - 0.1 * np.ptp(ends), ends.max() + 0.1 * np.ptp(ends))
+            ax.axhline(100 * part.printed.iloc[0], color=style.FIT, ls="--", lw=1)
             ax.set_title(style.name(run))
-            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-            moves.append(np.ptp(a0[~loose]) if (~loose).any() else np.nan)
-        fig.supxlabel("leading points left out", fontsize=9)
+            moves.append(100 * np.ptp(fixed.a0) if len(fixed) else 0.0)
+        fig.supxlabel("end of warm-up (tokens a parameter)", fontsize=9)
         fig.supylabel("limit activation ratio (%)", fontsize=9)
         return fig.says(
-            f"Which points count as warm-up moves a limit by up to {np.nanmax(moves):.1f} points, "
-            f"even among fits without a flag",
-            "Bars: 90 %, from standard errors. Dashed: printed in Table 2. Hollow: not fixed by the points, or at a "
-            "bound. Triangles: beyond the panel.",
+            f"Where the warm-up ends moves a limit by up to {max(moves):.1f} points, even where the points fix it",
+            "Bars: 90 %, with the end of warm-up taken as known; darker: the points fit better. Dashed: printed in "
+            "Table 2. Hollow: not fixed by the points (the bar may leave the panel).",
+        )
+
+
+def coverage(table: pd.DataFrame) -> style.Picture:
+    """How often intervals of simulated studies hold the truth, against how often they should: a panel a quantity.
+
+    ``table`` (``data/laws/coverage.csv``): design, activation, quantity, level, intervals, right.
+    """
+    with style.context():
+        kinds = list(table.quantity.unique())
+        fig, panels = style.axes(1, len(kinds), height=3.0)
+        for ax, kind in zip(panels, kinds, strict=True):
+            ax.plot([0, 100], [0, 100], color="0.5", lw=0.8, ls="--")
+            groups = table[table.quantity == kind].groupby(["design", "activation"])
+            for k, ((design, activation), part) in enumerate(groups):
+                label = f"{style.ACTIVATION_LABELS[str(activation)]}, {design} checkpoints"
+                ax.plot(100 * part.level, 100 * part.right / part.intervals, **style.other(k), ms=4, lw=1, label=label)
+            ax.set(xlim=(45, 100), ylim=(45, 100), xlabel="interval (%)", ylabel="holds the truth (%)", title=kind)
+        panels[0].legend()
+        ninety = table[(table.level == 0.9) & (table.quantity == "limit")]
+        shares = 100 * ninety.right / ninety.intervals
+        return fig.says(
+            f"90 % intervals of a limit hold the truth in {shares.min():.0f} to {shares.max():.0f} % of simulated runs",
+            "Simulated studies of seven runs with seeds, wander and a warm-up; slope: of the limit over scale.",
         )
 
 
@@ -463,9 +487,9 @@ def _scale_and_activation(run: str) -> tuple[str, str]:
 
 
 def table_2(table: pd.DataFrame, limits: pd.DataFrame) -> style.Picture:
-    """Forest plot of Table 2's limits: printed, refit at the number of left-out points nearest to it, and pooled.
+    """Forest plot of Table 2's limits: printed, refit at the number of left-out points nearest to it, and ours.
 
-    ``table`` (``limits.table_2``): run, coefficient, printed, refit, low, high; ``limits`` as above.
+    ``table`` (``limits.table_2``): run, coefficient, printed, refit; ``limits`` as above.
     """
     rows = table[table.coefficient == "a0"].set_index("run")
     runs = style.by_size(rows.index)
@@ -496,7 +520,7 @@ def table_2(table: pd.DataFrame, limits: pd.DataFrame) -> style.Picture:
             )
         return fig.says(
             f"{sum(inside)} of {len(inside)} printed limits lie within our 90 % interval",
-            "Mark and bar: median and 90 % interval over all numbers of left-out points (hollow: limit not fixed; the "
+            "Mark and bar: median and 90 % interval by the model of all runs (hollow: limit not fixed; the "
             "bar may leave the panel). Black diamond: Table 2. Grey tick: refit at the number nearest to it.",
         )
 
@@ -571,18 +595,9 @@ def forecast(table: pd.DataFrame) -> style.Picture:
             ax.set_title(f"{kind}, {100 * share:.0f} % of the tokens seen: {part.inside.sum()} of {len(part)} inside")
         for ax in panels[-len(shares) :]:
             ax.set_xlabel("predicted less measured end (points)")
-        out = table[(table.predicted < table.low) | (table.predicted > table.high)]
-        strange = ", ".join(style.by_size(style.name(run) for run in out.run))
         return fig.says(
             f"{table.inside.sum()} of {len(table)} forecasts of a run's end hold what came within their 90 % interval",
-            "Filled: the fit has no flag. Hollow: limit not fixed, at a bound, or the last number of left-out points "
-            "tried. Red: the end lies outside. Arrow: the interval goes on."
-            + (
-                f" The mark is the law at the chosen number of left-out points; the interval pools all numbers, and "
-                f"for {strange} it does not hold the mark."
-                if strange
-                else ""
-            ),
+            "Filled: the part seen fixes the limit. Red: the end lies outside. Arrow: the interval goes on.",
         )
 
 
@@ -609,32 +624,24 @@ def _forecast_rows(ax: Axes, part: pd.DataFrame, bare: bool) -> None:
 def calibration(table: pd.DataFrame) -> style.Picture:
     """How often 90 % intervals of forecasts held the end of the run, with the 90 % interval of that share (Beta).
 
-    ``table`` (``forecasts.forecasts``): evidence, share, inside (pooled interval), inside_chosen (that of one number of
-    left-out points).
+    ``table`` (``forecasts.forecasts``): evidence, share, inside.
     """
-    labels = {"inside": "over all numbers of left-out points", "inside_chosen": "at the chosen number alone"}
     groups = list(table.groupby(["evidence", "share"], sort=False))
     with style.context():
         fig, (ax,) = style.axes(1, 1, height=0.55 * len(groups) + 0.7)
-        shares: dict[str, list[float]] = {name: [] for name in labels}
+        shares, look = [], style.other(0) | {"ls": "", "ms": 6}
         for y, (_, part) in enumerate(groups):
-            for k, (name, label) in enumerate(labels.items()):
-                hits, n = int(part[name].sum()), len(part)
-                low = 100 * float(stats.beta.ppf(0.05, hits, n - hits + 1)) if hits else 0.0
-                high = 100 * float(stats.beta.ppf(0.95, hits + 1, n - hits)) if hits < n else 100.0
-                look = style.other(k) | {"ls": "", "ms": 6, "label": label if not y else None}
-                ax.plot([low, high], [y + 0.25 * k - 0.12] * 2, color=look["color"], lw=1.5)
-                ax.plot(100 * hits / n, y + 0.25 * k - 0.12, **look)
-                ax.text(high + 1, y + 0.25 * k - 0.12, f"{hits} of {n}", va="center", fontsize=7.5, color=look["color"])
-                shares[name].append(100 * hits / n)
+            hits, n = int(part.inside.sum()), len(part)
+            low, high = (100 * end for end in stats.binomtest(hits, n).proportion_ci(0.9))
+            ax.plot([low, high], [y, y], color=look["color"], lw=1.5)
+            ax.plot(100 * hits / n, y, **look)
+            ax.text(high + 1, y, f"{hits} of {n}", va="center", fontsize=7.5, color=look["color"])
+            shares.append(100 * hits / n)
         ax.axvline(90, color="0.4", lw=0.8, ls="--")
         ax.set_yticks(range(len(groups)), [f"{kind}, {100 * share:.0f} % seen" for (kind, share), _ in groups])
-        ax.set(xlim=(0, 108), ylim=(len(groups) - 0.5, -0.5), xlabel="intervals that held the end of the run (%)")
-        ax.legend(loc="lower left")
-        pooled, chosen = (np.mean(shares[name]) for name in labels)
+        ax.set(xlim=(0, 112), ylim=(len(groups) - 0.5, -0.5), xlabel="intervals that held the end of the run (%)")
         return fig.says(
-            f"90 % intervals over all numbers of left-out points hold {pooled:.0f} % of the ends, those at one number "
-            f"{chosen:.0f} %",
+            f"90 % intervals of forecasts hold {min(shares):.0f} to {max(shares):.0f} % of the ends of runs",
             "Bars: 90 % interval of the share (Clopper and Pearson); dashed: what 90 % intervals should reach.",
         )
 

@@ -8,7 +8,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -17,12 +17,11 @@ from ...files import LADDER
 from ...ladder import recipe as ladder
 from ...paper import published as paper
 from ...paper.published import ACTIVATIONS, TOKEN_UNITS
-from ...suites import suite as suites
 from ...texts import files as texts
 
 LADDER_RUNS = tuple(f"{scale}-{activation}" for scale in ladder.SCALES for activation in ACTIVATIONS)
 LEAST_POINTS = 12  # a run with fewer checkpoints counts as not measured yet: no law can be told from it
-COLUMNS = ["evidence", "run", "scale", "activation", "seed", "tokens", "d"]
+COLUMNS = ["evidence", "run", "scale", "activation", "seed", "tokens", "d", "tokens_per_param"]
 
 
 def split_run(run: str) -> tuple[str, str, int]:
@@ -31,29 +30,6 @@ def split_run(run: str) -> tuple[str, str, int]:
     if activation not in ACTIVATIONS:
         raise ValueError(f"run {run!r} is not named <scale>-<relu|silu>[-seed<n>]")
     return scale.upper(), activation, int(rest[0].removeprefix("seed")) if rest and rest[0].startswith("seed") else 1
-
-
-def lacks(suite: str) -> str:
-    """A sentence on what a suite lacks for a trend; "" for the ladder, the one suite with checkpoints along training.
-
-    ``suite`` is what ``suites.read`` takes. Raises SuiteError.
-    """
-    found = suites.read(suite)
-    if found.evidence == "ladder":
-        return ""
-    return f"{found.name}: no checkpoints along training, so no trend; what follows is the paper's evidence alone"
-
-
-def told(rows: Iterable[paper.Check], suite: str) -> list[paper.Check]:
-    """The rows for ``paper.check`` without those about the ladder, where the suite is another one."""
-    return [row for row in rows if row.evidence != "ladder" or not lacks(suite)]
-
-
-def _nothing(suite: str, *columns: str) -> pd.DataFrame:
-    """An empty frame that tells ``missing`` why it is empty."""
-    frame = pd.DataFrame(columns=[*COLUMNS, *columns])
-    frame.attrs["lacks"] = lacks(suite)
-    return frame
 
 
 def runs(name: str) -> list[str]:
@@ -70,16 +46,19 @@ def _ladder(file: str) -> pd.DataFrame:
         rows = pd.read_csv(LADDER / run / file)
         labels = {"evidence": "ladder", "run": run, "scale": scale, "activation": activation, "seed": seed}
         frames.append(rows.assign(**labels, d=rows.tokens / TOKEN_UNITS["ladder"]))
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=COLUMNS)
+    return _per_param(pd.concat(frames, ignore_index=True)) if frames else pd.DataFrame(columns=COLUMNS)
 
 
-def trajectory(metric: str, p_pct: float | None = None, suite: str = "ladder") -> pd.DataFrame:
+def _per_param(rows: pd.DataFrame) -> pd.DataFrame:
+    """``rows`` with tokens_per_param, which says how far along a run of any size is."""
+    return rows.assign(tokens_per_param=rows.tokens / rows.scale.map(params()).astype(float))
+
+
+def trajectory(metric: str, p_pct: float | None = None) -> pd.DataFrame:
     """A ladder metric along training (``"dead_neuron_share"``, …): COLUMNS and ``value``; empty if nothing is measured.
 
-    ``p_pct`` keeps the rows of one perplexity tolerance (percent). Empty for a ``suite`` without a trend (``lacks``).
+    ``p_pct`` keeps the rows of one perplexity tolerance (percent).
     """
-    if lacks(suite):
-        return _nothing(suite, "value")
     rows = _ladder("trajectory.csv")
     if rows.empty:
         return pd.DataFrame(columns=[*COLUMNS, "value"])
@@ -89,17 +68,17 @@ def trajectory(metric: str, p_pct: float | None = None, suite: str = "ladder") -
     return rows.loc[keep, [*COLUMNS, "value"]].sort_values(["run", "tokens"], ignore_index=True)
 
 
-def activation(evidence: str = "paper", p_pct: float = 1.0, suite: str = "ladder") -> pd.DataFrame:
+def activation(
+    evidence: str = "paper", p_pct: float = 1.0, metric: str = "activation_ratio_shared_cett"
+) -> pd.DataFrame:
     """Activation ratio along training: COLUMNS and activation_ratio.
 
     ``tokens`` is a count, ``d`` the same in 1e9 (paper) or 1e6 (ladder), the unit laws are fitted in. Ladder rows are
-    measured with the CETT shared by the run's checkpoints (Appendix E) at the tolerance ``p_pct``; ladder runs with
-    fewer than LEAST_POINTS checkpoints are left out. Of another ``suite`` there are none (``lacks``).
+    those of ``metric``, by default with the CETT shared by the run's checkpoints (Appendix E) at the tolerance
+    ``p_pct``; ladder runs with fewer than LEAST_POINTS checkpoints are left out.
     """
-    if evidence == "ladder" and lacks(suite):
-        return _nothing(suite, "activation_ratio")
     if evidence == "ladder":
-        rows = trajectory("activation_ratio_shared_cett", p_pct)
+        rows = trajectory(metric, p_pct)
         rows = rows[rows.tokens > 0].rename(columns={"value": "activation_ratio"})
         return rows[rows.groupby("run").run.transform("size") >= LEAST_POINTS].reset_index(drop=True)
     if evidence != "paper":
@@ -107,20 +86,31 @@ def activation(evidence: str = "paper", p_pct: float = 1.0, suite: str = "ladder
     rows = paper.trend()
     run = rows.scale.str.lower() + "-" + rows.activation
     rows = rows.assign(evidence="paper", run=run, seed=1, d=rows.tokens / TOKEN_UNITS["paper"])
-    return rows[[*COLUMNS, "activation_ratio"]]
+    return _per_param(rows)[[*COLUMNS, "activation_ratio"]]
 
 
-def activations(evidence: Sequence[str] = ("paper", "ladder"), suite: str = "ladder") -> pd.DataFrame:
+def activations(evidence: Sequence[str] = ("paper", "ladder")) -> pd.DataFrame:
     """``activation`` of several kinds of evidence in one frame; kinds without a run add no rows.
 
     Raises ValueError for an unknown kind, and without "paper", whose printed numbers the notebooks check.
     """
     if "paper" not in evidence:
         raise ValueError(f"evidence is {list(evidence)}; it must name 'paper', whose printed numbers are checked")
-    frames = [frame for kind in evidence if not (frame := activation(kind, suite=suite)).empty]
-    found = pd.concat(frames, ignore_index=True)
-    found.attrs["lacks"] = lacks(suite)
-    return found
+    return pd.concat([frame for kind in evidence if not (frame := activation(kind)).empty], ignore_index=True)
+
+
+def ends(criterion: str = "kl", p_pct: float = 1.0) -> pd.DataFrame:
+    """The ratio at the end of the ladder's runs, measured to compare scales: run, activation_ratio, error.
+
+    By the ``criterion`` "kl" (exp of KL up by ``p_pct`` %) or "ppl", on 65,536 tokens (``data/ladder/ends.csv``);
+    ``error`` is a standard error, from the 90 % interval that the text gives CETT. Empty while nothing is measured.
+    """
+    path = LADDER / "ends.csv"
+    if not path.is_file():
+        return pd.DataFrame(columns=["run", "activation_ratio", "error"])
+    rows = pd.read_csv(path)
+    rows = rows[(rows.criterion == criterion) & (rows.p_pct == p_pct)]
+    return rows.assign(error=(rows.high - rows.low) / (2 * 1.645))[["run", "activation_ratio", "error"]]
 
 
 def after_warm_up(frame: pd.DataFrame) -> pd.DataFrame:
@@ -133,23 +123,22 @@ def after_warm_up(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def params() -> pd.Series:
-    """Non-embedding parameters by scale label: from Table 3 and from the ladder's own records."""
+    """Non-embedding parameters by scale label: from Table 3, and from the ladder's records or else its recipe."""
     sizes = dict(paper.table(3).set_index("scale").non_embedding_params)
+    sizes |= {scale.upper(): ladder.RUNS[f"{scale}-relu"].non_embedding_parameters for scale in ladder.SCALES}
     for run in runs("run.json"):
         record = json.loads((LADDER / run / "run.json").read_text(encoding="utf-8"))
         sizes[split_run(run)[0]] = record["parameters"]
     return pd.Series(sizes, name="params")
 
 
-def loss(suite: str = "ladder") -> pd.DataFrame:
+def loss() -> pd.DataFrame:
     """Training loss along the ladder's runs: COLUMNS, step, loss, loss_smoothed (the paper prints no losses)."""
-    return _nothing(suite, "step", "loss", "loss_smoothed") if lacks(suite) else _ladder("training.csv")
+    return _ladder("training.csv")
 
 
 def missing(frame: pd.DataFrame) -> str:
-    """A sentence naming the ladder's runs that ``frame`` has no rows of, or what its suite lacks; "" if nothing."""
-    if frame.attrs.get("lacks"):
-        return str(frame.attrs["lacks"])
+    """A sentence naming the ladder's runs that ``frame`` has no rows of; "" if nothing."""
     absent = [run for run in LADDER_RUNS if run not in set(frame.get("run", []))]
     if not absent:
         return ""

@@ -13,13 +13,13 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from ... import laws
 from ...files import LADDER
 from ...ladder import recipe as ladder
+from ...laws import two_segments
 from ...paper import published as paper
 from ...paper.published import TOKEN_UNITS
-from ..scaling import limits as law_tables
-from ..scaling import scales as scaling_tables
-from ..scaling import trends
+from ..scaling import limits, trends
 
 USUAL = ladder.RUNS["0.1m-relu"]
 SHAPES = {name: ladder.RUNS[name] for name in ladder.SHAPE_NAMES}
@@ -36,11 +36,21 @@ def parameters(width: Any, layers: Any) -> Any:
 
 
 def _read(names: Iterable[str], file: str, folder: Path) -> pd.DataFrame:
-    """That file of the runs that have one, in one frame, with the columns that ``law_tables`` groups by."""
+    """That file of the runs that have one, in one frame, with the columns of ``trends``."""
     frames = [pd.read_csv(folder / name / file).assign(run=name) for name in names if (folder / name / file).is_file()]
-    labels = {"evidence": "ladder", "scale": "0.1M", "activation": "relu", "seed": 1}
     rows = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["run", "step", "tokens"])
-    return rows.assign(**labels, d=rows.tokens / TOKEN_UNITS["ladder"])
+    size = rows.run.map({name: ladder.RUNS[name].non_embedding_parameters for name in names}).astype(float)
+    labels = {"evidence": "ladder", "scale": "0.1M", "activation": "relu", "seed": rows.run.map(_seed)}
+    return rows.assign(**labels, d=rows.tokens / TOKEN_UNITS["ladder"], tokens_per_param=rows.tokens / size)
+
+
+def _seed(name: str) -> int:
+    return ladder.RUNS[name].seed
+
+
+def _seeds(names: Iterable[str]) -> list[str]:
+    """The runs named, and those that differ from one of them in the seed alone."""
+    return [run for name in names for run in ladder.RUNS if run == name or run.startswith(f"{name}-seed")]
 
 
 def _record(directory: Path) -> dict[str, Any]:
@@ -58,17 +68,16 @@ def _ratios(names: Iterable[str], folder: Path) -> pd.DataFrame:
     return rows.sort_values(["run", "tokens"], ignore_index=True)
 
 
-def shapes(folder: Path = LADDER, suite: str = "ladder") -> pd.DataFrame:
-    """The nine shapes, deepest first, and how far each is; of another ``suite`` than the ladder none is there.
+def shapes(folder: Path = LADDER) -> pd.DataFrame:
+    """The nine shapes, deepest first, and how far each is.
 
     Columns: run, shape, width, layers, ratio (width / layers), times_usual (over the ladder's usual 12), params,
     million_tokens (trained so far), checkpoints (measured), state: "measured", "not measured yet" (trained to its end),
     "still in training", "not trained yet".
     """
-    lacks = trends.lacks(suite).replace("no checkpoints along training, so no trend", "no models of other shapes")
-    ratios, rows = _ratios([] if lacks else SHAPES, folder), []
+    ratios, rows = _ratios(SHAPES, folder), []
     for name, run in SHAPES.items():
-        record = {} if lacks else _record(folder / name)
+        record = _record(folder / name)
         tokens, points = record.get("tokens", 0), ratios[ratios.run == name]
         state = "not measured yet" if record.get("finished") else "still in training" if record else "not trained yet"
         if record.get("finished") and len(points) >= trends.LEAST_POINTS and points.tokens.max() == tokens:
@@ -89,15 +98,11 @@ def shapes(folder: Path = LADDER, suite: str = "ladder") -> pd.DataFrame:
         "checkpoints",
         "state",
     ]
-    table = pd.DataFrame(rows, columns=names).sort_values("ratio", ignore_index=True)
-    table.attrs["lacks"] = lacks
-    return table
+    return pd.DataFrame(rows, columns=names).sort_values("ratio", ignore_index=True)
 
 
 def missing(table: pd.DataFrame) -> str:
-    """A sentence on the shapes of ``shapes`` that are not measured, by state, or on what their suite lacks."""
-    if table.attrs.get("lacks"):
-        return str(table.attrs["lacks"])
+    """A sentence on the shapes of ``shapes`` that are not measured, by state."""
     absent = table[table.state != "measured"].groupby("state").shape.agg(", ".join)
     parts = [f"{names} {state}" for state, names in absent.items()]
     return f"ladder: {(table.state == 'measured').sum()} of {len(table)} shapes measured" + "".join(
@@ -111,103 +116,132 @@ def trend(table: pd.DataFrame, folder: Path = LADDER) -> pd.DataFrame:
 
 
 def loss(table: pd.DataFrame, folder: Path = LADDER) -> pd.DataFrame:
-    """Training loss of the shapes that were trained to their end, as ``trends.loss`` gives it."""
+    """Training loss of the shapes that were trained to their end, and of their other seeds, as ``trends.loss``."""
     done = table.state.isin(["measured", "not measured yet"])
-    return _read(table.run[done], "training.csv", folder)
+    return _read(_seeds(table.run[done]), "training.csv", folder)
 
 
 def seed_errors(folder: Path = LADDER) -> dict[str, float]:
-    """How far another seed would have moved one run: ``seeds``, ``millions``, standard errors ``ratio`` and ``loss``.
+    """How far another seed would move one run: standard deviations ``ratio`` and ``loss``, ``freedom`` of each.
 
-    From the seeds of the usual shape, at the tokens that all of them reached, at most a shape's; widened, since
-    they are few (Student's t). NaN with fewer than two seeds. A single run's interval does not know of this spread.
+    Pooled over the usual shape and the shapes, as far as several seeds of one are measured, at the tokens that all of
+    them reached, at most a shape's. NaN without two seeds of one shape.
     """
-    names = [USUAL.name, f"{USUAL.name}-seed2", f"{USUAL.name}-seed3"]
-    half = ladder.SHAPE_TOKENS / 2  # a seed that has only begun says nothing about the end
-    out = {"seeds": 0.0, "millions": float("nan")}
-    ratios = [g for _, g in _ratios(names, folder).groupby("run") if g.tokens.max() >= half]
-    if len(ratios) > 1:
-        end = min(ladder.SHAPE_TOKENS, *(g.tokens.max() for g in ratios))
-        out = {"seeds": float(len(ratios)), "millions": end / TOKEN_UNITS["ladder"]}
-        out["ratio"] = _between([np.interp(end, g.tokens, g.activation_ratio) for g in ratios])
-    logs = [g for _, g in _read(names, "training.csv", folder).groupby("run") if g.tokens.max() >= half]
-    if len(logs) > 1:
-        end = min(ladder.SHAPE_TOKENS, *(g.tokens.max() for g in logs))
-        out["loss"] = _between([g.loss[g.tokens.between((1 - END) * end, end)].mean() for g in logs])
-    return {"ratio": float("nan"), "loss": float("nan")} | out
-
-
-def seed_note(seeds: Mapping[str, float]) -> str:
-    """A sentence on ``seed_errors``."""
-    if np.isnan(seeds["ratio"]):
-        return "ladder: fewer than two seeds measured, so the intervals do not hold the spread between seeds"
-    size = f"{100 * seeds['ratio']:.2f} pp in activation ratio, {seeds['loss']:.3f} nats in loss"
-    return f"ladder: spread between {seeds['seeds']:g} seeds at {seeds['millions']:.1f}M tokens added: {size}"
-
-
-def _between(values: list[float]) -> float:
-    return float(np.std(values, ddof=1) * stats.t.ppf(0.95, len(values) - 1) / Z)
+    found: dict[str, list[tuple[float, int]]] = {"ratio": [], "loss": []}
+    for name in (USUAL.name, *SHAPES):
+        group = [run for run in _seeds([name]) if name in SHAPES or "-w" not in run]
+        for key, rows in (("ratio", _ratios(group, folder)), ("loss", _read(group, "training.csv", folder))):
+            # A seed that has only begun says nothing about the end.
+            runs = [g for _, g in rows.groupby("run") if g.tokens.max() >= ladder.SHAPE_TOKENS / 2]
+            if len(runs) > 1:
+                end = min(ladder.SHAPE_TOKENS, *(g.tokens.max() for g in runs))
+                if key == "ratio":
+                    ends = [np.interp(end, g.tokens, g.activation_ratio) for g in runs]
+                else:
+                    ends = [g.loss[g.tokens.between((1 - END) * end, end)].mean() for g in runs]
+                found[key].append((float(np.var(ends, ddof=1)), len(ends) - 1))
+    out = {}
+    for key, parts in found.items():
+        freedom = sum(n for _, n in parts)
+        out[key] = float(np.sqrt(sum(v * n for v, n in parts) / freedom)) if freedom else np.nan
+        out[f"{key}_freedom"] = freedom
+    return out
 
 
 def sparsity(
-    table: pd.DataFrame, points: pd.DataFrame, fits: law_tables.Fits, seed_error: float = np.nan
+    table: pd.DataFrame, points: pd.DataFrame, model: laws.Posterior, seeds: Mapping[str, float]
 ) -> pd.DataFrame:
     """Limit and last activation ratio of each measured shape, with 90 % intervals, in percent (Figure 5).
 
-    ``points`` is ``trend``, ``fits`` ``law_tables.fit_runs`` of it. The limit is that of the chosen drop, its interval
-    the bootstrap's over all drops; ``identified`` says whether that fixes it, too (``law_tables.over_drops``). ``last``
-    is the mean of the last five checkpoints, ``last_error`` its standard error from their scatter. ``seed_error`` (a
-    fraction) is added to both if known. Columns: run, shape, width, layers, ratio, times_usual, limit, low, high,
+    ``points`` is ``trend``, ``model`` ``laws.posterior`` of it. ``last`` is the mean of the last five checkpoints,
+    ``last_error`` its standard error from their scatter and from what another seed would give (``seed_errors``), which
+    the limit's interval holds too. Columns: run, shape, width, layers, ratio, times_usual, limit, low, high,
     identified, last, last_low, last_high, last_error.
     """
     keep = table[["run", "shape", "width", "layers", "ratio", "times_usual"]]
-    found = law_tables.limits(points, fits)
-    known = law_tables.over_drops(found).assign(a0=found.a0)
-    known = known[["run", "a0", "low", "high", "identified"]].rename(columns={"a0": "limit"})
-    seeds = np.nan_to_num(seed_error)
+    seed = 0.0 if np.isnan(seeds["ratio"]) else seeds["ratio"]
+    known = model.limits().rename(columns={"a0": "limit"})[["run", "limit", "low", "high", "identified"]]
     known = known.assign(
-        low=(known.limit - np.hypot((known.limit - known.low).clip(0), Z * seeds)).clip(0),
-        high=(known.limit + np.hypot((known.high - known.limit).clip(0), Z * seeds)).clip(upper=1),
+        low=(known.limit - np.hypot(known.limit - known.low, Z * seed)).clip(0),
+        high=(known.limit + np.hypot(known.high - known.limit, Z * seed)).clip(upper=1),
     )
-    rows = []
-    for run, part in points.groupby("run", sort=True):
-        tail = part.activation_ratio.iloc[-LAST:]
-        within = float(tail.std() / np.sqrt(LAST) * stats.t.ppf(0.95, LAST - 1) / Z)
-        rows.append((run, float(tail.mean()), float(np.hypot(within, seeds))))
-    last = pd.DataFrame(rows, columns=["run", "last", "last_error"])
+    tail = points.groupby("run").activation_ratio.apply(lambda y: y.iloc[-LAST:])
+    last = tail.groupby("run").agg(last="mean", scatter="std").reset_index()
+    last = last.assign(last_error=np.hypot(last.scatter / np.sqrt(LAST), seed)).drop(columns="scatter")
     last = last.assign(last_low=last["last"] - Z * last.last_error, last_high=last["last"] + Z * last.last_error)
     out = keep.merge(known, on="run").merge(last, on="run")
     numbers = ["limit", "low", "high", "last", "last_low", "last_high", "last_error"]
     return out.assign(**{name: 100 * out[name].astype(float) for name in numbers})
 
 
-def losses(table: pd.DataFrame, rows: pd.DataFrame, seed_error: float = np.nan) -> pd.DataFrame:
-    """Limit training loss and loss reached of each trained shape, with 90 % intervals, in nats a token (Figure 6).
+def losses(table: pd.DataFrame, rows: pd.DataFrame, seeds: Mapping[str, float]) -> pd.DataFrame:
+    """Training loss reached by each shape, mean over its seeds, with 90 % intervals, in nats a token (Figure 6).
 
-    ``rows`` is ``loss``. The limit is that of ``scaling_tables.loss_limits``; ``reached`` is the mean over the last
-    tenth of the run. All shapes see the same batches, so ``above`` (reached less the best shape's) is a paired
-    difference without the text's noise; ``seed_error`` is added to both if known, to it for two runs. Columns: run,
-    shape, width, layers, ratio, times_usual, limit, low, high, fixed (as there), reached, reached_low, reached_high,
-    above, above_low, above_high.
+    ``rows`` is ``loss``. ``reached`` is the mean over the last tenth of the run, ``above`` how much that is over the
+    best shape's: of one seed all shapes see the same batches, so what is left is the spread between seeds
+    (``seed_errors``), which ``error`` is for ``reached``. Columns: run, shape, width, layers, ratio, times_usual,
+    seeds, reached, error, above, above_low, above_high.
     """
     keep = table[["run", "shape", "width", "layers", "ratio", "times_usual"]]
-    names = ["run", "limit", "low", "high", "fixed"]
+    names = ["run", "seeds", "reached", "error", "above", "above_low", "above_high"]
     if rows.empty:
-        more = ["reached", "reached_low", "reached_high", "above", "above_low", "above_high"]
-        return keep.iloc[:0].assign(**{name: [] for name in names[1:] + more})
-    known = scaling_tables.loss_limits(rows)[names]
-    end = rows[rows.tokens > (1 - END) * ladder.SHAPE_TOKENS].pivot(index="tokens", columns="run", values="loss")
-    end = end.dropna()  # steps that every shape logged, so that batches pair up
-    best = end.mean().idxmin()
-    factor, extra = stats.t.ppf(0.95, len(end) - 1) / np.sqrt(len(end)), Z * np.nan_to_num(seed_error)
-    parts = []
-    for run in end:
-        apart, half = end[run] - end[best], np.hypot(factor * end[run].std(), extra)
-        pair = np.hypot(factor * apart.std(), np.sqrt(2) * extra) if run != best else 0.0
-        mean, above = end[run].mean(), apart.mean()
-        parts.append((run, mean, mean - half, mean + half, above, above - pair, above + pair))
-    columns = ["run", "reached", "reached_low", "reached_high", "above", "above_low", "above_high"]
-    return keep.merge(known, on="run").merge(pd.DataFrame(parts, columns=columns), on="run")
+        return keep.iloc[:0].merge(pd.DataFrame(columns=names), on="run")
+    end = rows[rows.tokens.between((1 - END) * ladder.SHAPE_TOKENS, ladder.SHAPE_TOKENS)]
+    each = end.assign(run=end.run.str.partition("-seed")[0]).groupby(["run", "seed"]).loss.mean()
+    found = each.groupby("run").agg(seeds="size", reached="mean").reset_index()
+    error = np.nan_to_num(seeds["loss"]) / np.sqrt(found.seeds)
+    best = found.reached.idxmin()
+    above = found.reached - found.reached[best]
+    half = float(stats.t.ppf(0.95, max(seeds["loss_freedom"], 1))) * np.hypot(error, error[best])
+    half = half.where(found.index != best, 0.0)
+    return keep.merge(
+        found.assign(error=error, above=above, above_low=above - half, above_high=above + half)[names], on="run"
+    )
+
+
+def bends(activation: pd.DataFrame) -> dict[str, two_segments.Bend]:
+    """The rise that turns into a level, against the ratio, in percent: of "last"; of "limit" if enough are fixed."""
+    parts = {name: _usable(activation, name) for name in ("limit", "last")}
+    return {name: two_segments.fit(*part) for name, part in parts.items() if len(part[0]) >= two_segments.LEAST}
+
+
+def _usable(activation: pd.DataFrame, name: str) -> tuple[pd.Series, pd.Series, pd.Series]:
+    """Ratio, value and standard error (percent) of "last", or of "limit" where the points fix it."""
+    if name == "last":
+        return activation.ratio, activation["last"], activation.last_error
+    fixed = activation[activation.identified.astype(bool)]
+    return fixed.ratio, fixed.limit, np.maximum((fixed.high - fixed.low) / (2 * Z), 1e-6)
+
+
+def misfits(activation: pd.DataFrame, found: Mapping[str, two_segments.Bend]) -> dict[str, tuple[float, float]]:
+    """How far the points lie from the two segments and from a line in log2(ratio): reduced chi-square of each.
+
+    For each of ``bends``. The line has no bottleneck, and one coefficient less.
+    """
+    out = {}
+    for name, bend in found.items():
+        x, y, error = (part.to_numpy(float) for part in _usable(activation, name))
+        error = np.hypot(error, bend.scatter)  # as the segments were fitted
+        line = np.polynomial.Polynomial.fit(np.log2(x), y, 1, w=1 / error)
+        curves = ((bend.predict(x), 3), (line(np.log2(x)), 2))
+        two, straight = (float((((y - curve) / error) ** 2).sum() / (len(x) - spent)) for curve, spent in curves)
+        out[name] = (two, straight)
+    return out
+
+
+def bend_table(found: Mapping[str, two_segments.Bend]) -> pd.DataFrame:
+    """One line a fit of ``bends``: quantity, shapes; turn, slope, level, each with _low and _high; open and scatter.
+
+    ``turn_layers`` says how many layers a shape at the turn has.
+    """
+    rows = []
+    for name, b in found.items():
+        row: dict[str, Any] = {"quantity": name, "shapes": b.points}
+        for key in ("turn", "slope", "level"):
+            row |= {key: getattr(b, key)}
+            row |= dict(zip((f"{key}_low", f"{key}_high"), getattr(b, f"{key}_interval"), strict=True))
+        rows.append(row | {"turn_layers": layers_at(b.turn), "open": b.turn_open or "no", "scatter": b.scatter})
+    return pd.DataFrame(rows)
 
 
 def costs(table: pd.DataFrame, folder: Path = LADDER) -> pd.DataFrame:
@@ -259,10 +293,10 @@ def _paper_usual() -> tuple[float, float]:
 def paper_main() -> pd.Series:
     """Our fit of the one shape of the sweep whose points the authors published, the main 0.1B ReLU model.
 
-    A row of ``law_tables.limits`` (fractions) with ``ratio``, its width over depth.
+    A row of ``limits.limits`` (fractions), by the model of all published ReLU runs, with ``ratio`` (width over depth).
     """
-    points = trends.activation("paper").query("run == '0.1b-relu'")
-    row = law_tables.limits(points, law_tables.fit_runs(points)).iloc[0]
+    points = trends.activation("paper").query("activation == 'relu'")
+    row = limits.limits(limits.fit_all(points)).set_index("run").loc["0.1b-relu"]
     return pd.concat([row, pd.Series({"ratio": _paper_usual()[0]})])
 
 
@@ -303,9 +337,3 @@ def beside(table: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
     return table.merge(
         measured.drop(columns=[name for name in table if name in measured and name != "run"]), how="left"
     )
-
-
-def text(frame: pd.DataFrame, empty: str, digits: int = 2) -> str:
-    """A table of this module for ``print``, by shape and ratio; for a frame without rows the sentence ``empty``."""
-    shown = frame.drop(columns=[name for name in ("run", "width", "times_usual") if name in frame])
-    return f"ladder: {empty}" if frame.empty else shown.round(digits).to_string(index=False)

@@ -1,0 +1,251 @@
+"""One model of all runs: the limits, with what is not known about warm-up, noise and alpha integrated over.
+
+Of each run ``ratio = law + noise``, past a warm-up that ends at one number of tokens a parameter for all runs. The
+noise has a scale of its own in each run; its share of slow wander, and over which factor of tokens that lasts, are
+common. A point of the warm-up lies a step from the next one, of the size that the run's early steps have. ln alpha is
+normal over runs with unknown mean and spread; limit and move of a run have flat priors, where the limit is a ratio and
+the run moves the law's way; s (``curve.Tails``) has Jeffreys' prior given alpha, since a flat one would favour the many
+far limits that the points cannot tell apart. Limit, move and noise scale are integrated over in closed form, everything
+else on a grid, from which draws are made.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from scipy import special
+
+from . import curve
+from .curve import COEFFICIENTS, SIGN, Array, Tails
+from .fitting import checked, positive
+
+ALPHAS = {"relu": np.geomspace(0.05, 4, 45), "silu": np.geomspace(0.05, 4, 220)}
+SLOPES = {"relu": np.geomspace(0.02, 8, 36), "silu": np.ones(1)}
+WANDERS = np.array([(0.0, 1.0), *product((0.3, 0.6, 0.9), (0.3, 1.0, 2.0))])  # share, and length in ln tokens
+CUTS = np.array([0, 0.03, 0.06, 0.1, 0.15, 0.2, 0.27, 0.34])  # of the tokens a parameter that all runs reached
+MEANS, SPREADS = np.log(np.geomspace(0.1, 3, 22)), np.array([0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.4])  # of ln alpha
+LEVEL = 0.9
+LEAST = 3  # points more than coefficients that every run keeps behind a cut
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Draws of the laws of ``runs``, equally likely given all points.
+
+    ``draws`` maps a run to a table, a row a draw, the same draw in the same row of every run: alpha, b, c, a0, scatter
+    (the noise's standard deviation, a ratio), wander and length (``WANDERS``), cut. ``cuts`` holds the weight of
+    each cut (index: tokens a parameter). ``points`` are those that were given, with ``used``, the weight of the cuts
+    that keep a point.
+    """
+
+    kind: str
+    draws: dict[str, pd.DataFrame]
+    cuts: pd.Series
+    points: pd.DataFrame
+
+    def limits(self, level: float = LEVEL) -> pd.DataFrame:
+        """The limit of each run: run, a0 (median), low, high, identified, against.
+
+        Fractions; ``level`` is the interval's. ``identified``: the interval ends inside (0, 1) and is narrower than
+        what the run moved past the warm-up. ``against``: the run moves against its law, which then says nothing.
+        """
+        rows = []
+        for run, table in self.draws.items():
+            mine = self._past_warm_up(run)
+            low, middle, high = table.a0.quantile([(1 - level) / 2, 0.5, (1 + level) / 2])
+            moved, error = curve.change(mine.d, mine.activation_ratio)
+            against = SIGN[self.kind] * moved < -error
+            fixed = low > 1e-3 and high < 1 - 1e-3 and high - low < np.ptp(mine.activation_ratio) and not against
+            rows.append((run, middle, low, high, fixed, against))
+        return pd.DataFrame(rows, columns=["run", "a0", "low", "high", "identified", "against"])
+
+    def curves(self, run: str, tokens: ArrayLike) -> Array:
+        """The laws of a run's draws at ``tokens`` (m,), in the points' unit: draws × m activation ratios."""
+        return curve.value(self.kind, _columns(self.draws[run]), positive(np.atleast_1d(tokens)))
+
+    def median(self, run: str, tokens: ArrayLike) -> Array:
+        """The median law of a run at ``tokens`` (m,): what to draw. Activation ratios (m,)."""
+        return np.asarray(np.median(self.curves(run, tokens), axis=0))
+
+    def slopes(self, run: str, tokens: ArrayLike) -> Array:
+        """dA/dD of a run's draws at ``tokens`` (m,): draws × m, in ratio per token unit."""
+        return curve.slope(self.kind, _columns(self.draws[run]), positive(np.atleast_1d(tokens)))
+
+    def sample(self, run: str, tokens: ArrayLike, seed: int = 0) -> Array:
+        """What checkpoints at ``tokens`` (m,) may measure, draws × m: the laws, noise, and the wander that goes on.
+
+        The points past the warm-up say where the run is about its law, and so where it will be for a while.
+        """
+        d, seen, table = positive(np.atleast_1d(tokens)), self._past_warm_up(run), self.draws[run]
+        apart = seen.activation_ratio.to_numpy(float) - self.curves(run, seen.d)
+        noise = np.random.default_rng(seed).normal(size=(len(table), len(d))) * table.scatter.to_numpy()[:, None]
+        before, after = np.log(seen.d.to_numpy(float)), np.log(d)
+        for (share, length), rows in table.groupby(["wander", "length"]).indices.items():
+            old, new, both = (
+                share * np.exp(-np.abs(np.subtract.outer(x, y)) / length)
+                for x, y in ((before, before), (after, after), (before, after))
+            )
+            kept = np.linalg.solve(old + (1 - share) * np.eye(len(before)), both)
+            root = np.linalg.cholesky(new + (1 - share + 1e-9) * np.eye(len(d)) - both.T @ kept)
+            noise[rows] = apart[rows] @ kept + noise[rows] @ root.T
+        return self.curves(run, d) + noise
+
+    def _past_warm_up(self, run: str) -> pd.DataFrame:
+        """The run's points that at least half of the draws use."""
+        return self.points[(self.points.run == run) & (self.points.used >= 0.5)]
+
+    def predict(self, run: str, tokens: ArrayLike, level: float = LEVEL) -> pd.DataFrame:
+        """What one checkpoint at each of ``tokens`` (m,) would measure: tokens, activation_ratio, low, high.
+
+        Fractions: the median of the laws, and the interval with the noise. Raises ValueError for tokens that are not
+        positive.
+        """
+        middle = self.median(run, tokens)
+        low, high = np.quantile(self.sample(run, tokens), [(1 - level) / 2, (1 + level) / 2], axis=0)
+        return pd.DataFrame({"tokens": np.atleast_1d(tokens), "activation_ratio": middle, "low": low, "high": high})
+
+    def tokens_for(self, run: str, activation_ratio: float, level: float = LEVEL) -> tuple[float, float, float]:
+        """Tokens at which a run's law reaches ``activation_ratio``: (median, low, high), in the points' unit.
+
+        Infinite where so many of the laws never get there. Raises ValueError for what is no fraction.
+        """
+        if not 0 <= activation_ratio <= 1:
+            raise ValueError(f"activation_ratio is {activation_ratio}; give a fraction in [0, 1] (percent / 100)")
+        tokens = np.sort(curve.arrival(self.kind, self.draws[run], activation_ratio))
+        at = np.array([0.5, (1 - level) / 2, (1 + level) / 2]) * (len(tokens) - 1)
+        middle, low, high = tokens[at.round().astype(int)].tolist()
+        return middle, low, high
+
+
+def posterior(
+    kind: str, points: pd.DataFrame, draws: int = 1000, seed: int = 0, cuts: Sequence[float] | None = None
+) -> Posterior:
+    """The model of all runs in ``points``: columns run, d (tokens in any unit), activation_ratio (a fraction).
+
+    A column tokens_per_param says where a cut falls in each run; without it, ``d`` does. ``cuts`` are the ends of
+    warm-up to weigh, in that unit (default: ``CUTS`` of what all runs reached). Those that leave a run with too few
+    points are left out. Raises ValueError that names the run whose points cannot be used.
+    """
+    rows = points.assign(at=points.get("tokens_per_param", points.d)).sort_values(["run", "d"], ignore_index=True)
+    parts = {str(run): part for run, part in rows.groupby("run", sort=True)}
+    for run, part in parts.items():
+        try:
+            checked(kind, part.d, part.activation_ratio)
+        except ValueError as error:
+            raise ValueError(f"{run}: {error}") from None
+    reached = min(part["at"].max() for part in parts.values())  # tokens a parameter, by all runs
+    ends = np.unique(CUTS * reached if cuts is None else cuts)
+    least = len(COEFFICIENTS[kind]) + LEAST
+    ends = np.array([c for c in ends if all((p["at"] > c).sum() >= least for p in parts.values())] or ends[:1])
+    grids = [[_Grid(kind, part, cut, ends[-1]) for part in parts.values()] for cut in ends]
+    by_alpha = np.array([[_sum(grid.log, -1) for grid in row] for row in grids])  # cut × run × wander × alpha
+    prior = -0.5 * ((np.log(ALPHAS[kind]) - MEANS[:, None, None]) / SPREADS[:, None]) ** 2
+    prior = (prior - _sum(prior, -1)[..., None]).reshape(-1, len(ALPHAS[kind]))  # mean and spread × alpha
+    top = by_alpha.max(-1, keepdims=True)
+    weight = (np.log(np.exp(by_alpha - top) @ np.exp(prior).T) + top).sum(1)  # cut × wander × mean and spread
+    weight = np.exp(weight - weight.max()) / np.exp(weight - weight.max()).sum()
+    generator = np.random.default_rng(seed)
+    picked = np.unravel_index(generator.choice(weight.size, draws, p=weight.ravel()), weight.shape)
+    tables = {}
+    for i, run in enumerate(parts):
+        alpha = _pick(by_alpha[picked[0], i, picked[1]] + prior[picked[2]], generator)
+        table = pd.DataFrame(index=range(draws), columns=["alpha", "b", "c", "a0", "scatter"], dtype=float)
+        for k in np.unique(picked[0]):
+            mine = np.flatnonzero(picked[0] == k)
+            table.iloc[mine] = grids[k][i].draw(picked[1][mine], alpha[mine], generator)
+        share, length = WANDERS[picked[1]].T
+        tables[run] = table.assign(wander=share, length=length, cut=ends[picked[0]])
+    weights = pd.Series(weight.sum((1, 2)), index=pd.Index(ends, name="cut"), name="weight")
+    used = (rows["at"].to_numpy()[:, None] > ends) @ weights.to_numpy()
+    return Posterior(kind, tables, weights, rows.assign(used=used).drop(columns="at"))
+
+
+def nodes(kind: str) -> Array:
+    """alpha and s (``curve.Tails``) of every node of the grid: 2 × nodes."""
+    return np.stack(np.meshgrid(ALPHAS[kind], SLOPES[kind], indexing="ij")).reshape(2, -1)
+
+
+class _Grid:
+    """One run behind one cut: log-likelihood by wander × alpha × s, and the normal posterior of (limit, move) there."""
+
+    def __init__(self, kind: str, part: pd.DataFrame, cut: float, early: float) -> None:
+        ratio, keep = part.activation_ratio.to_numpy(float), part["at"].to_numpy() > cut
+        steps = np.diff(ratio)
+        most = max(int((part["at"] <= early).sum()), 1)
+        size = max(float(np.sqrt(np.mean(steps[:most] ** 2))), 1e-9)
+        warm_up = (-0.5 * (steps[: (~keep).sum()] / size) ** 2 - np.log(size) - 0.5 * np.log(2 * np.pi)).sum()
+        d, y, self.sign = part.d.to_numpy(float)[keep], ratio[keep], SIGN[kind]
+        self.nodes, self.tails, self.freedom = nodes(kind), Tails(kind, d), len(y) - 2
+        tail, (exact, log_size) = self.tails(*self.nodes), precisions(np.log(d))
+        spread = (tail @ np.concatenate(exact, axis=1)).reshape(len(tail), -1, len(y))  # nodes × wanders × points
+        a, p = exact.sum((1, 2))[:, None], (exact @ y).sum(1)[:, None]
+        b, q = spread.sum(2).T, (spread @ y).T
+        c = np.einsum("kwn,kn->wk", spread, tail)
+        det = np.maximum(a * c - b * b, 1e-12 * a * c)
+        self.a0, self.move = (c * p - b * q) / det, (a * q - b * p) / det
+        self.cov = c / det, -b / det, a / det  # of limit and move, in squared noise scales
+        rest = (exact @ y @ y)[:, None] - self.a0 * p - self.move * q
+        self.rest = np.maximum(rest, 1e-12 * np.ptp(y) ** 2)
+        error, moved = (np.sqrt(self.rest / self.freedom * part) for part in (self.cov[0], self.cov[2]))
+        inside = special.ndtr((1 - self.a0) / error) - special.ndtr(-self.a0 / error)
+        inside *= special.ndtr(-self.sign * self.move / moved)
+        log = -0.5 * np.log(det) - self.freedom / 2 * np.log(self.rest * np.pi) + special.gammaln(self.freedom / 2)
+        log += np.log(np.maximum(inside, 1e-300)) - log_size[:, None] + warm_up
+        shape = (len(ALPHAS[kind]), len(SLOPES[kind]))
+        self.log = log.reshape(len(WANDERS), *shape) + np.log(_volume(tail.reshape(*shape, len(y))))
+
+    def draw(self, wander: Array, alpha: Array, generator: np.random.Generator) -> Array:
+        """Rows of alpha, b, c, a0 and noise scale for the drawn wanders and alphas (indices)."""
+        node = alpha * self.log.shape[2] + _pick(self.log[wander, alpha], generator)
+        centre = np.stack([self.a0[wander, node], self.move[wander, node]])
+        v, w, u = (part[wander, node] for part in self.cov)
+        size = np.sqrt(self.rest[wander, node] / generator.chisquare(self.freedom, len(node)))
+        found, todo = np.stack([centre[0].clip(0, 1), centre[1]]), np.arange(len(node))
+        for _ in range(50):  # until the limit is a ratio and the run moves the law's way
+            z = generator.normal(size=(2, len(todo)))
+            first = np.sqrt(v[todo]) * z[0]
+            second = w[todo] / np.sqrt(v[todo]) * z[0] + np.sqrt(np.maximum(u - w**2 / v, 0))[todo] * z[1]
+            tried = centre[:, todo] + size[todo] * np.stack([first, second])
+            good = (tried[0] >= 0) & (tried[0] <= 1) & (-self.sign * tried[1] > 0)
+            found[:, todo[good]] = tried[:, good]
+            todo = todo[~good]
+        at = self.nodes[:, node]
+        b, c = self.tails.coefficients(at[0], at[1], found[1])
+        return np.column_stack([at[0], b, c, found[0], size])
+
+
+def precisions(time: Array) -> tuple[Array, Array]:
+    """For each of WANDERS the inverse of the noise's correlations at ``time``, and half their log determinant."""
+    apart = np.abs(np.subtract.outer(time, time))
+    correlations = [(1 - share) * np.eye(len(time)) + share * np.exp(-apart / length) for share, length in WANDERS]
+    return np.linalg.inv(correlations), 0.5 * np.linalg.slogdet(correlations)[1]
+
+
+def _volume(tail: Array) -> Array:
+    """Jeffreys' prior of s for each alpha: how much the law changes with s, past what limit and move can take up."""
+    if tail.shape[1] == 1:
+        return np.ones(tail.shape[:2])
+    change, about = np.gradient(tail, axis=1), tail - tail.mean(-1, keepdims=True)
+    change -= change.mean(-1, keepdims=True)
+    change -= about * ((change * about).sum(-1) / (about**2).sum(-1))[..., None]
+    size = np.maximum(np.linalg.norm(change, axis=-1), 1e-12)
+    return np.asarray(size / size.sum(1, keepdims=True))
+
+
+def _columns(table: pd.DataFrame) -> pd.DataFrame:
+    """The draws' coefficients as columns that broadcast against tokens."""
+    return pd.Series({name: table[name].to_numpy()[:, None] for name in ("alpha", "b", "c", "a0")})
+
+
+def _sum(log: Array, axis: int) -> Array:
+    """Logarithm of the sum of exponentials."""
+    return np.asarray(special.logsumexp(log, axis=axis))
+
+
+def _pick(log: Array, generator: np.random.Generator) -> Array:
+    """One index a row, with probabilities that go as the exponential."""
+    weight = np.exp(log - log.max(1, keepdims=True)).cumsum(1)
+    return np.asarray((weight < generator.random((len(log), 1)) * weight[:, -1:]).sum(1))

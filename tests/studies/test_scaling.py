@@ -1,0 +1,413 @@
+"""The tables and verdicts on the laws: shipped points of the paper, hand-computed cases, made-up estimates."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sparsinglib import laws, paper
+from sparsinglib.paper.claims import Verdict
+from sparsinglib.studies.scaling import claims, figures, forecasts, limits, scales, trends
+
+PARAMS = pd.Series({"0.1M": 1e5, "0.2M": 2e5, "0.4M": 4e5, "0.8M": 8e5, "1.6M": 1.6e6})
+
+
+@pytest.fixture(scope="module")
+def trend():
+    return trends.activation("paper")
+
+
+@pytest.fixture(scope="module")
+def fitted(trend):
+    return limits.fit_all(trend)
+
+
+@pytest.fixture(scope="module")
+def table_2(trend):
+    return limits.table_2(trend)
+
+
+def verdict(rows, claim, evidence="ladder"):
+    """The verdict of the only row of a claim, for one kind of evidence."""
+    (found,) = [row for row in rows if (row.id, row.evidence) == (claim, evidence)]
+    return found.verdict
+
+
+def runs(activation="relu", evidence="ladder", end=12.0, **ratios):
+    """A run of 24 even checkpoints for each scale, its ratios as a function of million tokens."""
+    frames = []
+    for name, ratio in ratios.items():
+        scale = name.replace("_", ".").removeprefix("m") + "M"
+        d = np.linspace(end / 24, end, 24)
+        labels = {"evidence": evidence, "run": f"{scale.lower()}-{activation}", "scale": scale, "seed": 1}
+        numbers = {"tokens": 1e6 * d, "d": d, "tokens_per_param": 1e6 * d / PARAMS[scale], "activation_ratio": ratio(d)}
+        frames.append(pd.DataFrame({**labels, "activation": activation, **numbers}))
+    return pd.concat(frames, ignore_index=True)
+
+
+# --- the paper's points ----------------------------------------------------------------------------------------------
+
+
+def test_from_the_smallest_to_the_1_2b_silus_limit_falls_and_relus_rises(fitted):
+    """Said in advance of the authors' points: by 2.2 to 3.4 and by 1.2 to 1.7 points, all intervals beyond zero."""
+    for activation, low, high in (("relu", 1.2, 1.7), ("silu", -3.4, -1.5)):
+        draws = fitted["paper", activation].draws
+        change = 100 * (draws[f"1.2b-{activation}"].a0 - draws[f"0.1b-{activation}"].a0)
+        assert low <= change.median() <= high
+        assert np.sign(change.quantile([0.05, 0.95])).nunique() == 1
+
+
+def test_limits_name_what_is_printed_and_what_is_not_fixed(fitted):
+    table = limits.limits(fitted).set_index("run")
+    assert len(table) == 11 and table.printed.notna().all()
+    assert not table.identified["2.4b-relu"] and table.identified["0.8b-relu"]
+    assert ((table.low < table.a0) & (table.a0 < table.high)).all() and not table.against.any()
+
+
+def test_a_swapped_activation_moves_against_its_law(trend):
+    swapped = trend.assign(activation=trend.activation.map({"relu": "silu", "silu": "relu"}))
+    table = limits.limits(limits.fit_all(swapped[swapped.scale != "2.4B"]))
+    assert table.against.all() and not table.identified.any()
+
+
+def test_six_rows_of_table_2_come_back_and_a_seventh_in_all_but_b(table_2):
+    rows = limits.table_2_rows(table_2).set_index("run").status
+    assert (rows == "back").sum() == 6 and rows["0.1b-relu"] == "all but b"
+    for run, part in table_2.groupby("run"):  # "back" recomputed from the two columns that a reader compares
+        assert (rows[run] == "back") == np.isclose(part.refit, part.printed, rtol=0.01, atol=0).all()
+
+
+def test_a_row_that_does_not_come_back_lies_farther_from_the_points(table_2, trend):
+    table = limits.why_not_back(table_2, trend).set_index("run")
+    assert sorted(table.index) == ["0.4b-relu", "0.8b-silu", "1.2b-silu", "2.4b-relu"]
+    assert (table.printed_mse_ratio > 1.1).all()
+    law, near = limits.printed_law("2.4b-relu", trend), table_2[table_2.run == "2.4b-relu"].iloc[0]
+    by_hand = (law.activation_ratio - law.predict(law.tokens))[near["drop"] :]
+    assert table.offset_pp["2.4b-relu"] == pytest.approx(100 * by_hand.mean())
+
+
+def test_the_authors_own_2_4b_law_comes_back_from_the_published_points(trend):
+    table = limits.notes_table(trend)
+    assert table.columns[1] == "refit, 3 dropped"
+    assert (table.iloc[:, 1] / table.iloc[:, 0]).to_numpy() == pytest.approx(1, rel=0.005)
+
+
+def test_table_3_parameters_by_hand_for_one_scale():
+    row = limits.table_3().set_index("scale").loc["0.1B"]
+    one_layer = 4 * 768 * 768 + 3 * 768 * 1920  # q, k, v, o and gate, up, down
+    assert row.computed_params == 16 * one_layer == 108_527_616
+    assert row.computed_batch_tokens == 80 * 4096
+    assert limits.table_3().params_difference_pct.abs().max() < 0.5
+
+
+def test_each_end_of_warm_up_alone_is_one_of_those_weighed(trend, fitted):
+    silu = {("paper", "silu"): fitted["paper", "silu"]}
+    table = limits.by_cut(trend, silu)
+    assert table.groupby("run").weight.sum().to_numpy() == pytest.approx(1)
+    heaviest = table[table.weight == table.weight.max()].set_index("run").a0
+    ours = limits.limits(silu).set_index("run").a0
+    assert heaviest.to_dict() == pytest.approx(ours.to_dict(), abs=0.005)  # it has nearly all the weight
+    assert figures.limit_by_cut(table).axes
+
+
+def test_the_shipped_coverage_is_that_of_200_studies():
+    table = limits.simulated()
+    ninety = table[(table.level == 0.9) & (table.quantity == "limit")]
+    assert ninety.intervals.sum() == 200 * 7 and len(ninety) == 4
+    assert (ninety.right / ninety.intervals).between(0.85, 0.95).all()
+    assert figures.coverage(table).axes
+
+
+# --- over scales -----------------------------------------------------------------------------------------------------
+
+
+def planted(kind, limit, alpha=1.0):
+    """Five scales whose law is one and the same in tokens a parameter, but for a limit that moves a doubling."""
+    sign = -1 if kind == "relu" else 1
+
+    def ratio(i):
+        size = PARAMS.iloc[i]
+
+        def at(d):
+            per = 1e6 * d / size
+            tail = np.exp(-0.02 * per**alpha) if kind == "relu" else (per / 5) ** -alpha
+            return 0.3 + limit * i - sign * 0.1 * tail + np.random.default_rng(i).normal(0, 2e-4, len(d))
+
+        return at
+
+    names = [f"m{scale[:-1].replace('.', '_')}" for scale in PARAMS.index]
+    parts = [runs(kind, end=300 * PARAMS.iloc[i] / 1e6, **{name: ratio(i)}) for i, name in enumerate(names)]
+    return pd.concat(parts, ignore_index=True)
+
+
+@pytest.fixture(scope="module")
+def equal():
+    table = planted("silu", 0.01)
+    return scales.at_equal_tokens(limits.fit_all(table), PARAMS)
+
+
+def test_planted_limits_and_speeds_come_back(equal):
+    assert equal.tokens_per_param.to_numpy() == pytest.approx(300)
+    assert equal.a0.to_numpy() == pytest.approx(0.3 + 0.01 * np.arange(5), abs=0.004)
+    found = scales.slopes(equal, PARAMS, "log_speed").iloc[0]  # the same law in D / N: dA/dD goes as 1 / N
+    assert found.slope == pytest.approx(-np.log(2), abs=0.1) and found.low < -np.log(2) < found.high
+    by_log = scales.slopes(equal, PARAMS, "log_speed_by_lnd").iloc[0]
+    assert by_log.low < 0 < by_log.high
+    assert verdict(claims.speed(equal, PARAMS), "C44") == Verdict.INCONCLUSIVE  # (a) holds by arithmetic, (b) not
+
+
+def test_the_slope_is_that_of_limits_where_they_are_fixed_else_of_ratios(equal):
+    row = scales.limit_slopes(equal, PARAMS).iloc[0]
+    assert row.quantity == "limit" and row.slope == pytest.approx(1, abs=0.2)
+    loose = equal.assign(identified=equal.scale != "1.6M")
+    assert scales.limit_slopes(loose, PARAMS).quantity.item() == "ratio at 300 tokens a parameter"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(-0.5, 0.5, Verdict.HOLDS), (1.2, 2.0, Verdict.FAILS), (0.5, 1.5, Verdict.INCONCLUSIVE)],
+)
+def test_weak_dependence_asks_for_the_whole_interval(low, high, expected):
+    row = {"evidence": "ladder", "activation": "relu", "slope": (low + high) / 2, "low": low, "high": high}
+    assert verdict(claims.dependence(pd.DataFrame([row | {"quantity": "limit"}])), "C41") == expected
+
+
+def test_a_run_is_compared_at_the_level_of_its_end_by_kl(equal):
+    run, reached = equal.run[0], pd.DataFrame({"run": equal.run, "reached": 0.25})
+    ends = pd.DataFrame({"run": [run], "activation_ratio": [0.30], "error": [0.02]})
+    moved = scales.at_level(equal, ends, reached)
+    assert moved.a0[0] == pytest.approx(1.2 * equal.a0[0])
+    assert moved.a0_error[0] == pytest.approx(np.hypot(1.2 * equal.a0_error[0], 0.02))
+    assert moved.iloc[1:].equals(equal.iloc[1:])
+    assert scales.at_level(equal, trends.ends().iloc[:0], reached).a0.equals(equal.a0)
+
+
+def test_ends_are_read_by_criterion_and_tolerance(tmp_path, monkeypatch):
+    monkeypatch.setattr(trends, "LADDER", tmp_path)
+    assert trends.ends().empty
+    rows = [("a", "kl", 1.0, 0.16, 0.15, 0.17), ("a", "kl", 5.0, 0.1, 0.1, 0.1), ("a", "ppl", 1.0, 0.2, 0.1, 0.3)]
+    names = ["run", "criterion", "p_pct", "activation_ratio", "low", "high"]
+    pd.DataFrame(rows, columns=names).to_csv(tmp_path / "ends.csv", index=False)
+    (row,) = trends.ends().itertuples()
+    assert row.activation_ratio == 0.16 and row.error == pytest.approx(0.01 / 1.645)
+    assert trends.ends("ppl").activation_ratio.item() == 0.2
+
+
+def test_derivatives_are_those_of_the_laws_and_stop_where_points_do():
+    table = planted("relu", 0.0)
+    model = limits.fit_all(table[table.scale.isin(["0.1M", "0.8M"])])
+    found = scales.derivatives(model, PARAMS)
+    row = found[(found.run == "0.1m-relu")].iloc[10]
+    by_hand = -0.02 * 1e6 / 1e5 * 0.1 * np.exp(-0.02 * row.tokens_per_param)
+    assert row.low < by_hand < row.high and row.derivative == pytest.approx(by_hand, rel=0.05)
+    assert found.tokens_per_param[found.inside].max() <= 300
+
+
+def test_spread_between_seeds_of_where_runs_end():
+    rows = [("0.1m-relu", 1, [0.9, 0.2, 0.2, 0.2, 0.2, 0.2]), ("0.1m-relu-seed2", 2, [0.9, 0.1, 0.2, 0.3, 0.2, 0.2])]
+    rows += [("0.1m-relu-seed3", 3, [0.9, 0.26, 0.26, 0.26, 0.26, 0.26]), ("0.4m-relu", 1, [0.5] * 6)]
+    table = pd.DataFrame(
+        [(run, seed, i + 1, a) for run, seed, ratios in rows for i, a in enumerate(ratios)],
+        columns=["run", "seed", "tokens", "activation_ratio"],
+    ).assign(evidence="ladder", scale=lambda t: t.run.str[:4].str.upper(), activation="relu")
+    spread = scales.seed_spread(scales.reached(table))
+    assert spread.scale.tolist() == ["0.1M"] and spread.seeds.tolist() == [3]
+    assert spread["mean"].item() == pytest.approx(0.22) and spread.range.item() == pytest.approx(0.06)
+    assert spread.standard_deviation.item() == pytest.approx(0.03464, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("apart", "expected"), [(0.1, Verdict.HOLDS), (-0.1, Verdict.FAILS), (0.001, Verdict.INCONCLUSIVE)]
+)
+def test_silu_above_relu_at_the_end_of_training(apart, expected):
+    relu = runs("relu", m0_1=lambda d: 0.2 + 0.004 * (-1.0) ** np.arange(24))
+    silu = runs("silu", m0_1=lambda d: 0.2 + apart + 0.004 * (-1.0) ** np.arange(24))
+    both = pd.concat([relu, silu])
+    assert verdict(claims.ends(scales.reached(both), both), "C21") == expected
+    assert verdict(claims.ends(scales.reached(relu), relu), "C21") == Verdict.NO_DATA
+
+
+# --- verdicts on the form of the law ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "ahead", "expected"),
+    [(-1, 5, Verdict.HOLDS), (1, 5, Verdict.FAILS), (-1, -5, Verdict.FAILS), (-1, 0, Verdict.INCONCLUSIVE)],
+)
+def test_the_form_of_the_law_needs_its_way_and_its_limit(change, ahead, expected):
+    names = [f"{i}-relu" for i in range(4)]
+    labels = {"evidence": "ladder", "activation": "relu", "run": names}
+    moved = pd.DataFrame({**labels, "change": 0.01 * (change + np.array([-0.1, 0, 0.1, 0]))})
+    likelier = pd.DataFrame({**labels, "plain power law": ahead + np.array([-1.0, 0.5, 1.0, -0.5])})
+    assert verdict(claims.form(moved, likelier), "C18") == expected
+
+
+def test_printed_limits_inside_and_outside(fitted):
+    table = limits.limits(fitted)
+    table = table.assign(printed=table.printed.round(4), low=table.printed - 0.002, high=table.printed + 0.002)
+    assert verdict(claims.table_2(table), "C23", "paper") == Verdict.HOLDS
+    table.loc[table.run == "0.4b-silu", ["low", "high"]] += 0.01
+    assert verdict(claims.table_2(table), "C23", "paper") == Verdict.FAILS
+    table.loc[table.run == "0.4b-silu", "run"] = "2.4b-relu"  # not one of the ten
+    assert verdict(claims.table_2(table), "C23", "paper") == Verdict.HOLDS
+
+
+def test_the_largest_run_against_the_others(fitted):
+    model = fitted["paper", "relu"]
+    rows = claims.largest(model)
+    assert verdict(rows, "C61", "paper") == Verdict.INCONCLUSIVE  # its limit is not fixed
+    fixed = model.draws | {"2.4b-relu": model.draws["2.4b-relu"].assign(a0=0.07)}
+    sure = laws.Posterior("relu", {run: t.assign(a0=0.07) for run, t in fixed.items()}, model.cuts, model.points)
+    assert verdict(claims.largest(sure), "C61", "paper") == Verdict.HOLDS
+
+
+def test_alpha_that_grows_with_scale(equal):
+    table = equal.assign(activation="relu", log_alpha=np.arange(5) * 0.3, log_c=-np.arange(5) * 0.5)
+    table = table.assign(log_alpha_error=0.05, log_c_error=0.05)
+    assert verdict(claims.coefficients(table, PARAMS), "C33") == Verdict.HOLDS
+    assert verdict(claims.coefficients(table.assign(log_c=table.log_alpha), PARAMS), "C33") == Verdict.FAILS
+
+
+# --- settling, jumps, losses -----------------------------------------------------------------------------------------
+
+
+def test_the_share_still_to_come_by_hand():
+    line = runs(m0_1=lambda d: 0.4 - 0.01 * d)  # half of its change is still to come at half of the tokens
+    settled = np.where(line.d < 3, 5.0, 2.0)
+    loss = pd.DataFrame({"run": line.run, "tokens": line.tokens, "value": settled})
+    (row,) = scales.still_to_come(line, loss, pd.Series({"relu": 0.0})).itertuples()
+    first, half, last = line.d[:3].mean(), 6.0, line.d[-5:].mean()
+    assert row.ratio == pytest.approx((last - half) / (last - first)) and row.loss == pytest.approx(0)
+    late = scales.still_to_come(line, loss, pd.Series({"relu": 15.0}))  # beginning where the loss has settled
+    assert late.ratio.item() > row.ratio
+
+
+@pytest.mark.parametrize(
+    ("apart", "error", "expected"),
+    [(0.3, 0.05, Verdict.HOLDS), (-0.3, 0.05, Verdict.FAILS), (0.3, 0.9, Verdict.INCONCLUSIVE)],
+)
+def test_sparsity_settles_later_by_runs_as_random_effects(apart, error, expected):
+    come = pd.DataFrame({"run": list("abcde"), "ratio": 0.3 + apart + np.linspace(-0.05, 0.05, 5), "loss": 0.3})
+    assert verdict(claims.settling(come.assign(error=error)), "C52") == expected
+    assert verdict(claims.settling(come.iloc[:0].assign(error=error)), "C52") == Verdict.NO_DATA
+
+
+def raw_and_shared(early, later, at_shared):
+    """Three runs: the ratio zigzags by ``early``, then ``later`` pp at their own CETT, by ``at_shared`` at one CETT."""
+    rows = []
+    for run in ("a", "b", "c"):
+        for i, tokens in enumerate(np.logspace(0, 2, 24)):
+            sign, size = -1 if i % 2 else 1, early if tokens <= 10 else later
+            rows.append((run, tokens, 0.3 + sign * size / 100, 0.2 + sign * at_shared / 100))
+    table = pd.DataFrame(rows, columns=["run", "tokens", "value", "activation_ratio"])
+    return table[["run", "tokens", "value"]], table[["run", "tokens", "activation_ratio"]]
+
+
+@pytest.mark.parametrize(("sizes", "expected"), [((2.0, 1.0, 0.5), Verdict.HOLDS), ((2.0, 1.0, 3.0), Verdict.FAILS)])
+def test_early_jumps_are_set_beside_those_at_the_shared_cett(sizes, expected):
+    table = scales.early_jumps(*raw_and_shared(*sizes))
+    assert (table.own / table.shared).to_numpy() == pytest.approx(sizes[0] / sizes[2], rel=0.1)
+    assert (table.own / table.later).to_numpy() == pytest.approx(sizes[0] / sizes[1], rel=0.15)  # one lies between
+    assert verdict(claims.jumps(table), "C80") == expected
+    assert verdict(claims.jumps(table.iloc[:1]), "C80") == Verdict.NO_DATA
+
+
+def loss_rows(relu, silu):
+    rows = [
+        (f"{scale.lower()}-{kind}", scale, kind, 1, final, final)
+        for kind, values in (("relu", relu), ("silu", silu))
+        for scale, final in zip(PARAMS.index, values, strict=False)
+    ]
+    rows += [(f"0.1m-{kind}-seed2", "0.1M", kind, 2, first + 0.01, first + 0.01)
+             for kind, (first, *_) in (("relu", relu), ("silu", silu))]  # fmt: skip
+    return pd.DataFrame(rows, columns=["run", "scale", "activation", "seed", "final", "common"])
+
+
+@pytest.mark.parametrize(
+    ("relu", "silu", "falls", "same"),
+    [
+        ((3.1, 2.9, 2.7, 2.5, 2.3), (3.1, 2.9, 2.7, 2.5, 2.3), Verdict.HOLDS, Verdict.HOLDS),
+        ((2.3, 2.5, 2.7, 2.9, 3.1), (2.3, 2.5, 2.7, 2.9, 3.1), Verdict.FAILS, Verdict.HOLDS),
+        ((3.1, 2.9, 2.7, 2.5, 2.3), (3.1, 2.9, 2.7, 2.5, 2.5), Verdict.HOLDS, Verdict.FAILS),
+    ],
+)
+def test_losses_over_scales_and_between_activations(relu, silu, falls, same):
+    rows = claims.losses(loss_rows(relu, silu), PARAMS)
+    assert (verdict(rows, "C67"), verdict(rows, "C68")) == (falls, same)
+
+
+def test_gaps_of_loss_know_their_seeds():
+    table = loss_rows((3.0, 2.9), (3.0, 2.9))
+    table.loc[table.run == "0.1m-silu-seed2", "final"] = 3.01 * 1.02
+    gaps = scales.loss_gaps(table).set_index("scale")
+    assert gaps.gap["0.1M"] == pytest.approx(1.0) and gaps.gap["0.2M"] == pytest.approx(0)
+    spread = np.std([0.0, 2.0], ddof=1)
+    assert gaps.error.tolist() == pytest.approx([spread / np.sqrt(2), spread]) and gaps.freedom.tolist() == [1, 1]
+
+
+def test_loss_limit_of_an_exact_power_law():
+    rng, frames = np.random.default_rng(0), []
+    for i, scale in enumerate(("0.1M", "0.2M", "0.4M")):
+        tokens = np.linspace(1e5, 5e7, 600)
+        loss = 2.2 + 0.1 * i + 3.0 * (tokens / 1e6) ** -0.5 + rng.normal(0, 1e-3, 600)
+        labels = {"run": f"{scale.lower()}-relu", "scale": scale, "activation": "relu", "seed": 1}
+        numbers = {"tokens": tokens, "d": tokens / 1e6, "tokens_per_param": 1.0, "loss": loss}
+        frames.append(pd.DataFrame({**labels, **numbers}))
+    table = scales.loss_limits(pd.concat(frames))
+    assert table.limit.to_numpy() == pytest.approx([2.2, 2.3, 2.4], abs=0.03)
+    assert ((table.low < table.limit) & (table.limit < table.high)).all() and table.fixed.all()
+
+
+# --- forecasts -------------------------------------------------------------------------------------------------------
+
+
+def test_a_forecast_is_of_the_mean_of_three_checkpoints(trend):
+    part = trend[trend.run.isin(["0.2b-silu", "0.4b-silu"])]
+    table = forecasts.forecasts(part, 0.6).set_index("run")
+    run = part[part.run == "0.2b-silu"].activation_ratio.to_numpy()
+    row = table.loc["0.2b-silu"]
+    assert row.measured == pytest.approx(run[-3:].mean())
+    seen = part[part.run == "0.2b-silu"].query("d <= 0.6 * d.max()").activation_ratio
+    assert row.to_come == pytest.approx(run[-3:].mean() - seen.iloc[-3:].mean())
+    assert (table.inside == ((table.low <= table.measured) & (table.measured <= table.high))).all()
+    score = forecasts.forecast_score(table.reset_index()).iloc[0]
+    assert score.runs == 2 and score.inside == table.inside.sum()
+
+
+@pytest.mark.parametrize(
+    ("hits", "width", "expected"),
+    [(13, 0.5, Verdict.HOLDS), (6, 0.5, Verdict.FAILS), (13, 3.0, Verdict.FAILS)],
+)
+def test_forecasts_have_to_be_right_and_narrow(hits, width, expected):
+    inside = [True] * hits + [False] * (14 - hits)
+    half = 0.01 * width / 2 * np.linspace(0.95, 1.05, 14)
+    table = pd.DataFrame({"evidence": "ladder", "low": -half, "high": half, "to_come": 0.01, "inside": inside})
+    assert verdict(claims.foretold(table), "C53") == expected
+
+
+def test_what_came_is_set_beside_what_was_foretold(trend):
+    run = trend[trend.run == "0.4b-silu"]
+    model = laws.posterior("silu", run.iloc[:25].assign(run="mine"))
+    table = forecasts.came(model, "mine", run.iloc[25:])
+    assert len(table) == 4 and table.measured.iloc[-1] == run.activation_ratio.iloc[-1]
+    assert (table.inside == table.measured.between(table.low, table.high)).all()
+    ahead = model.predict("mine", np.linspace(run.d.iloc[0], 3 * run.d.iloc[24], 20))
+    assert figures.own_run(model.points, ahead, 1e9, run.iloc[25:]).axes
+
+
+# --- trends ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_change_leaves_out_the_learning_rates_warm_up():
+    table = runs(m0_1=lambda d: np.where(d < 0.3, 0.9, 0.2))
+    table = pd.concat([table.iloc[:1].assign(tokens=2e5, d=0.2, activation_ratio=0.9), table])
+    assert scales.moved(table).change.item() == pytest.approx(0)
+
+
+def test_the_paper_has_to_be_named_among_the_evidence():
+    with pytest.raises(ValueError, match="must name 'paper'"):
+        trends.activations(["ladder"])
+    both = trends.activations()
+    assert set(both.evidence) == {"paper", "ladder"}
+    first = both[both.run == "0.1b-relu"].iloc[0]
+    size = paper.table(3).set_index("scale").non_embedding_params["0.1B"]
+    assert first.tokens_per_param == pytest.approx(first.tokens / size)
