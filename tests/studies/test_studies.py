@@ -23,8 +23,8 @@ from sparsinglib.paper import style
 from sparsinglib.studies.checkpoint import claims, figures
 from sparsinglib.studies.checkpoint import study as one_checkpoint
 
-# They read tables and measure next to nothing. 05 would too, but its bootstraps take a minute.
-READERS = ("02_data_scaling", "04_scale", "10_decoding_speed")
+# They read tables and measure next to nothing.
+READERS = ("02_data_scaling", "04_scale", "05_predict", "10_decoding_speed")
 
 
 @pytest.fixture(scope="module")

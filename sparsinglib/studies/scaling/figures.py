@@ -89,7 +89,7 @@ def figure_4(trend: pd.DataFrame, laws: Laws, limits: pd.DataFrame) -> style.Pic
         return fig.says(
             f"With more data the activation ratio of {_which_way(trend)}",
             "Line: law. Pale: points left out of it as warm-up. Right of each panel the limits: bars are our 90 % "
-            "intervals over all numbers of left-out points, hollow where the points do not fix the limit (the bar then "
+            "intervals by the model of all runs, hollow where the points do not fix the limit (the bar then "
             "may leave the panel); black diamonds are the limits printed in Table 2. Darker: larger.",
         )
 
@@ -217,8 +217,8 @@ def figure_8(derivative: pd.DataFrame) -> style.Picture:
             style.label_ends(ax, [end for end in ends if end is not None], gap=0.08)
         return fig.says(
             _smaller_first(derivative),
-            "Size of the law's slope where a run has points; bands are 90 % intervals over all numbers of left-out "
-            "points. Pale, without a band: the run's limit is open. Since D = tokens per parameter × parameters, part "
+            "Size of the law's slope where a run has points; bands are 90 % intervals by the model of "
+            "all runs. Pale, without a band: the run's limit is open. Since D = tokens per parameter × parameters, part "
             "of this order is arithmetic.",
         )
 
