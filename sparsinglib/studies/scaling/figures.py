@@ -218,8 +218,8 @@ def figure_8(derivative: pd.DataFrame) -> style.Picture:
         return fig.says(
             _smaller_first(derivative),
             "Size of the law's slope where a run has points; bands are 90 % intervals by the model of "
-            "all runs. Pale, without a band: the run's limit is open. Since D = tokens per parameter × parameters, part "
-            "of this order is arithmetic.",
+            "all runs. Pale, without a band: the run's limit is open. Since D = tokens per parameter × parameters, "
+            "part of this order is arithmetic.",
         )
 
 
