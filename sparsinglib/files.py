@@ -15,8 +15,10 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-ROOT = Path(__file__).resolve().parent.parent  # never the working directory
-DATA = ROOT / "data"
+PACKAGE = Path(__file__).resolve().parent
+CARRIED = (PACKAGE / "data").is_dir()  # installed from a wheel, which carries its data among the modules
+ROOT = Path.cwd() if CARRIED else PACKAGE.parent  # of a checkout: never the working directory
+DATA = (PACKAGE if CARRIED else ROOT) / "data"
 PAPER = DATA / "paper"
 LADDER = DATA / "ladder"
 SUITES = DATA / "suites"
@@ -170,7 +172,7 @@ def code_digest(module: str) -> str:
     todo = [module]
     while todo:
         name = todo.pop()
-        path = ROOT.joinpath(*name.split("."))
+        path = PACKAGE.parent.joinpath(*name.split("."))
         source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
         if name in seen or not name.startswith(__package__ or "") or not source.is_file():
             continue
