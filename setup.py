@@ -19,6 +19,7 @@ class BuildWithData(build_py):
     """Puts the data beside the modules; a checkout installed to be edited reads its own."""
 
     def run(self):
+        """Copy the data after the modules."""
         super().run()
         if not self.editable_mode:
             for path in sorted({path for pattern in CARRIED for path in DATA.glob(pattern) if path.is_file()}):
