@@ -26,7 +26,7 @@ assert 0 < sl.measure(model, batches, "thresholds.json").activation_ratio < 1
 with sl.sparsify(model, "thresholds.json"):
     model.generate(batches[0][:1, :8], max_new_tokens=4, do_sample=False)
 table = sl.paper.table(2)
-assert len(table) == 10, table
+assert len(table) == 11, table
 try:
     sl.load("0.1m-relu")
 except sl.CheckpointError as error:

@@ -18,7 +18,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from ..files import output_dir, write_atomically
 from . import published
@@ -80,6 +79,8 @@ def exact(value: float, unit: str = "", note: str = "", printed: str = "") -> Es
 
 def with_error(value: float, error: float, unit: str = "", note: str = "", freedom: float = math.inf) -> Estimate:
     """From a standard error: normal, or Student's t with ``freedom`` degrees where the error itself is estimated."""
+    from scipy import stats  # not needed by who only reads the paper's tables
+
     half = float(stats.t.ppf(1 - TAIL, freedom)) * error
     return Estimate(value, value - half, value + half, unit, note)
 
@@ -102,6 +103,8 @@ def of_draws(draws: Iterable[float], value: float | None = None, unit: str = "",
 
 def proportion(hits: int, cases: int, note: str = "") -> Estimate:
     """Percent of ``cases`` drawn at random that are hits, with Clopper and Pearson's interval."""
+    from scipy import stats
+
     ends = stats.binomtest(hits, cases).proportion_ci(1 - 2 * TAIL)
     return Estimate(100 * hits / cases, 100 * ends.low, 100 * ends.high, "%", note or f"{hits} of {cases}:")
 

@@ -10,9 +10,9 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from textwrap import shorten
+from typing import Any
 
 import pandas as pd
-from IPython.display import Markdown
 
 from ..files import FIGURES, ROOT, output_dir, replacing, write_atomically
 from . import published
@@ -130,8 +130,10 @@ def markdown(frame: pd.DataFrame) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def show_table(frame: pd.DataFrame, *columns: str) -> Markdown:
+def show_table(frame: pd.DataFrame, *columns: str) -> Any:
     """A table of text for a notebook, whole cells; ``columns`` default to all but the claim's own words."""
+    from IPython.display import Markdown  # not needed by who only reads the paper's tables
+
     chosen = list(columns) or [name for name in frame if name not in ("where", "claim")]
     return Markdown(markdown(frame[chosen]))
 
