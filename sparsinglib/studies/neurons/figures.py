@@ -213,11 +213,14 @@ def figure_10(table: pd.DataFrame, pairs: pd.DataFrame) -> style.Picture:
         fig.colorbar(ScalarMappable(norm, "viridis"), ax=panels, shrink=0.6, label="entries in a cell", pad=0.01)
         ends = pairs.groupby("activation", sort=False).rank_correlation.agg(["min", "max"])
         words = [f"{_label(str(a))} {row['min']:.2f} to {row['max']:.2f}" for a, row in ends.iterrows()]
+        halves = pairs.halves_correlation.dropna()
+        noise = (
+            f" Two halves of the text on one model: {halves.min():.2f} to {halves.max():.2f}." if len(halves) else ""
+        )
         return fig.says(
             f"Tokens that need many neurons in one size need many in another: rank correlation {', '.join(words)}",
             "Activation ratio (%) of each vocabulary entry, mean over its occurrences. Line: equal. Near: entries "
-            "whose two ratios differ by 20 % at most. Two halves of the text on one model: "
-            f"{pairs.halves_correlation.min():.2f} to {pairs.halves_correlation.max():.2f}.",
+            f"whose two ratios differ by 20 % at most.{noise}",
         )
 
 
