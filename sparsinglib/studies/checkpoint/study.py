@@ -23,10 +23,10 @@ from ...files import DATA, LADDER, ROOT, output_dir
 from ...paper import style
 from ...texts import corpora
 from ..scaling import trends
-from . import figures
 from .anatomy import Anatomy, dissect
 from .strategies import check_strategy, find_rule, halves, rules_at
 
+FIRST = 44  # tokens of the sample among which Figure 1 picks its own
 SAMPLE = DATA / "texts" / "sample.txt"
 
 
@@ -176,7 +176,7 @@ def layers_by_p(p_values: Sequence[float], tokens: int, *studies: Study | None) 
 def one_token(s: Study) -> tuple[Anatomy, str]:
     """The middle layer's FFN on the longest of the sample's first tokens, taken apart (Figure 1), and that token."""
     rule = s.rule if isinstance(s.rule, Thresholds) else thresholds_for_cett(s.model, s.fitted_on, 0.1)
-    pieces = style.token_pieces(s.tokenizer, s.sample_ids[: figures.MOST_TOKENS_DRAWN].tolist())
+    pieces = style.token_pieces(s.tokenizer, s.sample_ids[:FIRST].tolist())
     position = max(range(len(pieces)), key=lambda j: len(pieces[j]))
     return dissect(s.model, s.sample_ids, rule, len(rule.values) // 2, position), pieces[position]
 
