@@ -1,27 +1,27 @@
 """What the ends of runs leave active, to compare scales: by KL, which this text resolves, and by perplexity.
 
-``python -m sparsinglib.ladder.ends`` searches CETT at the shipped end of each size and seed and writes
-``data/ladder/ends.csv``; what is there already is not searched again.
+``python -m sparsinglib.ladder.ends`` measures the shipped end of each size and seed as a snapshot of a long run is
+measured, reads CETT off for each p, and writes ``data/ladder/ends.csv``; what is there already is not measured again.
 """
 
 import argparse
 import itertools
-import math
-import warnings
 
+import numpy as np
 import pandas as pd
 import torch
 from transformers.utils import logging
 
 from ..core.checkpoints import load
-from ..core.search import find_thresholds
 from ..files import LADDER, replacing
+from . import snapshots
 from .batches import validation_batches
 from .recipe import RUNS, SCALES, Run
 from .train import chosen
 
 TARGET = LADDER / "ends.csv"
-TOKENS = 65_536
+GRID = snapshots.GRID[snapshots.GRID > 0.07]  # below it no p of these is reached
+Z90 = 1.645
 CRITERIA = ("kl", "ppl")
 INCREASES = (1.0, 5.0, 10.0)  # p of exp(KL) or of perplexity, in percent
 COLUMNS = ["run", "criterion", "p_pct", "cett", "cett_low", "cett_high", "activation_ratio", "low", "high", "tokens"]
@@ -34,7 +34,22 @@ def sizes_and_seeds() -> list[Run]:
     return [RUNS[name] for name in names if (LADDER / name / "model.safetensors").is_file()]
 
 
-def measure_ends(runs: list[Run], max_tokens: int = TOKENS) -> pd.DataFrame:
+def read_off(snapshot: pd.DataFrame, criterion: str, p_pct: float) -> tuple[float, ...]:
+    """CETT, its 90 % interval, the activation ratio there and at the interval's ends, of one snapshot.
+
+    The rise goes with a power of CETT, which KL tells more surely than perplexity; by it the rise's error over the text
+    becomes one of CETT.
+    """
+    cett, x = snapshots.shared_cett(snapshot, p_pct, criterion), np.log(snapshot["cett"])
+    power = np.interp(np.log(cett), x, np.gradient(np.log(snapshot["kl"]), x))
+    error = np.interp(np.log(cett), x, snapshot[{"kl": "kl_se", "ppl": "log_ppl_ratio_se"}[criterion]])
+    share = Z90 * error / np.log1p(p_pct / 100) / power
+    ends = [float(np.clip(cett * np.exp(s * share), min(GRID), max(GRID))) for s in (-1, 1)]
+    ratio, high, low = (snapshots.at_cett(snapshot, c)["activation_ratio"].iloc[0] for c in (cett, *ends))
+    return cett, *ends, ratio, low, high
+
+
+def measure_ends(runs: list[Run], max_tokens: int = snapshots.TOKENS) -> pd.DataFrame:
     """One row for each run, criterion and p: CETT and activation ratio with their 90 % intervals (``COLUMNS``).
 
     Written after each run; the length of text belongs to what is compared, so rows of another length are replaced.
@@ -46,16 +61,13 @@ def measure_ends(runs: list[Run], max_tokens: int = TOKENS) -> pd.DataFrame:
         if run.name in set(table["run"]):
             continue
         model, _ = load(run.name)
-        rows = []
-        for criterion, p in itertools.product(CRITERIA, INCREASES):
-            found = find_thresholds(model, batches, p, criterion=criterion)
-            cett, active = (pair or (math.nan, math.nan) for pair in (found.cett_interval, found.activation_interval))
-            rows.append((run.name, criterion, p, found.cett, *cett, found.activation_ratio, *active, found.tokens))
-        found_here = pd.DataFrame(rows, columns=COLUMNS)
-        table = pd.concat([table, found_here], ignore_index=True) if len(table) else found_here
+        found = snapshots.measure_snapshot(model, batches, grid=GRID).assign(run=run.name, step=0, group=0, tokens=0)
+        asked = itertools.product(CRITERIA, INCREASES)
+        rows = pd.DataFrame([(run.name, *a, *read_off(found, *a), max_tokens) for a in asked], columns=COLUMNS)
+        table = pd.concat([table, rows], ignore_index=True) if len(table) else rows
         with replacing(TARGET) as file:
             table.round(6).to_csv(file, index=False)
-        print(found_here.round(4).to_string(index=False, header=run is runs[0]), flush=True)
+        print(rows.round(4).to_string(index=False, header=run is runs[0]), flush=True)
     return table
 
 
@@ -66,7 +78,6 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", message=".*cannot resolve.*")  # the intervals say it
     measure_ends(chosen(options.names, parser) or sizes_and_seeds())
 
 

@@ -61,41 +61,43 @@ def record(run: Run, model: PreTrainedModel, step: int, group: int, path: Path) 
         (pd.concat([table, found]) if len(table) else found).round(8).to_csv(file, index=False)
 
 
-def measure_snapshot(model: PreTrainedModel, batches: Sequence[Tensor], sparse: bool = True) -> pd.DataFrame:
-    """One row for each CETT of ``GRID``, on full windows (rows × length): fractions, and losses in nats.
+def measure_snapshot(
+    model: PreTrainedModel, batches: Sequence[Tensor], sparse: bool = True, grid: np.ndarray = GRID
+) -> pd.DataFrame:
+    """One row for each CETT of ``grid``, on full windows (rows × length): fractions, and losses in nats.
 
     Columns: cett; validation_loss; dense_ratio, the share of neurons above the thresholds in the dense run, which takes
     two passes for the whole grid; activation_ratio, log_ppl_ratio and kl of a sparse pass each, as ``measure`` has
     them, with standard errors (…_se). Without ``sparse`` these are NaN.
     """
     ffns, corpus = find_ffns(model), forward.TokenBatches(model, batches)
-    thresholds, ratio, loss = _dense(model, ffns, corpus, batches[0])
-    found = pd.DataFrame({"cett": GRID, "validation_loss": loss, "dense_ratio": ratio})
+    thresholds, ratio, loss = _dense(model, ffns, corpus, batches[0], grid)
+    found = pd.DataFrame({"cett": grid, "validation_loss": loss, "dense_ratio": ratio})
     columns = ["activation_ratio", "log_ppl_ratio", "log_ppl_ratio_se", "kl", "kl_se"]
     found[columns] = _sparse(model, ffns, corpus, thresholds) if sparse else math.nan
     return found
 
 
 def _dense(
-    model: PreTrainedModel, ffns: list[FFN], corpus: forward.TokenBatches, first: Tensor
+    model: PreTrainedModel, ffns: list[FFN], corpus: forward.TokenBatches, first: Tensor, grid: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Thresholds of each CETT, (layers, grid), the share of neurons above them, mean of layers, (grid,), and the loss.
 
     A sample of the text says roughly where the thresholds lie, and the whole text what CETT they give; from there to
     the grid it is a small step.
     """
-    thresholds, sums = np.zeros((len(ffns), len(GRID))), np.zeros((2, len(ffns), len(GRID)))
-    margin = np.ones(len(GRID))
+    thresholds, sums = np.zeros((len(ffns), len(grid))), np.zeros((2, len(ffns), len(grid)))
+    margin = np.ones(len(grid))
     margin[[0, -1]] = 0.97, 1.03  # so that the grid lies within what is tried
 
     def look(ffn: FFN, neurons: Tensor, gate: Tensor) -> None:
         largest = max(float(ffn.magnitudes(neurons).max()), 1e-30)
         tried = np.geomspace(1e-3 * largest, largest, SAMPLE_THRESHOLDS)
-        cett = np.maximum.accumulate(_above(ffn, neurons, tried)[0]) * ffn.d_ff / neurons.numel()
-        thresholds[ffn.layer] = np.exp(np.interp(np.log(GRID * margin), np.log(cett + 1e-9), np.log(tried)))
+        cett = np.maximum.accumulate(_above(ffn, neurons, tried)[0]) * ffn.width / neurons.numel()
+        thresholds[ffn.site] = np.exp(np.interp(np.log(grid * margin), np.log(cett + 1e-9), np.log(tried)))
 
     def count(ffn: FFN, neurons: Tensor, gate: Tensor) -> None:
-        sums[:, ffn.layer] += _above(ffn, neurons, thresholds[ffn.layer])
+        sums[:, ffn.site] += _above(ffn, neurons, thresholds[ffn.site])
 
     sample = forward.TokenBatches(model, [first[: max(1, SAMPLE_TOKENS // first.shape[1])]])
     with hook_ffns(ffns, look):
@@ -103,9 +105,9 @@ def _dense(
     with hook_ffns(ffns, count):
         losses = [forward.losses(forward.logits(model, batch), batch) for batch in corpus]
     cett, active = sums / corpus.tokens
-    log_cett = np.log(np.maximum.accumulate(cett, axis=1) + 1e-9) + 1e-9 * np.arange(len(GRID))
+    log_cett = np.log(np.maximum.accumulate(cett, axis=1) + 1e-9) + 1e-9 * np.arange(len(grid))
     on_grid = [
-        CubicSpline(x, np.stack([np.log(t), a / ffn.d_ff], axis=1))(np.log(GRID))
+        CubicSpline(x, np.stack([np.log(t), a / ffn.d_ff], axis=1))(np.log(grid))
         for ffn, x, t, a in zip(ffns, log_cett, thresholds, active, strict=True)
     ]
     log_thresholds, ratio = np.moveaxis(np.array(on_grid), 2, 0)
@@ -114,7 +116,7 @@ def _dense(
 
 def _above(ffn: FFN, neurons: Tensor, thresholds: np.ndarray) -> np.ndarray:
     """Sums over tokens, (2, thresholds): CETT (Eq 3) and the number of neurons at or above the threshold."""
-    neurons = neurons.reshape(-1, ffn.d_ff)
+    neurons = neurons.reshape(-1, ffn.width)
     size, full = ffn.magnitudes(neurons), ffn.output(neurons).norm(dim=-1)
     sums = np.zeros((2, len(thresholds)))
     for index, threshold in enumerate(thresholds):
@@ -128,20 +130,20 @@ def _sparse(
     model: PreTrainedModel, ffns: list[FFN], corpus: forward.TokenBatches, thresholds: np.ndarray
 ) -> list[list[float | None]]:
     """Activation ratio, log of the perplexity ratio, its error, KL, its error, of a sparse pass at each threshold."""
-    active, index = np.zeros(len(GRID)), 0
-    rises: list[list[Tensor]] = [[] for _ in GRID]
-    divergences: list[list[Tensor]] = [[] for _ in GRID]
+    active, index = np.zeros(thresholds.shape[1]), 0
+    rises: list[list[Tensor]] = [[] for _ in thresholds[0]]
+    divergences: list[list[Tensor]] = [[] for _ in thresholds[0]]
 
     def mask(ffn: FFN, neurons: Tensor, gate: Tensor) -> Tensor:
         size = ffn.magnitudes(neurons)
-        keep = (size >= thresholds[ffn.layer, index]) & (size > 0)
+        keep = (size >= thresholds[ffn.site, index]) & (size > 0)
         active[index] += float(keep.sum()) / ffn.d_ff
         return neurons * keep
 
     for batch in corpus:
         dense = forward.logits(model, batch)
         loss = forward.losses(dense, batch)
-        for index in range(len(GRID)):
+        for index in range(thresholds.shape[1]):
             with hook_ffns(ffns, mask):
                 found = forward.logits(model, batch)
             rises[index].append(forward.block_sums(forward.losses(found, batch) - loss, batch))
@@ -152,14 +154,15 @@ def _sparse(
 
 
 def at_cett(table: pd.DataFrame, cett: float) -> pd.DataFrame:
-    """What groups of snapshots leave active at a CETT between those of ``GRID``, one row a group, ordered by tokens.
+    """What groups of snapshots leave active at a CETT between those measured, one row a group, ordered by tokens.
 
     Columns: ``GROUPED``; activation_ratio is the mean over the group, spread the standard deviation of its snapshots,
     log_ppl_ratio and kl are those of the group's end. Each snapshot counts with the share of the dense run, and the
     group's end says how much the sparse run adds. Raises ValueError for a CETT outside the grid.
     """
-    if not GRID[0] <= cett <= GRID[-1]:
-        raise ValueError(f"CETT {cett:g} is outside what was measured, {GRID[0]:g} to {GRID[-1]:g}")
+    low, high = table["cett"].min(), table["cett"].max()
+    if not low <= cett <= high:
+        raise ValueError(f"CETT {cett:g} is outside what was measured, {low:g} to {high:g}")
     rows = []
     for (run, group), part in table.groupby(["run", "group"], sort=False):
         dense = [_between(rows, "dense_ratio", cett) for _, rows in part.groupby("step")]
@@ -180,18 +183,15 @@ def _between(rows: pd.DataFrame, column: str, cett: float) -> float:
 def shared_cett(table: pd.DataFrame, ppl_increase_pct: float = 1.0, criterion: str = "kl") -> float:
     """The CETT at which exp(KL), or the perplexity ratio (``"ppl"``), is up by p %, mean of a run's last five groups.
 
-    Raises ValueError where no CETT of the grid reaches it.
+    Raises ValueError where no CETT that was measured reaches it.
     """
-    column = {"kl": "kl", "ppl": "log_ppl_ratio"}[criterion]
     ends = table[table["step"] == table["group"]]
     last = ends[ends["group"].isin(sorted(set(ends["group"]))[-LAST:])]
-    rise = np.exp(last[column]).groupby(last["cett"]).mean().to_numpy() - 1
-    rising = np.maximum.accumulate(rise)
-    goal = ppl_increase_pct / 100
-    if not rising[0] <= goal <= rising[-1]:
-        raise ValueError(f"{ppl_increase_pct:g} % is reached by no CETT from {GRID[0]:g} to {GRID[-1]:g}")
-    above = int(np.argmax(rising >= goal))
-    curve = CubicSpline(np.log(GRID), rise)
-    low, high = np.log(GRID[[max(above - 1, 0), above]])
-    fine = np.linspace(low, high, 2001)
-    return float(np.exp(fine[np.argmax(curve(fine) >= goal)]))
+    column = {"kl": "kl", "ppl": "log_ppl_ratio"}[criterion]
+    rise = np.exp(last[column]).groupby(last["cett"]).mean() - 1
+    fine = np.linspace(math.log(rise.index[0]), math.log(rise.index[-1]), 10_001)
+    curve = CubicSpline(np.log(rise.index), rise)(fine)
+    reached = curve >= ppl_increase_pct / 100
+    if reached[0] or not reached.any():
+        raise ValueError(f"{ppl_increase_pct:g} % is reached by no CETT from {rise.index[0]:g} to {rise.index[-1]:g}")
+    return float(np.exp(fine[np.argmax(reached)]))

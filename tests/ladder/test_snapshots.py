@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import sparsinglib as sl
-from sparsinglib.ladder import recipe, snapshots
+from sparsinglib.ladder import ends, recipe, snapshots
 from sparsinglib.ladder.batches import validation_batches
 from sparsinglib.ladder.recipe import RUNS, Run
 
@@ -20,7 +20,7 @@ def taken(name, tokens):
     return model, held_out, table
 
 
-@pytest.fixture(scope="module", params=["0.1m-relu", "0.1m-silu"])
+@pytest.fixture(scope="module", params=["0.1m-relu", "0.1m-silu", "moe-30"])
 def measured(request):
     return taken(request.param, 4096)
 
@@ -129,3 +129,26 @@ def test_a_recorded_snapshot_is_of_the_model_as_shipped_and_leaves_it_alone(tmp_
     model.load_state_dict({name: value.bfloat16().float() for name, value in before.items()})
     again = snapshots.measure_snapshot(model.eval(), validation_batches(2048))
     np.testing.assert_allclose(table[table.step == 40].activation_ratio, again.activation_ratio, atol=1e-6)
+
+
+@pytest.mark.parametrize("criterion", ends.CRITERIA)
+def test_an_end_is_read_off_as_a_search_finds_it(measured, criterion):
+    model, held_out, table = measured
+    found = sl.find_thresholds(model, held_out, 5.0, criterion=criterion)
+    cett, low, high, ratio, least, most = ends.read_off(table, criterion, 5.0)
+    assert found.cett_interval[0] < cett < found.cett_interval[1]
+    assert low < cett < high and least < ratio < most
+    assert np.log(high / low) == pytest.approx(np.log(found.cett_interval[1] / found.cett_interval[0]), rel=0.25)
+    assert ratio == pytest.approx(found.activation_ratio, abs=0.5 * np.ptp(found.activation_interval))
+
+
+def test_ends_are_written_run_by_run_and_kept(monkeypatch, tmp_path):
+    monkeypatch.setattr(ends, "TARGET", tmp_path / "ends.csv")
+    runs = [RUNS["0.1m-relu"], RUNS["0.1m-relu-seed2"]]
+    ends.measure_ends(runs[:1], 2048)
+    first = (tmp_path / "ends.csv").read_text()
+    table = ends.measure_ends(runs, 2048)
+    assert (tmp_path / "ends.csv").read_text().startswith(first)
+    assert list(table.columns) == ends.COLUMNS and len(table) == 12 and not table.isna().any().any()
+    monkeypatch.setattr(ends.snapshots, "measure_snapshot", lambda *_, **__: pytest.fail("measured again"))
+    ends.measure_ends(runs, 2048)
