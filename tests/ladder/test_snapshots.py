@@ -29,7 +29,7 @@ def dense_share(model, held_out, thresholds):
     shares = []
 
     def count(ffn, neurons, gate):
-        shares.append(float(thresholds.active(ffn, neurons, gate).float().mean()))
+        shares.append(float(thresholds.active(ffn, neurons, gate).float().mean()) * ffn.width / ffn.d_ff)
 
     with sl.hook_ffns(sl.find_ffns(model), count):
         for batch in held_out:
