@@ -27,6 +27,7 @@ NOTEBOOKS = ROOT / "notebooks"
 
 OUTPUT = "SPARSINGLIB_FIGURES"
 CACHE = "SPARSINGLIB_CACHE"
+WRITTEN = "SPARSINGLIB_WRITTEN"  # file that takes the path of each file written, one a line; for who runs notebooks
 
 # A failed write in the words of safetensors and of torch.save, which raise no OSError.
 FAILED_WRITE = re.compile(r"os error \d+|inline_container|file write failed")
@@ -90,6 +91,9 @@ def replacing(path: Path) -> Iterator[Path]:
             yield Path(partial)
             os.chmod(partial, 0o644)
             os.replace(partial, path)
+        if notes := os.environ.get(WRITTEN):
+            with open(notes, "a", encoding="utf-8") as file:
+                file.write(f"{path.absolute()}\n")
     except BaseException:
         if partial:
             Path(partial).unlink(missing_ok=True)

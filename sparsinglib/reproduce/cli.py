@@ -2,8 +2,9 @@
 
 Notebooks whose cells, parameters, code and data are what they were in an earlier run are not run again, so a run that
 was interrupted goes on where it was. Executed copies, logs and what the runs remember lie in ``build/notebooks``,
-figures in ``build/figures``, all of them in ``build/own`` for other parameters than the notebooks' own. A run that ends
-with the claims notebook writes the gallery, ``build/gallery/index.html``.
+figures in ``build/figures``, all of them in ``build/own`` for other parameters than the notebooks' own. Paths among the
+parameters are those of the folder the command is given in. A run that ends with the claims notebook writes the page,
+``build/gallery/index.html``.
 """
 
 import argparse
@@ -16,15 +17,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import papermill
 import yaml
 from filelock import FileLock, Timeout
 
-from ..files import FIGURES, NOTEBOOKS, OUTPUT, ROOT, copy, write_atomically
+from ..core import checkpoints
+from ..files import NOTEBOOKS, ROOT
 from ..suites import suite as suites
-from . import run_state
-from .runner import Job, Runner, is_claims, short
+from .runner import Job, run, store
 
 OUT = ROOT / "build"
 OUT_HELP = "directory for figures, executed copies, logs and gallery (default: build; build/own with --suite or --set)"
@@ -52,7 +52,7 @@ def find_notebooks(paths: Sequence[Path], numbers: Sequence[str]) -> list[Path]:
 def parse_settings(settings: Sequence[str], notebooks: Sequence[Path]) -> dict[str, Any]:
     """Read ``name=value`` pairs; raises ValueError for a name that no chosen notebook has among its parameters.
 
-    Also for a number or truth value given as something else.
+    Also for a number or truth value given as something else, and for a file or model that is not there.
     """
     known = {n: entry for path in notebooks for n, entry in papermill.inspect_notebook(str(path)).items()}
     given = {}
@@ -65,67 +65,59 @@ def parse_settings(settings: Sequence[str], notebooks: Sequence[Path]) -> dict[s
             hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(known))}."
             raise ValueError(f"No chosen notebook has the parameter {name}; {hint}")
         given[name] = _value(name, value, known[name]["default"])
+        _look_for(name, given[name])
     return given
 
 
 def _value(name: str, text: str, written: str) -> Any:
     """``text`` as the kind of value that the default, as ``written`` in the notebook, is."""
-    try:
-        default = ast.literal_eval(written)
-    except ValueError:
-        return yaml.safe_load(text)
+    default = ast.literal_eval(written)
     if isinstance(default, str):  # stays text, also where it looks like a number
         return text
-    value = yaml.safe_load(text)
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        try:
+            value = yaml.safe_load(text)  # true, or [paper, ladder] without quotes
+        except yaml.YAMLError:
+            value = text
+    if type(default) is int and isinstance(value, float) and value.is_integer():  # 1e6
+        value = int(value)
     kinds = (int, float) if type(default) is float else (type(default),)
-    if default is not None and type(value) not in kinds:
+    if type(value) not in kinds:
         raise ValueError(f"{name} takes a value like {default!r}, got {text!r}.")
     return value
 
 
-def plan(notebooks: Sequence[Path], settings: Sequence[str], suite: str, folder: Path, results: Path) -> list[Job]:
-    """A job for each notebook, with the settings that it knows; ``results`` is what the claims notebook reads too."""
+def _look_for(name: str, value: Any) -> None:
+    """Raise ValueError for a parameter whose file or model is not there; the notebooks run in this folder."""
+    if name in ("text_file", "my_csv") and value and not os.path.exists(value):
+        raise ValueError(f"{name}={value}: there is no such file; looked for {os.path.abspath(value)}.")
+    if name in ("model", "compare_with") and value:
+        try:
+            checkpoints.locate(value)
+        except ValueError as error:
+            raise ValueError(f"{error} Looked for {os.path.abspath(value)}.") from error
+    if name == "suite":
+        suites.validate_suite(suites.read(value))
+
+
+def plan(notebooks: Sequence[Path], settings: Sequence[str], suite: str, out: Path) -> list[Job]:
+    """A job for each notebook, with the settings that it knows."""
     parse_settings(settings, notebooks)
+    takes = {"suite": suite, **suites.two_models(suites.read(suite))} if suite else {}
     jobs = []
     for path in notebooks:
         known = papermill.inspect_notebook(str(path))
-        parameters = parse_settings([s for s in settings if s.partition("=")[0] in known], [path])
-        if suite:
-            takes = {"suite": suite, **suites.two_models(suites.read(suite))}
-            parameters = {name: value for name, value in takes.items() if name in known} | parameters
-        reads = [FIGURES / "results", results] if is_claims(path) else []
-        jobs.append(Job(path, parameters, parameters.get("suite", suite), folder, reads))
+        given = parse_settings([s for s in settings if s.partition("=")[0] in known], [path])
+        jobs.append(Job(path, {name: value for name, value in takes.items() if name in known} | given, out))
     return jobs
 
 
-def store_outputs(executed: Path, notebook: Path) -> None:
-    """Put an executed copy in the notebook's place, without what differs from run to run (papermill's notes, bars)."""
-    document = nbformat.read(executed, as_version=4)
-    for name in ("papermill", "widgets"):  # progress bars are drawn again by whoever runs the notebook
-        document.metadata.pop(name, None)
-    document.metadata["language_info"] = {"name": "python"}
-    for cell in document.cells:
-        for name in ("papermill", "execution"):
-            cell.metadata.pop(name, None)
-        if not cell.metadata.get("tags", True):
-            del cell.metadata["tags"]
-    text = nbformat.writes(document)
-    if notebook.read_text(encoding="utf-8") != text + "\n":
-        write_atomically(notebook, text)
-
-
-def store_figures(record: run_state.Record, figures: Path) -> None:
-    """Copy what a notebook drew and judged from ``figures`` to the tracked folder."""
-    for path in (ROOT / name for name in record.outputs):
-        if path.is_relative_to(figures):
-            copy(path, FIGURES / path.relative_to(figures))
-
-
-def kernel_environment(jobs: int, dask: str, figures: Path) -> dict[str, str]:
-    """Environment of the kernels: one thread each if they run side by side, where figures go and tasks run."""
+def kernel_environment(jobs: int, dask: str) -> dict[str, str]:
+    """Environment of the kernels: one thread each if they run side by side, and where tasks run."""
     threads = dict.fromkeys(THREADS, "1") if jobs > 1 else {}
-    extra = {"SPARSINGLIB_DASK": dask} if dask else {}
-    return {**os.environ, **threads, **extra, OUTPUT: str(figures), "SPARSINGLIB_WATCH": str(figures)}
+    return {**os.environ, **threads, **({"SPARSINGLIB_DASK": dask} if dask else {})}
 
 
 def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -171,7 +163,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = read_options(arguments)
     own = bool(options.suite or options.settings)
     out = options.out.resolve() if options.out else OUT / "own" if own else OUT
-    folder, figures = out / "notebooks", out / "figures"
     try:
         chosen = find_notebooks(options.paths, options.notebooks)
         if options.store and own:
@@ -182,19 +173,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             suite = suites.read(options.suite)
             suites.validate_suite(suite)
             print(suite.gaps() or f"{suite.name}: all {len(suite.checkpoints)} checkpoints are there")
-            options.suite = str(Path(options.suite).resolve()) if Path(options.suite).exists() else options.suite
-        jobs = plan(chosen, options.settings, options.suite, folder, figures / "results")
+        jobs = plan(chosen, options.settings, options.suite, out)
     except ValueError as error:
         options.fail(str(error))
     try:
-        (folder / "state").mkdir(parents=True, exist_ok=True)
+        (out / "notebooks" / "state").mkdir(parents=True, exist_ok=True)
         with ExitStack() as locks:
             for job in sorted(jobs, key=lambda job: job.name):
-                locks.enter_context(FileLock(folder / f".{job.name}.lock", timeout=0))
-            return _run(jobs, options, figures, kernel_environment(options.jobs, options.dask, figures))
+                locks.enter_context(FileLock(out / "notebooks" / f".{job.name}.lock", timeout=0))
+            return _run(jobs, options, out, kernel_environment(options.jobs, options.dask))
     except Timeout as error:
         name = Path(error.lock_file).stem.lstrip(".")
-        options.fail(f"another run is at work on {name} in {short(folder)}; wait for it, or give another --out.")
+        options.fail(f"another run is at work on {name} in {out}; wait for it, or give another --out.")
     except OSError as error:
         print(f"{error}. What is done is kept: started again with the same options it goes on.", file=sys.stderr)
         return 1
@@ -203,42 +193,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 130
 
 
-def _run(jobs: Sequence[Job], options: argparse.Namespace, figures: Path, environment: Mapping[str, str]) -> int:
+def _run(jobs: Sequence[Job], options: argparse.Namespace, out: Path, environment: Mapping[str, str]) -> int:
     for job in jobs:
-        for left_over in job.folder.glob(f".{job.name}.*.ipynb"):
+        for left_over in job.copy.parent.glob(f".{job.name}.*.ipynb"):
             left_over.unlink()
     todo = [job for job in jobs if options.again or not job.current]
     # What reads the results of the others has to look again if one of them is about to change.
-    todo += [job for job in jobs if job not in todo and is_claims(job.notebook) and todo]
+    todo += [job for job in jobs if job not in todo and job.last and todo]
     for job in jobs:
         if job not in todo and job.before:
             print(f"{job.name}: unchanged since {job.before.finished}")
-    records = Runner(todo, options.jobs, environment).run()
-    failed = [record for record in records if record.error]
+    records = run(todo, options.jobs, environment)
+    failed = {record.notebook: record.error for record in records if record.error}
     if options.store:
         for job in jobs:
-            if job.name not in [record.notebook for record in failed]:
-                store_outputs(job.copy, job.notebook)
-                if (record := run_state.load(job.state, job.name)) is not None:
-                    store_figures(record, figures)
-    if any(is_claims(job.notebook) and job.notebook.parent == NOTEBOOKS for job in jobs):
-        _write_gallery(jobs[0].folder, figures)
+            if job.name not in failed:
+                store(job)
+    if any(job.last and job.notebook.parent == NOTEBOOKS for job in jobs) and (records or not _page(out).is_file()):
+        from . import gallery
+
+        gallery.write(out)
+        print(f"Page: {_page(out)}")
     if failed:
-        print(f"{len(failed)} of {len(jobs)} notebooks failed; copies and logs are in {short(jobs[0].folder)}:")
-        for record in failed:
-            print(f"  {record.notebook}: {record.error}")
+        print(f"{len(failed)} of {len(jobs)} notebooks failed; copies and logs are in {out / 'notebooks'}:")
+        for name, error in failed.items():
+            print(f"  {name}: {error}")
     return 1 if failed else 0
 
 
-def _write_gallery(folder: Path, figures: Path) -> None:
-    """The gallery beside the executed copies, if something ran since it was written."""
-    from . import gallery
-
-    page = folder.parent / "gallery" / "index.html"
-    ran = [record.stat().st_mtime for record in (folder / "state").glob("*.json")]
-    if not page.is_file() or page.stat().st_mtime < max(ran, default=0):
-        gallery.write(page.parent, folder, own=figures)
-    print(f"Gallery: {short(page)}")
+def _page(out: Path) -> Path:
+    return out / "gallery" / "index.html"
 
 
 if __name__ == "__main__":

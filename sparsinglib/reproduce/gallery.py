@@ -5,8 +5,9 @@ It needs no server: pictures, data and notebooks as HTML lie beside it, and all 
 
 import argparse
 import base64
-import hashlib
 import io
+import json
+import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,145 +18,168 @@ from typing import Any
 import jinja2
 import nbformat
 import pandas as pd
-import yaml
 from fontTools import subset
 from matplotlib import font_manager
 from nbconvert import HTMLExporter
+from pygments.formatters import HtmlFormatter
 
 from ..files import FIGURES, NOTEBOOKS, ROOT, write_atomically
 from ..paper import scoreboard, style
 from ..paper.claims import Verdict
-from . import exhibit, run_state
-from .run_state import Record
+from . import exhibit
+from .runner import Record, commit, load
 
-TEMPLATES = Path(__file__).with_name("templates")
-COPIES = ROOT / "build" / "notebooks"
-OWN_SECTION = ("claims", "exhibit")
+TITLE = "Sparsing Law, measured again"
+TABLES = {
+    1: "mean scores on tasks, dense and at three tolerances",
+    2: "the laws' coefficients, printed and fitted again",
+    3: "training settings",
+    4: "commonsense reasoning, one column a benchmark",
+    5: "reading comprehension, one column a benchmark",
+    6: "complex benchmarks",
+}
+MOST_ROWS = 200  # of a table; all of them are in its CSV
 START = 1.0  # p at which the slider stands first, in percent
-CLASSES = {Verdict.HOLDS: "holds", Verdict.FAILS: "fails", Verdict.INCONCLUSIVE: "none", Verdict.NO_DATA: "none"}
+CLASSES = {Verdict.HOLDS: "holds", Verdict.FAILS: "fails"}
 
 
-def write(
-    folder: Path,
-    copies: Path = COPIES,
-    figures: Path = FIGURES,
-    notebooks: Path = NOTEBOOKS,
-    own: Path | None = None,
-) -> Path:
-    """Write ``folder/index.html`` and what it links to; gives its path.
+def write(out: Path, figures: Path = FIGURES, notebooks: Path = NOTEBOOKS) -> Path:
+    """Write ``out/gallery/index.html`` and what it links to; gives its path.
 
-    ``copies`` holds executed notebooks and, in ``state``, the records of their runs (``run_state.Record``); notebooks
-    that did not run there are shown as they are stored in ``notebooks``. ``own`` holds what a run drew: each figure
-    takes the place of the shipped one of its name.
+    ``out`` is the folder of a run: its figures take the place of the shipped ones in ``figures``, its executed copies
+    that of the stored ``notebooks``, and its records say how each notebook ended.
     """
+    folder = out / "gallery"
     files = sorted(notebooks.glob("[0-9]*.ipynb"))
-    runs = {path.stem: record for path in files if (record := run_state.load(copies / "state", path.stem))}
-    titles = {path.stem: _convert(path, copies, folder / "notebooks") for path in files}
-    played = exhibit.read(figures)  # before the copying, since it may be measured now
     shown = folder / "figures"
     shutil.rmtree(shown, ignore_errors=True)
-    for source in (figures, own):
-        if source and source.is_dir():
-            shutil.copytree(source, shown, dirs_exist_ok=True, ignore=shutil.ignore_patterns("results", ".*"))
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    page = environment.get_template("gallery.html.j2").render(
+    for source in (figures, out / "figures"):
+        if source.is_dir():
+            shutil.copytree(source, shown, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
+    shown_notebooks = {}
+    for path in files:
+        run = load(out / "notebooks" / "state", path.stem)
+        copy = out / "notebooks" / path.name
+        shown_notebooks[path.stem] = {"title": _convert(copy if copy.is_file() else path, folder), "run": run}
+    played = exhibit.read()
+    if played is not None:
+        style.save_table(played, "exhibit", shown)
+    page = _render(
+        title=TITLE,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        commit=run_state.commit(),
-        exhibit=None if played is None else playable(played),
+        commit=commit(),
+        exhibit=[] if played is None else _playable(played),
+        start=exhibit.INCREASES.index(START),
+        tokens=f"{exhibit.TOKENS:,}",
         font="" if played is None else font_for("".join(played.piece.unique())),
-        claims=_claims(shown / "claims.csv"),
-        groups=list(_groups(shown, runs, titles)),
-        notebooks=[{"name": name, "title": title, "run": runs.get(name)} for name, title in titles.items()],
+        groups=list(_groups(shown, shown_notebooks)),
+        notebooks=shown_notebooks,
+        **_claims(shown),
     )
     write_atomically(folder / "index.html", page)
     return folder / "index.html"
 
 
-def _convert(notebook: Path, copies: Path, folder: Path) -> str:
-    """Write a notebook as HTML, its executed copy if there is one, unless it is there already; gives its title."""
-    source = copies / notebook.name if (copies / notebook.name).is_file() else notebook
-    document = nbformat.read(source, as_version=4)
-    first = next((cell.source for cell in document.cells if cell.cell_type == "markdown"), "")
-    title = first.splitlines()[0].lstrip("# ") if first.startswith("#") else notebook.stem
-    page = folder / f"{notebook.stem}.html"
-    if not page.is_file() or page.stat().st_mtime < source.stat().st_mtime:
-        # Nothing is fetched from elsewhere: the page reads the same without a network.
-        offline = dict.fromkeys(("mathjax_url", "require_js_url", "jquery_url", "mermaid_js_url"), "")
-        html, _ = HTMLExporter(**offline).from_notebook_node(document, {"metadata": {"name": title}})
-        write_atomically(page, html)
+def _render(**values: Any) -> str:
+    loader = jinja2.FileSystemLoader(Path(__file__).with_name("templates"))
+    environment = jinja2.Environment(loader=loader, autoescape=True)
+    return environment.get_template("page.html.j2").render(**values)
+
+
+def _convert(notebook: Path, folder: Path) -> str:
+    """Write a notebook as HTML that reads like the page; gives its title."""
+    document = nbformat.read(notebook, as_version=4)
+    heading = title = notebook.stem
+    for cell in document.cells:
+        if cell.cell_type == "markdown" and (found := re.search(r"^#+ +(.+)", cell.source, re.MULTILINE)):
+            heading = found[1]
+            title = heading if title == notebook.stem else title
+        for output in cell.get("outputs", []):  # a picture without a text of its own is called as its section
+            for kind in output.get("metadata", {}).keys() | output.get("data", {}).keys() & {"image/png"}:
+                output.metadata.setdefault(kind, nbformat.NotebookNode()).setdefault("alt", heading)
+    body, _ = HTMLExporter(template_name="basic").from_notebook_node(document)
+    body = re.sub(r'(href="[^":]*)\.ipynb', r"\1.html", body)
+    colours = HtmlFormatter(style="default").get_style_defs(".highlight")
+    dark = HtmlFormatter(style="github-dark").get_style_defs(".highlight")
+    code_style = f"{colours}\n@media (prefers-color-scheme: dark) {{ {dark} }}\n.highlight {{ background: none; }}"
+    page = _render(title=title, body=body, code_style=code_style)
+    write_atomically(folder / "notebooks" / f"{notebook.stem}.html", page)
     return title
 
 
-def _groups(figures: Path, runs: Mapping[str, Record], titles: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+def _groups(figures: Path, notebooks: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """Pictures and tables under the notebook that wrote them; what no run recorded here wrote comes last."""
-    names = sorted(path.stem for path in figures.glob("*.csv") if path.stem not in OWN_SECTION)
-    captions = yaml.safe_load((TEMPLATES / "captions.yaml").read_text(encoding="utf-8"))
-    owner = {Path(output).stem: record for record in runs.values() for output in record.outputs}
-    for name, record in runs.items():
-        if mine := [_item(figures, n, captions, record) for n in names if owner.get(n) == record]:
-            yield {"title": titles[name], "link": f"notebooks/{name}.html", "items": mine}
-    if others := [_item(figures, n, captions, None) for n in names if n not in owner]:
+    names = sorted(path.stem for path in figures.glob("*.csv") if path.stem not in ("claims", "exhibit"))
+    ran = {name: n["run"] for name, n in notebooks.items() if n["run"]}
+    owner = {Path(output).stem: name for name, run in ran.items() for output in run.outputs}
+    for notebook, run in ran.items():
+        if mine := [_item(figures, name, run) for name in names if owner.get(name) == notebook]:
+            yield {"title": notebooks[notebook]["title"], "link": f"notebooks/{notebook}.html", "items": mine}
+    if others := [_item(figures, name, None) for name in names if name not in owner]:
         yield {"title": "Shipped with the package", "link": "", "items": others}
 
 
-def _item(figures: Path, name: str, captions: Mapping[str, str], run: Record | None) -> dict[str, Any]:
-    data = figures / f"{name}.csv"
+def _item(figures: Path, name: str, run: Record | None) -> dict[str, Any]:
     drawn = (figures / f"{name}.png").is_file() and (figures / f"{name}.svg").is_file()
-    return {
-        "name": name,
-        "caption": _caption(name, captions),
-        "digest": hashlib.sha256(data.read_bytes()).hexdigest()[:10],
-        "table": None if drawn else pd.read_csv(data, dtype=str, keep_default_na=False),
-        "run": run,
-    }
+    table = None if drawn else _table(pd.read_csv(figures / f"{name}.csv"))
+    return {"name": name, "caption": _caption(name, figures), "table": table, "run": run}
 
 
-def _caption(name: str, captions: Mapping[str, str]) -> str:
-    """The caption of ``name``, or of the picture of which it is a variant (``figure_04_mine``, ``mine_figure_04``)."""
-    known = [base for base in captions if f"_{base}_" in f"_{name}_"]
-    if not known:
-        return name.replace("_", " ").capitalize()
-    base = max(known, key=len)
-    variant = f"_{name}_".replace(f"_{base}_", "_", 1).strip("_")
-    return captions[base] + (f" ({variant})" if variant else "")
+def _table(frame: pd.DataFrame) -> str:
+    shown = style.rounded(frame).head(MOST_ROWS)
+    return shown.to_html(index=False, border=0, na_rep="", float_format="{:.10g}".format)
 
 
-def _claims(path: Path) -> dict[str, Any] | None:
-    """The scoreboard as the template wants it; None if there is none yet."""
-    if not path.is_file():
-        return None
-    claims = scoreboard.read(path)
-    rows = []
+def _caption(name: str, figures: Path) -> str:
+    """What the picture says, after its number in the paper and, of a variant, its ending (``figure_04_mine``)."""
+    found = re.match(r"(figure|table)_(\d\d)(?:_(.+))?$", name)
+    if not found:
+        return style.caption(name, figures) or name.replace("_", " ").capitalize()
+    kind, number, variant = found[1], int(found[2]), found[3]
+    said = style.caption(name, figures) if kind == "figure" else TABLES.get(number, "")
+    return f"{kind.capitalize()} {number}" + (f" ({variant})" if variant else "") + (f": {said}" if said else "")
+
+
+def _claims(figures: Path) -> dict[str, Any]:
+    """What the page says about claims; nothing if there is no table of them yet."""
+    if not (figures / "claims.csv").is_file():
+        return {"claims": []}
+    claims = scoreboard.read(figures / "claims.csv")
+    notebook = {}
+    for path in sorted((figures / "results").glob("*.json")):
+        for row in json.loads(path.read_text(encoding="utf-8")).get("verdicts", []):
+            notebook[row["id"], row["evidence"]] = path.stem
+    claims["notebook"] = [notebook.get(key, "") for key in zip(claims.id, claims.evidence, strict=True)]
+    claims["css"] = claims.verdict.map(lambda said: CLASSES.get(said, "faint"))
+    listed = []
     for claim, group in claims.groupby("id", sort=False):
-        checks = {
-            kind: [{**row, "css": CLASSES[row["verdict"]]} for row in group[group.evidence == kind].to_dict("records")]
-            for kind in scoreboard.EVIDENCE
-        }
+        rows = {kind: group[group.evidence == kind].to_dict("records") for kind in scoreboard.EVIDENCE}
+        silent = "" if any(rows.values()) else group.why.iloc[0]
         texts = group.iloc[0][["claim", "where", "paper_value"]].to_dict()
-        silent = group[group.evidence == ""].why
-        rows.append({"id": claim, **texts, "checks": checks, "silent": silent.iloc[0] if len(silent) else ""})
-    return {"counts": scoreboard.counts(claims), "rows": rows}
+        listed.append({"id": claim, **texts, "rows": rows, "silent": silent})
+    choices = {
+        "verdict": [str(verdict) for verdict in Verdict],
+        "evidence": list(scoreboard.EVIDENCE),
+        "notebook": sorted({name[:2] for name in claims.notebook if name}),
+    }
+    counts = scoreboard.counts(claims).reset_index().to_html(index=False, border=0)
+    return {"claims": listed, "choices": choices, "kinds": scoreboard.EVIDENCE, "counts": counts}
 
 
-def playable(states: pd.DataFrame) -> dict[str, Any]:
-    """The exhibit's states (``exhibit.states``) as the page's script reads them."""
-    increases = sorted(float(p) for p in states.p_pct.unique())
-    models = []
-    for name, of_model in states.groupby("model", sort=False):
-        activation = {"relu": "ReLU", "silu": "SiLU"}.get(str(name).rpartition("-")[2], "")
-        found = []
-        for p in increases:
-            tokens = of_model[of_model.p_pct == p].sort_values("position")
+def _playable(states: pd.DataFrame) -> list[dict[str, Any]]:
+    """For each p, the text of both models on one scale of colours, with its numbers."""
+    shown = []
+    for p, of_p in states.groupby("p_pct"):
+        most = float(of_p.share.max())
+        models = []
+        for name, tokens in of_p.groupby("model", sort=False):
             first = tokens.iloc[0]
-            numbers = {key: round(float(first[key]), 4) for key in ("activation_ratio", "ppl", "cett")}
-            error = {"increase": round(float(first.ppl_increase_pct), 3), "se": round(float(first.increase_se_pct), 3)}
-            found.append({**numbers, **error, "shares": [round(float(x), 3) for x in tokens.share]})
-        pieces = of_model[of_model.p_pct == increases[0]].sort_values("position").piece
-        models.append({"name": name, "label": f"{activation} ({name})", "pieces": list(pieces), "states": found})
-    start = increases.index(START) if START in increases else 0
-    return {"increases": increases, "start": start, "models": models, "tokens": exhibit.TOKENS}
+            rise = f" · perplexity {first.ppl_increase_pct:+.2f} ± {first.increase_se_pct:.2f} %" if p else ""
+            numbers = f"{100 * first.activation_ratio:.1f} % of neurons active{rise} · CETT {first.cett:.3f}"
+            models.append({"name": name, "numbers": numbers, "text": style.text_html(tokens.piece, tokens.share, most)})
+        label = f"{p:g} %" if p else "nothing (only exact zeros are left out)"
+        shown.append({"label": label, "most": f"{100 * most:.0f}", "models": models})
+    return shown
 
 
 def font_for(text: str) -> str:
@@ -178,14 +202,9 @@ def font_for(text: str) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m sparsinglib.reproduce.gallery", description=__doc__)
-    parser.add_argument(
-        "--out",
-        type=Path,
-        help="directory that sparsinglib.reproduce wrote to; the page goes into its folder gallery (default: build)",
-    )
-    given = parser.parse_args(arguments).out
-    out = (given or COPIES.parent).resolve()
-    print(write(out / "gallery", out / "notebooks", own=out / "figures"))
+    where = "directory that sparsinglib.reproduce wrote to; the page goes into its folder gallery (default: build)"
+    parser.add_argument("--out", type=Path, default=ROOT / "build", help=where)
+    print(write(parser.parse_args(arguments).out.resolve()))
     return 0
 
 

@@ -16,7 +16,6 @@ from typing import Any
 import papermill
 from papermill.exceptions import PapermillExecutionError
 
-WATCH = Path(__file__).with_name("output_watch.py")
 START_SECONDS = 300  # for a kernel on a busy machine; papermill's own 60 are too few there
 STARTS = 3
 
@@ -29,24 +28,21 @@ def end_with_parent() -> None:
 
 
 def run(notebook: str, copy: str, parameters: dict[str, Any]) -> str:
-    """Execute ``notebook`` in its folder; the executed copy appears whole at the end. Gives the error, "" if none."""
+    """Execute ``notebook`` in this folder; the executed copy appears whole at the end. Gives the error, "" if none."""
     unfinished = Path(copy).with_name(f".{Path(copy).stem}.{os.getpid()}.ipynb")
-    error = ""
     try:
         _execute(notebook, str(unfinished), parameters)
     except PapermillExecutionError as failed:
-        error = f"{failed.ename}: {failed.evalue}"
         logging.getLogger().error("%s", failed)
-    except OSError as failed:  # a full disk, which leaves half a copy
-        error = f"{type(failed).__name__}: {failed}" + ("" if failed.filename else f": '{copy}'")
-        unfinished.unlink(missing_ok=True)
+        os.replace(unfinished, copy)  # up to the cell that failed
+        return f"{failed.ename}: {failed.evalue}"
     except Exception as failed:  # whatever goes wrong with one notebook is its own error, not that of the others
-        error = f"{type(failed).__name__}: {failed}"
         logging.getLogger().exception("the notebook could not be run")
-        unfinished.unlink(missing_ok=True)
-    if unfinished.is_file():
-        os.replace(unfinished, copy)
-    return error
+        unfinished.unlink(missing_ok=True)  # of a full disk, half a copy
+        place = f": '{copy}'" if isinstance(failed, OSError) and not failed.filename else ""
+        return f"{type(failed).__name__}: {failed}{place}"
+    os.replace(unfinished, copy)
+    return ""
 
 
 def _execute(notebook: str, copy: str, parameters: dict[str, Any]) -> None:
@@ -60,8 +56,6 @@ def _execute(notebook: str, copy: str, parameters: dict[str, Any]) -> None:
                 log_output=True,
                 start_timeout=START_SECONDS,
                 coalesce_streams=True,  # how a text is cut into pieces differs from run to run
-                cwd=str(Path(notebook).parent),
-                extra_arguments=[f"--IPKernelApp.exec_files={[str(WATCH)]}"],
             )
             return
         except RuntimeError as failed:

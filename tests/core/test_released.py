@@ -35,7 +35,7 @@ def run(hub, tmp_path, monkeypatch):
     monkeypatch.setenv("SPARSINGLIB_CACHE", str(tmp_path / "cache"))
 
     def run(*numbers, **settings):
-        known = reproduce.plan(reproduce.find_notebooks([], numbers), [], str(hub), tmp_path, tmp_path)
+        known = reproduce.plan(reproduce.find_notebooks([], numbers), [], str(hub), tmp_path)
         names = {name for job in known for name in reproduce.papermill.inspect_notebook(str(job.notebook))}
         given = [f"--set={name}={value}" for name, value in (SMALL | settings).items() if name in names]
         arguments = ["--suite", str(hub), "--out", str(tmp_path / "out"), "--jobs", "2", *given]
@@ -102,7 +102,7 @@ def test_a_half_downloaded_checkpoint_is_named_before_anything_runs(tmp_path, ca
 
 
 def test_what_each_notebook_takes_from_a_suite(hub, tmp_path):
-    jobs = reproduce.plan(sorted(NOTEBOOKS.glob("[0-9]*.ipynb")), ["compare_with="], str(hub), tmp_path, tmp_path)
+    jobs = reproduce.plan(sorted(NOTEBOOKS.glob("[0-9]*.ipynb")), ["compare_with="], str(hub), tmp_path)
     given = {job.name[:2]: job.parameters for job in jobs}
     largest = {a: str(hub / f"sparsing-law-1.2b-{a}") for a in ("relu", "silu")}
     assert given["00"] == {"model": largest["relu"], "compare_with": ""}  # what is set by hand comes first

@@ -22,7 +22,7 @@ from sparsinglib import files, suites
 from sparsinglib.ladder import recipe as ladder
 from sparsinglib.ladder import train as training
 from sparsinglib.reproduce import cli as reproduce
-from sparsinglib.reproduce import notebook_process, run_state
+from sparsinglib.reproduce import notebook_process, runner
 from sparsinglib.suites import survey
 from sparsinglib.texts import corpora
 
@@ -177,7 +177,7 @@ def test_reproduction_on_a_full_disk(mounted, tmp_path, capfd):
     said = capfd.readouterr()
     assert "Traceback" not in said.out + said.err
     assert f"No space left on device: '{mounted / 'notebooks' / 'state' / '02_second.json'}'" in said.err
-    assert run_state.load(mounted / "notebooks" / "state", "01_first").error == ""
+    assert runner.load(mounted / "notebooks" / "state", "01_first").error == ""
     nbformat.read(mounted / "notebooks" / "01_first.ipynb", 4)
     filler.write_bytes(b"")
     assert reproduce.main([first, second, *options]) == 0
@@ -194,7 +194,7 @@ def test_a_notebook_that_cannot_draw_is_the_only_one_to_fail(tmp_path, monkeypat
     assert reproduce.main([bad, good, "--out", str(tmp_path / "out"), "--jobs", "2"]) == 1
     said = capfd.readouterr()
     assert "01_bad: OSError: [Errno 27] File too large" in said.out
-    assert run_state.load(tmp_path / "out" / "notebooks" / "state", "02_good").error == ""
+    assert runner.load(tmp_path / "out" / "notebooks" / "state", "02_good").error == ""
     monkeypatch.setattr(files.os, "replace", full)
     assert reproduce.main([good, "--out", str(tmp_path / "out"), "--again"]) == 1
     said = capfd.readouterr()

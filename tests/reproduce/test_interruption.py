@@ -32,20 +32,20 @@ from sparsinglib.ladder import recipe as ladder
 from sparsinglib.ladder import train as training
 from sparsinglib.paper import style
 from sparsinglib.reproduce import cli as reproduce
-from sparsinglib.reproduce import gallery, run_state
+from sparsinglib.reproduce import runner
 from sparsinglib.suites import survey
 from sparsinglib.tasks import offline as offline_tasks
 from sparsinglib.texts import corpora
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload([f"sparsinglib.{name}" for name in ("survey", "tasks", "training", "reproduce", "style")])
+PRELOADED = ("suites.survey", "tasks", "ladder.train", "reproduce.cli", "paper.style")
+SERVER.set_forkserver_preload([f"sparsinglib.{name}" for name in PRELOADED])
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 DRAW = """
-import os, pathlib, time
-folder = pathlib.Path(os.environ["SPARSINGLIB_WATCH"])
-folder.mkdir(exist_ok=True)
+import time
+from sparsinglib import files
 time.sleep(0.2)
-(folder / f"powers_{x}.csv").write_text("\\n".join(str(i**x) for i in range(1000)))
+files.write_atomically(files.output_dir() / f"powers_{x}.csv", "\\n".join(str(i**x) for i in range(1000)))
 print(sum(i**x for i in range(1000)))
 """
 OWN_TASK = """
@@ -126,7 +126,7 @@ def evaluation(inputs, work):
 
 def reproduction(inputs, work):
     # What the digests of the records are made from stays as it is while the test runs.
-    run_state.DATA, run_state.library = inputs, lambda: "library"
+    runner._shipped = lambda: "as shipped"
     notebooks = [str(path) for path in sorted(inputs.glob("*.ipynb"))]
     sys.exit(reproduce.main([*notebooks, "--out", str(work), "--jobs", "2"]))
 
@@ -245,22 +245,3 @@ def test_killed_and_started_again_it_ends_as_if_left_alone(kind, kills, undistur
         assert ended.keys() == expected.keys()
         assert [name for name in expected if ended[name] != expected[name]] == []
         begun += 1
-
-
-def test_a_gallery_older_than_the_last_notebook_is_written_again(tmp_path, monkeypatch):
-    """A run that was killed just before its gallery leaves the last one's, and nothing to run again."""
-    page, record = tmp_path / "gallery" / "index.html", tmp_path / "notebooks" / "state" / "01_a.json"
-    written = []
-
-    def write(folder, *_, **__):
-        written.append(folder)
-        page.parent.mkdir(exist_ok=True)
-        page.touch()
-
-    monkeypatch.setattr(gallery, "write", write)
-    record.parent.mkdir(parents=True)
-    for age, times in ((10, 1), (5, 1), (-5, 2)):
-        record.touch()
-        os.utime(record, (time.time() - age, time.time() - age))
-        reproduce._write_gallery(record.parent.parent, None)
-        assert len(written) == times

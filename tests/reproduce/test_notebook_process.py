@@ -27,15 +27,17 @@ def notebook(path, source):
 )  # fmt: skip
 def test_the_copy_holds_what_ran_and_the_error_is_told(tmp_path, monkeypatch, capsys, source, error, said):
     (tmp_path / "here").mkdir()
+    (tmp_path / "book").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
     copy = tmp_path / "copy.ipynb"
-    asked = {"notebook": notebook(tmp_path / "here" / "n.ipynb", source), "copy": str(copy), "parameters": {"x": 41}}
+    asked = {"notebook": notebook(tmp_path / "book" / "n.ipynb", source), "copy": str(copy), "parameters": {"x": 41}}
     monkeypatch.setattr(sys, "argv", ["notebook_process.py", json.dumps(asked)])
     monkeypatch.setattr(notebook_process, "end_with_parent", lambda: None)  # pytest's standard input is closed
     assert notebook_process.main() == bool(error)
     assert json.loads(capsys.readouterr().out) == {"error": error}
     cells = nbformat.read(copy, as_version=4).cells
     assert "".join(out.get("text", "") for cell in cells for out in cell.get("outputs", [])).endswith(said)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["copy.ipynb", "here"]  # nothing unfinished
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["book", "copy.ipynb", "here"]  # nothing unfinished
 
 
 def test_printed_text_is_one_output_however_it_came(tmp_path):

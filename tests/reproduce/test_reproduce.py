@@ -15,8 +15,9 @@ import pytest
 from filelock import FileLock
 
 from sparsinglib import files
+from sparsinglib.files import FIGURES
 from sparsinglib.reproduce import cli as reproduce
-from sparsinglib.reproduce import run_state, runner
+from sparsinglib.reproduce import runner
 
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 
@@ -56,7 +57,7 @@ def test_killed_and_started_again_it_goes_on_and_repeats_only_what_changed(tmp_p
     until(lambda: pid.is_file() and pid.read_text())
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert run_state.load(out / "notebooks" / "state", "01_first").error == ""
+    assert runner.load(out / "notebooks" / "state", "01_first").error == ""
     until(lambda: not psutil.pid_exists(int(pid.read_text())), 20)  # no kernel goes on without its reader
     go.touch()
     assert reproduce.main(options) == 0
@@ -69,17 +70,17 @@ def test_killed_and_started_again_it_goes_on_and_repeats_only_what_changed(tmp_p
     assert ran.read_text() == "1\n1\n"
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.ipynb")} == before
 
-    other = reproduce.plan([first], ["x=5"], "", out / "notebooks", out)[0]
+    other = reproduce.plan([first], ["x=5"], "", out)[0]
     assert not other.current
 
 
 def test_a_failure_keeps_the_others_and_the_claims_come_last(tmp_path, out, capsys):
     written = out / "figures" / "drawn.csv"
-    written.parent.mkdir(parents=True)
     bad = write_notebook(tmp_path / "01_bad.ipynb", "print('so far')", "raise RuntimeError('broken on purpose')")
-    draw = f"import os, time; time.sleep(1); open({str(written)!r}, 'w').write(os.environ['OMP_NUM_THREADS'])"
+    draw = "import os, time; from sparsinglib import files; time.sleep(1)\n"
+    draw += "files.write_atomically(files.output_dir() / 'drawn.csv', os.environ['OMP_NUM_THREADS'])"
     good = write_notebook(tmp_path / "02_good.ipynb", draw)
-    claims = write_notebook(tmp_path / "11_claims.ipynb", f"print(open({str(written)!r}).read(), 'thread')")
+    claims = write_notebook(tmp_path / "11_claims.ipynb", f"print(open({str(written)!r}).read().strip(), 'thread')")
     assert reproduce.main([str(p) for p in (claims, bad, good)] + ["--out", str(out), "--jobs", "3"]) == 1
     said = capsys.readouterr()
     assert "RuntimeError: broken on purpose" in said.out + said.err
@@ -88,25 +89,26 @@ def test_a_failure_keeps_the_others_and_the_claims_come_last(tmp_path, out, caps
     kept = [o.get("text") for c in nbformat.read(folder / bad.name, 4).cells for o in c.get("outputs", [])]
     assert "so far\n" in kept
     assert "broken on purpose" in (folder / "01_bad.log").read_text()
-    failed, drawn = (run_state.load(folder / "state", name) for name in ("01_bad", "02_good"))
+    failed, drawn = (runner.load(folder / "state", name) for name in ("01_bad", "02_good"))
     assert failed.error == "RuntimeError: broken on purpose"
-    assert drawn.outputs == [str(written)]
-    jobs = {job.name: job for job in reproduce.plan([bad, good], [], "", folder, out)}
+    assert list(drawn.outputs) == ["drawn.csv"]
+    jobs = {job.name: job for job in reproduce.plan([bad, good], [], "", out)}
     assert jobs["02_good"].current and not jobs["01_bad"].current
+    written.write_text("other")
+    assert not jobs["02_good"].current  # what it drew was overwritten
     written.unlink()
-    assert not jobs["02_good"].current  # what it drew is gone
+    assert not jobs["02_good"].current
 
 
 def test_a_process_that_dies_is_an_error_of_its_notebook(tmp_path, monkeypatch):
     script = tmp_path / "dies.py"
     script.write_text("import os; os._exit(3)")
     monkeypatch.setattr(runner, "PROCESS", script)
-    folder = tmp_path / "out"
-    (folder / "state").mkdir(parents=True)
-    jobs = reproduce.plan([write_notebook(tmp_path / "01_a.ipynb")], [], "", folder, folder)
-    record = runner.Runner(jobs, 1, os.environ).run()[0]
+    (job,) = reproduce.plan([write_notebook(tmp_path / "01_a.ipynb")], [], "", tmp_path / "out")
+    job.state.mkdir(parents=True)
+    (record,) = runner.run([job], 1, os.environ)
     assert "status 3" in record.error and "01_a.log" in record.error
-    assert run_state.load(folder / "state", "01_a") == record
+    assert runner.load(job.state, "01_a") == record
 
 
 @pytest.mark.parametrize(
@@ -141,10 +143,10 @@ def test_a_suite_goes_to_the_notebooks_that_have_one_and_changes_only_those(tmp_
     file.write_text(entry)
 
     def planned(suite):
-        return reproduce.plan([with_suite, without], ["x=3"], suite, tmp_path / "out", tmp_path)
+        return reproduce.plan([with_suite, without], ["x=3"], suite, tmp_path / "out")
 
     before, after = planned(""), planned(str(file))
-    assert [job.parameters for job in after] == [{"x": 3, "suite": str(file)}, {"x": 3}]
+    assert [job.parameters for job in after] == [{"suite": str(file), "x": 3}, {"x": 3}]
     assert [a.inputs != b.inputs for a, b in zip(before, after, strict=True)] == [True, False]
     file.write_text(entry + "\ntokens: 4096")
     assert planned(str(file))[0].inputs != after[0].inputs  # the suite counts with its content
@@ -173,24 +175,30 @@ def test_numbers_name_notebooks():
     assert set(one) < set(reproduce.find_notebooks([], []))
 
 
-def test_the_digest_follows_cells_parameters_and_files_but_not_outputs(tmp_path):
+def digest(path, **parameters):
+    return runner.Job(path, parameters, path.parent).inputs
+
+
+def test_the_digest_follows_cells_parameters_and_files_but_not_outputs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     path = write_notebook(tmp_path / "01_a.ipynb", "print(x)")
     text = tmp_path / "text.txt"
     text.write_text("one")
-    before = run_state.inputs(path, {"file": "text.txt"})
+    before = digest(path, file="text.txt")
     notebook = nbformat.read(path, 4)
     notebook.cells[-1].outputs = [nbformat.v4.new_output("stream", text="1\n")]
     notebook.cells[-1].execution_count = 7
     nbformat.write(notebook, path)
-    assert run_state.inputs(path, {"file": "text.txt"}) == before
-    assert run_state.inputs(path, {"file": "other.txt"}) != before
-    text.write_text("two")
-    changed = run_state.inputs(path, {"file": "text.txt"})
+    assert digest(path, file="text.txt") == before
+    assert digest(path, file="other.txt") != before
+    times = text.stat()
+    text.write_text("two")  # as long as before, and with its times
+    os.utime(text, ns=(times.st_atime_ns, times.st_mtime_ns))
+    changed = digest(path, file="text.txt")
     assert changed != before
     notebook.cells[-1].source = "print(x + 1)"
     nbformat.write(notebook, path)
-    assert run_state.inputs(path, {"file": "text.txt"}) not in (before, changed)
-    assert run_state.inputs(path, {}, [text]) != run_state.inputs(path, {})
+    assert digest(path, file="text.txt") not in (before, changed)
 
 
 def test_the_digest_follows_what_a_suite_names(tmp_path):
@@ -201,42 +209,56 @@ def test_the_digest_follows_what_a_suite_names(tmp_path):
     model.mkdir()
     text.write_text("one")
     (model / "gone").symlink_to(tmp_path / "nowhere")
-    seen = [run_state.inputs(path, {"suite": str(suite)})]
-    assert run_state.inputs(path, {"suite": str(suite)}) == seen[0]
+    seen = [digest(path, suite=str(suite))]
+    assert digest(path, suite=str(suite)) == seen[0]
     text.write_text("two")
-    seen.append(run_state.inputs(path, {"suite": str(suite)}))
+    seen.append(digest(path, suite=str(suite)))
     (model / "model.safetensors").write_text("weights")
-    seen.append(run_state.inputs(path, {"suite": str(suite)}))
+    seen.append(digest(path, suite=str(suite)))
     assert len(set(seen)) == 3
 
 
-def test_the_digest_of_data_is_of_names_and_contents(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_state, "DATA", tmp_path)
-    digest = run_state.data_digest.__wrapped__
-    (tmp_path / "a.csv").write_text("1")
-    found = [digest()]
-    (tmp_path / "a.csv").write_text("2")  # same size
-    found.append(digest())
-    (tmp_path / "a.csv").rename(tmp_path / "b.csv")
-    found.append(digest())
-    assert len(set(found)) == 3
-    os.utime(tmp_path / "b.csv", (1, 1))
-    assert digest() == found[-1]
+def test_the_digest_of_the_claims_follows_the_results_of_the_others(tmp_path):
+    results = tmp_path / "figures" / "results"
+    results.mkdir(parents=True)
+    claims, other = (write_notebook(tmp_path / f"{name}.ipynb") for name in ("11_claims", "02_other"))
+    before = digest(claims), digest(other)
+    (results / "02_other.json").write_text("{}")
+    assert digest(claims) != before[0] and digest(other) == before[1]
+    before = digest(claims)
+    (results / "11_claims.json").write_text("{}")  # its own
+    assert digest(claims) == before
+
+
+def test_the_longest_is_started_first_and_the_claims_last(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(runner, "SECONDS", tmp_path / "seconds.json")
+    runner.SECONDS.write_text('{"01_short": 5, "03_long": 300}')
+    start = runner._start
+    monkeypatch.setattr(runner, "_start", lambda job, env: started.append(job.name) or start(job, env))
+    script = tmp_path / "nothing.py"
+    script.write_text('print(\'{"error": ""}\')')
+    monkeypatch.setattr(runner, "PROCESS", script)
+    names = ("11_claims", "01_short", "02_unknown", "03_long")
+    jobs = [runner.Job(write_notebook(tmp_path / f"{name}.ipynb"), {}, tmp_path / "out") for name in names]
+    jobs[0].state.mkdir(parents=True)
+    runner.run(jobs, 1, os.environ)
+    assert started == ["03_long", "02_unknown", "01_short", "11_claims"]
 
 
 def test_a_record_that_was_not_written_whole_counts_as_none(tmp_path):
     (tmp_path / "01_a.json").write_text('{"notebook": "01_a"')
-    assert run_state.load(tmp_path, "01_a") is None
+    assert runner.load(tmp_path, "01_a") is None
     (tmp_path / "01_a.json").write_text(json.dumps({"notebook": "01_a", "new_field": 1}))
-    assert run_state.load(tmp_path, "01_a") is None
+    assert runner.load(tmp_path, "01_a") is None
 
 
 DRAW = """
 import pandas as pd
 from sparsinglib import paper
 from sparsinglib.paper import style
-style.save_table(pd.DataFrame({"x": [x / 3]}), "figure_04")
-paper.check("06_neuron_frequency", [])
+style.save_table(pd.DataFrame({"x": [x / 3]}), "test_only")
+paper.record_verdicts("test_only", [])
 """
 
 
@@ -246,30 +268,94 @@ def test_no_run_writes_on_tracked_files_but_the_one_that_stores(tmp_path, monkey
     monkeypatch.delenv(files.OUTPUT, raising=False)
     monkeypatch.setattr(files, "ROOT", tmp_path)
     monkeypatch.setattr(reproduce, "OUT", tmp_path / "build")
-    monkeypatch.setattr(reproduce, "FIGURES", shipped)
+    monkeypatch.setattr(runner, "FIGURES", shipped)
     path = write_notebook(tmp_path / "01_a.ipynb", DRAW)
     exec(f"x = 2\n{DRAW}", {})
-    drawn = pd.read_csv(tmp_path / "build" / "figures" / "figure_04.csv")
+    drawn = pd.read_csv(tmp_path / "build" / "figures" / "test_only.csv")
     assert drawn.x.tolist() == [0.6667]
     before = git_status()
     papermill.execute_notebook(str(path), None, {"x": 5}, progress_bar=False)
+    for left in (FIGURES.parent / "build" / "figures").rglob("test_only.*"):
+        left.unlink()
     assert reproduce.main([str(path), "--set", "x=7"]) == 0
-    assert pd.read_csv(tmp_path / "build" / "own" / "figures" / "figure_04.csv").x.tolist() == [2.333]
+    assert pd.read_csv(tmp_path / "build" / "own" / "figures" / "test_only.csv").x.tolist() == [2.333]
     assert reproduce.main([str(path)]) == 0
     assert not shipped.exists() and git_status() == before
     assert reproduce.main([str(path), "--store"]) == 0
-    assert pd.read_csv(shipped / "figure_04.csv").x.tolist() == [0.3333]
-    assert (shipped / "results" / "06_neuron_frequency.json").is_file()
+    assert pd.read_csv(shipped / "test_only.csv").x.tolist() == [0.3333]
+    assert (shipped / "results" / "test_only.json").is_file()
 
 
 def git_status():
-    """State of the tracked files; their times without git."""
-    call = ["git", "-C", str(files.FIGURES.parent), "status", "--porcelain", "figures", "notebooks"]
+    """What changed among the tracked files."""
+    call = ["git", "-C", str(FIGURES.parent), "status", "--porcelain", "figures", "notebooks"]
     return subprocess.run(call, capture_output=True, text=True, check=False).stdout
 
 
-def test_kernels_are_told_where_figures_go_and_tasks_run(tmp_path):
-    own = reproduce.kernel_environment(2, "tcp://host:8786", tmp_path)
-    assert own["SPARSINGLIB_FIGURES"] == own["SPARSINGLIB_WATCH"] == str(tmp_path)
-    assert own["SPARSINGLIB_DASK"] == "tcp://host:8786"
-    assert own["OMP_NUM_THREADS"] == "1"
+def test_kernels_are_told_where_tasks_run():
+    given = reproduce.kernel_environment(2, "tcp://host:8786")
+    assert given["SPARSINGLIB_DASK"] == "tcp://host:8786"
+    assert given["OMP_NUM_THREADS"] == "1"
+
+
+PARAMETERS = """
+text_file = ""  # a text
+model = "0.4m-relu"  # a model
+my_csv: str = ""  # a table
+tokens: float = 1e9  # a number
+bands: list = [0.005, 0.01]  # some numbers
+size = 16_384  # a whole number
+live = False  # a truth value
+"""
+
+
+@pytest.fixture
+def reader(tmp_path, monkeypatch):
+    """A notebook with parameters of all kinds, which is not where the reader is, and the reader's files."""
+    (tmp_path / "book").mkdir()
+    path = write_notebook(tmp_path / "book" / "01_a.ipynb", "print(open(text_file).read())")
+    notebook = nbformat.read(path, 4)
+    notebook.cells[0].source = PARAMETERS
+    nbformat.write(notebook, path)
+    (tmp_path / "mine.txt").write_text("my own text")
+    (tmp_path / "ckpt" / "mine").mkdir(parents=True)
+    (tmp_path / "ckpt" / "mine" / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("tokens=1e6", 1e6),
+        ("tokens=7", 7),
+        ("size=1e6", 1_000_000),
+        ("size=2_000", 2000),
+        ("bands=[1e-3, 2]", [0.001, 2]),
+        ("bands=[one, two]", ["one", "two"]),
+        ("live=true", True),
+        ("live=True", True),
+        ("model=ckpt/mine", "ckpt/mine"),
+        ("text_file=mine.txt", "mine.txt"),
+    ],
+)
+def test_values_are_read_as_the_notebook_writes_them(reader, setting, expected):
+    assert reproduce.parse_settings([setting], [reader]) == {setting.partition("=")[0]: expected}
+
+
+@pytest.mark.parametrize("setting", ["size=1.5", "size=True", "live=1", "tokens=many", "bands=0.1", "bands=[1"])
+def test_values_of_another_kind_are_refused(reader, setting):
+    with pytest.raises(ValueError, match="takes a value like"):
+        reproduce.parse_settings([setting], [reader])
+
+
+@pytest.mark.parametrize(("setting", "where"), [("text_file=gone.txt", "gone.txt"), ("my_csv=a/gone.csv", "a/gone.csv"),
+                                                ("model=gone", "gone")])  # fmt: skip
+def test_what_is_not_there_is_said_at_once_with_the_place(reader, setting, where):
+    with pytest.raises(ValueError, match=rf"[Ll]ooked for {reader.parents[1] / where}"):
+        reproduce.parse_settings([setting], [reader])
+
+
+def test_paths_are_those_of_the_readers_folder(reader, out):
+    assert reproduce.main([str(reader), "--set", "text_file=mine.txt", "--out", str(out)]) == 0
+    assert nbformat.read(out / "notebooks" / "01_a.ipynb", 4).cells[-1].outputs[0]["text"] == "my own text\n"
