@@ -73,8 +73,8 @@ def test_an_unknown_parameter_is_refused_before_anything_runs(capsys):
 
 
 def test_settings_keep_text_and_read_numbers():
-    given = reproduce.parse_settings(["model=123", "argument=1.05", "window=64"], FILES[:1])
-    assert given == {"model": "123", "argument": 1.05, "window": 64}
+    given = reproduce.parse_settings(["strategy=123", "argument=1.05", "window=64"], FILES[:1])
+    assert given == {"strategy": "123", "argument": 1.05, "window": 64}
 
 
 def test_a_missing_notebook_is_refused(capsys):
