@@ -1,6 +1,7 @@
 """Neuron frequencies and what is said about them, against plain counts and hand-made cases."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hypothesis.extra import numpy as arrays
 import sparsinglib as sl
 from sparsinglib.core.measure import Measurement
 from sparsinglib.paper import style
-from sparsinglib.studies.neurons import figures
+from sparsinglib.studies.neurons import claims, figures
 from sparsinglib.studies.neurons import frequency as neuron_use
 from sparsinglib.studies.neurons.frequency import Use
 from sparsinglib.suites import survey
@@ -29,9 +30,10 @@ def checkpoint(name, scale="0.1M", activation="relu"):
 def made_up(*layers, tokens=1000, rule=RULE):
     """A measurement with given activation frequencies of each layer's neurons."""
     counts = [(torch.tensor(layer, dtype=torch.float64) * tokens).round().long() for layer in layers]
-    sums, blocks = torch.zeros(len(layers), 1, dtype=torch.long), torch.ones(4, 2)
+    sums, blocks = torch.stack([layer.sum() for layer in counts])[:, None], torch.ones(4, 2)
+    number, read = len(layers), torch.tensor([tokens])
     return Measurement(
-        rule, counts, torch.zeros(len(layers)), sums, torch.tensor([tokens]), sums, torch.tensor([tokens]),
+        rule, tuple(range(number)), counts, [torch.zeros(0)] * number, torch.zeros(number), sums, read, sums, read,
         blocks, blocks, None, None,
     )  # fmt: skip
 
@@ -179,44 +181,59 @@ def suite_of(checkpoints, tokens=32):
     return Suite("mine", "own", ("code", "math"), 16, tokens, tuple(checkpoints))
 
 
-def judged(tmp_path, monkeypatch, uses):
-    monkeypatch.setenv("SPARSINGLIB_FIGURES", str(tmp_path))
-    return neuron_use.checks(suite_of({u.checkpoint for u in uses}), uses).set_index("id").verdict.to_dict()
+def judged(uses):
+    return claims.frequency_verdicts(suite_of({u.checkpoint for u in uses}), uses)
 
 
 def three_layers(ends, middle):
-    return [[ends] * 10, [middle] * 10, [ends] * 10]
+    """Three layers of neurons whose frequencies lie around a level: with spread, so that a draw of them differs."""
+    spread = np.linspace(-0.05, 0.05, 40)
+    return [(ends + spread).tolist(), (middle + spread).tolist(), (ends + spread).tolist()]
 
 
-def four_uses(ends, middle, far=0.8):
-    """Two scales of each activation: they differ by ``ends`` and ``middle``, halves by 0.01."""
+def four_uses(ends, middle, far):
+    """Two scales of each activation, which differ by ``ends`` and ``middle``; SiLU lies at ``far``."""
     rows = []
-    for activation, level in (("relu", 0.1), ("silu", far)):
+    for activation, level in (("relu", 0.2), ("silu", far)):
         for scale, off in (("0.1M", 0), ("0.4M", 1)):
             layers = three_layers(level + off * ends, level + off * middle)
-            halves = three_layers(level, level), three_layers(level + 0.01, level + 0.01)
-            rows.append(use(f"{scale}-{activation}", *layers, scale=scale, activation=activation, halves=halves))
+            rows.append(use(f"{scale}-{activation}", *layers, scale=scale, activation=activation, halves=(layers,) * 2))
     return rows
 
 
 @pytest.mark.parametrize(
     ("ends", "middle", "far", "expected"),
     [
-        (0.1, 0.01, 0.25, ["holds", "holds", "holds"]),
-        (0.01, 0.1, 0.8, ["holds", "fails", "fails"]),
-        (0.1, 0.1, 0.8, ["holds", "fails", "fails"]),  # beyond noise, and small beside the activation function's
-        (0.1, 0.01, 0.2, ["fails", "holds", "holds"]),
-        (0.015, 0.001, 0.11, ["fails", "not testable here", "holds"]),  # halves lie nearly as far apart
+        (0.1, 0.01, 0.6, ["holds", "holds"]),
+        (0.01, 0.1, 0.6, ["holds", "fails"]),
+        (0.1, 0.1, 0.6, ["holds", "inconclusive"]),
+        (0.2, 0.01, 0.337, ["inconclusive", "holds"]),  # SiLU is as far from ReLU as the scales
+        (0.2, 0.01, 0.21, ["fails", "holds"]),
     ],
 )
-def test_verdicts_follow_their_rules(tmp_path, monkeypatch, ends, middle, far, expected):
-    found = judged(tmp_path, monkeypatch, four_uses(ends, middle, far))
-    assert [found[c] for c in ("C46", "C47", "C48")] == expected
+def test_verdicts_follow_their_rules(ends, middle, far, expected):
+    assert [str(row.verdict) for row in judged(four_uses(ends, middle, far))] == expected
 
 
-def test_one_checkpoint_is_no_comparison(tmp_path, monkeypatch):
+def test_the_statistics_by_hand():
+    alike, ends = judged(four_uses(0.1, 0.04, 0.6))
+    # Mean over three layers: scales (10 + 4 + 10) / 3 = 8 points apart, ReLU and SiLU 40; ends 10, middle 4.
+    assert alike.our_value.startswith("code: -32.00 (")
+    assert ends.our_value.startswith("first layer less middle layer: 6.0 (")
+
+
+def test_an_interval_holds_the_draw_of_neurons():
+    """The mean of 40 neurons drawn anew has their spread over the root of 40, the gap of two root two times that."""
+    (use_a, use_b) = four_uses(0.1, 0.1, 0.6)[:2]
+    drawn = claims.drawn_curves([use_a, use_b])
+    gaps = [drawn[u.checkpoint.name, "code"][1:, 1].mean(axis=1) for u in (use_a, use_b)]
+    expected = 100 * np.linspace(-0.05, 0.05, 40).std() / math.sqrt(40) * math.sqrt(2)
+    assert np.std(gaps[1] - gaps[0], ddof=1) == pytest.approx(expected, rel=0.2)
+
+
+def test_one_checkpoint_is_no_comparison():
     for uses in ([use("a", [0.2], [0.3])], [use("a", [0.2], [0.3], halves=([[0.1], [0.2]], [[0.3], [0.4]]))]):
-        assert set(judged(tmp_path, monkeypatch, uses).values()) == {"not testable here"}
+        assert {row.verdict for row in judged(uses)} == {"no data"}
         assert len(neuron_use.neuron_table(uses)) == 1
         neuron_use.largest(neuron_use.distances(uses))
 

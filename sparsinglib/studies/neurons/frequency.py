@@ -15,7 +15,6 @@ from scipy.stats import wasserstein_distance
 
 from ...core.measure import Measurement
 from ...core.thresholds import Thresholds
-from ...paper import published as paper
 from ...suites import survey
 from ...suites.suite import Checkpoint, Suite
 
@@ -26,9 +25,6 @@ DEAD = 0.001  # the authors' scripts call a neuron dead that fires on less than 
 SPECIALISED = 5  # times as often on one corpus as on any other
 RARE = 0.01  # neurons that fire less often than this on every corpus are not called specialised
 POINTS_DRAWN = 200
-APART = 2.0  # times the noise floor
-SIMILAR = 0.5  # of the distance between the two activation functions: up to it similar, beyond it different
-NOTEBOOK = "06_neuron_frequency"
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +69,13 @@ def measure_use(suite: Suite, ppl_increase_pct: float = 1.0, tokens: int = 0, jo
         Use(c, corpus, found[0] + found[1] if parts == 2 else found[0], found if parts == 2 else ())
         for (c, corpus), found in zip(places, pieces, strict=True)
     ]
+
+
+def neighbours(uses: Iterable[Use]) -> list[tuple[Checkpoint, Checkpoint]]:
+    """Pairs of neighbouring scales of one activation, in the suite's order."""
+    checkpoints = list(dict.fromkeys(use.checkpoint for use in uses))
+    of = [[c for c in checkpoints if c.activation == a] for a in dict.fromkeys(c.activation for c in checkpoints)]
+    return [pair for mine in of for pair in itertools.pairwise(mine) if pair[0].scale != pair[1].scale]
 
 
 def ending(suite: Suite, save_as: str = "") -> str:
@@ -226,68 +229,3 @@ def neuron_table(uses: Sequence[Use], share: float = TOP) -> pd.DataFrame:
 def _specialised(frequency: np.ndarray, corpus: int) -> float:
     others = np.delete(frequency, corpus, axis=0).max(axis=0)
     return float(((frequency[corpus] >= RARE) & (frequency[corpus] >= SPECIALISED * others)).mean())
-
-
-def checks(suite: Suite, uses: Sequence[Use]) -> pd.DataFrame:
-    """Claims C46, C47 and C48 held against this suite; the rule stands in each row."""
-    table = largest(distances(uses))
-    of = {position: rows.set_index("activation") for position, rows in table.groupby("position")}
-    rows = [check(suite.evidence, of) for check in (_similar_check, _ends_check, _middle_check)]
-    return paper.check(NOTEBOOK, resolved(uses, rows))
-
-
-def resolved(uses: Iterable[Use], rows: Sequence[paper.Check]) -> list[paper.Check]:
-    """The rows, without a verdict where thresholds of a checkpoint do not reach the rise asked for on this text."""
-    names = dict.fromkeys(u.checkpoint.name for u in uses if not getattr(u.whole.rule, "target_met", True))
-    if not names:
-        return list(rows)
-    why = f"missing: a text on which leaving neurons out raises the perplexity of {', '.join(names)} that far."
-    return [row._replace(verdict=None, why=f"{why} {row.why}") for row in rows]
-
-
-def _similar_check(evidence: str, of: dict[str, pd.DataFrame]) -> paper.Check:
-    rows = of[MEAN] if MEAN in of else pd.DataFrame(columns=["scales", "halves", "activations"])
-    why = (
-        f"Rule: on every corpus, curves of two scales lie at most {SIMILAR:g} times as far apart as those of ReLU and "
-        "SiLU at one scale. Beyond that they differ: C47 asks for it."
-    )
-    if rows[["scales", "activations"]].isna().any(axis=None) or rows.empty:
-        return paper.Check("C46", evidence, "–", None, f"{why} Needs two scales of each activation.")
-    return paper.Check("C46", evidence, _values(rows), not _different(rows).any(), why)
-
-
-def _ends_check(evidence: str, of: dict[str, pd.DataFrame]) -> paper.Check:
-    why = (
-        f"Rule: in both layers, for each activation, scales lie on some corpus more than {SIMILAR:g} times as far "
-        f"apart as ReLU and SiLU at one scale (C46's criterion), and {APART:g} times as far as two halves of one text."
-    )
-    rows = [of[position] for position in (FIRST, LAST) if position in of]
-    if not rows or any(r[["scales", "halves", "activations"]].isna().any(axis=None) for r in rows):
-        return paper.Check("C47", evidence, "–", None, f"{why} Needs two scales of each activation and two halves.")
-    value = "; ".join(f"{name}: {_values(r)}" for name, r in zip(("first", "last"), rows, strict=True))
-    differ = all(_different(r).all() for r in rows)
-    noise = any((r.scales <= APART * r.halves).any() for r in rows)
-    return paper.Check("C47", evidence, value, None if differ and noise else differ, why)
-
-
-def _different(rows: pd.DataFrame) -> pd.Series:
-    """The one criterion of C46 and C47, so that no distance is both similar and different."""
-    return rows.scales > SIMILAR * rows.activations
-
-
-def _middle_check(evidence: str, of: dict[str, pd.DataFrame]) -> paper.Check:
-    why = "Rule: scales lie closer in the middle layer than in the first and than in the last, for each activation."
-    if MIDDLE not in of or any(of[position].scales.isna().any() for position in (FIRST, MIDDLE, LAST)):
-        return paper.Check("C48", evidence, "–", None, f"{why} Needs two scales of each activation.")
-    ends = pd.concat([of[FIRST].scales, of[LAST].scales], axis=1).min(axis=1)
-    value = f"{_values(of[MIDDLE])}; nearer of the ends " + ", ".join(f"{a} {d:.1f}" for a, d in ends.items())
-    return paper.Check("C48", evidence, value, bool((of[MIDDLE].scales < ends).all()), why)
-
-
-def _values(rows: pd.DataFrame) -> str:
-    parts = [
-        f"{a} {row.scales:.1f} pp" + ("" if np.isnan(row.halves) else f" (halves {row.halves:.1f})")
-        for a, row in rows.iterrows()
-    ]
-    between = rows.activations.min()
-    return ", ".join(parts) + ("" if np.isnan(between) else f", ReLU from SiLU at least {between:.1f} pp")

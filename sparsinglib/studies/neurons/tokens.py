@@ -9,7 +9,6 @@ import unicodedata
 from collections.abc import Sequence
 from functools import reduce
 from operator import add
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,19 +16,15 @@ from scipy.stats import spearmanr
 from transformers import PreTrainedTokenizerBase
 
 from ...core.measure import Measurement
-from ...paper import published as paper
 from ...paper.style import BROKEN, token_pieces
 from ...suites import survey
-from ...suites.suite import Checkpoint, Suite
-from ..downstream.claims import every
-from .frequency import Use, resolved
+from ...suites.suite import Checkpoint
+from .frequency import Use
 
 NEAR = 1.25  # ratios from 0.8 to 1.25 are "within 20 %", seen from either model
 SHUFFLES, SEED = 200, 2411_02335  # of the entries of one model: what the two levels alone give
 SURE = 0.95  # of the shuffles that real pairs must beat
-ORDER = 0.5  # of the rank correlation of one model's two halves, which two models must reach
 Z = 1.645  # standard errors to either side of a 90 % interval
-NOTEBOOK = "07_token_activation"
 KINDS = (
     "word start",
     "word continuation",
@@ -251,32 +246,3 @@ def kinds_printed(table: pd.DataFrame) -> str:
         wide = wide.reindex([k for k in KINDS if k in wide.index])[list(dict.fromkeys(part.corpus))]
         blocks.append(f"{name}: activation ratio (%)\n{wide.to_string(na_rep='–', float_format='{:.0f}'.format)}")
     return "\n\n".join(blocks)
-
-
-def close(pair: Any) -> bool | None:
-    """Verdict on one row of ``pair_table``: most entries near, in the same order, and not by their levels alone.
-
-    None where noise alone cannot be told, or where shuffled entries lie as near.
-    """
-    if pair.share_near <= 0.5 or pair.rank_correlation < ORDER * pair.halves_correlation:
-        return False
-    return None if np.isnan(pair.halves_correlation) or pair.share_near <= pair.shuffled_near else True
-
-
-def checks(suite: Suite, uses: Sequence[Use], min_occurrences: int) -> pd.DataFrame:
-    """Claims C49 and C50 held against this suite; the rule stands in each row."""
-    table = pair_table(uses, min_occurrences)
-    why = (
-        f"Rule, in every pair, entries seen {min_occurrences} times or more: more than half within 20 % and more than "
-        f"when shuffled (else open), and a rank correlation of at least {ORDER:g} times that of one model's two halves."
-    )
-    value = "; ".join(
-        f"{r.a} and {r.b}: {100 * r.share_near:.0f} % (shuffled {100 * r.shuffled_near:.0f} %), "
-        f"rank correlation {r.rank_correlation:.2f} (halves {r.halves_correlation:.2f})"
-        for r in table.itertuples()
-    )
-    near = every([close(r) for r in table.itertuples()]) if len(table) else None
-    (found,) = resolved(uses, [paper.Check("C49", suite.evidence, value or "no pair of scales", near, why)])
-    seen = max(len(together([use.whole for use in mine])) for mine in by_checkpoint(uses).values())
-    why = "Not a finding but a size: it belongs to the authors' text and their vocabulary of 122,753 entries."
-    return paper.check(NOTEBOOK, [found, paper.Check("C50", suite.evidence, f"{seen} entries occur", None, why)])
