@@ -225,8 +225,8 @@ def share_of(cases: Sequence[Estimate], bound: Bound) -> Estimate:
     verdicts = [bound.rule(case) for case in cases]
     by_value = [bound.rule(replace(case, low=case.value, high=case.value)) for case in cases].count(Verdict.HOLDS)
     held, failed, n = verdicts.count(Verdict.HOLDS), verdicts.count(Verdict.FAILS), len(cases)
-    note = f"{held} of {n} hold, {failed} fail:"
-    return Estimate(100 * by_value / n, 100 * held / n, 100 * (n - failed) / n, "%", note)
+    note, value = f"{held} of {n} hold, {failed} fail:", min(max(by_value, held), n - failed)
+    return Estimate(100 * value / n, 100 * held / n, 100 * (n - failed) / n, "%", note)
 
 
 def combined(verdicts: Iterable[str]) -> Verdict:

@@ -67,7 +67,7 @@ def evaluate(
     examples of each (sub)task. ``options`` are those of ``examples``.
 
     Returns one row a rule, task and metric: model, rule, p (percent; 0 for dense), task, metric, value (0 to 1),
-    standard_error, n, and the paired difference from dense with its 95 % interval and, for 0/1 scores, the exact
+    standard_error, n, and the paired difference from dense with its 90 % interval and, for 0/1 scores, the exact
     McNemar ``p_value``. Raises TaskError and ValueError before any model is run, except for what a task itself raises.
     Warns of prompts that were cut because the model's context cannot hold them.
     """

@@ -9,7 +9,7 @@ from scipy import stats
 
 DENSE = "dense"
 COLUMNS = ["model", "rule", "p", "task", "metric", "example", "score"]
-LEVEL = 0.95  # of all intervals of scores
+LEVEL = 0.90  # of all intervals of scores
 RESAMPLES = 2000
 SEED = 2411_02335
 ERRORS_ABOVE_CHANCE = 2  # standard errors by which a dense score must beat chance to enter an average

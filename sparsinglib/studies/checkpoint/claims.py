@@ -22,7 +22,8 @@ def _at_one_percent(study: Study) -> Estimate | None:
         return None
     if rule.activation_interval is None or not rule.target_met:
         return None
-    return Estimate(*(100 * x for x in (rule.activation_ratio, *rule.activation_interval)), "%", f"{study.label}:")
+    value, low, high = (100 * x for x in (rule.activation_ratio, *rule.activation_interval))
+    return Estimate(value, low, high, "%", f"{study.label}:")
 
 
 def _zeros(study: Study, relu: Study | None) -> Row:
@@ -31,9 +32,9 @@ def _zeros(study: Study, relu: Study | None) -> Row:
         missing = "Needs a ReLU model, strategy pplp with 1.01, and enough text for an interval"
         return judge("C03", evidence(study.name), missing)
     nonzero = 100 * relu.zeros.activation_ratio
-    fewer = [100 * (1 - x / nonzero) for x in (ratio.value, ratio.high, ratio.low)]
+    value, low, high = (100 * (1 - x / nonzero) for x in (ratio.value, ratio.high, ratio.low))
     note = f"{relu.label}, {nonzero:.1f} % to {ratio.value:.1f} %:"
-    return judge("C03", evidence(relu.name), Estimate(*fewer, "percent fewer", note))
+    return judge("C03", evidence(relu.name), Estimate(value, low, high, "percent fewer", note))
 
 
 def _activation(study: Study, relu: Study | None, silu: Study | None) -> Row:

@@ -16,7 +16,7 @@ def figure_3(curves: pd.DataFrame) -> style.Picture:
     """Change of the score from dense (points) at the sparsity of CETT-PPL-p %, models down, the two groups across.
 
     ``curves``: evidence, model, group, family (a key of ``RULES``, or "dense"), p (percent; NaN for zeros of ReLU), n
-    (examples of each task), sparsity, value, difference and its 95 % interval difference_low, difference_high (0 to 1;
+    (examples of each task), sparsity, value, difference and its 90 % interval difference_low, difference_high (0 to 1;
     NaN in a group with too few tasks above chance).
     """
     models = list(dict.fromkeys(curves.model))
@@ -39,7 +39,7 @@ def figure_3(curves: pd.DataFrame) -> style.Picture:
         first = curves.iloc[0]
         return fig.says(
             f"Scores surely below the dense model's: {words}",
-            f"{style.EVIDENCE_LABELS.get(first.evidence, first.evidence)}; {first.n} examples of each task. Bars: 95 % "
+            f"{style.EVIDENCE_LABELS.get(first.evidence, first.evidence)}; {first.n} examples of each task. Bars: 90 % "
             "interval of the change on the same examples. The values of the paper's points are not published.",
         )
 

@@ -20,8 +20,8 @@ from ...core.thresholds import Thresholds
 from ...files import LADDER
 from ...ladder import batches as windows
 from ...ladder.recipe import SCALES
-from ...paper import published as paper
 from ...paper import style
+from ...paper.claims import Row
 from ...suites import suite as suites
 from ...tasks import harness as tasks
 from ...tasks import offline as offline_tasks
@@ -29,10 +29,7 @@ from ...tasks.statistics import DENSE, above_chance, group_means, summarise
 from ...texts import corpora
 from ..checkpoint.strategies import rules_at
 from . import (
-    claims as task_checks,
-)
-from . import (
-    ladder_claims as task_ladder_checks,
+    claims,
 )
 from . import (
     tables as task_tables,
@@ -208,7 +205,7 @@ def chance_table(s: Study) -> pd.DataFrame:
 
 
 def group_table(s: Study) -> pd.DataFrame:
-    """The ladder's Table 1: mean dense score, change at each p with its 95 % interval (points); printed values."""
+    """The ladder's Table 1: mean dense score, change at each p with its 90 % interval (points); printed values."""
     rows = []
     for (model, group), part in s.groups.groupby(["model", "group"], sort=False):
         by_p = part.set_index("p")
@@ -225,13 +222,7 @@ def group_table(s: Study) -> pd.DataFrame:
     return pd.DataFrame(rows).fillna("–")
 
 
-def checks(s: Study, scale: pd.DataFrame) -> pd.DataFrame:
-    """Claims C02, C04 to C14, C22, C69 to C79 held against the printed tables and these models."""
-    rows: list[paper.Check] = [
-        *task_checks.paper_checks(),
-        *task_ladder_checks.ladder_checks(s.groups, s.summary, s.scores, s.compared, s.chance),
-    ]
-    rows += task_ladder_checks.scale_checks(scale, s.scores, s.chance)
-    rows = [row if row.evidence == "paper" else row._replace(evidence=_evidence(s.models)) for row in rows]
-    rows.sort(key=lambda row: (row.id, row.evidence != "paper"))
-    return paper.check("08_downstream", rows)
+def verdicts(s: Study) -> list[Row]:
+    """The claims on tasks held against the printed tables and these models."""
+    own = claims.own_verdicts(_evidence(s.models), s.groups, s.summary, s.scores, s.compared, s.chance)
+    return sorted([*claims.paper_verdicts(), *own], key=lambda row: row.id)

@@ -29,7 +29,7 @@ def changes() -> pd.DataFrame:
 
 
 def mean_changes() -> pd.DataFrame:
-    """Mean change over the ten models by group and p, its 95 % t interval, and what Table 1 prints (points)."""
+    """Mean change over the ten models by group and p, its 90 % t interval, and what Table 1 prints (points)."""
     printed = paper.read("table1_overall_average").set_index(["group", "p_pct"]).mean_delta_vs_dense_pct
     rows = []
     for (group, p), part in changes().groupby(["group", "p_pct"], sort=False):
@@ -38,9 +38,9 @@ def mean_changes() -> pd.DataFrame:
 
 
 def t_interval(values: pd.Series) -> tuple[float, float, float]:
-    """Mean and 95 % interval over models, taken as a sample of such models."""
+    """Mean and 90 % interval over models, taken as a sample of such models."""
     mean, error = float(values.mean()), float(stats.sem(values))
-    low, high = stats.t.interval(0.95, len(values) - 1, loc=mean, scale=error)
+    low, high = stats.t.interval(0.90, len(values) - 1, loc=mean, scale=error)
     return mean, float(low), float(high)
 
 
@@ -82,7 +82,7 @@ def _table_1_means() -> list[tuple[str, float, float]]:
 def table_1(means: pd.DataFrame, evidence: str = "ladder") -> pd.DataFrame:
     """Table 1, tidy: the paper's rows, then the ladder's from ``task_statistics.group_means`` (points).
 
-    Columns: evidence, model, p_pct, group, score_pct (dense) or NaN, change, low, high (95 %), printed_change.
+    Columns: evidence, model, p_pct, group, score_pct (dense) or NaN, change, low, high (90 %), printed_change.
     """
     table = averages()
     dense = table[(table.p_pct == 0) & (table.group != COMPLEX)]
@@ -140,7 +140,7 @@ def table_4_to_6(number: int, summary: pd.DataFrame, tasks: pd.DataFrame, eviden
 def recorded(table: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
     """What ``table_1`` kept of models that are not the paper's, for reading: one row a model and group.
 
-    Dense score (percent), and its change at each p with its 95 % interval (points); ``scores``, a table of
+    Dense score (percent), and its change at each p with its 90 % interval (points); ``scores``, a table of
     ``table_4_to_6``, tells on how many examples of each task.
     """
     own = table[table.evidence != "paper"]

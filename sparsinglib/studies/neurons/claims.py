@@ -69,7 +69,9 @@ def drawn_curves(uses: Sequence[Use]) -> Curves:
 
     The halves drawn of a corpus are the same for all checkpoints, which have read the same text.
     """
-    random, weights, found = np.random.default_rng(SEED), {}, {}
+    random = np.random.default_rng(SEED)
+    weights: dict[str, np.ndarray] = {}
+    found: dict[tuple[str, str], np.ndarray] = {}
     for use in uses:
         chosen = weights.setdefault(use.corpus, random.integers(0, 3, DRAWS) / 2)
         of_halves = [[layer * 100 for layer in half.neuron_frequency] for half in use.halves]
