@@ -104,7 +104,8 @@ def _curves(ax: Axes, trend: pd.DataFrame, laws: Laws) -> pd.Series:
             ax.plot(rows.d, 100 * rows.activation_ratio, **look | {"ls": ""}, ms=2.6, mew=0, alpha=alpha)
         d = np.linspace(part.d[used].min(), part.d.max(), 200)
         ax.plot(d, 100 * law(d), color=look["color"], lw=1.2)
-        shown.append(part.activation_ratio[used])
+        # The steep beginning would squeeze what comes after it, and does not stretch the axis.
+        shown.append(part.activation_ratio[used & (part.d > 0.03 * part.d.max())])
         if part.seed.iloc[0] == 1:
             ends.append((d[-1], 100 * float(law(d)[-1]), scale, look["color"]))
     ax.set(xlim=(0, 1.12 * trend.d.max()), ylabel="activation ratio (%)")
