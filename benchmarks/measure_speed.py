@@ -40,6 +40,7 @@ def main():
         "plain forward with loss": forward,
         "sparsified forward with loss": sparse,
         "measure without KL": lambda: sl.measure(model, batches, rule, kl=False),
+        "measure without KL and CETT": lambda: sl.measure(model, batches, rule, kl=False, cett=False),
         "measure with KL": lambda: sl.measure(model, batches, rule),
     }
     times = cpu_seconds(works, options.rounds)
