@@ -206,6 +206,7 @@ class Point:
 class CettCurves:
     """A model on a text: the dense pass's losses, each layer's threshold by CETT, and sparse passes at a CETT.
 
+    Neuron values of the dense pass are kept, those of a sample where all would take more than ``KEPT_BYTES``.
     Raises what ``find_ffns`` and ``TokenBatches`` do, and UnsupportedModel for a model that is not causal or computes
     its FFNs another way (``probe``).
     """
