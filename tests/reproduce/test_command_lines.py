@@ -10,8 +10,8 @@ from sparsinglib.paper import scoreboard
 from sparsinglib.reproduce import cli as reproduce
 from sparsinglib.reproduce import gallery
 
-PROGRAMS = {"reproduce": reproduce, "training": training, "trajectory": trajectory, "gallery": gallery,
-            "paper.scoreboard": scoreboard}  # fmt: skip
+PROGRAMS = {"reproduce": reproduce, "ladder.train": training, "ladder.trajectory": trajectory,
+            "reproduce.gallery": gallery, "paper.scoreboard": scoreboard}  # fmt: skip
 
 
 @pytest.fixture
@@ -44,14 +44,14 @@ def test_help_explains_every_option(program, said):
         ("reproduce", ["--suite", "nosuch"], "no suite called nosuch: give example, ladder"),
         ("reproduce", ["--jobs", "0"], "--jobs"),
         ("reproduce", ["--set", "nothing"], "name=value"),
-        ("training", ["nosuch"], "no run is called nosuch; the runs: 0.1m-relu, "),
-        ("training", ["0.1m-relu", "--minutes", "0"], "--minutes"),
-        ("training", ["0.1m-relu", "--minutes", "soon"], "soon"),
-        ("trajectory", [], "NAME"),
-        ("trajectory", ["nosuch"], "no run is called nosuch; the runs: 0.1m-relu, "),
-        ("trajectory", ["0.1m-relu", "--all"], "or --all"),
-        ("trajectory", ["0.1m-relu", "--max-tokens", "0"], "--max-tokens"),
-        ("gallery", ["extra"], "extra"),
+        ("ladder.train", ["nosuch"], "no run is called nosuch; the runs: 0.1m-relu, "),
+        ("ladder.train", ["0.1m-relu", "--minutes", "0"], "--minutes"),
+        ("ladder.train", ["0.1m-relu", "--minutes", "soon"], "soon"),
+        ("ladder.trajectory", [], "NAME"),
+        ("ladder.trajectory", ["nosuch"], "no run is called nosuch; the runs: 0.1m-relu, "),
+        ("ladder.trajectory", ["0.1m-relu", "--all"], "or --all"),
+        ("ladder.trajectory", ["0.1m-relu", "--max-tokens", "0"], "--max-tokens"),
+        ("reproduce.gallery", ["extra"], "extra"),
         ("paper.scoreboard", ["no/such/file.csv"], "file.csv"),
     ],
 )
@@ -66,7 +66,7 @@ def test_a_bad_argument_is_named_in_one_line(program, arguments, named, said):
 def test_a_run_without_checkpoints_says_how_to_get_them(said, tmp_path, monkeypatch):
     monkeypatch.setattr(trajectory, "LADDER", tmp_path)
     monkeypatch.setattr(trajectory, "WORK", tmp_path)
-    code, _, _ = said("trajectory", "0.1m-relu")
+    code, _, _ = said("ladder.trajectory", "0.1m-relu")
     assert code == "0.1m-relu has no checkpoints: train it with python -m sparsinglib.ladder.train 0.1m-relu"
 
 
