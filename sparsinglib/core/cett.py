@@ -5,6 +5,7 @@ Thresholds depend on the dense pass alone: one such pass serves every CETT.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -157,11 +158,11 @@ def exact_cett(
     corpus: TokenBatches,
     ffns: Sequence[FFN],
     grid: np.ndarray,
-    kept: Sequence[tuple[FFN, Tensor]] | None = None,
+    kept: Sequence[tuple[FFN, Tensor, Tensor]] | None = None,
 ) -> np.ndarray:
     """Mean CETT over all tokens of the dense pass at each threshold of ``grid``; both are (FFNs, thresholds).
 
-    ``kept`` holds each FFN and its neuron values of all tokens, if they are at hand: then no pass is made.
+    ``kept`` holds each FFN, its neuron values of all tokens and their outputs' lengths, if at hand: no pass is made.
     """
     sums: list[list[Tensor]] = [[] for _ in ffns]
     valid = forward.Copies(torch.empty(0))
@@ -169,14 +170,15 @@ def exact_cett(
     def visit(ffn: FFN, neurons: Tensor, gate: Tensor) -> None:
         flat = neurons.reshape(-1, ffn.width)
         full = ffn.output(flat).float().norm(dim=-1)
-        if kept is None:  # a token that is padding has no CETT
-            full = full * valid.on(full.device)
+        add(ffn, flat, full * valid.on(full.device))  # a token that is padding has no CETT
+
+    def add(ffn: FFN, flat: Tensor, full: Tensor) -> None:
         cett = [_cett(ffn, flat, float(threshold), full).double().sum() for threshold in grid[ffn.site]]
         sums[ffn.site].append(torch.stack(cett))
 
     if kept is not None:
-        for ffn, values in kept:
-            visit(ffn, values, values)
+        for ffn, values, full in kept:
+            add(ffn, values, full)
     else:
         with hook_ffns(ffns, visit):
             for batch in corpus:
@@ -241,12 +243,17 @@ class CettCurves:
 
         What a ``level`` leaves inexact, because CETT was not quite what was asked, the next mends.
         """
-        kept = list(map(self.sampler.sample, self.ffns)) if self.sampler.whole else None
+        kept = self._kept if self.sampler.whole else None
         grid = np.array([self.thresholds(c, level) for c in cett]).T
         found = exact_cett(self.model, self.corpus, self.ffns, grid, kept)
         for curve, reached in zip(self.curves, found, strict=True):
             curve.correct(list(cett), reached, level)
         self.dense_passes += kept is None
+
+    @cached_property
+    def _kept(self) -> list[tuple[FFN, Tensor, Tensor]]:
+        sampled = map(self.sampler.sample, self.ffns)
+        return [(ffn, values, ffn.output(values).float().norm(dim=-1)) for ffn, values in sampled]
 
     def evaluate(self, cett: float, one_in: int = 1) -> Point:
         """One sparse pass at the thresholds of ``cett``, or over one in so many pieces of the text."""
