@@ -28,7 +28,7 @@ DOWN_NAMES = ("down_proj", "dense_4h_to_h", "fc2", "fc_out", "c_proj", "w2", "wo
 # What a part of a layer is its class says, not the name it goes by: a ``mixer`` may be an FFN, a Mamba or attention.
 FEED_FORWARD = re.compile("mlp|ffn|feedforward|decoderlayer$", re.IGNORECASE)
 OTHER_PARTS = re.compile(
-    "att(ention|n)|mamba|mixer|deltanet|ssm|recurrentblock|conv|router|gating|norm|indexer|compressor|embedding|altup|laurel",
+    "att(ention|n)|mamba|mixer|deltanet|ssm|recurrentblock|conv|router|gating|norm(gated)?$|indexer|compressor|embedding|altup|laurel",
     re.IGNORECASE,
 )
 ACTIVATIONS = tuple({c[0] if isinstance(c, tuple) else c for c in ACT2CLS.values() if isinstance(c, (type, tuple))})

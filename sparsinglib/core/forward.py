@@ -163,7 +163,7 @@ def _checked(batch: Tensor | Mapping[str, Tensor], index: int, config: Any) -> B
     vocabulary, context = config.vocab_size, getattr(config, "max_position_embeddings", None)
     if ids[seen].numel() and not 0 <= int(ids[seen].min()) <= int(ids[seen].max()) < vocabulary:
         raise ValueError(f"Batch {index}: token ids outside the model's vocabulary of {vocabulary}; wrong tokenizer?")
-    if context and int(seen.sum(dim=1).max()) > context:
+    if context and 0 < context < int(seen.sum(dim=1).max()):  # XLNet's is -1, for none
         raise ValueError(
             f"Batch {index}: rows of {ids.shape[1]} tokens, but the model's context is {context}; "
             f"cut the text into windows: token_batches(text, tokenizer, length={context})."

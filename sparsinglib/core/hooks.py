@@ -42,6 +42,8 @@ class _Context:
     def holds(self, module: nn.Module) -> bool:
         """Whether this context is the running thread's own, or the one other thread's that has any."""
         with _lock:
+            if self not in _open:  # a hook that went with a copy of the model
+                return False
             threads = {context.thread for context in _open if module in context.modules}
         here = threading.get_ident()
         if here not in threads and len(threads) > 1:

@@ -1,0 +1,144 @@
+"""A mixture of experts is one wide FFN: as exact as an ordinary one, ratios over all experts, and without traces."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+import transformers as tf
+from accelerate import cpu_offload
+from accelerate.hooks import remove_hook_from_module
+from exactness import exactness, within
+from families import FAMILIES, MIXTURES, MOE, TEXT, build
+
+import sparsinglib as sl
+
+RULE = sl.OutputTopK(0.25)
+
+
+def mixture(family="Qwen2Moe", **more):
+    config, arguments, _ = MIXTURES[family]
+    torch.manual_seed(0)
+    model = tf.AutoModelForCausalLM.from_config(config(**arguments | more)).eval()
+    for name, parameter in model.named_parameters():
+        if "bias" in name:  # zero at the start, which would hide a bias counted as a neuron
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def logits(model):
+    with torch.no_grad():
+        return model(TEXT).logits
+
+
+@pytest.mark.parametrize("family", MIXTURES)
+def test_exactness(family):
+    assert not within(exactness(mixture(family), TEXT))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_exactness_of_ordinary_models(family):
+    assert not within(exactness(build(family)[0], TEXT))
+
+
+def test_ratios_are_over_all_neurons_of_a_layer():
+    model = mixture()
+    result = sl.measure(model, [TEXT], sl.thresholds_for_cett(model, [TEXT], 0.1))
+    table = result.by_layer
+    assert table.layer.tolist() == [0, 0, 1, 2, 2] and table.neurons.tolist() == [32, 8, 24, 32, 8]
+    assert table.experts.tolist() == [4, 0, 0, 4, 0]
+    active = [float(c.sum()) / TEXT.numel() for c in result.neuron_counts]
+    pooled = [(active[0] + active[1]) / 40, active[2] / 24, (active[3] + active[4]) / 40]
+    assert result.activation_ratio == pytest.approx(np.mean(pooled))
+    assert result.token_activation.mean(axis=1).tolist() == pytest.approx(pooled)
+    assert result.by_position.activation_ratio.mean() == pytest.approx(result.activation_ratio)
+    # Two of four experts have a token, so that of the neurons that are computed twice the share is active.
+    assert table.routed_ratio[[0, 3]].tolist() == pytest.approx((2 * table.activation_ratio[[0, 3]]).tolist())
+    assert table.routed_ratio.isna().tolist() == [False, True, True, False, True]
+    shares = result.expert_shares
+    assert [len(s) for s in shares] == [4, 0, 0, 4, 0] and [s.sum() for s in shares] == pytest.approx([2, 0, 0, 2, 0])
+    halves = [sl.measure(model, [part], result.rule) for part in TEXT[:, None]]
+    both = halves[0] + halves[1]
+    assert both.activation_ratio == pytest.approx(result.activation_ratio)
+    assert all(np.allclose(a, b) for a, b in zip(both.expert_shares, shares, strict=True))
+
+
+def test_the_routers_weight_is_in_the_length_of_a_neuron():
+    model = mixture("Mixtral")
+    experts = model.model.layers[0].mlp.experts
+    seen = []
+    experts.register_forward_pre_hook(lambda _module, args: seen.append(args[1:]))
+
+    def look(ffn, neurons, gate):
+        chosen, weights = seen.pop()
+        norms = experts.down_proj.detach().double().norm(dim=1)  # experts × neurons
+        expected = neurons.view(*chosen.shape, -1).abs() * norms[chosen] * weights[..., None]
+        assert torch.allclose(ffn.magnitudes(neurons).double(), expected.flatten(1).double(), rtol=1e-5)
+
+    with sl.hook_ffns(sl.find_ffns(model)[:1], look):
+        logits(model)
+    assert not seen
+
+
+def test_thresholds_go_through_a_file(tmp_path, quiet):
+    model = mixture()
+    found = sl.find_thresholds(model, [TEXT], 5.0)
+    found.save(tmp_path / "t.json")
+    result = sl.measure(model, [TEXT], tmp_path / "t.json")
+    assert result.ppl_ratio == pytest.approx(found.ppl_ratio, rel=1e-6)
+    assert result.activation_ratio == pytest.approx(found.activation_ratio)
+
+
+def test_nothing_is_left_behind(tmp_path):
+    model, twin = mixture(), mixture()
+    twin.config = model.config
+    for module in twin.modules():
+        if hasattr(module, "_is_expert_parallel"):
+            module.config = model.config
+    experts = [module for module in model.modules() if hasattr(module, "_is_expert_parallel")]
+    dense, configs = logits(model), [module.config for module in experts]
+    with sl.sparsify(model, RULE):
+        outer = logits(model)
+        assert torch.equal(logits(twin), dense), "a twin that shares the config is not touched"
+        model.save_pretrained(tmp_path)
+        copied = copy.deepcopy(model)
+        with sl.sparsify(model, sl.OutputTopK(0.05)):
+            assert not torch.equal(logits(model), outer)
+        assert torch.equal(logits(model), outer)
+    assert not torch.equal(outer, dense) and torch.equal(logits(model), dense)
+    assert torch.equal(logits(copied), dense), "a copy made meanwhile runs dense"
+    assert "sparsinglib" not in (tmp_path / "config.json").read_text()
+    assert all(module.config is config for module, config in zip(experts, configs, strict=True))
+
+
+@pytest.mark.parametrize("rule", [sl.FAT(0.1), sl.TopK(0.5), sl.TopP(0.5), sl.StraightforwardReLU()], ids=str)
+def test_gate_rules_say_what_they_cannot_do(rule):
+    with pytest.raises(sl.UnsupportedModel, match=r"mlp\.experts holds experts.*CETT, Thresholds, OutputTopK"):
+        sl.measure(mixture("Mixtral"), [TEXT], rule)
+
+
+def test_eight_experts_offloaded_give_the_same_numbers(quiet):
+    plain = mixture("Mixtral", num_local_experts=8)
+    offloaded = cpu_offload(copy.deepcopy(plain), execution_device=torch.device("cpu"))
+    assert any(parameter.is_meta for parameter in offloaded.parameters())
+    one, two = (sl.find_thresholds(model, [TEXT], 5.0) for model in (plain, offloaded))
+    assert one.values == two.values and one.ppl_ratio == two.ppl_ratio
+    for rule in (one, RULE, sl.CETT(0.2)):
+        a, b = (sl.measure(model, [TEXT], rule) for model in (plain, offloaded))
+        assert (a.dense_ppl, a.sparse_ppl, a.activation_ratio) == (b.dense_ppl, b.sparse_ppl, b.activation_ratio)
+        assert a.by_layer.equals(b.by_layer)
+    remove_hook_from_module(offloaded, recurse=True)
+
+
+def test_llama_4_scales_what_its_experts_are_given():
+    torch.manual_seed(0)
+    sizes = MOE | {"num_local_experts": 4, "num_experts_per_tok": 1, "intermediate_size_mlp": 24, "head_dim": 8}
+    model = tf.Llama4ForCausalLM(tf.Llama4TextConfig(**sizes)).eval()
+    assert not within(exactness(model, TEXT))
+
+
+def test_experts_that_cannot_be_seen_are_refused_by_name():
+    config = tf.JetMoeConfig(**MOE | {"num_local_experts": 4, "kv_channels": 8})
+    model = tf.AutoModelForCausalLM.from_config(config).eval()
+    with pytest.raises(sl.UnsupportedModel, match=r"JetMoe\w*\): a mixture of experts. Its neurons cannot be seen"):
+        sl.find_ffns(model)
