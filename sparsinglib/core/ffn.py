@@ -205,6 +205,7 @@ class Experts(FFN):
         same = copy.copy(self)
         same.__dict__["column_norms"] = self.column_norms
         same.chosen, same.weights = routing
+        same.__dict__.pop("_by_load", None)
         return same
 
     @cached_property
@@ -249,12 +250,20 @@ class Experts(FFN):
     def _by_expert(self, values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Multiply each expert's part of (tokens, k, inputs) with its own matrix: one product an expert."""
         matrices = weight if self.transposed else weight.transpose(1, 2)
-        result = values.new_zeros(*self.chosen.shape, matrices.shape[2])
-        for expert in self.chosen.unique().tolist():
-            rows, slots = torch.where(self.chosen == expert)
-            product = values[rows, slots].to(weight.dtype) @ matrices[expert]
-            result[rows, slots] = (product if bias is None else product + bias[expert]).to(result.dtype)
-        return result
+        order, loads = self._by_load
+        parts = values.flatten(0, 1)[order].to(weight.dtype).split(loads)
+        products = [part @ matrix for part, matrix in zip(parts, matrices, strict=True)]
+        if bias is not None:
+            products = [product + added for product, added in zip(products, bias, strict=True)]
+        result = torch.cat(products)
+        back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+        return result[back].view(*self.chosen.shape, -1).to(values.dtype)
+
+    @cached_property
+    def _by_load(self) -> tuple[Tensor, list[int]]:
+        """The (token, slot) pairs expert by expert, and how many each has."""
+        flat = self.chosen.reshape(-1)
+        return flat.argsort(stable=True), torch.bincount(flat, minlength=self.experts).tolist()
 
     def tally(self, active: Tensor) -> Tensor:
         """Sum by neuron of each expert of zeros and ones in float32, (tokens, width) -> (d_ff,)."""

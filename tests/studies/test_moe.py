@@ -245,10 +245,10 @@ def test_the_core_refuses_mixtures_by_name(model):
         sl.measure(model, IDS, sl.StraightforwardReLU())
 
 
-def test_vanilla_curve_is_what_measure_says():
+def test_cett_curve_is_what_measure_says():
     dense = tiny_llama(act="relu", d_ff=64)
     text = [greedy(dense, 60, rows=8)]
-    curve = moe.vanilla_curve("dense", dense, text, (0.2, 0.4, 0.7))
+    curve = moe.cett_curve("dense", dense, text, (0.2, 0.4, 0.7))
     for i, cett in enumerate((0.2, 0.4, 0.7)):
         result = sl.measure(dense, text, sl.CETT(cett))
         assert curve.activation_ratio[i] == pytest.approx(result.activation_ratio, rel=0.02)

@@ -93,7 +93,7 @@ def routers(model: PreTrainedModel) -> list[Router]:
     if not found:
         raise ValueError(
             f"{type(model).__name__} has no router with num_experts and top_k: it is no mixture of experts of a known "
-            "layout; vary its activation ratio by CETT (vanilla_curve)."
+            "layout; vary its activation ratio by CETT (cett_curve)."
         )
     return cast(list[Router], found)
 
@@ -147,8 +147,11 @@ def _blocks(model: PreTrainedModel, corpus: TokenBatches) -> Tensor:
     return torch.cat(parts)
 
 
-def vanilla_curve(name: str, model: PreTrainedModel, batches: Batches, cetts: Sequence[float] = CETTS) -> Curve:
-    """Loss of an ordinary model by CETT (Section 4.1), each CETT met to about one percent; ratio of the sparse run."""
+def cett_curve(name: str, model: PreTrainedModel, batches: Batches, cetts: Sequence[float] = CETTS) -> Curve:
+    """Loss of a model by CETT (Section 4.1), each CETT met to about one percent; ratio of the sparse run.
+
+    Of a mixture with as many active experts as in training: CETT chooses among the neurons of the experts chosen.
+    """
     curves = CettCurves(model, forward.as_list(batches))
     for level in range(2):  # two passes for all of them, where thresholds_for_cett takes four for each
         curves.refine(cetts, level)
@@ -215,8 +218,14 @@ def sizes(names: Sequence[str]) -> pd.DataFrame:
 def curves(names: Sequence[str], batches: Batches) -> dict[str, Curve]:
     """Curves of the runs named, by CETT for the vanilla one and by active experts for the mixtures."""
     batches = forward.as_list(batches)
-    make = {name: vanilla_curve if name == VANILLA else mixture_curve for name in names}
+    make = {name: cett_curve if name == VANILLA else mixture_curve for name in names}
     return {name: make[name](name, open_model(name), batches) for name in names}
+
+
+def chosen_neurons(names: Sequence[str], batches: Batches) -> dict[str, Curve]:
+    """Curves of all runs named by CETT: the mixtures may leave out neurons of their chosen experts too."""
+    batches = forward.as_list(batches)
+    return {name: cett_curve(name, open_model(name), batches) for name in names}
 
 
 def table(found: Mapping[str, Curve]) -> pd.DataFrame:
@@ -239,10 +248,13 @@ def show(frame: pd.DataFrame) -> str:
 def gaps(found: Mapping[str, Curve]) -> pd.DataFrame:
     """How much higher a mixture's perplexity is than the vanilla model's at equal activation ratio, in percent.
 
-    One row a mixture's setting that the vanilla curve covers: series, active_experts, activation_ratio, gap_pct,
-    low_pct, high_pct (90 %, paired by blocks of text; the spread between seeds is not in it), trained_here.
+    One row a mixture's setting that the vanilla curve covers: series, active_experts (or cett, where CETT chooses among
+    the chosen experts' neurons), activation_ratio, gap_pct, low_pct, high_pct (90 %, paired by blocks of text; the
+    spread between seeds is not in it: there is one run of each), trained_here.
     """
-    columns = ["series", "active_experts", "activation_ratio", "gap_pct", "low_pct", "high_pct", "trained_here"]
+    by_cett = any(name != VANILLA and curve.trained_at is None for name, curve in found.items())
+    varied = "cett" if by_cett else "active_experts"
+    columns = ["series", varied, "activation_ratio", "gap_pct", "low_pct", "high_pct", "trained_here"]
     rows = []
     for name, curve in found.items():
         for i, ratio in enumerate(curve.activation_ratio):
@@ -254,5 +266,6 @@ def gaps(found: Mapping[str, Curve]) -> pd.DataFrame:
             mean, error = forward.mean_and_error(difference)
             ends = [mean + z * (np.nan if error is None else error) for z in (0.0, -Z, Z)]
             values = 100 * np.expm1(ends)
-            rows.append((name, int(curve.varied[i]), ratio, *values, curve.varied[i] == curve.trained_at))
+            setting = curve.varied[i] if by_cett else int(curve.varied[i])
+            rows.append((name, setting, ratio, *values, curve.varied[i] == curve.trained_at))
     return pd.DataFrame(rows, columns=columns)
