@@ -51,10 +51,7 @@ def collect(folders: Iterable[Path] | None = None) -> pd.DataFrame:
 
 def _read(path: Path) -> list[dict[str, str]]:
     try:
-        recorded = json.loads(path.read_text(encoding="utf-8"))
-        if "checks" in recorded:  # of the finer list of 82, until every topic is judged by the rules of ``claims``
-            return []
-        rows: list[dict[str, str]] = recorded["verdicts"]
+        rows: list[dict[str, str]] = json.loads(path.read_text(encoding="utf-8"))["verdicts"]
         silent = [row["id"] for row in rows if Verdict(row["verdict"]) == Verdict.NO_DATA and not row["why"].strip()]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path.name} is no file of results ({error!r}); run its notebook again.") from error

@@ -1,7 +1,5 @@
 """The authors' numbers as shipped, checked against each other, and the table of checks."""
 
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -59,29 +57,6 @@ def test_every_file_has_its_source_in_the_readme():
 def test_unknown_file_lists_what_there_is():
     with pytest.raises(FileNotFoundError, match="table2_law_coefficients"):
         paper.read("no_such_table")
-
-
-def test_check_records_rows_and_fills_in_the_claim(tmp_path):
-    rows = [("C23", "paper", "6.14 percent", np.bool_(True), "because"), paper.Check("C52", "ladder", "-", None, "why")]
-    table = paper.check("nb", rows, tmp_path)
-    assert table.columns.tolist() == ["id", "where", "claim", "paper_value", "evidence", "our_value", "verdict", "why"]
-    assert table.verdict.tolist() == ["holds", "not testable here"]
-    assert table.paper_value.tolist() == ["6.14 percent", ""]
-    assert json.loads((tmp_path / "nb.json").read_text(encoding="utf-8"))["checks"] == table.to_dict("records")
-    assert "C23 [paper] HOLDS" in paper.show(table)
-
-
-@pytest.mark.parametrize(
-    ("row", "message"),
-    [
-        (("C99", "paper", "1", True, ""), "unknown claim 'C99'"),
-        (("C23", "paper", "1", "holds", ""), "outcome of a rule"),
-    ],
-)
-def test_check_refuses_unknown_claims_and_typed_verdicts(row, message, tmp_path):
-    with pytest.raises(ValueError, match=message):
-        paper.check("nb", [row], tmp_path)
-    assert not list(tmp_path.iterdir())
 
 
 def test_split_run_reads_names():
