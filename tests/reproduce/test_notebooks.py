@@ -1,5 +1,6 @@
 """Stored notebooks are clean: no errors, machine paths or run metadata; parameters that papermill understands."""
 
+import ast
 import json
 import re
 
@@ -9,6 +10,7 @@ import pytest
 
 from sparsinglib.files import NOTEBOOKS, ROOT
 from sparsinglib.reproduce import cli as reproduce
+from sparsinglib.studies.checkpoint import study as one_checkpoint
 
 FILES = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
 
@@ -102,3 +104,17 @@ def test_stored_outputs_carry_no_run_metadata(tmp_path, monkeypatch):
     stored = nbformat.read(path, as_version=4)
     assert stored.cells[-1].outputs[0]["text"] == "1\n"
     assert "papermill" not in json.dumps(stored)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [({"text_file": 2024}, "text_file is a text, got 2024.*-r text_file 2024"), ({"model": 7}, "model is a text"),
+     ({"argument": "1/10"}, "argument is a number, got '1/10'"), ({"window": "x"}, "window is a number")],
+)  # fmt: skip
+def test_what_papermill_made_of_a_parameter_is_refused_in_words(given, message):
+    defaults = {name: entry["default"] for name, entry in papermill.inspect_notebook(str(FILES[0])).items()}
+    names = ("model", "compare_with", "text_file", "strategy", "argument", "max_tokens", "window")
+    parameters = {name: ast.literal_eval(defaults[name]) for name in names}
+    one_checkpoint.check(**parameters)
+    with pytest.raises(ValueError, match=message):
+        one_checkpoint.check(**parameters | given)

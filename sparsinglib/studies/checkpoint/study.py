@@ -58,6 +58,13 @@ def check(
     model: str, compare_with: str, text_file: str, strategy: str, argument: float, max_tokens: int, window: int
 ) -> None:
     """Raise ValueError for parameters that cannot work, before anything is loaded."""
+    # papermill -p makes a number of what looks like one, and leaves 1/10 a text.
+    for name, value in {"model": model, "compare_with": compare_with, "text_file": text_file}.items():
+        if not isinstance(value, str):
+            raise ValueError(f"{name} is a text, got {value!r}: papermill keeps it one with -r {name} {value}.")
+    for name, size in {"argument": argument, "max_tokens": max_tokens, "window": window}.items():
+        if not isinstance(size, (int, float)):
+            raise ValueError(f"{name} is a number, got {size!r}.")
     check_strategy(strategy, argument)
     if not model:
         raise ValueError("model is empty: give a hub id, a directory, a .gguf file or a ladder name.")
