@@ -371,14 +371,16 @@ def _parts(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module
     """Projections and experts of a layer, by name; what is attention, recurrence, router or norm is left out."""
     for name, child in module.named_children():
         kind = type(child).__name__
+        if hasattr(child, "base_layer") and any(map(_has_interface, child.modules())):
+            raise UnsupportedModel(
+                f"{prefix}{name} ({kind}): an adapter on experts; merge it first (merge_and_unload)."
+            )
         if _is_seen(child):
             yield prefix + name, child
         elif "Expert" in kind and not FEED_FORWARD.search(kind):
             reason = next(
                 (why for word, why in REFUSED.items() if word in kind), SEE_NOTHING + "it is of no known layout."
             )
-            if hasattr(child, "base_layer"):
-                reason = "an adapter changes its experts; merge it first (merge_and_unload)."
             raise UnsupportedModel(f"{prefix}{name} ({kind}): a mixture of experts. {reason}")
         elif FEED_FORWARD.search(kind) or not OTHER_PARTS.search(kind):
             yield from _parts(child, f"{prefix}{name}.")

@@ -130,6 +130,15 @@ def test_eight_experts_offloaded_give_the_same_numbers(quiet):
     remove_hook_from_module(offloaded, recurse=True)
 
 
+def test_an_adapter_on_experts_is_to_be_merged():
+    peft = pytest.importorskip("peft")
+    parts = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+    settings = peft.LoraConfig(r=4, target_modules=[], target_parameters=parts)
+    model = peft.get_peft_model(mixture("Mixtral"), settings).eval()
+    with pytest.raises(sl.UnsupportedModel, match="adapter on experts; merge it first"):
+        sl.find_ffns(model)
+
+
 def test_llama_4_scales_what_its_experts_are_given():
     torch.manual_seed(0)
     sizes = MOE | {"num_local_experts": 4, "num_experts_per_tok": 1, "intermediate_size_mlp": 24, "head_dim": 8}
