@@ -29,7 +29,7 @@ TOKENS = 65_536
 NEIGHBOURS, APART = 10, 20  # snapshots of a group, steps between them
 GROUPED = ["run", "group", "tokens", "snapshots", "activation_ratio", "spread", "log_ppl_ratio", "kl"]
 LONGEST = 0.2  # of the steps before a group's end: early groups hold fewer snapshots
-SAMPLE_TOKENS, SAMPLE_THRESHOLDS = 2048, 40  # for a first look at where the thresholds lie
+SAMPLE_TOKENS, SAMPLE_THRESHOLDS = 2048, 60  # for a first look at where the thresholds lie
 
 
 def groups(run: Run) -> dict[int, int]:
@@ -92,7 +92,7 @@ def _dense(
 
     def look(ffn: FFN, neurons: Tensor, gate: Tensor) -> None:
         largest = max(float(ffn.magnitudes(neurons).max()), 1e-30)
-        tried = np.geomspace(1e-3 * largest, largest, SAMPLE_THRESHOLDS)
+        tried = np.geomspace(1e-5 * largest, largest, SAMPLE_THRESHOLDS)
         cett = np.maximum.accumulate(_above(ffn, neurons, tried)[0]) * ffn.width / neurons.numel()
         thresholds[ffn.site] = np.exp(np.interp(np.log(grid * margin), np.log(cett + 1e-9), np.log(tried)))
 
