@@ -65,6 +65,7 @@ def measure_ends(runs: list[Run], max_tokens: int = snapshots.TOKENS) -> pd.Data
         asked = itertools.product(CRITERIA, INCREASES)
         rows = pd.DataFrame([(run.name, *a, *read_off(found, *a), max_tokens) for a in asked], columns=COLUMNS)
         table = pd.concat([table, rows], ignore_index=True) if len(table) else rows
+        table = table.sort_values("run", key=lambda names: names.map(list(RUNS).index), kind="stable")
         with replacing(TARGET) as file:
             table.round(6).to_csv(file, index=False)
         print(rows.round(4).to_string(index=False, header=run is runs[0]), flush=True)

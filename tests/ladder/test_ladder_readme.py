@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 
 from sparsinglib.files import LADDER
+from sparsinglib.ladder import ends, snapshots
 from sparsinglib.ladder.batches import NEW_PROBLEMS, PATTERN
-from sparsinglib.ladder.recipe import CONTEXT, LAST, RUNS, measured_steps
+from sparsinglib.ladder.recipe import CONTEXT, LAST, RUNS, SCALES, measured_steps
 from sparsinglib.ladder.trajectory import INCREASES
 from sparsinglib.texts import corpora
 
@@ -65,6 +66,18 @@ def test_how_often_each_corpus_is_read():
         again = NEW_PROBLEMS * PATTERN * CONTEXT / 1e6  # millions of tokens, up to which mathematics is read again
         read_to = [min(tokens, again) if name == "math" else tokens for tokens in (40, 88, 137)]
         assert read == [f"{corpora.SHARES[name] * tokens / float(size.split('M')[0]):.1f}" for tokens in read_to]
+
+
+def test_the_ends_of_the_sizes():
+    table = pd.read_csv(ends.TARGET)
+    assert list(table.columns) == ends.COLUMNS and set(table.tokens) == {snapshots.TOKENS}
+    assert list(table.run.unique()) == [run.name for run in ends.sizes_and_seeds()]
+    assert (table.groupby("run")[["criterion", "p_pct"]].value_counts() == 1).all() and len(table) % 6 == 0
+    assert (table.low < table.activation_ratio).all() and (table.activation_ratio < table.high).all()
+    at_one = table[(table.criterion == "kl") & (table.p_pct == 1)].set_index("run").activation_ratio
+    for activation, name in (("relu", "ReLU"), ("silu", "SiLU")):
+        said = ", ".join(f"{100 * at_one[f'{scale}-{activation}']:.1f}" for scale in SCALES)
+        assert re.search(rf"{name}\s+{said} %", README), said
 
 
 def measured(run):
