@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import sparsinglib as sl
-from sparsinglib.ladder import batches, recipe, trajectory
+from sparsinglib.ladder import batches, recipe, snapshots, trajectory
 from sparsinglib.ladder import train as training
 from sparsinglib.ladder.batches import PATTERN, Windows
 from sparsinglib.ladder.model import block_causal, build, make_optimizer, use_block_attention
@@ -321,6 +321,35 @@ def test_what_is_shipped_and_the_decay_branch(texts, tmp_path, monkeypatch):
     rates = [row["learning_rate"] for row in json.loads((last / "trainer_state.json").read_text())["log_history"]]
     assert last.name == "checkpoint-66" and rates[-2] > 0.009
     assert not same(load_file(target / "decayed" / "model.safetensors"), decayed)
+
+
+def test_snapshots_change_no_weight_and_go_on_elsewhere(texts, tmp_path, monkeypatch):
+    monkeypatch.setattr(snapshots, "TOKENS", 512)
+    run, work, shipped = replace(TINY, snapshots=True), tmp_path / "work", tmp_path / "shipped"
+    training.train(TINY, texts, tmp_path / "plain", compiled=False)
+    monkeypatch.setattr(training.Recorder, "on_log", stop_once(training.Recorder.on_log))
+    assert training.train(run, texts, work, minutes=0, compiled=False) == 24
+    training.publish(run, work, shipped)
+    begun = pd.read_csv(shipped / snapshots.FILE)
+    elsewhere = tmp_path / "elsewhere"
+    training.restore(elsewhere, shipped)
+    training.train(run, texts, elsewhere, compiled=False)
+    assert same(weights(tmp_path / "plain"), weights(elsewhere))
+    training.publish(run, elsewhere, shipped)
+    table = pd.read_csv(shipped / snapshots.FILE)
+    assert 0 < len(begun) < len(table) and table[: len(begun)].equals(begun)
+    assert table.groupby("step").size().to_dict() == dict.fromkeys(snapshots.groups(run), len(snapshots.GRID))
+
+
+def stop_once(on_log):
+    """Of a run stopped at once, the stop is let through at step 24 only, when some snapshots are taken."""
+
+    def later(self, args, state, control, **more):
+        on_log(self, args, state, control, **more)
+        control.should_training_stop &= state.global_step == 24
+        control.should_save &= state.global_step == 24
+
+    return later
 
 
 def test_a_decay_branch_that_is_there_is_left_alone(tmp_path):
