@@ -101,3 +101,12 @@ def _value_at(values: Tensor, share: float) -> float:
     """The value that this share of all values reaches or exceeds."""
     kept = min(len(values), max(1, round(share * len(values))))
     return float(torch.kthvalue(values, len(values) - kept + 1).values)
+
+
+def rules_at(model: PreTrainedModel, batches: Batches, activation_ratio: float) -> dict[str, Rule]:
+    """Top-k and FAT-eps at about a given activation ratio, so that they can be set beside CETT at equal sparsity.
+
+    For FAT the eps is the quantile of \\|gate score\\| over all layers of a dense pass (``GateSample``).
+    """
+    sample = GateSample.read(model, batches)
+    return {family: sample.rule(family, activation_ratio) for family in ("Top-k", "FAT-ε")}

@@ -167,7 +167,7 @@ def _named(thresholds: Rules) -> dict[str, Rule]:
     if thresholds is None:
         return {}
     many = isinstance(thresholds, Iterable) and not isinstance(thresholds, (str, os.PathLike))
-    given: list[Rule] = [as_rule(rule) for rule in (thresholds if many else [thresholds])]  # type: ignore[union-attr]
+    given: list[Rule] = [as_rule(rule) for rule in (thresholds if many else [thresholds])]  # type: ignore[union-attr,arg-type]
     names = [rule_name(rule) for rule in given]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ValueError(f"two rules are called {min(twice)}; give a dict of them by names of your own.")

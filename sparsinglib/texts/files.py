@@ -132,8 +132,8 @@ def _records(values: Iterable[Any], name: str) -> Iterable[Any]:
         raise NoColumn(f"{name} has no column text; its columns: {', '.join(map(str, objects[0]))[:200]}")
     for item in flat:
         text = item.get("text") if isinstance(item, Mapping) else item
-        column = isinstance(text, list) and len(flat) == 1
-        yield from (part for part in (text if column else [text]) if part is not None)
+        parts = text if isinstance(text, list) and len(flat) == 1 else [text]
+        yield from (part for part in parts if part is not None)
 
 
 def _table(text: str, path: Path) -> list[str]:

@@ -7,11 +7,12 @@ from helpers import tiny_llama
 
 import sparsinglib as sl
 from sparsinglib.core import calibration as tradeoff_rules
+from sparsinglib.core.calibration import rules_at
 from sparsinglib.paper import style
 from sparsinglib.studies.checkpoint import figures
 from sparsinglib.studies.checkpoint import study as one_checkpoint
 from sparsinglib.studies.checkpoint.anatomy import dissect
-from sparsinglib.studies.checkpoint.strategies import check_strategy, find_rule, halves, rules_at
+from sparsinglib.studies.checkpoint.strategies import check_strategy, find_rule, halves
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ...core.calibration import GateSample
 from ...core.cett import Batches
 from ...core.rules import CETT, FAT, Rule, StraightforwardReLU, TopK
 from ...core.search import find_thresholds, thresholds_for_cett
@@ -72,12 +71,3 @@ def _stacked(rows: list[Tensor], size: int) -> list[Tensor]:
     """Batches of at most ``size`` rows, each of rows of one length."""
     groups = [list(group) for _, group in itertools.groupby(rows, key=len)]
     return [torch.stack(group[i : i + size]) for group in groups for i in range(0, len(group), size)]
-
-
-def rules_at(model: PreTrainedModel, batches: Batches, activation_ratio: float) -> dict[str, Rule]:
-    """Top-k and FAT-eps at about a given activation ratio, so that they can be set beside CETT at equal sparsity.
-
-    For FAT the eps is the quantile of \\|gate score\\| over all layers of a dense pass (``GateSample``).
-    """
-    sample = GateSample.read(model, batches)
-    return {family: sample.rule(family, activation_ratio) for family in ("Top-k", "FAT-ε")}

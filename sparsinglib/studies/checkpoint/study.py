@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ...core.calibration import rules_at
 from ...core.checkpoints import ladder_names, load
 from ...core.ffn import UnsupportedModel, find_ffns
 from ...core.forward import token_batches
@@ -22,9 +23,8 @@ from ...core.thresholds import Thresholds
 from ...files import DATA, LADDER, ROOT, output_dir
 from ...paper import style
 from ...texts import corpora
-from ..scaling import trends
 from .anatomy import Anatomy, dissect
-from .strategies import check_strategy, find_rule, halves, rules_at
+from .strategies import check_strategy, find_rule, halves
 
 FIRST = 44  # tokens of the sample among which Figure 1 picks its own
 SAMPLE = DATA / "texts" / "sample.txt"
@@ -234,8 +234,11 @@ def trained_on(s: Study) -> str:
     if s.name not in ladder_names() or not record.is_file():
         return words
     words += f", trained on {json.loads(record.read_text(encoding='utf-8'))['tokens'] / 1e6:.0f}M tokens"
-    along = trends.activation("ladder")
-    along = along[along.run == s.name].sort_values("tokens")
+    if not (file := record.with_name("trajectory.csv")).is_file():
+        return words
+    along = pd.read_csv(file).query("metric == 'activation_ratio_shared_cett' and p_pct == 1")
     if along.empty:
         return words
-    return f"{words}; {along.activation_ratio.iloc[-1]:.1%} active at its end in notebook 02, on another text"
+    return (
+        f"{words}; {along.sort_values('tokens').value.iloc[-1]:.1%} active at its end in notebook 02, on another text"
+    )

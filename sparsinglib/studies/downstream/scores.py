@@ -10,6 +10,7 @@ import pandas as pd
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ...core.calibration import rules_at
 from ...core.checkpoints import ladder_names, load
 from ...core.ffn import find_ffns
 from ...core.forward import token_batches
@@ -27,7 +28,6 @@ from ...tasks import harness as tasks
 from ...tasks import offline as offline_tasks
 from ...tasks.statistics import DENSE, above_chance, group_means, summarise
 from ...texts import corpora
-from ..checkpoint.strategies import rules_at
 from . import (
     claims,
 )
