@@ -1,20 +1,15 @@
 """Every decoder family goes the whole way, from a saved checkpoint to text generated under thresholds read from a file.
 
-The table of families in the README is made by this test: ``python tests/core/test_families.py`` writes it.
+``docs/families.md`` lists every class of transformers that was tried (``test_entries``).
 """
 
-import re
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
-from families import FAMILIES, MIXTURES, TEXT, build
+from families import FAMILIES, TEXT, build
 
 import sparsinglib as sl
-
-README = Path(__file__).parents[2] / "README.md"
-BEGIN, END = "<!-- families:begin -->", "<!-- families:end -->"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -61,25 +56,5 @@ def classes() -> dict[str, list[str]]:
     return found
 
 
-def table() -> str:
-    """The README's block: families by layout of their FFN, and mixtures of experts."""
-    lines = ["| FFN | classes that went the whole way |", "| --- | --- |"]
-    lines += [f"| {layout} | {', '.join(f'`{name}`' for name in names)} |" for layout, names in classes().items()]
-    mixtures = ", ".join(f"`{config.__name__.removesuffix('Config')}ForCausalLM`" for config, _, _ in MIXTURES.values())
-    lines.append(f"| experts | {mixtures}; [every class tried](docs/families.md) |")
-    return "\n".join(lines)
-
-
 def test_at_least_twenty_classes():
     assert sum(map(len, classes().values())) >= 20
-
-
-def test_the_readme_says_so():
-    text = README.read_text(encoding="utf-8")
-    assert text.split(BEGIN)[1].split(END)[0].strip() == table()
-
-
-if __name__ == "__main__":
-    old = README.read_text(encoding="utf-8")
-    block = f"{BEGIN}\n{table()}\n{END}"
-    README.write_text(re.sub(f"{BEGIN}.*?{END}", lambda _: block, old, flags=re.DOTALL), encoding="utf-8")
