@@ -5,6 +5,7 @@ Numbers come from config files, tables and tensors as well as from code: numpy's
 
 import math
 import os
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,12 @@ def whole(name: str, value: Any, least: int | None = None) -> int:
 
 
 def _plain(value: Any) -> int | float | None:
-    """The int or float in a number of Python, numpy or torch; None for anything else, True and False included."""
+    """The number in one of Python, numpy or torch; None for anything else, bools and ints beyond floats included."""
     if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
         value = value.item()
-    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    return value if isinstance(value, float) or abs(value) <= sys.float_info.max else None
 
 
 def flag(name: str, value: Any) -> bool:

@@ -161,6 +161,8 @@ def sparse_decoding(model: PreTrainedModel, rule: Rule, *, threads: int | None =
     """
     threads = _checked_threads(threads)
     ffns = find_ffns(model)
+    if experts := [ffn.name for ffn in ffns if ffn.kind == "experts"]:
+        raise UnsupportedModel(f"{experts[0]} is a mixture of experts; sparse_decoding takes ordinary FFNs only.")
     rule.check(ffns)
     if not (rule.uses_gate or isinstance(rule, Thresholds)):
         raise ValueError(f"{rule}: sparse_decoding takes Thresholds or a rule on the gate score, no other.")
