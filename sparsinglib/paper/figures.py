@@ -5,7 +5,7 @@ from textwrap import shorten
 import pandas as pd
 from matplotlib.lines import Line2D
 
-from . import published, style
+from . import published, scoreboard, style
 from .claims import FURTHEST, Verdict
 
 LOOKS = {kind: style.other(i) for i, kind in enumerate(published.EVIDENCE)}
@@ -38,13 +38,11 @@ def claims_forest(recorded: pd.DataFrame) -> style.Picture:
         ax.set_xlabel("from the interval to the bound, in half widths: fails left, holds right")
         kinds = [kind for kind in LOOKS if kind in set(measured.evidence)]
         ax.legend(handles=[Line2D([], [], ls="", **LOOKS[kind], label=kind) for kind in kinds], loc="lower left")
-        words = []
-        for kind in kinds:
-            mine = measured[measured.evidence == kind].verdict.value_counts()
-            counts = ", ".join(f"{mine[v]} {v}" for v in Verdict if mine.get(v))
-            words.append(f"{kind} {counts}")
+        judged = scoreboard.counts(measured, kinds).drop(columns=str(Verdict.NO_DATA))
+        said = {kind: ", ".join(f"{n} {name}" for name, n in row.items() if n) for kind, row in judged.iterrows()}
+        summary = "; ".join(f"{kind} {text}" for kind, text in said.items()) or "none recorded yet"
         return fig.says(
-            f"Verdicts on the {len(ids)} claims by their rules: {'; '.join(words) or 'none recorded yet'}",
+            f"Verdicts on the {len(ids)} claims by their rules: {summary}",
             "Of a claim with several estimates the least clear. Hollow: inconclusive, the interval holds the bound. At "
             f"{FURTHEST:g}: as far or further, or numbers without an interval.",
         )

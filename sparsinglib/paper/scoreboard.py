@@ -90,7 +90,12 @@ def verdicts(claims: pd.DataFrame, evidence: Sequence[str] = EVIDENCE) -> pd.Dat
     """One row a claim (index: id), a column for each kind of evidence: the verdict of all its rows together."""
     ids = pd.Index(claims.id.unique(), name="id")
     board = claims.groupby(["id", "evidence"]).verdict.agg(lambda said: str(combined(said))).unstack()
-    return board.reindex(index=ids, columns=list(evidence)).fillna(str(Verdict.NO_DATA)).rename_axis(columns=None)
+    return (
+        board.reindex(index=ids, columns=list(evidence))
+        .astype(object)
+        .fillna(str(Verdict.NO_DATA))
+        .rename_axis(columns=None)
+    )
 
 
 def counts(claims: pd.DataFrame, evidence: Sequence[str] = EVIDENCE) -> pd.DataFrame:

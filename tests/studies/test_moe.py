@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 import sparsinglib as sl
-from sparsinglib.core.ffn import UnsupportedModel
 from sparsinglib.ladder import recipe as ladder
 from sparsinglib.ladder import train as training
 from sparsinglib.ladder.model import build, make_optimizer
@@ -238,11 +237,6 @@ def test_a_model_without_experts():
     dense = build(Run("dense", 16, 1, "relu", 1, 2560, 1)).eval()
     with pytest.raises(ValueError, match="no mixture of experts"):
         moe.mixture_curve("dense", dense, IDS)
-
-
-def test_the_core_refuses_mixtures_by_name(model):
-    with pytest.raises(UnsupportedModel, match="GraniteMoeForCausalLM is a mixture of experts"):
-        sl.measure(model, IDS, sl.StraightforwardReLU())
 
 
 def test_cett_curve_is_what_measure_says():
