@@ -59,5 +59,5 @@ def dissect(model: PreTrainedModel, ids: Tensor, thresholds: Thresholds, layer: 
     output = pd.DataFrame(
         {"dimension": np.arange(len(outputs[0])), "all_neurons": outputs[0], "strong_only": outputs[1]}
     )
-    threshold = thresholds.values[ffn.layer]
+    threshold = thresholds.values[ffn.site]
     return Anatomy(ffn.layer, position, threshold, float(layer_cett(ffn, values, threshold)), neurons, output)
