@@ -166,18 +166,21 @@ def profile(*studies: Study | None) -> pd.DataFrame:
 
 
 def layers_by_p(p_values: Sequence[float], tokens: int, *studies: Study | None) -> pd.DataFrame:
-    """Activation ratio of each layer at each allowed rise of perplexity: series, p_pct, layer, activation_ratio.
+    """Activation ratio of each layer at each allowed rise p: series, p_pct, layer, activation_ratio, monotone.
 
+    ``monotone`` is False where perplexity fell somewhere along the search, as it may on a text this short.
     Thresholds are found and judged on about the first ``tokens`` of each study's text (a batch at least).
     """
     frames = []
     for s in filter(None, studies):
         batches = s.fitted_on[: max(1, tokens // s.fitted_on[0].numel())]
         for p in p_values:
-            found = find_thresholds(s.model, batches, p)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*not monotone")  # said in the table
+                found = find_thresholds(s.model, batches, p)
             rows = measure(s.model, batches, found, kl=False).by_layer[["layer", "activation_ratio"]]
-            frames.append(rows.assign(series=s.label, p_pct=p))
-    return pd.concat(frames, ignore_index=True)[["series", "p_pct", "layer", "activation_ratio"]]
+            frames.append(rows.assign(series=s.label, p_pct=p, monotone=found.monotone))
+    return pd.concat(frames, ignore_index=True)[["series", "p_pct", "layer", "activation_ratio", "monotone"]]
 
 
 def one_token(s: Study) -> tuple[Anatomy, str]:
