@@ -55,6 +55,8 @@ def test_a_hub_id_is_asked_for(asked):
 CHILD = """
 import sys, time
 import sparsinglib as sl
+sl.load, sl.find_thresholds  # imported here: the seconds are the hub's, not those of importing transformers
+import transformers.models.granite.modeling_granite
 began = time.monotonic()
 for name in sys.argv[1:]:
     try:
