@@ -47,7 +47,7 @@ SOURCES = {
 
 
 def test_a_digest_of_code_follows_all_that_is_imported_and_nothing_else(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "ROOT", tmp_path)
+    monkeypatch.setattr(files, "PACKAGE", tmp_path / "sparsinglib")
     digest = files.code_digest.__wrapped__
     for name, text in SOURCES.items():
         path = tmp_path / "sparsinglib" / name
