@@ -62,7 +62,7 @@ def documents_of(source: Any) -> list[Any]:
     if hasattr(source, "columns") and hasattr(source, "loc"):
         source = {name: source[name].dropna().tolist() for name in source.columns}
     if isinstance(source, Mapping):
-        return list(_records([source], "the table"))
+        return list(_records([source], "the table", columns=True))
     if isinstance(source, bytes) or not hasattr(source, "__iter__"):
         raise ValueError(f"a text is given as a path or as documents, got {type(source).__name__}: {source!r:.100}")
     return list(source)
@@ -77,7 +77,7 @@ def _file(path: Path) -> list[Any]:
         raise ValueError(f"{path}: a {foreign} file, not a text; unpack or convert it first")
     text = _text(data, str(path))
     if kind in JSON:
-        return list(_records(_json(text, path, lines_first=kind != ".json"), str(path)))
+        return list(_records(_json(text, path, lines_first=kind != ".json"), str(path), columns=kind == ".json"))
     if kind in TABLES:
         return _table(text, path)
     return [text]
@@ -124,15 +124,15 @@ def _json(text: str, path: Path, lines_first: bool) -> list[Any]:
     raise ValueError(f"{path}: cannot be read as {'JSON lines' if lines_first else 'JSON'} ({reasons[0]})")
 
 
-def _records(values: Iterable[Any], name: str) -> Iterable[Any]:
-    """Documents in JSON values: strings, objects with ``text`` (a string or a column of them), lists of these."""
+def _records(values: Iterable[Any], name: str, columns: bool) -> Iterable[Any]:
+    """Documents in JSON values: strings, objects with ``text``, lists of these; ``columns``: one object's is a list."""
     flat = [item for value in values for item in (value if isinstance(value, list) else [value])]
     objects = [item for item in flat if isinstance(item, Mapping)]
     if objects and not any("text" in item for item in objects):
         raise NoColumn(f"{name} has no column text; its columns: {', '.join(map(str, objects[0]))[:200]}")
     for item in flat:
         text = item.get("text") if isinstance(item, Mapping) else item
-        parts = text if isinstance(text, list) and len(flat) == 1 else [text]
+        parts = text if columns and isinstance(text, list) and len(flat) == 1 else [text]
         yield from (part for part in parts if part is not None)
 
 
