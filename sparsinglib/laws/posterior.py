@@ -28,6 +28,7 @@ WANDERS = np.array([(0.0, 1.0), *product((0.3, 0.6, 0.9), (0.3, 1.0, 2.0))])  # 
 CUTS = np.array([0, 0.03, 0.06, 0.1, 0.15, 0.2, 0.27, 0.34])  # of the tokens a parameter that all runs reached
 MEANS, SPREADS = np.log(np.geomspace(0.1, 3, 22)), np.array([0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.4])  # of ln alpha
 LEVEL = 0.9
+LAST = 5  # points whose mean says where a run stands, as in Appendix E
 LEAST = 3  # points more than coefficients that every run keeps behind a cut
 
 
@@ -49,8 +50,9 @@ class Posterior:
     def limits(self, level: float = LEVEL) -> pd.DataFrame:
         """The limit of each run: run, a0 (median), low, high, identified, against.
 
-        Fractions; ``level`` is the interval's. ``identified``: the interval ends inside (0, 1) and is narrower than
-        what the run moved past the warm-up. ``against``: the run moves against its law, which then says nothing.
+        Fractions; ``level`` is the interval's. ``identified``: the interval ends inside (0, 1), is narrower than what
+        the run moved past the warm-up, and the run's last ``LAST`` points do not stand beyond it, where no law that
+        nears its limit can be. ``against``: the run moves against its law, which then says nothing.
         """
         rows = []
         for run, table in self.draws.items():
@@ -58,7 +60,10 @@ class Posterior:
             low, middle, high = table.a0.quantile([(1 - level) / 2, 0.5, (1 + level) / 2])
             moved, error = curve.change(mine.d, mine.activation_ratio)
             against = SIGN[self.kind] * moved < -error
-            fixed = low > 1e-3 and high < 1 - 1e-3 and high - low < np.ptp(mine.activation_ratio) and not against
+            end = mine.activation_ratio.tail(LAST).mean()
+            beyond = end < low if SIGN[self.kind] < 0 else end > high
+            inside = low > 1e-3 and high < 1 - 1e-3 and high - low < np.ptp(mine.activation_ratio)
+            fixed = inside and not against and not beyond
             rows.append((run, middle, low, high, fixed, against))
         return pd.DataFrame(rows, columns=["run", "a0", "low", "high", "identified", "against"])
 
