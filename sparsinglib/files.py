@@ -122,7 +122,7 @@ def write_atomically(path: Path, text: str) -> None:
         partial.write_text(text if text.endswith("\n") else text + "\n", encoding="utf-8")
 
 
-def copy(source: Path, target: Path) -> None:
+def copy_file(source: Path, target: Path) -> None:
     """Copy a file, whole or not at all."""
     with replacing(target) as partial:
         shutil.copyfile(source, partial)

@@ -16,8 +16,7 @@ from ..core.checkpoints import load
 from ..files import LADDER, replacing
 from . import snapshots
 from .batches import validation_batches
-from .recipe import RUNS, SCALES, Run
-from .train import chosen
+from .recipe import RUNS, SCALES, Run, chosen
 
 TARGET = LADDER / "ends.csv"
 GRID = snapshots.GRID[snapshots.GRID > 0.07]  # below it no p of these is reached

@@ -4,6 +4,7 @@ The paper's models (Section 3, Appendix I) at about a thousandth of their size: 
 outside the embedding, a constant head size, d_ff = 2.5 d and muP scalings with the base width scaled down from 256.
 """
 
+import argparse
 from dataclasses import asdict, dataclass, replace
 
 VOCABULARY = 2048
@@ -170,3 +171,10 @@ def _runs() -> dict[str, Run]:
 
 
 RUNS = _runs()
+
+
+def chosen(names: list[str], parser: argparse.ArgumentParser) -> list[Run]:
+    """The runs of these names; ends the program with the names there are, if one is unknown."""
+    if unknown := [name for name in names if name not in RUNS]:
+        parser.error(f"no run is called {', '.join(unknown)}; the runs: {', '.join(RUNS)}")
+    return [RUNS[name] for name in names]

@@ -52,11 +52,9 @@ def record(run: Run, model: PreTrainedModel, step: int, group: int, path: Path) 
     with torch.no_grad():
         for parameter in shipped.parameters():  # as a checkpoint is saved and loaded
             parameter.copy_(parameter.bfloat16())
-    found = measure_snapshot(shipped, validation_batches(TOKENS), sparse=step == group)
-    found.insert(0, "group", group)
-    found.insert(0, "tokens", step * run.batch_tokens)
-    found.insert(0, "step", step)
-    found.insert(0, "run", run.name)
+    measured = measure_snapshot(shipped, validation_batches(TOKENS), sparse=step == group)
+    facts = {"run": run.name, "step": step, "tokens": step * run.batch_tokens, "group": group}
+    found = pd.DataFrame(facts, index=measured.index).join(measured)
     with replacing(path) as file:
         (pd.concat([table, found]) if len(table) else found).round(8).to_csv(file, index=False)
 

@@ -37,13 +37,12 @@ from transformers import (
 from transformers.utils import logging
 
 from ..core.checkpoints import LADDER_TOKENIZER
-from ..files import LADDER, ROOT, naming, replacing, replacing_directory, write_atomically
-from ..files import copy as copy_file
+from ..files import LADDER, ROOT, copy_file, naming, replacing, replacing_directory, write_atomically
 from ..texts import corpora
 from . import recipe, snapshots
 from .batches import Windows, training_texts
 from .model import build, make_optimizer, use_block_attention
-from .recipe import RUNS, Run
+from .recipe import Run, chosen
 
 WORK = ROOT / "build" / "ladder"
 LOG_TOKENS = 65_536  # the training loss is averaged over about this many tokens
@@ -58,10 +57,9 @@ class Recorder(TrainerCallback):
         self.run, self.work, self.minutes = run, work, minutes
         self.keep = set() if decay else set(recipe.kept_steps(run))
         self.groups = snapshots.groups(run) if run.snapshots and not decay else {}
-        self.began, self.logged, self.first = time.monotonic(), time.monotonic(), 0
 
     def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
-        """Note where this piece of the run starts."""
+        """Note where and when this piece of the run starts."""
         self.began = self.logged = time.monotonic()
         self.first = state.global_step
 
@@ -179,10 +177,11 @@ def step_of(checkpoint: Path) -> int:
 
 def last_checkpoint(work: Path) -> Path | None:
     """Newest complete Trainer checkpoint: all that a run continues from is there and can be read."""
-    complete = [path for path in work.glob("checkpoint-*") if _readable(path)]
-    for path in sorted(set(work.glob("checkpoint-*")) - set(complete)):
+    for path in sorted(work.glob("checkpoint-*"), key=step_of, reverse=True):
+        if _readable(path):
+            return path
         print(f"{path.name} is only half written and is left out", file=sys.stderr)
-    return max(complete, key=step_of, default=None)
+    return None
 
 
 def _readable(checkpoint: Path) -> bool:
@@ -195,24 +194,26 @@ def _readable(checkpoint: Path) -> bool:
         return False
 
 
-def _history(checkpoint: Path) -> list[dict[str, Any]]:
+def _history(checkpoint: Path) -> pd.DataFrame:
     """The Trainer's log up to a checkpoint, one row for each logged loss."""
     state = json.loads((checkpoint / "trainer_state.json").read_text())
-    return [row for row in state["log_history"] if "loss" in row]
+    return pd.DataFrame(
+        [row for row in state["log_history"] if "loss" in row], columns=["step", "loss", "seconds", "bf16"]
+    )
 
 
 def loss_log(run: Run, checkpoint: Path) -> pd.DataFrame:
     """Training loss in nats: run, step, tokens, loss (mean of 65k tokens), loss_smoothed (half-life 0.5M tokens)."""
-    log = pd.DataFrame(_history(checkpoint), columns=["run", "step", "loss"]).assign(run=run.name)
-    log.insert(2, "tokens", log["step"] * run.batch_tokens)
-    log["loss_smoothed"] = log["loss"].ewm(halflife=8).mean().round(4)
-    return log.round({"loss": 4})
+    log = _history(checkpoint)
+    smoothed = log["loss"].ewm(halflife=8).mean().round(4)
+    facts = {"run": run.name, "step": log["step"], "tokens": log["step"] * run.batch_tokens}
+    return pd.DataFrame(facts | {"loss": log["loss"].round(4), "loss_smoothed": smoothed})
 
 
 def describe(run: Run, model: PreTrainedModel, checkpoint: Path) -> dict[str, Any]:
     """What ``run.json`` says of a run at ``checkpoint``: recipe, size, speed, seed, versions, hashes of its data."""
     total, embedding = (sum(p.numel() for p in part.parameters()) for part in (model, model.get_input_embeddings()))
-    step, log = step_of(checkpoint), pd.DataFrame(_history(checkpoint))
+    step, log = step_of(checkpoint), _history(checkpoint)
     seconds = log["seconds"].sum()
     rate = run.learning_rate * recipe.BASE_WIDTH / run.width
     return {
@@ -268,18 +269,10 @@ def publish(run: Run, work: Path, target: Path) -> None:
 
 
 def restore(work: Path, target: Path) -> None:
-    """Bring back the state of an unfinished run from where ``publish`` put it, if this machine has none of its own.
-
-    Raises ValueError if that state is damaged: without it the run would begin anew, and replace what is shipped.
-    """
+    """Bring back the state of an unfinished run from where ``publish`` put it, if this machine has none of its own."""
     resume = target / "resume"
-    if last_checkpoint(work) is not None or not resume.is_dir():
+    if last_checkpoint(work) is not None or not _readable(resume):
         return
-    if not _readable(resume):
-        raise ValueError(
-            f"{resume} is damaged, so the run cannot go on from it: bring it back (git restore), or remove {target} "
-            "to train from nothing"
-        )
     step = json.loads((resume / "trainer_state.json").read_text())["global_step"]
     with replacing_directory(work / f"checkpoint-{step}") as partial:
         shutil.copytree(resume, partial, dirs_exist_ok=True)
@@ -312,13 +305,6 @@ def decay_branch(run: Run, texts: dict[str, np.ndarray], work: Path, target: Pat
         log[log["step"] > run.steps].to_csv(file, index=False)
 
 
-def chosen(names: list[str], parser: argparse.ArgumentParser) -> list[Run]:
-    """The runs of these names; ends the program with the names there are, if one is unknown."""
-    if unknown := [name for name in names if name not in RUNS]:
-        parser.error(f"no run is called {', '.join(unknown)}; the runs: {', '.join(RUNS)}")
-    return [RUNS[name] for name in names]
-
-
 def _one(run: Run, minutes: float | None, decay: bool) -> None:
     """Train or continue one run, and ship what is new of it; what is shipped is never replaced by an older state."""
     work, target = WORK / run.name, LADDER / run.name
@@ -334,12 +320,13 @@ def _one(run: Run, minutes: float | None, decay: bool) -> None:
                 "to go on from the second"
             )
         if shipped >= run.steps:
-            print(
-                f"{run.name}: trained to its {run.steps * run.batch_tokens / 1e6:.1f}M tokens. To train it anew, "
-                f"remove {work} and {target} first"
-            )
+            tokens = f"{run.steps * run.batch_tokens / 1e6:.1f}M tokens"
+            print(f"{run.name}: trained to its {tokens}. To train it anew, remove {work} and {target} first")
         elif shipped and found is None:
-            raise ValueError(f"{run.name}: what it would go on from is gone; remove {target} to train from nothing")
+            raise ValueError(
+                f"{run.name}: {target / 'resume'}, from which it would go on, is gone or damaged: bring it back "
+                f"(git restore), or remove {target} to train from nothing"
+            )
         else:
             train(run, training_texts(), work, minutes=minutes)
             publish(run, work, target)
@@ -351,20 +338,18 @@ def main(arguments: list[str] | None = None) -> None:
     """Command line: train, continue or decay runs by name."""
     parser = argparse.ArgumentParser(prog="python -m sparsinglib.ladder.train", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="runs to train or to continue")
-    parser.add_argument("--all", action="store_true", help="every run but the long ones, each with its decay branch")
     parser.add_argument("--list", action="store_true", help="show the runs, and train nothing (as without any NAME)")
-    parser.add_argument(
-        "--decay", action="store_true", help="after the run, train its decay branch (10 %% more tokens)"
-    )
+    parser.add_argument("--all", action="store_true", help="every run but the long ones, each with its decay branch")
+    parser.add_argument("--decay", action="store_true", help="after the run, train its decay branch (10 %% more)")
     parser.add_argument("--minutes", type=float, help="stop each run cleanly after so long; the same command continues")
     options = parser.parse_args(arguments)
     if options.minutes is not None and not options.minutes > 0:
         parser.error(f"--minutes must be above 0, got {options.minutes:g}.")
     if options.decay and options.minutes is not None:
         parser.error("--decay trains to its end: leave out --minutes, or give it without --decay first.")
-    runs = [run for run in RUNS.values() if not run.snapshots] if options.all else chosen(options.names, parser)
+    runs = [run for run in recipe.RUNS.values() if not run.snapshots] if options.all else chosen(options.names, parser)
     if options.list or not runs:
-        print(pd.DataFrame([asdict(run) for run in RUNS.values()]).to_string(index=False))
+        print(pd.DataFrame([asdict(run) for run in recipe.RUNS.values()]).to_string(index=False))
         return
     torch.set_num_threads(1)
     logging.disable_progress_bar()

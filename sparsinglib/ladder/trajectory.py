@@ -26,9 +26,10 @@ from ..core.search import find_thresholds, shared_cett, thresholds_for_cett
 from ..files import LADDER, replacing
 from .batches import validation_batches
 from .model import use_one_product
-from .recipe import CONTEXT, LAST, RUNS, MixtureRun, Run, measured_steps
-from .train import WORK, chosen
+from .recipe import LAST, RUNS, MixtureRun, Run, chosen, measured_steps
+from .train import WORK
 
+TOKENS = 16_384  # of held-out text that is measured on
 INCREASES = (1.0, 5.0, 10.0)  # p of CETT-PPL-p%
 DEAD = 1e-3  # a neuron active on a smaller share of tokens is dead
 SEARCHED = 1.0  # the p at which CETT is also searched at each checkpoint by itself
@@ -90,10 +91,9 @@ def measure_checkpoint(path: Path, batches: list[torch.Tensor], cett: dict[float
 
 
 def measure_loss(path: Path, batches: list[torch.Tensor]) -> pd.DataFrame:
-    """Validation loss of one checkpoint, for runs of which no more is asked and for mixtures of experts."""
+    """Validation loss of one checkpoint of a mixture of experts."""
     model, _ = load(path)
-    if hasattr(model, "set_experts_implementation") and "moe" in model.config.model_type:
-        use_one_product(model)
+    use_one_product(model)
     losses = [forward.losses(forward.logits(model, batch), batch) for batch in forward.TokenBatches(model, batches)]
     loss = float(forward.require_finite(torch.cat(losses), "loss").double().mean())
     return pd.DataFrame([("validation_loss", math.nan, loss)], columns=["metric", "p_pct", "value"])
@@ -107,16 +107,16 @@ def current(rows: pd.DataFrame, cett: dict[float, float]) -> bool:
     return all(same) and (not cett or "cett_searched" in set(rows["metric"]))
 
 
-def measure_run(run: Run, max_tokens: int, only_loss: bool = False) -> pd.DataFrame:
+def measure_run(run: Run, max_tokens: int = TOKENS) -> pd.DataFrame:
     """Tidy trajectory of a run: run, step, tokens, metric, p_pct, value. Written after every checkpoint.
 
-    Of a mixture of experts, and with ``only_loss``, there is only the loss. What is in ``trajectory.csv`` at these
-    CETTs is not measured again. Raises ValueError, and leaves the file as it is, where a new CETT would ask for a
-    checkpoint that is on no disk any more.
+    Of a mixture of experts there is only the loss. What is in ``trajectory.csv`` at these CETTs is not measured again.
+    Raises ValueError, and leaves the file as it is, where a new CETT would ask for a checkpoint that is on no disk any
+    more.
     """
     batches = validation_batches(max_tokens)
     paths, target = checkpoints(run), LADDER / run.name / "trajectory.csv"
-    only_loss = only_loss or isinstance(run, MixtureRun)
+    only_loss = isinstance(run, MixtureRun)
     last = [] if only_loss else [load(paths[step])[0] for step in sorted(paths)[-LAST:]]
     cett = {p: shared_cett(last, batches, p) for p in INCREASES if last}
     table = pd.read_csv(target) if target.is_file() else pd.DataFrame(columns=COLUMNS)
@@ -145,23 +145,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m sparsinglib.ladder.trajectory", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="runs to measure")
     parser.add_argument("--all", action="store_true", help="finished runs that are not measured yet")
-    parser.add_argument(
-        "--max-tokens", type=int, default=16_384, help="held-out tokens measured on (default %(default)s)"
-    )
-    parser.add_argument("--loss", action="store_true", help="only the validation loss")
     options = parser.parse_args(arguments)
     runs = chosen(options.names, parser)
     if bool(runs) == options.all:
         parser.error("give each NAME of a run, or --all.")
-    if options.max_tokens < CONTEXT:
-        parser.error(f"--max-tokens must be at least {CONTEXT}, one window; got {options.max_tokens}.")
     torch.set_num_threads(1)
     logging.disable_progress_bar()
     # Early checkpoints and p = 1 % are noisy on a text of this length: the README gives the spread instead.
     warnings.filterwarnings("ignore", message=".*(cannot resolve|not monotone|search ended at).*")
     try:
         for run in unmeasured() if options.all else runs:
-            measure_run(run, options.max_tokens, options.loss)
+            measure_run(run)
     except (ValueError, ModuleNotFoundError, OSError) as error:
         sys.exit(str(error))
 

@@ -22,7 +22,7 @@ from typing import Any
 import nbformat
 from tqdm import tqdm
 
-from ..files import DATA, FIGURES, NOTEBOOKS, OUTPUT, ROOT, WRITTEN, content_digest, copy, write_atomically
+from ..files import DATA, FIGURES, NOTEBOOKS, OUTPUT, ROOT, WRITTEN, content_digest, copy_file, write_atomically
 from ..suites import suite as suites
 
 PROCESS = Path(__file__).with_name("notebook_process.py")
@@ -254,7 +254,7 @@ def store(job: Job) -> None:
     write_atomically(job.notebook, nbformat.writes(document))
     record = load(job.state, job.name)
     for name in record.outputs if record else ():
-        copy(job.out / "figures" / name, FIGURES / name)
+        copy_file(job.out / "figures" / name, FIGURES / name)
     if record and job.notebook.parent == NOTEBOOKS:
         stored = json.loads(SECONDS.read_text(encoding="utf-8")) if SECONDS.is_file() else {}
         stored[job.name] = int(float(f"{record.seconds:.1g}"))

@@ -3,12 +3,7 @@
 import hashlib
 import json
 import math
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,18 +12,17 @@ import pandas as pd
 import pytest
 import torch
 from filelock import FileLock
+from made_up import TINY, training_texts
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import sparsinglib as sl
-from sparsinglib.ladder import batches, recipe, snapshots, trajectory
-from sparsinglib.ladder import train as training
+from sparsinglib.ladder import batches, recipe, snapshots, train, trajectory
 from sparsinglib.ladder.batches import PATTERN, Windows
 from sparsinglib.ladder.model import block_causal, build, make_optimizer, use_block_attention
 from sparsinglib.ladder.recipe import RUNS, Run
 from sparsinglib.texts import corpora
 
-TINY = Run("tiny", 16, 2, "relu", 1, 50 * recipe.CONTEXT, 1, warmup_tokens=2560)
 # Of the windows that shipped runs of three seeds have read.
 DIGESTS = {
     1: "3a64f5ce6e87e51b1b89ae3243f072a41b387468571eba1475adf99d16ed6dc7",
@@ -40,17 +34,16 @@ DIGESTS = {
 @pytest.fixture(autouse=True)
 def short_logs(monkeypatch):
     """A log row every 4 steps, a Trainer checkpoint every 64."""
-    monkeypatch.setattr(training, "LOG_TOKENS", 4 * recipe.CONTEXT)
+    monkeypatch.setattr(train, "LOG_TOKENS", 4 * recipe.CONTEXT)
 
 
 @pytest.fixture(scope="module")
 def texts():
-    rng = np.random.default_rng(0)
-    return {name: (rng.zipf(1.5, 20_000) % recipe.VOCABULARY).astype(np.uint16) for name in corpora.SHARES}
+    return training_texts()
 
 
 def weights(work: Path) -> dict[str, torch.Tensor]:
-    return load_file(training.last_checkpoint(work) / "model.safetensors")
+    return load_file(train.last_checkpoint(work) / "model.safetensors")
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
@@ -73,7 +66,7 @@ def test_parameters_follow_the_papers_formula(scale):
 
 
 def test_batches_grow_as_in_table_3():
-    paper = pd.read_csv(training.LADDER.parent / "paper" / "table3_training.csv")["batch_size_tokens"][:5]
+    paper = pd.read_csv(train.LADDER.parent / "paper" / "table3_training.csv")["batch_size_tokens"][:5]
     ours = [RUNS[f"{scale}-relu"].batch_tokens for scale in recipe.SCALES]
     np.testing.assert_allclose(np.array(ours) / ours[0], paper / paper[0], rtol=0.06)
 
@@ -89,7 +82,7 @@ def test_shapes_keep_the_size_of_the_smallest_model():
 
 def test_multipliers_survive_saving(tmp_path):
     model = build(TINY)
-    training.save(model, tmp_path / "m")
+    train.save(model, tmp_path / "m")
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "m", dtype=torch.float32, trust_remote_code=False)
     ids = torch.arange(40).unsqueeze(0)
     model.load_state_dict({name: value.to(torch.bfloat16).float() for name, value in model.state_dict().items()})
@@ -207,33 +200,33 @@ def test_too_short_a_text(texts):
 
 def test_same_seed_same_weights_and_another_seed_others(texts, tmp_path):
     for name, run in (("a", TINY), ("b", TINY), ("c", replace(TINY, seed=2))):
-        assert training.train(run, texts, tmp_path / name, compiled=False) == 50
+        assert train.train(run, texts, tmp_path / name, compiled=False) == 50
     assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
     assert not same(weights(tmp_path / "a"), weights(tmp_path / "c"))
 
 
 def test_stopped_extended_and_half_written_equals_unbroken(texts, tmp_path, monkeypatch, capsys):
     long = replace(TINY, tokens=72 * recipe.CONTEXT)
-    training.train(long, texts, tmp_path / "whole", compiled=False)
+    train.train(long, texts, tmp_path / "whole", compiled=False)
     work = tmp_path / "pieces"
-    assert training.train(long, texts, work, minutes=0, compiled=False) == 4  # the first log row
-    training.train(TINY, texts, work, compiled=False)
+    assert train.train(long, texts, work, minutes=0, compiled=False) == 4  # the first log row
+    train.train(TINY, texts, work, compiled=False)
     broken = work / "checkpoint-51"
     broken.mkdir()
     (broken / "trainer_state.json").write_text('{"global_step": 5')
     # Complete but for the end of its weights, as a disk that lost its power may leave one.
-    cut = shutil.copytree(training.last_checkpoint(work), work / "checkpoint-53") / "model.safetensors"
+    cut = shutil.copytree(train.last_checkpoint(work), work / "checkpoint-53") / "model.safetensors"
     cut.write_bytes(cut.read_bytes()[:-100])
-    shutil.copytree(training.last_checkpoint(work), work / "checkpoint-54")
+    shutil.copytree(train.last_checkpoint(work), work / "checkpoint-54")
     (work / "checkpoint-54" / "optimizer.pt").unlink()
     for step, name in ((55, "optimizer.pt"), (56, "rng_state.pth"), (57, "scheduler.pt")):
-        cut = shutil.copytree(training.last_checkpoint(work), work / f"checkpoint-{step}") / name
+        cut = shutil.copytree(train.last_checkpoint(work), work / f"checkpoint-{step}") / name
         cut.write_bytes(cut.read_bytes()[:-100])
-    assert training.train(long, texts, work, compiled=False) == 72
-    told = capsys.readouterr().err
-    assert all(f"checkpoint-{step} is only half written" in told for step in (51, 53, 54, 55, 56, 57))
+    assert train.train(long, texts, work, compiled=False) == 72
+    said = capsys.readouterr().err
+    assert all(f"checkpoint-{step} is only half written" in said for step in (51, 53, 54, 55, 56, 57))
     assert same(weights(tmp_path / "whole"), weights(work))
-    whole, pieces = (training.loss_log(long, training.last_checkpoint(p)) for p in (tmp_path / "whole", work))
+    whole, pieces = (train.loss_log(long, train.last_checkpoint(p)) for p in (tmp_path / "whole", work))
     shared = whole.merge(pieces, on="step")
     assert len(shared) == len(whole)
     shared = shared[shared["step"] != 52]  # averaged over two steps only, since the first target was step 50
@@ -243,81 +236,45 @@ def test_stopped_extended_and_half_written_equals_unbroken(texts, tmp_path, monk
 @pytest.mark.slow
 def test_compiled_and_stopped_equals_compiled_and_unbroken(texts, tmp_path):
     """As the ladder is trained: the tests above leave compilation out, which takes most of a minute."""
-    training.train(TINY, texts, tmp_path / "whole")
-    assert training.train(TINY, texts, tmp_path / "pieces", minutes=0) == 4
-    assert training.train(TINY, texts, tmp_path / "pieces") == 50
+    train.train(TINY, texts, tmp_path / "whole")
+    assert train.train(TINY, texts, tmp_path / "pieces", minutes=0) == 4
+    assert train.train(TINY, texts, tmp_path / "pieces") == 50
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "pieces"))
-
-
-CHILD = """
-import sys, numpy as np, torch
-from pathlib import Path
-from sparsinglib.ladder import recipe, train as training
-from tests_texts import texts, run
-torch.set_num_threads(1)
-training.LOG_TOKENS = 4 * recipe.CONTEXT
-training.train(run, texts, Path(sys.argv[1]), compiled=False)
-"""
-SHARED = """
-import numpy as np
-from sparsinglib.ladder import recipe
-from sparsinglib.texts import corpora
-rng = np.random.default_rng(0)
-texts = {name: (rng.zipf(1.5, 20_000) % recipe.VOCABULARY).astype(np.uint16) for name in corpora.SHARES}
-run = recipe.Run("tiny", 16, 2, "relu", 1, 160 * recipe.CONTEXT, 1, warmup_tokens=2560)
-"""
-
-
-def test_sigkill_and_resume_equals_unbroken(texts, tmp_path):
-    (tmp_path / "tests_texts.py").write_text(SHARED)
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", CHILD, str(tmp_path / "killed")]
-    child = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    end = time.monotonic() + 120
-    while not list((tmp_path / "killed").glob("checkpoint-64/trainer_state.json")) and time.monotonic() < end:
-        time.sleep(0.02)
-    child.send_signal(signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL, "the run ended before it could be killed"
-    run = replace(TINY, tokens=160 * recipe.CONTEXT)
-    assert training.last_checkpoint(tmp_path / "killed").name in ("checkpoint-64", "checkpoint-128")
-    training.train(run, texts, tmp_path / "killed", compiled=False)
-    training.train(run, texts, tmp_path / "whole", compiled=False)
-    assert same(weights(tmp_path / "killed"), weights(tmp_path / "whole"))
 
 
 def test_what_is_shipped_and_the_decay_branch(texts, tmp_path, monkeypatch):
     work, target = tmp_path / "work", tmp_path / "shipped"
-    training.train(TINY, texts, work, minutes=0, compiled=False)
-    training.publish(TINY, work, target)
+    train.train(TINY, texts, work, minutes=0, compiled=False)
+    train.publish(TINY, work, target)
     facts = json.loads((target / "run.json").read_text())
     assert (facts["finished"], facts["steps"], facts["parameters"]) == (False, 4, 11.5 * 2 * 16**2 + 5 * 16)
     # Another machine, which has only what was shipped, continues it.
     elsewhere = tmp_path / "elsewhere"
-    training.restore(elsewhere, target)
-    training.train(TINY, texts, elsewhere, compiled=False)
-    training.train(TINY, texts, work, compiled=False)
+    train.restore(elsewhere, target)
+    train.train(TINY, texts, elsewhere, compiled=False)
+    train.train(TINY, texts, work, compiled=False)
     assert same(weights(work), weights(elsewhere))
-    training.publish(TINY, elsewhere, target)
+    train.publish(TINY, elsewhere, target)
     assert json.loads((target / "run.json").read_text())["finished"]
     assert not (target / "resume").exists()
     shipped = load_file(target / "model.safetensors")
     assert {t.dtype for t in shipped.values()} == {torch.bfloat16}
     assert same({k: v.to(torch.bfloat16) for k, v in weights(elsewhere).items()}, shipped)
-    eager = training.train
-    monkeypatch.setattr(training, "train", lambda *a, **k: eager(*a, **k, compiled=False))
-    training.decay_branch(TINY, texts, elsewhere, target)
+    eager = train.train
+    monkeypatch.setattr(train, "train", lambda *a, **k: eager(*a, **k, compiled=False))
+    train.decay_branch(TINY, texts, elsewhere, target)
     decayed = load_file(target / "decayed" / "model.safetensors")
     assert not same(decayed, shipped)
-    branch = training.last_checkpoint(elsewhere / "decay_50")
+    branch = train.last_checkpoint(elsewhere / "decay_50")
     assert branch.name == "checkpoint-55"
     rates = [row["learning_rate"] for row in json.loads((branch / "trainer_state.json").read_text())["log_history"]]
     assert rates[-1] == pytest.approx(0.01 * (1 - math.sqrt(1 / 5)))  # step 52, one of five into the decay
     assert same(weights(elsewhere), weights(work))  # the stable stage is left as it was
     # A target raised afterwards decays from its own end, not on from the first decay.
     further = replace(TINY, tokens=60 * recipe.CONTEXT)
-    training.train(further, texts, elsewhere)
-    training.decay_branch(further, texts, elsewhere, target)
-    last = training.last_checkpoint(elsewhere / "decay_60")
+    train.train(further, texts, elsewhere)
+    train.decay_branch(further, texts, elsewhere, target)
+    last = train.last_checkpoint(elsewhere / "decay_60")
     rates = [row["learning_rate"] for row in json.loads((last / "trainer_state.json").read_text())["log_history"]]
     assert last.name == "checkpoint-66" and rates[-2] > 0.009
     assert not same(load_file(target / "decayed" / "model.safetensors"), decayed)
@@ -326,16 +283,16 @@ def test_what_is_shipped_and_the_decay_branch(texts, tmp_path, monkeypatch):
 def test_snapshots_change_no_weight_and_go_on_elsewhere(texts, tmp_path, monkeypatch):
     monkeypatch.setattr(snapshots, "TOKENS", 512)
     run, work, shipped = replace(TINY, snapshots=True), tmp_path / "work", tmp_path / "shipped"
-    training.train(TINY, texts, tmp_path / "plain", compiled=False)
-    monkeypatch.setattr(training.Recorder, "on_log", stop_once(training.Recorder.on_log))
-    assert training.train(run, texts, work, minutes=0, compiled=False) == 24
-    training.publish(run, work, shipped)
+    train.train(TINY, texts, tmp_path / "plain", compiled=False)
+    monkeypatch.setattr(train.Recorder, "on_log", stop_once(train.Recorder.on_log))
+    assert train.train(run, texts, work, minutes=0, compiled=False) == 24
+    train.publish(run, work, shipped)
     begun = pd.read_csv(shipped / snapshots.FILE)
     elsewhere = tmp_path / "elsewhere"
-    training.restore(elsewhere, shipped)
-    training.train(run, texts, elsewhere, compiled=False)
+    train.restore(elsewhere, shipped)
+    train.train(run, texts, elsewhere, compiled=False)
     assert same(weights(tmp_path / "plain"), weights(elsewhere))
-    training.publish(run, elsewhere, shipped)
+    train.publish(run, elsewhere, shipped)
     table = pd.read_csv(shipped / snapshots.FILE)
     assert 0 < len(begun) < len(table) and table[: len(begun)].equals(begun)
     assert table.groupby("step").size().to_dict() == dict.fromkeys(snapshots.groups(run), len(snapshots.GRID))
@@ -356,9 +313,9 @@ def test_a_decay_branch_that_is_there_is_left_alone(tmp_path):
     written = tmp_path / "decayed" / "training.csv"
     written.parent.mkdir()
     written.write_text(f"run,step\ntiny,{TINY.steps + 1}\n")
-    training.decay_branch(TINY, {}, tmp_path / "work", tmp_path)
+    train.decay_branch(TINY, {}, tmp_path / "work", tmp_path)
     with pytest.raises(ValueError, match="not finished"):  # of a higher target it is not the decay
-        training.decay_branch(replace(TINY, tokens=2 * TINY.tokens), {}, tmp_path / "work", tmp_path)
+        train.decay_branch(replace(TINY, tokens=2 * TINY.tokens), {}, tmp_path / "work", tmp_path)
 
 
 def test_flops_of_a_token_by_hand():
@@ -406,29 +363,16 @@ def test_points_do_not_depend_on_the_target():
 # --- the command line ----------------------------------------------------------------------------
 
 
-def test_full_disk_is_one_error(monkeypatch, tmp_path, texts):
-    monkeypatch.setattr(training, "training_texts", lambda: texts)
-    monkeypatch.setattr(training, "WORK", tmp_path)
-    monkeypatch.setattr(training, "LADDER", tmp_path / "ladder")
-
-    def full(*_, **__):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(training, "train", full)
-    with pytest.raises(SystemExit, match="No space left"):
-        training.main(["0.1m-relu"])
-
-
 @pytest.fixture
 def command(monkeypatch, tmp_path, texts):
     """The command line on the tiny run, in a folder of its own."""
-    eager = training.train
-    monkeypatch.setattr(training, "training_texts", lambda: texts)
-    monkeypatch.setattr(training, "train", lambda *a, **k: eager(*a, **k, compiled=False))
-    monkeypatch.setattr(training, "RUNS", {"tiny": TINY})
-    monkeypatch.setattr(training, "WORK", tmp_path / "work")
-    monkeypatch.setattr(training, "LADDER", tmp_path / "ladder")
-    return training.main
+    eager = train.train
+    monkeypatch.setattr(train, "training_texts", lambda: texts)
+    monkeypatch.setattr(train, "train", lambda *a, **k: eager(*a, **k, compiled=False))
+    monkeypatch.setattr(recipe, "RUNS", {"tiny": TINY})
+    monkeypatch.setattr(train, "WORK", tmp_path / "work")
+    monkeypatch.setattr(train, "LADDER", tmp_path / "ladder")
+    return train.main
 
 
 def test_a_trained_run_says_so_and_how_to_train_it_anew(command, tmp_path, capsys):
@@ -437,16 +381,16 @@ def test_a_trained_run_says_so_and_how_to_train_it_anew(command, tmp_path, capsy
     before = (tmp_path / "ladder" / "tiny" / "model.safetensors").read_bytes()
     shutil.rmtree(tmp_path / "work")  # what a fresh clone has
     command(["tiny"])
-    told = capsys.readouterr().out
-    assert "To train it anew, remove" in told and "trained to its 0.0M tokens" in told
+    said = capsys.readouterr().out
+    assert "To train it anew, remove" in said and "trained to its 0.0M tokens" in said
     assert (tmp_path / "ladder" / "tiny" / "model.safetensors").read_bytes() == before
 
 
 def test_an_older_state_never_replaces_what_is_shipped(command, tmp_path, texts):
-    training.train(TINY, texts, tmp_path / "work" / "tiny", minutes=0)
+    train.train(TINY, texts, tmp_path / "work" / "tiny", minutes=0)
     target = tmp_path / "ladder" / "tiny"
-    training.train(TINY, texts, tmp_path / "elsewhere")
-    training.publish(TINY, tmp_path / "elsewhere", target)
+    train.train(TINY, texts, tmp_path / "elsewhere")
+    train.publish(TINY, tmp_path / "elsewhere", target)
     before = (target / "run.json").read_bytes()
     with pytest.raises(SystemExit, match=r"is at step 4, .* further on, at 50"):
         command(["tiny"])
@@ -456,15 +400,15 @@ def test_an_older_state_never_replaces_what_is_shipped(command, tmp_path, texts)
 def test_a_shipped_run_whose_state_is_gone_is_not_begun_anew(command, tmp_path, texts, monkeypatch):
     command(["tiny"])
     shutil.rmtree(tmp_path / "work")
-    monkeypatch.setattr(training, "RUNS", {"tiny": replace(TINY, tokens=2 * TINY.tokens)})
+    monkeypatch.setattr(recipe, "RUNS", {"tiny": replace(TINY, tokens=2 * TINY.tokens)})
     before = (tmp_path / "ladder" / "tiny" / "run.json").read_bytes()
-    with pytest.raises(SystemExit, match=r"is gone; remove .*tiny to train from nothing"):
+    with pytest.raises(SystemExit, match=r"resume, .* is gone or damaged.* remove .*tiny to train from nothing"):
         command(["tiny"])
     assert (tmp_path / "ladder" / "tiny" / "run.json").read_bytes() == before
 
 
 def test_all_leaves_out_the_long_runs(command, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "RUNS", {run.name: run for run in (TINY, replace(TINY, name="l", snapshots=True))})
+    monkeypatch.setattr(recipe, "RUNS", {run.name: run for run in (TINY, replace(TINY, name="l", snapshots=True))})
     command(["--all"])
     assert {path.name for path in (tmp_path / "ladder").iterdir()} == {"tiny"}
     assert (tmp_path / "ladder" / "tiny" / "decayed" / "model.safetensors").is_file()
@@ -474,8 +418,8 @@ def test_all_leaves_out_the_long_runs(command, tmp_path, monkeypatch):
 @pytest.mark.parametrize("left", [0, 50, None])
 def test_a_damaged_state_never_begins_a_shipped_run_anew(command, tmp_path, texts, name, left):
     work, target = tmp_path / "work" / "tiny", tmp_path / "ladder" / "tiny"
-    training.train(TINY, texts, work, minutes=0)
-    training.publish(TINY, work, target)
+    train.train(TINY, texts, work, minutes=0)
+    train.publish(TINY, work, target)
     shutil.rmtree(work)
     file = target / "resume" / name
     if left is None:
@@ -483,8 +427,8 @@ def test_a_damaged_state_never_begins_a_shipped_run_anew(command, tmp_path, text
     else:
         file.write_bytes(file.read_bytes()[:left])
     kept = {path: path.read_bytes() for path in target.rglob("*") if path.is_file()}
-    with pytest.raises(SystemExit, match=r"tiny/resume is damaged.* remove .*tiny to train from nothing"):
-        training.main(["tiny"])
+    with pytest.raises(SystemExit, match=r"tiny/resume, .* is gone or damaged.* remove .*tiny to train from nothing"):
+        train.main(["tiny"])
     assert {path: path.read_bytes() for path in target.rglob("*") if path.is_file()} == kept
 
 
@@ -503,23 +447,23 @@ def test_a_decay_has_no_time_limit(command, capsys):
 
 
 def test_facts_are_written_after_what_they_speak_of(texts, tmp_path, monkeypatch):
-    training.train(TINY, texts, tmp_path / "work", minutes=0, compiled=False)
+    train.train(TINY, texts, tmp_path / "work", minutes=0, compiled=False)
 
     def killed(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "write_atomically", killed)
+    monkeypatch.setattr(train, "write_atomically", killed)
     with pytest.raises(KeyboardInterrupt):
-        training.publish(TINY, tmp_path / "work", tmp_path / "shipped")
-    assert {path.name for path in (tmp_path / "shipped" / "resume").iterdir()} == set(training.STATE)
+        train.publish(TINY, tmp_path / "work", tmp_path / "shipped")
+    assert {path.name for path in (tmp_path / "shipped" / "resume").iterdir()} == set(train.STATE)
     assert not (tmp_path / "shipped" / "run.json").exists()
 
 
 def test_publishing_what_was_never_trained(tmp_path):
     with pytest.raises(ValueError, match="tiny has no complete checkpoint"):
-        training.publish(TINY, tmp_path, tmp_path / "out")
+        train.publish(TINY, tmp_path, tmp_path / "out")
     with pytest.raises(ValueError, match="not finished"):
-        training.decay_branch(TINY, {}, tmp_path, tmp_path / "out")
+        train.decay_branch(TINY, {}, tmp_path, tmp_path / "out")
 
 
 # --- the measurements along a run ----------------------------------------------------------------
@@ -527,7 +471,7 @@ def test_publishing_what_was_never_trained(tmp_path):
 
 def test_a_trajectory_is_resumed_and_holds_what_the_library_measures(tmp_path, monkeypatch):
     run = RUNS["0.1m-relu"]
-    shipped = sorted((training.LADDER / run.name / "steps").iterdir())[-5:]
+    shipped = sorted((train.LADDER / run.name / "steps").iterdir())[-5:]
     for path in shipped:
         shutil.copytree(path, tmp_path / run.name / "steps" / path.name)
     monkeypatch.setattr(trajectory, "LADDER", tmp_path)
@@ -590,13 +534,13 @@ def test_what_was_measured_at_this_shared_cett_is_kept(tmp_path, monkeypatch, ce
     assert sorted(measured) == sorted(set(table["step"]))
 
 
-@pytest.mark.parametrize("lacks", ["another p", "its own CETT"])
-def test_an_incomplete_checkpoint_is_measured_again(tmp_path, monkeypatch, lacks):
+@pytest.mark.parametrize("missing", ["another p", "its own CETT"])
+def test_an_incomplete_checkpoint_is_measured_again(tmp_path, monkeypatch, missing):
     run = RUNS["0.1m-relu"]
     measured = stubbed(monkeypatch, tmp_path, run, 0.1)
     whole = trajectory.measure_run(run, 2048)
     step = whole["step"].iloc[0]
-    gone = (whole["p_pct"] == 5.0) if lacks == "another p" else (whole["metric"] == "cett_searched")
+    gone = (whole["p_pct"] == 5.0) if missing == "another p" else (whole["metric"] == "cett_searched")
     whole[~gone | (whole["step"] != step)].to_csv(trajectory.LADDER / run.name / "trajectory.csv", index=False)
     measured.clear()
     again = trajectory.measure_run(run, 2048)
@@ -642,7 +586,7 @@ def test_all_measures_finished_runs_once(tmp_path, monkeypatch):
 
 
 def test_the_loss_along_a_mixture_is_that_of_transformers():
-    path, held_out = training.LADDER / "moe-30", trajectory.validation_batches(1024)
+    path, held_out = train.LADDER / "moe-30", trajectory.validation_batches(1024)
     (row,) = trajectory.measure_loss(path, held_out).itertuples()
     model = trajectory.load(path)[0]
     model.set_experts_implementation("eager")

@@ -4,14 +4,15 @@ import re
 
 import pytest
 
-from sparsinglib.ladder import train as training
-from sparsinglib.ladder import trajectory
+from sparsinglib.files import NOTEBOOKS
+from sparsinglib.ladder import ends, train, trajectory
+from sparsinglib.ladder.recipe import RUNS
 from sparsinglib.paper import scoreboard
-from sparsinglib.reproduce import cli as reproduce
-from sparsinglib.reproduce import gallery
+from sparsinglib.reproduce import cli, gallery
 
-PROGRAMS = {"reproduce": reproduce, "ladder.train": training, "ladder.trajectory": trajectory,
+PROGRAMS = {"reproduce": cli, "ladder.train": train, "ladder.trajectory": trajectory, "ladder.ends": ends,
             "reproduce.gallery": gallery, "paper.scoreboard": scoreboard}  # fmt: skip
+FIRST = str(NOTEBOOKS / "00_measure_one_checkpoint.ipynb")
 
 
 @pytest.fixture
@@ -40,24 +41,30 @@ def test_help_explains_every_option(program, said):
     ("program", "arguments", "named"),
     [
         ("reproduce", ["nosuch.ipynb"], "nosuch.ipynb"),
-        ("reproduce", ["--notebooks", "77"], "77"),
+        ("reproduce", ["--notebooks", "77"], "No notebook 77; there are 00_"),
         ("reproduce", ["--suite", "nosuch"], "no suite called nosuch: give example, ladder"),
         ("reproduce", ["--jobs", "0"], "--jobs"),
         ("reproduce", ["--set", "nothing"], "name=value"),
+        ("reproduce", [FIRST, "--set", "modle=x"], "the parameter modle; did you mean model?"),
+        ("reproduce", [FIRST, "--set", "window=one"], "window takes a value like"),
+        ("reproduce", [FIRST, "--store", "--set", "window=128"], "--store"),
         ("ladder.train", ["nosuch"], "no run is called nosuch; the runs: 0.1m-relu, "),
         ("ladder.train", ["0.1m-relu", "--minutes", "0"], "--minutes"),
         ("ladder.train", ["0.1m-relu", "--minutes", "soon"], "soon"),
         ("ladder.trajectory", [], "NAME"),
         ("ladder.trajectory", ["nosuch"], "no run is called nosuch; the runs: 0.1m-relu, "),
         ("ladder.trajectory", ["0.1m-relu", "--all"], "or --all"),
-        ("ladder.trajectory", ["0.1m-relu", "--max-tokens", "0"], "--max-tokens"),
+        ("ladder.ends", ["nosuch"], "no run is called nosuch; the runs: 0.1m-relu, "),
         ("reproduce.gallery", ["extra"], "extra"),
         ("paper.scoreboard", ["no/such/file.csv"], "file.csv"),
     ],
 )
-def test_a_bad_argument_is_named_in_one_line(program, arguments, named, said):
+def test_a_bad_argument_is_named_in_one_line_before_anything_runs(
+    program, arguments, named, said, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(cli, "OUT", tmp_path / "build")
     code, out, err = said(program, *arguments)
-    assert code == 2 and not out
+    assert code == 2 and not out and not any(tmp_path.iterdir())
     usage, _, message = err.partition(f"python -m sparsinglib.{program}: error: ")
     assert usage.startswith("usage:") and named in message
     assert message.count("\n") == 1
@@ -73,6 +80,6 @@ def test_a_run_without_checkpoints_says_how_to_get_them(said, tmp_path, monkeypa
 @pytest.mark.parametrize("arguments", [["--list"], ["--list", "0.1m-relu"], []])
 def test_a_list_of_runs_trains_nothing(arguments, capsys, monkeypatch):
     for name in ("training_texts", "restore", "train", "publish", "decay_branch"):
-        monkeypatch.setattr(training, name, lambda *_, name=name, **__: pytest.fail(f"{name} was called"))
-    training.main(arguments)
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["name", *training.RUNS]
+        monkeypatch.setattr(train, name, lambda *_, name=name, **__: pytest.fail(f"{name} was called"))
+    train.main(arguments)
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["name", *RUNS]

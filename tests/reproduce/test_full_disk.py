@@ -11,22 +11,19 @@ import subprocess
 from pathlib import Path
 
 import nbformat
-import numpy as np
 import pytest
 import torch
 from helpers import golden_model
+from made_up import TINY, training_texts, write_notebook
 from safetensors.torch import load_file
 
 import sparsinglib as sl
 from sparsinglib import files, suites
-from sparsinglib.ladder import recipe as ladder
-from sparsinglib.ladder import train as training
-from sparsinglib.reproduce import cli as reproduce
-from sparsinglib.reproduce import notebook_process, runner
+from sparsinglib.ladder import train
+from sparsinglib.ladder.recipe import CONTEXT
+from sparsinglib.reproduce import cli, notebook_process, runner
 from sparsinglib.suites import survey
-from sparsinglib.texts import corpora
 
-KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 FULL = r"(No space left on device|File too large|os error 2[78])"
 
 
@@ -115,20 +112,18 @@ def test_survey(disk, tmp_path, monkeypatch):
 
 
 def test_ladder_run(disk, tmp_path, monkeypatch):
-    rng = np.random.default_rng(0)
-    texts = {name: (rng.zipf(1.5, 20_000) % ladder.VOCABULARY).astype(np.uint16) for name in corpora.SHARES}
-    monkeypatch.setattr(training, "LOG_TOKENS", 4 * ladder.CONTEXT)
-    run = ladder.Run("tiny", 16, 2, "relu", 1, 12 * ladder.CONTEXT, 1, warmup_tokens=2560)
-    begun = dataclasses.replace(run, tokens=8 * ladder.CONTEXT)
+    monkeypatch.setattr(train, "LOG_TOKENS", 4 * CONTEXT)
+    texts = training_texts()
+    begun, run = (dataclasses.replace(TINY, tokens=steps * CONTEXT) for steps in (8, 12))
     work = disk.folder / "work"
-    training.train(begun, texts, work, compiled=False)
+    train.train(begun, texts, work, compiled=False)
     with disk.full(), pytest.raises(OSError, match=FULL) as caught:
-        training.train(run, texts, work, compiled=False)
+        train.train(run, texts, work, compiled=False)
     assert one_line(caught, str(work))
-    assert training.last_checkpoint(work).name == "checkpoint-8"
-    training.train(run, texts, work, compiled=False)
-    training.train(begun, texts, tmp_path / "whole", compiled=False)
-    training.train(run, texts, tmp_path / "whole", compiled=False)
+    assert train.last_checkpoint(work).name == "checkpoint-8"
+    train.train(run, texts, work, compiled=False)
+    train.train(begun, texts, tmp_path / "whole", compiled=False)
+    train.train(run, texts, tmp_path / "whole", compiled=False)
     ended, whole = (load_file(w / "checkpoint-12" / "model.safetensors") for w in (work, tmp_path / "whole"))
     assert all(torch.equal(ended[name], whole[name]) for name in whole)
 
@@ -148,12 +143,6 @@ def test_only_errors_of_writing_are_given_a_name(error, message, tmp_path):
         raise error
 
 
-def notebook(path, source):
-    cell = nbformat.v4.new_code_cell("x: int = 1  # a number", metadata={"tags": ["parameters"]})
-    nbformat.write(nbformat.v4.new_notebook(cells=[cell, nbformat.v4.new_code_cell(source)], metadata=KERNEL), path)
-    return str(path)
-
-
 FILL = """
 import os
 if not os.path.exists("FILLER"):
@@ -169,18 +158,18 @@ if not os.path.exists("FILLER"):
 def test_reproduction_on_a_full_disk(mounted, tmp_path, capfd):
     filler = mounted / "filler"
     options = ["--out", str(mounted), "--jobs", "1"]
-    first = notebook(tmp_path / "01_first.ipynb", "print(x)")
-    assert reproduce.main([first, *options]) == 0
-    second = notebook(tmp_path / "02_second.ipynb", FILL.replace("FILLER", str(filler)))
+    first = str(write_notebook(tmp_path / "01_first.ipynb", "print(x)"))
+    assert cli.main([first, *options]) == 0
+    second = str(write_notebook(tmp_path / "02_second.ipynb", FILL.replace("FILLER", str(filler))))
     capfd.readouterr()
-    assert reproduce.main([first, second, *options]) == 1
+    assert cli.main([first, second, *options]) == 1
     said = capfd.readouterr()
     assert "Traceback" not in said.out + said.err
     assert f"No space left on device: '{mounted / 'notebooks' / 'state' / '02_second.json'}'" in said.err
     assert runner.load(mounted / "notebooks" / "state", "01_first").error == ""
     nbformat.read(mounted / "notebooks" / "01_first.ipynb", 4)
     filler.write_bytes(b"")
-    assert reproduce.main([first, second, *options]) == 0
+    assert cli.main([first, second, *options]) == 0
     assert "01_first: unchanged" in capfd.readouterr().out
 
 
@@ -190,13 +179,14 @@ def test_a_notebook_that_cannot_draw_is_the_only_one_to_fail(tmp_path, monkeypat
 
     draw = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
     draw += f"with open({str(tmp_path / 'drawn.csv')!r}, 'w') as file:\n    file.write('x' * 10_000)"
-    bad, good = notebook(tmp_path / "01_bad.ipynb", draw), notebook(tmp_path / "02_good.ipynb", "print(x)")
-    assert reproduce.main([bad, good, "--out", str(tmp_path / "out"), "--jobs", "2"]) == 1
+    sources = {"01_bad.ipynb": draw, "02_good.ipynb": "print(x)"}
+    bad, good = (str(write_notebook(tmp_path / name, source)) for name, source in sources.items())
+    assert cli.main([bad, good, "--out", str(tmp_path / "out"), "--jobs", "2"]) == 1
     said = capfd.readouterr()
     assert "01_bad: OSError: [Errno 27] File too large" in said.out
     assert runner.load(tmp_path / "out" / "notebooks" / "state", "02_good").error == ""
     monkeypatch.setattr(files.os, "replace", full)
-    assert reproduce.main([good, "--out", str(tmp_path / "out"), "--again"]) == 1
+    assert cli.main([good, "--out", str(tmp_path / "out"), "--again"]) == 1
     said = capfd.readouterr()
     assert "02_good.json" in said.err and "No space left" in said.err and "Traceback" not in said.err
 

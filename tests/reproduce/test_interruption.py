@@ -18,29 +18,26 @@ from dataclasses import replace
 from pathlib import Path
 
 import joblib
-import nbformat
 import numpy as np
 import psutil
 import pytest
 import torch
+from made_up import TINY, training_texts, write_notebook
 from tqdm import tqdm
 from transformers.trainer import safe_globals
 
 import sparsinglib as sl
 from sparsinglib import suites, tasks
-from sparsinglib.ladder import recipe as ladder
-from sparsinglib.ladder import train as training
+from sparsinglib.ladder import train
+from sparsinglib.ladder.recipe import CONTEXT
 from sparsinglib.paper import style
-from sparsinglib.reproduce import cli as reproduce
-from sparsinglib.reproduce import runner
+from sparsinglib.reproduce import cli, runner
 from sparsinglib.suites import survey
-from sparsinglib.tasks import offline as offline_tasks
-from sparsinglib.texts import corpora
+from sparsinglib.tasks import offline
 
 SERVER = multiprocessing.get_context("forkserver")
 PRELOADED = ("suites.survey", "tasks", "ladder.train", "reproduce.cli", "paper.style")
 SERVER.set_forkserver_preload([f"sparsinglib.{name}" for name in PRELOADED])
-KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 DRAW = """
 import time
 from sparsinglib import files
@@ -68,9 +65,7 @@ def write_inputs(folder):
     folder.mkdir()
     (folder / "text.txt").write_text("One neuron fires, another rests; most of them rest nearly always. " * 80)
     for x in (2, 3):
-        cells = [nbformat.v4.new_code_cell(f"x: int = {x}  # power", metadata={"tags": ["parameters"]})]
-        cells.append(nbformat.v4.new_code_cell(DRAW))
-        nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=KERNEL), folder / f"0{x}_power.ipynb")
+        write_notebook(folder / f"0{x}_power.ipynb", DRAW, parameters=f"x: int = {x}  # power")
     (folder / "tasks").mkdir()
     rows = [
         {"query": f"{a} + {b} =", "choices": [f" {a + b}", f" {a - b}"], "gold": 0} for a in range(4) for b in (5, 9)
@@ -98,17 +93,15 @@ def suite(inputs, work):
 
 
 def ladder_run(inputs, work):
-    rng = np.random.default_rng(0)
-    texts = {name: (rng.zipf(1.5, 20_000) % ladder.VOCABULARY).astype(np.uint16) for name in corpora.SHARES}
-    run = ladder.Run("tiny", 16, 2, "relu", 1, 40 * ladder.CONTEXT, 1, warmup_tokens=2560)
-    training.LOG_TOKENS = ladder.CONTEXT  # a checkpoint every 16 steps
+    texts, run = training_texts(), replace(TINY, tokens=40 * CONTEXT)
+    train.LOG_TOKENS = CONTEXT  # a checkpoint every 16 steps
     state, shipped = work / "state", work / "shipped"
-    training.restore(state, shipped)
-    training.train(replace(run, tokens=20 * ladder.CONTEXT), texts, state, compiled=False)
-    training.publish(run, state, shipped)  # unfinished: with its state, for another machine
-    training.restore(work / "elsewhere", shipped)
-    training.train(run, texts, work / "elsewhere", compiled=False)
-    training.publish(run, work / "elsewhere", shipped)
+    train.restore(state, shipped)
+    train.train(replace(run, tokens=20 * CONTEXT), texts, state, compiled=False)
+    train.publish(run, state, shipped)  # unfinished: with its state, for another machine
+    train.restore(work / "elsewhere", shipped)
+    train.train(run, texts, work / "elsewhere", compiled=False)
+    train.publish(run, work / "elsewhere", shipped)
 
 
 def evaluation(inputs, work):
@@ -116,8 +109,8 @@ def evaluation(inputs, work):
 
     datasets.config.HF_DATASETS_CACHE = work / ".datasets"
     os.chdir(work)
-    offline_tasks.make = lambda task: [{"query": task, "choices": ["a", "b"], "answer": "a", "gold": 0}] * 40
-    offline_tasks.build(Path("tasks"))
+    offline.make = lambda task: [{"query": task, "choices": ["a", "b"], "answer": "a", "gold": 0}] * 40
+    offline.build(Path("tasks"))
     model, tokenizer = sl.load("0.1m-relu")
     rules = [sl.TopK(0.2), sl.TopK(0.4), sl.FAT(0.1)]
     table = tasks.evaluate(model, tokenizer, "own", rules, folder=inputs / "tasks", cache=work / "scores")
@@ -128,7 +121,7 @@ def reproduction(inputs, work):
     # What the digests of the records are made from stays as it is while the test runs.
     runner._shipped = lambda: "as shipped"
     notebooks = [str(path) for path in sorted(inputs.glob("*.ipynb"))]
-    sys.exit(reproduce.main([*notebooks, "--out", str(work), "--jobs", "2"]))
+    sys.exit(cli.main([*notebooks, "--out", str(work), "--jobs", "2"]))
 
 
 RUNS = {run.__name__: run for run in (suite, ladder_run, evaluation, reproduction)}
@@ -195,7 +188,7 @@ def content(path, work):
 
 
 def left_behind(work):
-    newest = {training.last_checkpoint(work / name) for name in ("state", "elsewhere")}
+    newest = {train.last_checkpoint(work / name) for name in ("state", "elsewhere")}
     found = {}
     for path in sorted(path for path in work.rglob("*") if path.is_file()):
         place = path.relative_to(work)

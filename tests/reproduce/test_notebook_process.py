@@ -5,19 +5,9 @@ import sys
 
 import nbformat
 import pytest
+from made_up import write_notebook
 
 from sparsinglib.reproduce import notebook_process
-
-KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-
-
-def notebook(path, source):
-    cells = [
-        nbformat.v4.new_code_cell("x: int = 1  # a number", metadata={"tags": ["parameters"]}),
-        nbformat.v4.new_code_cell(source),
-    ]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=KERNEL), path)
-    return str(path)
 
 
 @pytest.mark.parametrize(
@@ -30,7 +20,11 @@ def test_the_copy_holds_what_ran_and_the_error_is_told(tmp_path, monkeypatch, ca
     (tmp_path / "book").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     copy = tmp_path / "copy.ipynb"
-    asked = {"notebook": notebook(tmp_path / "book" / "n.ipynb", source), "copy": str(copy), "parameters": {"x": 41}}
+    asked = {
+        "notebook": str(write_notebook(tmp_path / "book" / "n.ipynb", source)),
+        "copy": str(copy),
+        "parameters": {"x": 41},
+    }
     monkeypatch.setattr(sys, "argv", ["notebook_process.py", json.dumps(asked)])
     monkeypatch.setattr(notebook_process, "end_with_parent", lambda: None)  # pytest's standard input is closed
     assert notebook_process.main() == bool(error)
@@ -42,7 +36,7 @@ def test_the_copy_holds_what_ran_and_the_error_is_told(tmp_path, monkeypatch, ca
 
 def test_printed_text_is_one_output_however_it_came(tmp_path):
     source = "import time; print('a', flush=True); time.sleep(0.5); print('b')"
-    assert not notebook_process.run(notebook(tmp_path / "n.ipynb", source), str(tmp_path / "copy.ipynb"), {})
+    assert not notebook_process.run(str(write_notebook(tmp_path / "n.ipynb", source)), str(tmp_path / "copy.ipynb"), {})
     (output,) = nbformat.read(tmp_path / "copy.ipynb", as_version=4).cells[-1].outputs
     assert output.text == "a\nb\n"
 
@@ -67,11 +61,11 @@ def test_a_kernel_that_dies_before_any_cell_is_started_again(tmp_path, monkeypat
     argv = [sys.executable, str(script), "-f", "{connection_file}"]
     spec.write_text(json.dumps({"argv": argv, "display_name": "frail", "language": "python"}))
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
-    path = notebook(tmp_path / "n.ipynb", f"with open({str(ran)!r}, 'a') as file: print(x, file=file)")
+    path = write_notebook(tmp_path / "n.ipynb", f"with open({str(ran)!r}, 'a') as file: print(x, file=file)")
     document = nbformat.read(path, as_version=4)
     document.metadata["kernelspec"] = {"name": "frail", "display_name": "frail", "language": "python"}
     nbformat.write(document, path)
-    said = notebook_process.run(path, str(tmp_path / "copy.ipynb"), {"x": 2})
+    said = notebook_process.run(str(path), str(tmp_path / "copy.ipynb"), {"x": 2})
     assert said.startswith(error) and bool(said) == bool(error)
     assert (tmp_path / "copy.ipynb").exists() == (not error)  # what did not run leaves no copy
     assert len(starts.read_text().split()) == min(deaths + 1, notebook_process.STARTS)

@@ -9,8 +9,8 @@ import papermill
 import pytest
 
 from sparsinglib.files import NOTEBOOKS, ROOT
-from sparsinglib.reproduce import cli as reproduce
-from sparsinglib.studies.checkpoint import study as one_checkpoint
+from sparsinglib.reproduce import cli
+from sparsinglib.studies.checkpoint import study
 
 FILES = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
 
@@ -67,43 +67,9 @@ def test_one_parameters_cell_that_papermill_reads(path):
     assert all(entry["help"] for entry in parameters.values()), "every parameter has a comment"
 
 
-def test_an_unknown_parameter_is_refused_before_anything_runs(capsys):
-    with pytest.raises(SystemExit) as stop:
-        reproduce.main([str(FILES[0]), "--set", "modle=x"])
-    assert stop.value.code == 2
-    assert "modle" in capsys.readouterr().err
-
-
 def test_settings_keep_text_and_read_numbers():
-    given = reproduce.parse_settings(["strategy=123", "argument=1.05", "window=64"], FILES[:1])
+    given = cli.parse_settings(["strategy=123", "argument=1.05", "window=64"], FILES[:1])
     assert given == {"strategy": "123", "argument": 1.05, "window": 64}
-
-
-def test_a_missing_notebook_is_refused(capsys):
-    with pytest.raises(SystemExit) as stop:
-        reproduce.main(["notebooks/99_nothing.ipynb"])
-    assert stop.value.code == 2
-    assert "99_nothing" in capsys.readouterr().err
-
-
-def small_notebook(path, source):
-    cells = [
-        nbformat.v4.new_code_cell("x = 1  # a number", metadata={"tags": ["parameters"]}),
-        nbformat.v4.new_code_cell(source),
-    ]
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), path)
-    return path
-
-
-def test_stored_outputs_carry_no_run_metadata(tmp_path, monkeypatch):
-    path = small_notebook(tmp_path / "03.ipynb", "print(x)")
-    (tmp_path / "out").mkdir()
-    monkeypatch.setattr(reproduce, "OUT", tmp_path / "out")
-    assert reproduce.main([str(path), "--store", "--jobs", "1"]) == 0
-    stored = nbformat.read(path, as_version=4)
-    assert stored.cells[-1].outputs[0]["text"] == "1\n"
-    assert "papermill" not in json.dumps(stored)
 
 
 @pytest.mark.parametrize(
@@ -115,6 +81,6 @@ def test_what_papermill_made_of_a_parameter_is_refused_in_words(given, message):
     defaults = {name: entry["default"] for name, entry in papermill.inspect_notebook(str(FILES[0])).items()}
     names = ("model", "compare_with", "text_file", "strategy", "argument", "max_tokens", "window")
     parameters = {name: ast.literal_eval(defaults[name]) for name in names}
-    one_checkpoint.check(**parameters)
+    study.check(**parameters)
     with pytest.raises(ValueError, match=message):
-        one_checkpoint.check(**parameters | given)
+        study.check(**parameters | given)

@@ -6,10 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import nbformat
 import papermill
 import pytest
 import torch
+from made_up import write_notebook
 
 CODE = """
 import json, os, torch, warnings
@@ -63,10 +63,7 @@ def test_plain_python_in_another_folder(expected, run_there):
 
 def test_papermill(expected, run_there):
     target, file = run_there / "numbers.json", run_there / "numbers.ipynb"
-    cells = [nbformat.v4.new_code_cell("target: str = ''", metadata={"tags": ["parameters"]})]
-    cells += [nbformat.v4.new_code_cell(CODE), nbformat.v4.new_code_cell(WRITE)]
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), file)
+    write_notebook(file, CODE, WRITE, parameters="target: str = ''")
     papermill.execute_notebook(str(file), None, {"target": str(target)}, cwd=str(run_there), progress_bar=False)
     assert same(target, expected)
 

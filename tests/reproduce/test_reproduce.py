@@ -13,20 +13,11 @@ import papermill
 import psutil
 import pytest
 from filelock import FileLock
+from made_up import PARAMETERS, write_notebook
 
 from sparsinglib import files
 from sparsinglib.files import FIGURES
-from sparsinglib.reproduce import cli as reproduce
-from sparsinglib.reproduce import runner
-
-KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-
-
-def write_notebook(path, *sources):
-    parameters = nbformat.v4.new_code_cell("x: int = 1  # a number", metadata={"tags": ["parameters"]})
-    cells = [parameters, *(nbformat.v4.new_code_cell(source) for source in sources)]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=KERNEL), path)
-    return path
+from sparsinglib.reproduce import cli, runner
 
 
 def count_runs(path):
@@ -60,17 +51,17 @@ def test_killed_and_started_again_it_goes_on_and_repeats_only_what_changed(tmp_p
     assert runner.load(out / "notebooks" / "state", "01_first").error == ""
     until(lambda: not psutil.pid_exists(int(pid.read_text())), 20)  # no kernel goes on without its reader
     go.touch()
-    assert reproduce.main(options) == 0
+    assert cli.main(options) == 0
     assert "01_first: unchanged" in capsys.readouterr().out
     assert ran.read_text() == "1\n1\n"  # each once: the first was not run again, the second had not got so far
     assert not list((out / "notebooks").glob(".*.ipynb"))
 
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.ipynb")}
-    assert reproduce.main(options) == 0
+    assert cli.main(options) == 0
     assert ran.read_text() == "1\n1\n"
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.ipynb")} == before
 
-    other = reproduce.plan([first], ["x=5"], "", out)[0]
+    other = cli.plan([first], ["x=5"], "", out)[0]
     assert not other.current
 
 
@@ -81,7 +72,7 @@ def test_a_failure_keeps_the_others_and_the_claims_come_last(tmp_path, out, caps
     draw += "files.write_atomically(files.output_dir() / 'drawn.csv', os.environ['OMP_NUM_THREADS'])"
     good = write_notebook(tmp_path / "02_good.ipynb", draw)
     claims = write_notebook(tmp_path / "11_claims.ipynb", f"print(open({str(written)!r}).read().strip(), 'thread')")
-    assert reproduce.main([str(p) for p in (claims, bad, good)] + ["--out", str(out), "--jobs", "3"]) == 1
+    assert cli.main([str(p) for p in (claims, bad, good)] + ["--out", str(out), "--jobs", "3"]) == 1
     said = capsys.readouterr()
     assert "RuntimeError: broken on purpose" in said.out + said.err
     folder = out / "notebooks"
@@ -92,7 +83,7 @@ def test_a_failure_keeps_the_others_and_the_claims_come_last(tmp_path, out, caps
     failed, drawn = (runner.load(folder / "state", name) for name in ("01_bad", "02_good"))
     assert failed.error == "RuntimeError: broken on purpose"
     assert list(drawn.outputs) == ["drawn.csv"]
-    jobs = {job.name: job for job in reproduce.plan([bad, good], [], "", out)}
+    jobs = {job.name: job for job in cli.plan([bad, good], [], "", out)}
     assert jobs["02_good"].current and not jobs["01_bad"].current
     written.write_text("other")
     assert not jobs["02_good"].current  # what it drew was overwritten
@@ -104,46 +95,23 @@ def test_a_process_that_dies_is_an_error_of_its_notebook(tmp_path, monkeypatch):
     script = tmp_path / "dies.py"
     script.write_text("import os; os._exit(3)")
     monkeypatch.setattr(runner, "PROCESS", script)
-    (job,) = reproduce.plan([write_notebook(tmp_path / "01_a.ipynb")], [], "", tmp_path / "out")
+    (job,) = cli.plan([write_notebook(tmp_path / "01_a.ipynb")], [], "", tmp_path / "out")
     job.state.mkdir(parents=True)
     (record,) = runner.run([job], 1, os.environ)
     assert "status 3" in record.error and "01_a.log" in record.error
     assert runner.load(job.state, "01_a") == record
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--set", "y=1"], "parameter y; known: x"),
-        (["--set", "x=one"], "x takes a value like 1"),
-        (["--set", "x"], "name=value"),
-        (["--jobs", "0"], "--jobs"),
-        (["--suite", "no_such_suite"], "no_such_suite"),
-        (["--notebooks", "77"], "No notebook 77"),
-        (["--store", "--set", "x=2"], "--store"),
-    ],
-)
-def test_what_cannot_work_is_refused_before_anything_runs(tmp_path, out, capsys, options, message):
-    path = write_notebook(tmp_path / "01_a.ipynb")
-    with pytest.raises(SystemExit) as stop:
-        reproduce.main([str(path), "--out", str(out), *options])
-    assert stop.value.code == 2
-    assert message in capsys.readouterr().err
-    assert not out.exists()
-
-
 def test_a_suite_goes_to_the_notebooks_that_have_one_and_changes_only_those(tmp_path):
-    with_suite = write_notebook(tmp_path / "01_with.ipynb", "print(suite)")
-    notebook = nbformat.read(with_suite, 4)
-    notebook.cells[0].source += '\nsuite: str = "ladder"  # which checkpoints'
-    nbformat.write(notebook, with_suite)
+    both = f'{PARAMETERS}\nsuite: str = "ladder"  # which checkpoints'
+    with_suite = write_notebook(tmp_path / "01_with.ipynb", "print(suite)", parameters=both)
     without = write_notebook(tmp_path / "02_without.ipynb", "print(x)")
     file = tmp_path / "mine.yaml"
     entry = 'checkpoints: [{name: 0.4m-relu, scale: "0.4M", activation: relu}]'
     file.write_text(entry)
 
     def planned(suite):
-        return reproduce.plan([with_suite, without], ["x=3"], suite, tmp_path / "out")
+        return cli.plan([with_suite, without], ["x=3"], suite, tmp_path / "out")
 
     before, after = planned(""), planned(str(file))
     assert [job.parameters for job in after] == [{"suite": str(file), "x": 3}, {"x": 3}]
@@ -156,23 +124,23 @@ def test_two_notebooks_of_one_name_are_refused(tmp_path):
     (tmp_path / "b").mkdir()
     paths = [write_notebook(tmp_path / "01_a.ipynb"), write_notebook(tmp_path / "b" / "01_a.ipynb")]
     with pytest.raises(ValueError, match="01_a"):
-        reproduce.find_notebooks(paths, [])
+        cli.find_notebooks(paths, [])
 
 
 def test_a_second_run_beside_the_first_is_refused(tmp_path, out, capsys):
     (out / "notebooks").mkdir(parents=True)
     path = write_notebook(tmp_path / "01_a.ipynb")
     with FileLock(out / "notebooks" / ".01_a.lock"), pytest.raises(SystemExit) as stop:
-        reproduce.main([str(path), "--out", str(out)])
+        cli.main([str(path), "--out", str(out)])
     assert stop.value.code == 2
     assert "another run is at work on 01_a" in capsys.readouterr().err
 
 
 def test_numbers_name_notebooks():
-    one = reproduce.find_notebooks([], ["2"])
-    assert one == reproduce.find_notebooks([], ["02"]) == reproduce.find_notebooks([], ["02_data_scaling"])
+    one = cli.find_notebooks([], ["2"])
+    assert one == cli.find_notebooks([], ["02"]) == cli.find_notebooks([], ["02_data_scaling"])
     assert [path.stem for path in one] == ["02_data_scaling"]
-    assert set(one) < set(reproduce.find_notebooks([], []))
+    assert set(one) < set(cli.find_notebooks([], []))
 
 
 def digest(path, **parameters):
@@ -267,7 +235,7 @@ def test_no_run_writes_on_tracked_files_but_the_one_that_stores(tmp_path, monkey
     shipped = tmp_path / "shipped"
     monkeypatch.delenv(files.OUTPUT, raising=False)
     monkeypatch.setattr(files, "ROOT", tmp_path)
-    monkeypatch.setattr(reproduce, "OUT", tmp_path / "build")
+    monkeypatch.setattr(cli, "OUT", tmp_path / "build")
     monkeypatch.setattr(runner, "FIGURES", shipped)
     path = write_notebook(tmp_path / "01_a.ipynb", DRAW)
     exec(f"x = 2\n{DRAW}", {})
@@ -277,13 +245,15 @@ def test_no_run_writes_on_tracked_files_but_the_one_that_stores(tmp_path, monkey
     papermill.execute_notebook(str(path), None, {"x": 5}, progress_bar=False)
     for left in (FIGURES.parent / "build" / "figures").rglob("test_only.*"):
         left.unlink()
-    assert reproduce.main([str(path), "--set", "x=7"]) == 0
+    assert cli.main([str(path), "--set", "x=7"]) == 0
     assert pd.read_csv(tmp_path / "build" / "own" / "figures" / "test_only.csv").x.tolist() == [2.333]
-    assert reproduce.main([str(path)]) == 0
+    assert cli.main([str(path)]) == 0
     assert not shipped.exists() and git_status() == before
-    assert reproduce.main([str(path), "--store"]) == 0
+    assert cli.main([str(path), "--store"]) == 0
     assert pd.read_csv(shipped / "test_only.csv").x.tolist() == [0.3333]
     assert (shipped / "results" / "test_only.json").is_file()
+    stored = nbformat.read(path, as_version=4)
+    assert stored.cells[-1].outputs and "papermill" not in json.dumps(stored)
 
 
 def git_status():
@@ -293,12 +263,12 @@ def git_status():
 
 
 def test_kernels_are_told_where_tasks_run():
-    given = reproduce.kernel_environment(2, "tcp://host:8786")
+    given = cli.kernel_environment(2, "tcp://host:8786")
     assert given["SPARSINGLIB_DASK"] == "tcp://host:8786"
     assert given["OMP_NUM_THREADS"] == "1"
 
 
-PARAMETERS = """
+KINDS = """
 text_file = ""  # a text
 model = "0.4m-relu"  # a model
 my_csv: str = ""  # a table
@@ -313,10 +283,7 @@ live = False  # a truth value
 def reader(tmp_path, monkeypatch):
     """A notebook with parameters of all kinds, which is not where the reader is, and the reader's files."""
     (tmp_path / "book").mkdir()
-    path = write_notebook(tmp_path / "book" / "01_a.ipynb", "print(open(text_file).read())")
-    notebook = nbformat.read(path, 4)
-    notebook.cells[0].source = PARAMETERS
-    nbformat.write(notebook, path)
+    path = write_notebook(tmp_path / "book" / "01_a.ipynb", "print(open(text_file).read())", parameters=KINDS)
     (tmp_path / "mine.txt").write_text("my own text")
     (tmp_path / "ckpt" / "mine").mkdir(parents=True)
     (tmp_path / "ckpt" / "mine" / "config.json").write_text("{}")
@@ -340,22 +307,22 @@ def reader(tmp_path, monkeypatch):
     ],
 )
 def test_values_are_read_as_the_notebook_writes_them(reader, setting, expected):
-    assert reproduce.parse_settings([setting], [reader]) == {setting.partition("=")[0]: expected}
+    assert cli.parse_settings([setting], [reader]) == {setting.partition("=")[0]: expected}
 
 
 @pytest.mark.parametrize("setting", ["size=1.5", "size=True", "live=1", "tokens=many", "bands=0.1", "bands=[1"])
 def test_values_of_another_kind_are_refused(reader, setting):
     with pytest.raises(ValueError, match="takes a value like"):
-        reproduce.parse_settings([setting], [reader])
+        cli.parse_settings([setting], [reader])
 
 
 @pytest.mark.parametrize(("setting", "where"), [("text_file=gone.txt", "gone.txt"), ("my_csv=a/gone.csv", "a/gone.csv"),
                                                 ("model=gone", "gone")])  # fmt: skip
 def test_what_is_not_there_is_said_at_once_with_the_place(reader, setting, where):
     with pytest.raises(ValueError, match=rf"[Ll]ooked for {reader.parents[1] / where}"):
-        reproduce.parse_settings([setting], [reader])
+        cli.parse_settings([setting], [reader])
 
 
 def test_paths_are_those_of_the_readers_folder(reader, out):
-    assert reproduce.main([str(reader), "--set", "text_file=mine.txt", "--out", str(out)]) == 0
+    assert cli.main([str(reader), "--set", "text_file=mine.txt", "--out", str(out)]) == 0
     assert nbformat.read(out / "notebooks" / "01_a.ipynb", 4).cells[-1].outputs[0]["text"] == "my own text\n"
