@@ -1,5 +1,7 @@
 """``python -m sparsinglib.reproduce``: see ``cli``."""
 
+import sys
+
 from .cli import main
 
-main()
+sys.exit(main())

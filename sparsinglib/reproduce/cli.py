@@ -13,7 +13,7 @@ import difflib
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,12 @@ import papermill
 import yaml
 from filelock import FileLock, Timeout
 
+from .. import suites
 from ..core import checkpoints
 from ..files import NOTEBOOKS, ROOT
-from ..suites import suite as suites
 from .runner import Job, run, store
 
 OUT = ROOT / "build"
-OUT_HELP = "directory for figures, executed copies, logs and gallery (default: build; build/own with --suite or --set)"
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
@@ -71,16 +70,12 @@ def parse_settings(settings: Sequence[str], notebooks: Sequence[Path]) -> dict[s
 
 def _value(name: str, text: str, written: str) -> Any:
     """``text`` as the kind of value that the default, as ``written`` in the notebook, is."""
-    default = ast.literal_eval(written)
+    default, value = ast.literal_eval(written), text
     if isinstance(default, str):  # stays text, also where it looks like a number
         return text
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        try:
-            value = yaml.safe_load(text)  # true, or [paper, ladder] without quotes
-        except yaml.YAMLError:
-            value = text
+    for read in (yaml.safe_load, ast.literal_eval):  # the first takes [paper, ladder] without quotes, the second 1e6
+        with suppress(ValueError, SyntaxError, yaml.YAMLError):
+            value = read(text)
     if type(default) is int and isinstance(value, float) and value.is_integer():  # 1e6
         value = int(value)
     kinds = (int, float) if type(default) is float else (type(default),)
@@ -125,34 +120,19 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m sparsinglib.reproduce", description=__doc__)
     parser.add_argument("paths", nargs="*", type=Path, metavar="NOTEBOOK", help="notebook files (default: all)")
     parser.add_argument("--notebooks", nargs="+", default=[], metavar="NN", help="notebooks by number, such as 03 07")
+    suite = "ladder, released, a YAML file (data/suites/example.yaml explains it) or a directory of checkpoints"
+    parser.add_argument("--suite", default="", help=suite)
+    two = min(2, os.cpu_count() or 1)
+    parser.add_argument("--jobs", type=int, default=two, help="notebooks run side by side (default: %(default)s)")
     parser.add_argument(
-        "--suite",
-        default="",
-        help="ladder, released, a YAML file (data/suites/example.yaml explains it) or a directory of checkpoints",
+        "--out", type=Path, help="folder for all it writes (default: build; build/own for own parameters)"
     )
-    parser.add_argument(
-        "--jobs",
-        type=int,
-        default=min(2, os.cpu_count() or 1),
-        help="notebooks run side by side (default: %(default)s)",
-    )
-    parser.add_argument("--out", type=Path, help=OUT_HELP)
-    parser.add_argument(
-        "--set",
-        dest="settings",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="a parameter, for every chosen notebook that has it; may be given several times",
-    )
+    setting = "a parameter, for every chosen notebook that has it; may be given several times"
+    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE", help=setting)
     parser.add_argument("--store", action="store_true", help="keep outputs in the notebooks, figures in figures/")
     parser.add_argument("--again", action="store_true", help="also run notebooks that have not changed")
-    parser.add_argument(
-        "--dask",
-        default="",
-        metavar="ADDRESS",
-        help="let the workers of this dask scheduler measure, such as tcp://host:8786",
-    )
+    scheduler = "let the workers of this dask scheduler measure, such as tcp://host:8786"
+    parser.add_argument("--dask", default="", metavar="ADDRESS", help=scheduler)
     options = parser.parse_args(arguments)
     options.fail = parser.error
     return options
@@ -209,21 +189,13 @@ def _run(jobs: Sequence[Job], options: argparse.Namespace, out: Path, environmen
         for job in jobs:
             if job.name not in failed:
                 store(job)
-    if any(job.last and job.notebook.parent == NOTEBOOKS for job in jobs) and (records or not _page(out).is_file()):
+    page = out / "gallery" / "index.html"
+    if any(job.last and job.notebook.parent == NOTEBOOKS for job in jobs) and (records or not page.is_file()):
         from . import gallery
 
-        gallery.write(out)
-        print(f"Page: {_page(out)}")
+        print(f"Page: {gallery.write(out)}")
     if failed:
         print(f"{len(failed)} of {len(jobs)} notebooks failed; copies and logs are in {out / 'notebooks'}:")
         for name, error in failed.items():
             print(f"  {name}: {error}")
     return 1 if failed else 0
-
-
-def _page(out: Path) -> Path:
-    return out / "gallery" / "index.html"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

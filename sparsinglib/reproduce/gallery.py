@@ -1,16 +1,15 @@
-"""One static page over everything that the notebooks made: ``python -m sparsinglib.reproduce.gallery``.
+"""One static page over everything that the notebooks made.
 
 It needs no server: pictures, data and notebooks as HTML lie beside it, and all links are relative.
 """
 
-import argparse
 import base64
 import io
 import json
+import os
 import re
 import shutil
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,15 @@ from matplotlib import font_manager
 from nbconvert import HTMLExporter
 from pygments.formatters import HtmlFormatter
 
-from ..files import FIGURES, NOTEBOOKS, ROOT, write_atomically
+from ..core.forward import token_batches
+from ..core.measure import measure
+from ..core.search import thresholds_for_cett
+from ..files import DATA, FIGURES, NOTEBOOKS, write_atomically
 from ..paper import scoreboard, style
 from ..paper.claims import Verdict
-from . import exhibit
+from ..suites import read as read_suite
+from ..suites import survey
+from ..suites.suite import Checkpoint
 from .runner import Record, commit, load
 
 TITLE = "Sparsing Law, measured again"
@@ -40,6 +44,10 @@ TABLES = {
 }
 MOST_ROWS = 200  # of a table; all of them are in its CSV
 START = 1.0  # p at which the slider stands first, in percent
+MODELS = ("0.4m-relu", "0.4m-silu")  # of the exhibit
+SAMPLE = DATA / "texts" / "sample.txt"
+INCREASES = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)  # percent of perplexity; 0: only zeros left out
+LENGTH, TOKENS = 256, 12_288  # of the held-out text that thresholds are found on
 CLASSES = {Verdict.HOLDS: "holds", Verdict.FAILS: "fails"}
 
 
@@ -61,7 +69,7 @@ def write(out: Path, figures: Path = FIGURES, notebooks: Path = NOTEBOOKS) -> Pa
         run = load(out / "notebooks" / "state", path.stem)
         copy = out / "notebooks" / path.name
         shown_notebooks[path.stem] = {"title": _convert(copy if copy.is_file() else path, folder), "run": run}
-    played = exhibit.read()
+    played = read_states()
     if played is not None:
         style.save_table(played, "exhibit", shown)
     page = _render(
@@ -69,8 +77,8 @@ def write(out: Path, figures: Path = FIGURES, notebooks: Path = NOTEBOOKS) -> Pa
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         commit=commit(),
         exhibit=[] if played is None else _playable(played),
-        start=exhibit.INCREASES.index(START),
-        tokens=f"{exhibit.TOKENS:,}",
+        start=INCREASES.index(START),
+        tokens=f"{TOKENS:,}",
         font="" if played is None else font_for("".join(played.piece.unique())),
         groups=list(_groups(shown, shown_notebooks)),
         notebooks=shown_notebooks,
@@ -166,6 +174,44 @@ def _claims(figures: Path) -> dict[str, Any]:
     return {"claims": listed, "choices": choices, "kinds": scoreboard.EVIDENCE, "counts": counts}
 
 
+def measure_states(checkpoint: Checkpoint) -> pd.DataFrame:
+    """Measure one model: a row for each p and token of the sample text.
+
+    Columns: model, p_pct, cett, activation_ratio (a fraction), ppl_increase_pct and its standard error
+    increase_se_pct, all on a held-out text; position, piece (the token's text) and share (of neurons that the token
+    needs, mean over layers).
+    """
+    model, tokenizer = survey.loaded(checkpoint)
+    sample = token_batches(SAMPLE.read_text(encoding="utf-8"), tokenizer, LENGTH, 1)[:1]
+    pieces = style.token_pieces(tokenizer, sample[0][0].tolist())
+    rows = []
+    for p in INCREASES:
+        if p:
+            found = survey.thresholds(checkpoint, survey.PPLIncrease(p), LENGTH, TOKENS)
+        else:
+            found = thresholds_for_cett(model, survey.batches(survey.Text("mixture", TOKENS, LENGTH), tokenizer), 0.0)
+        state = {
+            "model": checkpoint.name,
+            "p_pct": p,
+            "cett": found.cett,
+            "activation_ratio": found.activation_ratio,
+            "ppl_increase_pct": 100 * (found.ppl_ratio - 1),
+            "increase_se_pct": 100 * (found.ppl_ratio_se or 0.0),
+        }
+        needed = measure(model, sample, found, kl=False, keep_tokens=True).by_position.activation_ratio
+        of_tokens = {"position": range(len(pieces)), "piece": pieces, "share": needed.to_numpy()}
+        rows.append(pd.DataFrame(state | of_tokens))
+    return pd.concat(rows, ignore_index=True)
+
+
+def read_states() -> pd.DataFrame | None:
+    """The states of both models, measured (a minute or two) or from disk; None if a model is missing."""
+    chosen = [c for c in read_suite("ladder").checkpoints if c.name in MODELS]
+    if len(chosen) < len(MODELS):
+        return None
+    return pd.concat(survey.run(measure_states, chosen, min(len(MODELS), os.cpu_count() or 1)), ignore_index=True)
+
+
 def _playable(states: pd.DataFrame) -> list[dict[str, Any]]:
     """For each p, the text of both models on one scale of colours, with its numbers."""
     shown = []
@@ -197,16 +243,3 @@ def font_for(text: str) -> str:
     file = io.BytesIO()
     subset.save_font(font, file, options)
     return base64.b64encode(file.getvalue()).decode()
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m sparsinglib.reproduce.gallery", description=__doc__)
-    where = "directory that sparsinglib.reproduce wrote to; the page goes into its folder gallery (default: build)"
-    parser.add_argument("--out", type=Path, default=ROOT / "build", help=where)
-    print(write(parser.parse_args(arguments).out.resolve()))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

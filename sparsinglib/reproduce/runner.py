@@ -22,8 +22,8 @@ from typing import Any
 import nbformat
 from tqdm import tqdm
 
+from .. import suites
 from ..files import DATA, FIGURES, NOTEBOOKS, OUTPUT, ROOT, WRITTEN, content_digest, copy_file, write_atomically
-from ..suites import suite as suites
 
 PROCESS = Path(__file__).with_name("notebook_process.py")
 SECONDS = NOTEBOOKS / "seconds.json"  # what each took when it was stored: which are long, on any machine

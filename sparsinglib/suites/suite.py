@@ -15,7 +15,7 @@ import yaml
 from pydantic import ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from ..core import checkpoints as models
+from ..core.checkpoints import WHEEL, ladder_names
 from ..files import SUITES
 from ..texts import corpora
 
@@ -58,7 +58,7 @@ class Checkpoint:
     def here(self) -> bool:
         """Whether its files lie on this machine, or have to come from the hub."""
         # os.path: a name that no file can have is no error there. A path that was found is absolute by now.
-        known = self.source in (*models.ladder_names(), models.WHEEL)
+        known = self.source in (*ladder_names(), WHEEL)
         return known or (os.path.isabs(self.source) and os.path.exists(self.source))
 
 
@@ -85,8 +85,7 @@ class Suite:
 
     def pick(self, scale: str | None = None, activation: str | None = None) -> list[Checkpoint]:
         """Checkpoints of one scale and activation, in the order of the file."""
-        chosen = (c for c in self.checkpoints if scale in (None, c.scale) and activation in (None, c.activation))
-        return list(chosen)
+        return [c for c in self.checkpoints if scale in (None, c.scale) and activation in (None, c.activation)]
 
     def gaps(self) -> str:
         """A sentence naming the checkpoints that are not there; "" if all are."""
@@ -100,7 +99,7 @@ def validate_suite(suite: Suite) -> None:
             f"suite {suite.name}: no corpus and no file called {', '.join(gone)}; corpora: {', '.join(CORPORA)}."
         )
     lacking = []
-    for folder in (Path(c.source).expanduser() for c in suite.checkpoints if c.source not in models.ladder_names()):
+    for folder in (Path(c.source).expanduser() for c in suite.checkpoints if c.source not in ladder_names()):
         absent = [part for part, names in PARTS.items() if not any(any(folder.glob(name)) for name in names)]
         if folder.is_dir() and absent:
             lacking.append(f"{folder} has no {', no '.join(absent)}")
@@ -123,7 +122,7 @@ def two_models(suite: Suite) -> dict[str, str]:
 
 def evidence(name: str) -> str:
     """Which kind of evidence a checkpoint is: "ladder", "released" (by hub id or a directory's name) or "own"."""
-    if name in models.ladder_names():
+    if name in ladder_names():
         return "ladder"
     theirs = {Path(c.source).name for c in _parse(SUITES / "released.yaml").checkpoints}
     return "released" if Path(name).name in theirs else "own"
@@ -137,21 +136,16 @@ def read(suite: str | Path) -> Suite:
     """
     path = Path(suite).expanduser()
     if path.is_dir():
-        return _downloaded(path)
+        released = _parse(SUITES / "released.yaml")
+        placed = [os.path.abspath(path / c.source.rpartition("/")[2]) for c in released.checkpoints]
+        there = zip(released.checkpoints, placed, strict=True)
+        return _present(replace(released, checkpoints=tuple(replace(c, source=where) for c, where in there)))
     if path.suffix not in (".yaml", ".yml"):
         path = SUITES / f"{suite}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in SUITES.glob("*.yaml") if "\ncheckpoints:" in p.read_text("utf-8")))
         raise SuiteError(f"no suite called {suite}: give {known}, a YAML file, or a directory of checkpoints.")
     return _present(_parse(path))
-
-
-def _downloaded(directory: Path) -> Suite:
-    released = _parse(SUITES / "released.yaml")
-    placed = tuple(
-        replace(c, source=os.path.abspath(directory / c.source.rpartition("/")[2])) for c in released.checkpoints
-    )
-    return _present(replace(released, checkpoints=placed))
 
 
 def _present(suite: Suite) -> Suite:
@@ -190,7 +184,7 @@ def _parse(path: Path) -> Suite:
     names = [c.name for c in suite.checkpoints]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise SuiteError(f"{path.name}: two checkpoints are called {twice[0]}.")
-    checkpoints = tuple(replace(c, source=_from(path, c.source, models.ladder_names())) for c in suite.checkpoints)
+    checkpoints = tuple(replace(c, source=_from(path, c.source, ladder_names())) for c in suite.checkpoints)
     return replace(suite, checkpoints=checkpoints, corpora=tuple(_from(path, n, CORPORA) for n in suite.corpora))
 
 
@@ -204,8 +198,8 @@ def _said(errors: Sequence[Mapping[str, Any]]) -> str:
     if error["type"] == "missing":
         return f"{where} is missing; see example.yaml."
     remedy = "quote it if it looks like a number" if error["type"] == "string_type" else "see example.yaml"
-    said = error["msg"][0].lower() + error["msg"][1:].replace("tuple", "list")
-    return f"{where}: {said.replace('tuple', 'list')}, got {short(error['input'])}; {remedy}."
+    said = error["msg"][0].lower() + error["msg"][1:]
+    return f"{where}: {said.replace('tuple', 'list').replace('Tuple', 'list')}, got {short(error['input'])}; {remedy}."
 
 
 def _hint(name: Any, known: Collection[str]) -> str:

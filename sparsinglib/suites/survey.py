@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import lru_cache, reduce
-from operator import add
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -23,7 +22,7 @@ from filelock import Timeout
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file, extract_commit_hash
 
-from ..core import checkpoints as models
+from ..core.checkpoints import load, locate
 from ..core.forward import token_batches
 from ..core.measure import Measurement
 from ..core.measure import measure as measure_model
@@ -69,8 +68,6 @@ class Task(Generic[R]):
     checkpoint: Checkpoint
     rule: R
     text: Text
-    kl: bool = False
-    keep_tokens: bool = False
 
 
 class Key(NamedTuple):
@@ -86,33 +83,21 @@ def measure(
     rules: Mapping[str, Rule | PPLIncrease],
     *,
     checkpoints: Iterable[Checkpoint] | None = None,
-    on: Sequence[str] | None = None,
     tokens: int | None = None,
-    kl: bool = False,
-    keep_tokens: bool = False,
-    parts: int = 1,
     jobs: int = 1,
 ) -> dict[Key, Measurement]:
     """Measure checkpoints of a suite under each rule on each corpus; what was measured before is read from disk.
 
-    ``checkpoints``, ``on`` (corpora) and ``tokens`` default to the suite's. ``parts`` cuts each text into that many
-    tasks whose sums are added up. Raises what loading and measuring raise; tasks done until then are kept.
+    ``checkpoints`` and ``tokens`` default to the suite's. Raises what loading and measuring raise; tasks done until
+    then are kept.
     """
-    chosen = suite.checkpoints if checkpoints is None else list(checkpoints)
-    size = tokens or suite.tokens
-    keys = [
-        (Key(c.name, name, corpus), c, rule)
-        for c in chosen
-        for corpus in on or suite.corpora
+    tasks = {
+        Key(c.name, name, corpus): Task(c, rule, Text(corpus, tokens or suite.tokens, suite.sequence_length))
+        for c in (suite.checkpoints if checkpoints is None else checkpoints)
+        for corpus in suite.corpora
         for name, rule in rules.items()
-    ]
-    tasks = [
-        Task(c, rule, Text(key.corpus, size, suite.sequence_length, part, parts), kl, keep_tokens)
-        for key, c, rule in keys
-        for part in range(parts)
-    ]
-    done = run(measured, tasks, jobs)
-    return {key: reduce(add, done[i * parts : (i + 1) * parts]) for i, (key, _, _) in enumerate(keys)}
+    }
+    return dict(zip(tasks, run(measured, list(tasks.values()), jobs), strict=True))
 
 
 def table(measurements: Mapping[Key, Measurement]) -> pd.DataFrame:
@@ -199,7 +184,7 @@ def _measure(task: Task[Rule | PPLIncrease]) -> Measurement:
     rule = task.rule
     if isinstance(rule, PPLIncrease):
         rule = thresholds(task.checkpoint, rule, task.text.length, task.text.tokens)
-    return measure_model(model, batches(task.text, tokenizer), rule, kl=task.kl, keep_tokens=task.keep_tokens)
+    return measure_model(model, batches(task.text, tokenizer), rule, kl=False)
 
 
 def _search(task: Task[PPLIncrease]) -> Thresholds:
@@ -220,7 +205,7 @@ def loaded(checkpoint: Checkpoint) -> tuple[PreTrainedModel, PreTrainedTokenizer
 
 @lru_cache(maxsize=1)
 def _loaded(checkpoint: Checkpoint, _: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    model, tokenizer = models.load(checkpoint.source, revision=checkpoint.revision)
+    model, tokenizer = load(checkpoint.source, revision=checkpoint.revision)
     if tokenizer is None:
         raise ValueError(
             f"{checkpoint.name}: has no tokenizer, so no text can be given to it; put its files beside it."
@@ -249,7 +234,7 @@ def batches(text: Text, tokenizer: PreTrainedTokenizerBase) -> list[torch.LongTe
 
 
 def _text_digests(task: Task[Any]) -> list[str]:
-    names = {task.text.corpus, *([task.rule.corpus] if isinstance(task.rule, PPLIncrease) else [])}
+    names = {task.text.corpus, getattr(task.rule, "corpus", task.text.corpus)}
     return [_text_digest(name) for name in sorted(names)]
 
 
@@ -263,7 +248,7 @@ def _text_digest(corpus: str) -> str:
 
 def _checkpoint_digest(checkpoint: Checkpoint) -> str:
     """Hash of a checkpoint's files; for one on the hub its commit, which a branch's name may leave for another."""
-    where, options = models.locate(checkpoint.source)
+    where, options = locate(checkpoint.source)
     path = Path(where)
     if path.is_dir():
         return content_digest(*([path / options["gguf_file"]] if options else filter(Path.is_file, path.iterdir())))

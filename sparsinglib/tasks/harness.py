@@ -111,12 +111,10 @@ def examples(
         ValueError: no tokenizer, a limit below 1, a rule that does not fit the model.
     """
     ffns = find_ffns(model)
+    if tokenizer is None:
+        raise ValueError("tasks are text: this checkpoint has no tokenizer; load one that fits.")
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
-        raise ValueError(
-            "tasks are text: this checkpoint has no tokenizer; load one that fits."
-            if tokenizer is None
-            else f"tokenizer must be one, as load gives it; got {type(tokenizer).__name__}."
-        )
+        raise ValueError(f"tokenizer must be one, as load gives it; got {type(tokenizer).__name__}.")
     limit = None if limit is None else arguments.whole("limit, the examples of a task,", limit, 1)
     most = None if max_new_tokens is None else arguments.whole("max_new_tokens", max_new_tokens, 1)
     batch_size = arguments.whole("batch_size", batch_size, 1)
@@ -141,13 +139,12 @@ def examples(
             key = digest, *_key(rule), *settings[task]
             scored, cut[task] = kept(scores, key, partial(harness.score, loaded[task], rule, limit))
             rows += [(label, called, _p(rule), *row) for row in scored]
-    for task, number in cut.items():
-        if number:
-            warnings.warn(
-                f"{task}: {number} prompts are longer than the model's context of {harness.lm.max_length} tokens; "
-                "their start was cut off, and the scores are of what was left.",
-                stacklevel=2,
-            )
+    for task in filter(cut.get, cut):
+        warnings.warn(
+            f"{task}: {cut[task]} prompts are longer than the model's context of {harness.lm.max_length} tokens; "
+            "their start was cut off, and the scores are of what was left.",
+            stacklevel=2,
+        )
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -271,20 +268,17 @@ class Harness:
         for task in loaded["tasks"].values():
             task.set_config(key="num_fewshot", value=shots if shots is not None else task.config.num_fewshot or 0)
             task.set_fewshot_seed(seed=FEWSHOT_SEED)
-            if task.config.output_type == "generate_until":
-                self._limit_generation(name, task)
+            if task.config.output_type != "generate_until":
+                continue
+            if self.max_new_tokens is not None:
+                task.set_config(key="generation_kwargs", value={"max_gen_toks": self.max_new_tokens}, update=True)
+            tokens = (task.config.generation_kwargs or {}).get("max_gen_toks", DEFAULT_NEW_TOKENS)
+            if not 0 < tokens < self.lm.max_length:
+                raise TaskError(
+                    f"{name}: may generate {tokens} tokens, and this model's context holds {self.lm.max_length}: give "
+                    f"max_new_tokens, between 1 and {self.lm.max_length - 1} less the length of the questions."
+                )
         return name, loaded
-
-    def _limit_generation(self, name: str, task: Any) -> None:
-        if self.max_new_tokens is not None:
-            limit = {"max_gen_toks": self.max_new_tokens}
-            task.set_config(key="generation_kwargs", value=limit, update=True)
-        tokens = (task.config.generation_kwargs or {}).get("max_gen_toks", DEFAULT_NEW_TOKENS)
-        if not 0 < tokens < self.lm.max_length:
-            raise TaskError(
-                f"{name}: may generate {tokens} tokens, and this model's context holds {self.lm.max_length}: give "
-                f"max_new_tokens, between 1 and {self.lm.max_length - 1} less the length of the questions."
-            )
 
     def score(self, task: LoadedTask, rule: Rule | None, limit: int | None) -> Scored:
         """Run a task under a rule (None: dense): one row an example and metric, and the number of prompts cut.
@@ -293,15 +287,9 @@ class Harness:
         """
         name, loaded = task
         self.lm.cut = 0
+        options = {"limit": limit, "bootstrap_iters": 0, "confirm_run_unsafe_code": self.run_code}
         with quiet() as said, sparsify(self.model, rule) if rule is not None else contextlib.nullcontext():
-            results = lm_eval.evaluate(
-                lm=self.lm,
-                task_dict=loaded,
-                limit=limit,
-                bootstrap_iters=0,
-                log_samples=True,
-                confirm_run_unsafe_code=self.run_code,
-            )
+            results = lm_eval.evaluate(lm=self.lm, task_dict=loaded, log_samples=True, **options)
         for message in dict.fromkeys(said):
             if "runcat" not in message:  # prompts that are cut are counted, and told once
                 warnings.warn(f"{name}: {message}", stacklevel=2)
@@ -341,28 +329,24 @@ def find(tasks: Sequence[str], folder: Path | None = None) -> TaskManager:
         return manager
     manager = TaskManager(include_path=[str(place) for place in places])
     known = [*manager.all_tasks, *offline.MAKERS]
-    for task in tasks:
-        if task not in known:
-            near = difflib.get_close_matches(task, known, n=4)
-            raise TaskError(
-                f"unknown task {task!r}; " + (f"nearest names: {', '.join(near)}." if near else "no name is like it.")
-            )
+    for task in set(tasks) - set(known):
+        near = ", ".join(difflib.get_close_matches(task, known, n=4))
+        raise TaskError(f"unknown task {task!r}; {f'nearest names: {near}' if near else 'no name is like it'}.")
     return manager
 
 
 def check_examples(folder: Path) -> None:
     """Raise TaskError, naming file and line, for a JSONL file that cannot be read, is empty or changes its fields."""
-    for path in sorted(Path(folder).glob("*.jsonl")):
+    for path in sorted(folder.glob("*.jsonl")):
         fields: set[str] | None = None
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            place = f"{path.name}, line {number}"
             try:
                 example = json.loads(line)
             except ValueError as error:
-                raise TaskError(f"{path.name}, line {number}: not JSON ({error}); mend or remove the line.") from error
+                raise TaskError(f"{place}: not JSON ({error}); mend or remove the line.") from error
             if not isinstance(example, dict) or (fields is not None and set(example) != fields):
-                raise TaskError(
-                    f"{path.name}, line {number}: not an object with the fields of the first line ({fields})."
-                )
+                raise TaskError(f"{place}: not an object with the fields of the first line ({fields}).")
             fields = set(example)
         if fields is None:
             raise TaskError(f"{path.name} holds no examples.")

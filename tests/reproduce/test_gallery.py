@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 from fontTools.ttLib import TTFont
 
-from sparsinglib import paper
+from sparsinglib import paper, suites
 from sparsinglib.paper import scoreboard, style
-from sparsinglib.reproduce import exhibit, gallery
+from sparsinglib.reproduce import gallery
 from sparsinglib.reproduce.runner import Record
 
 
@@ -104,8 +104,8 @@ def made(tmp_path_factory):
     failed = Record("03_three", "1", {}, "abc+", "2026-01-02T03:04:05Z", 12.0, {}, "ZeroDivisionError: <division>")
     failed.save(out / "notebooks" / "state")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exhibit, "read", states)
-        patch.setattr(exhibit, "INCREASES", (0.0, 0.5, 1.0, 5.0))
+        patch.setattr(gallery, "read_states", states)
+        patch.setattr(gallery, "INCREASES", (0.0, 0.5, 1.0, 5.0))
         path = gallery.write(out, shipped, notebooks)
     return path
 
@@ -237,9 +237,9 @@ def test_a_variant_of_a_picture_is_named_as_one(tmp_path):
 
 def test_the_exhibit_is_measured_with_the_thresholds_of_each_p(monkeypatch, tmp_path):
     monkeypatch.setenv("SPARSINGLIB_CACHE", str(tmp_path))
-    monkeypatch.setattr(exhibit, "INCREASES", (0.0, 5.0, 50.0))
-    monkeypatch.setattr(exhibit, "TOKENS", 1024)
-    found = exhibit.states(next(c for c in exhibit.suites.read("ladder").checkpoints if c.name == "0.1m-relu"))
+    monkeypatch.setattr(gallery, "INCREASES", (0.0, 5.0, 50.0))
+    monkeypatch.setattr(gallery, "TOKENS", 1024)
+    found = gallery.measure_states(suites.read("ladder").pick("0.1M", "relu")[0])
     one = found.drop_duplicates("p_pct").set_index("p_pct")
     assert one.activation_ratio.is_monotonic_decreasing and one.ppl_increase_pct.is_monotonic_increasing
     assert one.ppl_increase_pct[5.0] == pytest.approx(5, abs=1) and one.ppl_increase_pct[0.0] == pytest.approx(

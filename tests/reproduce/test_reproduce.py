@@ -65,16 +65,17 @@ def test_killed_and_started_again_it_goes_on_and_repeats_only_what_changed(tmp_p
     assert not other.current
 
 
-def test_a_failure_keeps_the_others_and_the_claims_come_last(tmp_path, out, capsys):
+def test_a_failure_keeps_the_others_and_the_claims_come_last(tmp_path, out):
     written = out / "figures" / "drawn.csv"
     bad = write_notebook(tmp_path / "01_bad.ipynb", "print('so far')", "raise RuntimeError('broken on purpose')")
     draw = "import os, time; from sparsinglib import files; time.sleep(1)\n"
     draw += "files.write_atomically(files.output_dir() / 'drawn.csv', os.environ['OMP_NUM_THREADS'])"
     good = write_notebook(tmp_path / "02_good.ipynb", draw)
     claims = write_notebook(tmp_path / "11_claims.ipynb", f"print(open({str(written)!r}).read().strip(), 'thread')")
-    assert cli.main([str(p) for p in (claims, bad, good)] + ["--out", str(out), "--jobs", "3"]) == 1
-    said = capsys.readouterr()
-    assert "RuntimeError: broken on purpose" in said.out + said.err
+    options = [*map(str, (claims, bad, good)), "--out", str(out), "--jobs", "3"]
+    command = [sys.executable, "-m", "sparsinglib.reproduce", *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "RuntimeError: broken on purpose" in done.stdout + done.stderr
     folder = out / "notebooks"
     assert nbformat.read(folder / "11_claims.ipynb", 4).cells[-1].outputs[0]["text"] == "1 thread\n"
     kept = [o.get("text") for c in nbformat.read(folder / bad.name, 4).cells for o in c.get("outputs", [])]

@@ -215,20 +215,23 @@ def test_what_another_process_is_making_is_left_for_later():
     assert survey.WAIT.get() == -1
 
 
+def in_parts(path, tokens, parts):
+    checkpoint = suite_of(path).checkpoints[0]
+    texts = [survey.Text(str(path), tokens, 64, part, parts) for part in range(parts)]
+    return survey.run(survey.measured, [survey.Task(checkpoint, sl.StraightforwardReLU(), text) for text in texts])
+
+
 def test_parts_add_up_to_the_whole(cached, tmp_path):
     long = tmp_path / "long.txt"
     long.write_text(TEXT * 16, encoding="utf-8")
-    suite = suite_of(str(long), tokens=3 * survey.BATCH_TOKENS)
-    (whole,) = survey.measure(suite, {"relu": sl.StraightforwardReLU()}).values()
-    (parts,) = survey.measure(suite, {"relu": sl.StraightforwardReLU()}, parts=2).values()
-    assert parts.tokens == whole.tokens > 2 * survey.BATCH_TOKENS
-    assert all(torch.equal(a, b) for a, b in zip(parts.neuron_counts, whole.neuron_counts, strict=True))
+    (whole,), (one, other) = (in_parts(long, 3 * survey.BATCH_TOKENS, parts) for parts in (1, 2))
+    assert (one + other).tokens == whole.tokens > 2 * survey.BATCH_TOKENS
+    assert all(torch.equal(a, b) for a, b in zip((one + other).neuron_counts, whole.neuron_counts, strict=True))
 
 
 def test_a_text_too_short_for_its_parts_says_what_to_do(cached, text_file):
-    suite = suite_of(text_file, tokens=4 * survey.BATCH_TOKENS)
     with pytest.raises(ValueError, match=r"own\.txt: [\d,]+ tokens, of the 16,384 asked .* 2 batches.*longer.*lower"):
-        survey.measure(suite, {"relu": sl.StraightforwardReLU()}, parts=4)
+        in_parts(text_file, 4 * survey.BATCH_TOKENS, 4)
 
 
 def test_two_processes_give_what_one_gives(cached, text_file, monkeypatch):

@@ -11,7 +11,7 @@ import pytest
 from helpers import GOLDEN
 
 import sparsinglib as sl
-from sparsinglib.core import checkpoints as models
+from sparsinglib.core import checkpoints
 from sparsinglib.texts import corpora
 
 
@@ -24,7 +24,7 @@ def asked(monkeypatch):
         seen.append(arguments)
         raise OSError("no network")
 
-    monkeypatch.setattr(models.hub, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(checkpoints.hub, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.setattr(socket.socket, "connect", refuse)
     return seen
@@ -101,8 +101,8 @@ def test_a_hub_that_never_answers(tmp_path):
 def test_a_hub_that_refuses(monkeypatch):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
-        monkeypatch.setattr(models.hub, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(models.hub, "ENDPOINT", f"http://127.0.0.1:{closed.getsockname()[1]}")
+        monkeypatch.setattr(checkpoints.hub, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(checkpoints.hub, "ENDPOINT", f"http://127.0.0.1:{closed.getsockname()[1]}")
         began = time.monotonic()
         with pytest.raises(sl.CheckpointError, match="refused") as caught:
             sl.load("owner/model")
@@ -112,15 +112,15 @@ def test_a_hub_that_refuses(monkeypatch):
 
 def test_a_name_that_is_never_looked_up(monkeypatch):
     """Looking up a name knows no timeout of its own."""
-    monkeypatch.setattr(models.hub, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(models, "PATIENCE", 0.5)
+    monkeypatch.setattr(checkpoints.hub, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(checkpoints, "PATIENCE", 0.5)
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(5))
     with pytest.raises(sl.CheckpointError, match=r"no answer within 0\.5 seconds"):
         sl.load("owner/model")
 
 
 def test_offline_mode_is_told(monkeypatch):
-    monkeypatch.setattr(models.hub, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(checkpoints.hub, "HF_HUB_OFFLINE", True)
     with pytest.raises(sl.CheckpointError, match="HF_HUB_OFFLINE is set") as caught:
         sl.load("owner/model")
     assert advice("owner/model", str(caught.value))
