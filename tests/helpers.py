@@ -53,18 +53,18 @@ def tiny_llama(seed: int = 0, act: str = "silu", layers: int = 2, d_ff: int = 24
     return LlamaForCausalLM(config).eval()
 
 
-def tiny_granite(seed: int = 0):
-    torch.manual_seed(seed)
-    return GraniteForCausalLM(
-        GraniteConfig(
-            vocab_size=40,
-            hidden_size=16,
-            intermediate_size=24,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=2,
-        )
-    ).eval()
+def tiny_granite(vocab: int = 40, **extra):
+    torch.manual_seed(0)
+    config = GraniteConfig(
+        vocab_size=vocab,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        **extra,
+    )
+    return GraniteForCausalLM(config).eval()
 
 
 def greedy(model, length: int, rows: int = 1, seed: int = 0) -> torch.Tensor:
@@ -106,6 +106,14 @@ class PlainMLP:
             self.active.setdefault(layer, []).append(kept.reshape(-1, value.shape[-1]))
             value = torch.where(kept, value, torch.zeros_like(value))
         return value @ mlp.down_proj.weight.T
+
+
+def firing(model, ids: torch.Tensor, eps: float) -> list[torch.Tensor]:
+    """Neurons whose gate score is ``eps`` or more in a sparse run of each row: (tokens, d_ff) by layer."""
+    with PlainMLP(model, lambda _l, gate, _v, _n: (gate.abs() >= eps) & (gate != 0)) as seen, torch.no_grad():
+        for row in ids:
+            model(row[None])
+    return [torch.cat(seen.active[layer]) for layer in sorted(seen.active)]
 
 
 def plain_losses(model, ids: torch.Tensor) -> torch.Tensor:

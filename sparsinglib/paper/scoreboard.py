@@ -4,7 +4,6 @@ No verdict is made here, each comes from ``claims.judge``. The page ``docs/claim
 says, one row a claim.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Iterable, Sequence
@@ -90,12 +89,8 @@ def verdicts(claims: pd.DataFrame, evidence: Sequence[str] = EVIDENCE) -> pd.Dat
     """One row a claim (index: id), a column for each kind of evidence: the verdict of all its rows together."""
     ids = pd.Index(claims.id.unique(), name="id")
     board = claims.groupby(["id", "evidence"]).verdict.agg(lambda said: str(combined(said))).unstack()
-    return (
-        board.reindex(index=ids, columns=list(evidence))
-        .astype(object)
-        .fillna(str(Verdict.NO_DATA))
-        .rename_axis(columns=None)
-    )
+    full = board.reindex(index=ids, columns=list(evidence)).astype(object)
+    return full.fillna(str(Verdict.NO_DATA)).rename_axis(columns=None)
 
 
 def counts(claims: pd.DataFrame, evidence: Sequence[str] = EVIDENCE) -> pd.DataFrame:
@@ -145,18 +140,13 @@ def page(claims: pd.DataFrame) -> str:
     return "\n".join([HEAD, markdown(counts(claims).reset_index()), "", markdown(one_row_each(claims)), ""])
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the page from the table; exit status 2 if there is none."""
-    parser = argparse.ArgumentParser(prog="python -m sparsinglib.paper.scoreboard", description=__doc__)
-    parser.add_argument("table", nargs="?", type=Path, default=FIGURES / "claims.csv", help="the CSV")
-    parser.add_argument("--out", type=Path, default=PAGE, help="the page to write (docs/claims.md)")
-    options = parser.parse_args(arguments)
+def main() -> None:
+    """Write the page from the table; it ends with a line that says so where there is no table."""
     try:
-        write_atomically(options.out, page(read(options.table)))
+        write_atomically(PAGE, page(read()))
     except OSError as error:
-        parser.error(f"{options.table}: {error}; notebook 11 writes the table")
-    return 0
+        sys.exit(f"{error}: notebook 11 writes the table")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -14,8 +14,7 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, MixtralConfig, MixtralForCausalLM, Phi3Config, Phi3ForCausalLM
 
 import sparsinglib as sl
-from sparsinglib.decoding import engine
-from sparsinglib.decoding import kernel as decode_kernel
+from sparsinglib.decoding import engine, kernel
 from sparsinglib.decoding.engine import SparseFFN, sparse_decoding
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -138,11 +137,11 @@ def test_widening_and_rounding_are_torchs(numbers):
     exact = torch.tensor(numbers, dtype=torch.float32)
     stored, none, one = exact.bfloat16(), np.zeros(exact.numel(), np.float32), np.ones(1, np.float32)
     weights = stored[:, None].view(torch.uint16).numpy()
-    widened = decode_kernel.run(decode_kernel.product, 1, weights, none, one)
+    widened = kernel.run(kernel.product, 1, weights, none, one)
     assert np.array_equal(widened, stored.float().numpy())
     ones = torch.ones(1, 1, dtype=torch.bfloat16).view(torch.uint16).numpy()
     for number, rounded in zip(exact, stored, strict=True):
-        out = decode_kernel.run(decode_kernel.product, 1, ones, none[:1], number.reshape(1).numpy())
+        out = kernel.run(kernel.product, 1, ones, none[:1], number.reshape(1).numpy())
         assert out[0] == float(rounded)
 
 
@@ -182,12 +181,12 @@ def test_greedy_tokens_of_the_ladder(name):
 
 
 def test_relu_is_taken_within_the_kernel(monkeypatch):
-    called, run = [], decode_kernel.run
-    monkeypatch.setattr(decode_kernel, "run", lambda code, *rest: called.append(code) or run(code, *rest))
+    called, run = [], kernel.run
+    monkeypatch.setattr(kernel, "run", lambda code, *rest: called.append(code) or run(code, *rest))
     model = tiny_llama(seed=4, act="relu", d_ff=48)
     with sparse_decoding(model, sl.Thresholds((0.4, 0.4), 0.1, 1.0, None, 0.5)):
         generated(model)
-    assert called == [decode_kernel.gathered] * 23 * 2  # no product for the gate before it
+    assert called == [kernel.gathered] * 23 * 2  # no product for the gate before it
 
 
 @pytest.mark.real
@@ -236,10 +235,8 @@ def test_thresholds_mark_what_sparsify_marks(responsive):
 
 def test_fused_gate_and_up():
     torch.manual_seed(0)
-    config = Phi3Config(
-        vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=2, initializer_range=0.3, pad_token_id=0, bos_token_id=1, eos_token_id=2,
-    )  # fmt: skip
+    more = {"num_key_value_heads": 2, "initializer_range": 0.3, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    config = Phi3Config(**SMALL, num_hidden_layers=2, **more)
     model = Phi3ForCausalLM(config).eval()
     rule = sl.Thresholds((0.3, 0.3), 0.1, 1.0, None, 0.5)
     with sl.sparsify(model, rule):
@@ -298,47 +295,50 @@ def refused(model, message, rule=None, error=ValueError, **options):
     assert not any("forward" in module.__dict__ for module in model.modules())
 
 
-def test_ffn_without_a_gate_is_refused():
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=40, n_embd=16, n_layer=1, n_head=2))
-    refused(model, r"h\.0\.mlp is not gated", error=sl.UnsupportedModel)
+class Packed(torch.Tensor):
+    """A quantised weight as libraries make them: a tensor subclass that looks like float32."""
 
 
-def test_mixture_of_experts_is_refused():
-    config = MixtralConfig(
-        vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=2, num_local_experts=2,
-    )  # fmt: skip
-    refused(MixtralForCausalLM(config), "mixture of experts", error=sl.UnsupportedModel)
-
-
-@pytest.mark.parametrize("dtype", [torch.int8, torch.float16])
-def test_other_weights_are_refused(dtype):
+def with_weights(change):
     model = tiny_llama()
     up = model.model.layers[1].mlp.up_proj
-    up.weight = nn.Parameter((up.weight.detach() * 64).to(dtype), requires_grad=False)
-    refused(model, rf"layers\.1\.mlp.*{dtype!s}.*load the model unquantised")
+    up.weight = nn.Parameter(change(up.weight.detach()), requires_grad=False)
+    return model
 
 
-def test_packed_weights_are_refused():
-    class Packed(torch.Tensor):
-        """A quantised weight as libraries make them: a tensor subclass that looks like float32."""
-
+def of_another_formula():
     model = tiny_llama()
-    up = model.model.layers[0].mlp.up_proj
-    up.weight = nn.Parameter(up.weight.detach().as_subclass(Packed), requires_grad=False)
-    refused(model, "unquantised")
+    model.model.layers[1].mlp.register_forward_hook(lambda _module, _args, output: 1.1 * output)
+    return model
+
+
+SMALL = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2}
+UNGATED = GPT2Config(vocab_size=40, n_embd=16, n_layer=1, n_head=2)
+EXPERTS = MixtralConfig(**SMALL, num_hidden_layers=1, num_key_value_heads=2, num_local_experts=2)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: GPT2LMHeadModel(UNGATED), r"h\.0\.mlp is not gated"),
+        (lambda: MixtralForCausalLM(EXPERTS), "mixture of experts"),
+        (
+            lambda: with_weights(lambda w: (64 * w).to(torch.int8)),
+            r"layers\.1\.mlp.*torch.int8.*load the model unquant",
+        ),
+        (lambda: with_weights(torch.Tensor.half), r"layers\.1\.mlp.*torch.float16.*load the model unquantised"),
+        (lambda: with_weights(lambda w: w.as_subclass(Packed)), "unquantised"),
+        (of_another_formula, r"layers\.1\.mlp .* is not down"),
+    ],
+)
+def test_models_it_cannot_take_are_refused(make, message):
+    refused(make(), message, error=sl.UnsupportedModel)
 
 
 def test_weights_elsewhere_are_refused():
     with torch.device("meta"):
         model = tiny_llama()
     refused(model, "runs on the CPU")
-
-
-def test_another_formula_is_refused():
-    model = tiny_llama()
-    model.model.layers[1].mlp.register_forward_hook(lambda _module, _args, output: 1.1 * output)
-    refused(model, r"layers\.1\.mlp .* is not down", error=sl.UnsupportedModel)
 
 
 @pytest.mark.parametrize("where", ["gate_proj", "up_proj", "down_proj"])
@@ -364,7 +364,7 @@ def test_nan_in_the_hidden_state_is_named(act, dtype):
 @pytest.mark.parametrize(("tbb", "expected"), [(True, THREADS[-1]), (False, 1)])
 def test_default_threads(monkeypatch, tbb, expected):
     """Without TBB a second thread starts too late to help."""
-    monkeypatch.setattr(decode_kernel, "TBB", tbb)
+    monkeypatch.setattr(kernel, "TBB", tbb)
     monkeypatch.setattr(torch, "get_num_threads", lambda: THREADS[-1])
     assert engine._checked_threads(None) == expected
 

@@ -7,11 +7,9 @@ import pytest
 from sparsinglib.files import NOTEBOOKS
 from sparsinglib.ladder import ends, train, trajectory
 from sparsinglib.ladder.recipe import RUNS
-from sparsinglib.paper import scoreboard
 from sparsinglib.reproduce import cli
 
-PROGRAMS = {"reproduce": cli, "ladder.train": train, "ladder.trajectory": trajectory, "ladder.ends": ends,
-            "paper.scoreboard": scoreboard}  # fmt: skip
+PROGRAMS = {"reproduce": cli, "ladder.train": train, "ladder.trajectory": trajectory, "ladder.ends": ends}  # fmt: skip
 FIRST = str(NOTEBOOKS / "00_measure_one_checkpoint.ipynb")
 
 
@@ -55,7 +53,6 @@ def test_help_explains_every_option(program, said):
         ("ladder.trajectory", ["nosuch"], "no run is called nosuch; the runs: 0.1m-relu, "),
         ("ladder.trajectory", ["0.1m-relu", "--all"], "or --all"),
         ("ladder.ends", ["nosuch"], "no run is called nosuch; the runs: 0.1m-relu, "),
-        ("paper.scoreboard", ["no/such/file.csv"], "file.csv"),
     ],
 )
 def test_a_bad_argument_is_named_in_one_line_before_anything_runs(

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers import PlainMLP, greedy, tiny_llama
+from helpers import firing, greedy, tiny_llama
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -50,14 +50,8 @@ def small():
 
 def brute_frequency(model, ids):
     """Share of tokens on which each neuron fires, counted one token and one neuron at a time in a sparse run."""
-    with PlainMLP(model, lambda _l, gate, _v, _n: (gate.abs() >= RULE.eps) & (gate != 0)) as seen, torch.no_grad():
-        for row in ids:
-            model(row[None])
-    out = []
-    for layer in sorted(seen.active):
-        fired = torch.cat(seen.active[layer]).tolist()
-        out.append([sum(token[i] for token in fired) / len(fired) for i in range(len(fired[0]))])
-    return out
+    layers = [layer.tolist() for layer in firing(model, ids, RULE.eps)]
+    return [[sum(token[i] for token in fired) / len(fired) for i in range(len(fired[0]))] for fired in layers]
 
 
 def test_frequencies_are_those_of_a_plain_count(small):

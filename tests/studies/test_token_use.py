@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import PlainMLP, greedy, tiny_llama
+from helpers import firing, greedy, tiny_llama
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
@@ -59,11 +59,8 @@ def small():
 
 def brute(model, ids):
     """Mean share of active neurons over occurrences and layers of each entry, token by token; and occurrences."""
-    with PlainMLP(model, lambda _l, gate, _v, _n: (gate.abs() >= RULE.eps) & (gate != 0)) as seen, torch.no_grad():
-        for row in ids:
-            model(row[None])
     need = {}
-    layers = [torch.cat(seen.active[layer]).tolist() for layer in sorted(seen.active)]
+    layers = [layer.tolist() for layer in firing(model, ids, RULE.eps)]
     for j, token in enumerate(ids.reshape(-1).tolist()):
         need.setdefault(token, []).append(np.mean([np.mean(layer[j]) for layer in layers]))
     return {token: (np.mean(values), len(values)) for token, values in need.items()}

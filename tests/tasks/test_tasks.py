@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import PlainMLP, golden, golden_model, hooks_on, same_weights
+from helpers import PlainMLP, golden, golden_model, hooks_on, same_weights, tiny_granite
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import GraniteConfig, GraniteForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 import sparsinglib as sl
 from sparsinglib import paper, tasks
@@ -34,12 +34,7 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def model():
-    torch.manual_seed(0)
-    config = GraniteConfig(
-        vocab_size=2048, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=2, max_position_embeddings=256, initializer_range=0.3, bos_token_id=0, eos_token_id=0,
-    )  # fmt: skip
-    return GraniteForCausalLM(config).eval()
+    return tiny_granite(2048, max_position_embeddings=256, initializer_range=0.3, bos_token_id=0, eos_token_id=0)
 
 
 @pytest.fixture(scope="module")
