@@ -216,7 +216,7 @@ def test_what_another_process_is_making_is_left_for_later():
 
 
 def in_parts(path, tokens, parts):
-    checkpoint = suite_of(path).checkpoints[0]
+    checkpoint = suite_of(str(path)).checkpoints[0]
     texts = [survey.Text(str(path), tokens, 64, part, parts) for part in range(parts)]
     return survey.run(survey.measured, [survey.Task(checkpoint, sl.StraightforwardReLU(), text) for text in texts])
 
