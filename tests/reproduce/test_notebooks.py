@@ -10,7 +10,7 @@ import pytest
 
 from sparsinglib.files import NOTEBOOKS, ROOT
 from sparsinglib.reproduce import cli
-from sparsinglib.studies.checkpoint import study
+from sparsinglib.studies.checkpoint import numbers
 
 FILES = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
 
@@ -81,6 +81,6 @@ def test_what_papermill_made_of_a_parameter_is_refused_in_words(given, message):
     defaults = {name: entry["default"] for name, entry in papermill.inspect_notebook(str(FILES[0])).items()}
     names = ("model", "compare_with", "text_file", "strategy", "argument", "max_tokens", "window")
     parameters = {name: ast.literal_eval(defaults[name]) for name in names}
-    study.check(**parameters)
+    numbers.validate_parameters(**parameters)
     with pytest.raises(ValueError, match=message):
-        study.check(**parameters | given)
+        numbers.validate_parameters(**parameters | given)

@@ -10,9 +10,7 @@ from sparsinglib.core import calibration as tradeoff_rules
 from sparsinglib.core.calibration import rules_at
 from sparsinglib.paper import style
 from sparsinglib.studies.checkpoint import figures
-from sparsinglib.studies.checkpoint import study as one_checkpoint
-from sparsinglib.studies.checkpoint.anatomy import dissect
-from sparsinglib.studies.checkpoint.strategies import check_strategy, find_rule, halves
+from sparsinglib.studies.checkpoint.numbers import SAMPLE, decompose_ffn_output, find_rule, halves, validate_strategy
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +20,7 @@ def ladder():
 
 @pytest.fixture(scope="module")
 def text():
-    return one_checkpoint.SAMPLE.read_text(encoding="utf-8")
+    return SAMPLE.read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +72,7 @@ def test_any_token_text_can_be_drawn_and_a_long_text_stays_small(ladder, tmp_pat
     batches = [batch[:1, :256] for batch in sl.token_batches(hostile, tokenizer, 256, 1)[:4]]
     result = {"all": sl.measure(model, batches, sl.FAT(0.0))}
     table = figures.token_table(result, tokenizer)
-    for name, picture in {"map": figures.heat_map(table, result), "text": figures.coloured_text(table)}.items():
+    for name, picture in {"map": figures.heat_map(table, result), "text": figures.coloured_text(table, "FAT")}.items():
         style.save(picture, name, table, tmp_path)
         width, height = picture.get_size_inches() * style.DPI
         assert max(width, height) < 4000
@@ -93,14 +91,14 @@ def test_figure_1_splits_the_output_as_eq_3_says(ladder, text):
     model, tokenizer = ladder
     batches = sl.token_batches(text, tokenizer, 128, 1)[:1]
     found = sl.thresholds_for_cett(model, batches, 0.2)
-    anatomy = dissect(model, batches[0][0], found, layer=2, position=5)
-    full, strong = anatomy.output["all_neurons"].to_numpy(), anatomy.output["strong_only"].to_numpy()
-    assert anatomy.cett == pytest.approx(np.linalg.norm(full - strong) / np.linalg.norm(full), rel=1e-4)
-    strongest = anatomy.neurons[anatomy.neurons.strong]
+    taken = decompose_ffn_output(model, batches[0][0], found, layer=2, position=5)
+    full, strong = taken.output["all_neurons"].to_numpy(), taken.output["strong_only"].to_numpy()
+    assert taken.cett == pytest.approx(np.linalg.norm(full - strong) / np.linalg.norm(full), rel=1e-4)
+    strongest = taken.neurons[taken.neurons.strong]
     assert strongest.magnitude.min() >= found.values[2] * (1 - 1e-6) > 0
-    assert anatomy.neurons[~anatomy.neurons.strong].magnitude.max() <= found.values[2] * (1 + 1e-6)
+    assert taken.neurons[~taken.neurons.strong].magnitude.max() <= found.values[2] * (1 + 1e-6)
     with pytest.raises(ValueError, match="No layer"):
-        dissect(model, batches[0][0], found, layer=99, position=0)
+        decompose_ffn_output(model, batches[0][0], found, layer=99, position=0)
 
 
 def test_rules_at_meet_the_asked_activation_ratio(ladder, text):
@@ -136,7 +134,7 @@ def test_every_neuron_has_a_part_in_eps_however_few_tokens_are_sampled(monkeypat
 )
 def test_strategies_refuse_bad_input_before_any_work(strategy, argument, match):
     with pytest.raises(ValueError, match=match):
-        check_strategy(strategy, argument)
+        validate_strategy(strategy, argument)
 
 
 def test_find_rule_gives_what_the_name_says(ladder, text):

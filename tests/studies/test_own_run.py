@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 import sparsinglib as sl
-from sparsinglib.studies.checkpoint import study
+from sparsinglib.studies.checkpoint import numbers
 from sparsinglib.studies.scaling import trends
 
 TOKENS = [k * 1_000_000_000 for k in range(1, 21)]
@@ -75,9 +75,9 @@ def test_checkpoints_of_one_name_keep_a_thresholds_file_each(tmp_path, monkeypat
     places = [tmp_path / "a" / "final", tmp_path / "b" / "final", tmp_path / "a" / "final"]
     for place in places:
         place.mkdir(parents=True, exist_ok=True)
-    studies = [types.SimpleNamespace(name=str(p), rule=r) for p, r in zip(places, rules, strict=True)]
-    studies += [types.SimpleNamespace(name=n, rule=rules[0]) for n in ("owner/final", "0.4m-relu")]
-    saved = [study.save_thresholds(s) for s in studies] + [study.save_thresholds(studies[0], "mine")]
+    models = [types.SimpleNamespace(name=str(p), rule=r) for p, r in zip(places, rules, strict=True)]
+    models += [types.SimpleNamespace(name=n, rule=rules[0]) for n in ("owner/final", "0.4m-relu")]
+    saved = [numbers.save_thresholds(s) for s in models] + [numbers.save_thresholds(models[0], "mine")]
     assert len(set(saved)) == 6 and {path.parent for path in saved} == {tmp_path / "out"}
     assert [sl.Thresholds.load(path) for path in saved[:3]] == rules
-    assert saved[4].name == "thresholds-0.4m-relu-p1.json" and study.shown(saved[4]) == str(saved[4])
+    assert saved[4].name == "thresholds-0.4m-relu-p1.json"

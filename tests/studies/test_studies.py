@@ -20,8 +20,7 @@ from transformers import BloomConfig, BloomForCausalLM
 import sparsinglib as sl
 from sparsinglib.files import FIGURES, LADDER, NOTEBOOKS
 from sparsinglib.paper import style
-from sparsinglib.studies.checkpoint import claims, figures
-from sparsinglib.studies.checkpoint import study as one_checkpoint
+from sparsinglib.studies.checkpoint import claims, figures, numbers
 
 # They read tables and measure next to nothing.
 READERS = ("02_data_scaling", "04_scale", "05_predict", "10_decoding_speed")
@@ -80,29 +79,32 @@ def two(drawn):
     """Two checkpoints as the first notebook takes them, on little text."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # on so little a search may end beside its target, and says so
-        return [one_checkpoint.study(f"0.1m-{a}", "", "pplp", 1.01, 8192, 128) for a in ("relu", "silu")]
+        return [numbers.measure_checkpoint(f"0.1m-{a}", "", "pplp", 1.01, 8192, 128) for a in ("relu", "silu")]
 
 
 def test_the_summary_says_what_was_measured(two):
-    table = one_checkpoint.summary(*two)
+    table = numbers.summary(*two)
     for study in two:
         said = table[study.name]
         assert said["activation ratio (%)"] == f"{100 * study.measured.activation_ratio:.1f}"
         assert said["CETT, all layers"].startswith(f"{study.rule.cett:.3f}")
         assert float(said["perplexity ratio"].partition(" ")[0]) == pytest.approx(study.measured.ppl_ratio, abs=6e-4)
     assert table["0.1m-silu"]["zeros alone, on the first half (%)"] == "–"
-    plain = one_checkpoint.study("0.1m-relu", "", "topk", 0.2, 1024, 128)
-    assert one_checkpoint.summary(plain)["0.1m-relu"]["rule"] == str(sl.TopK(0.2))
-    assert one_checkpoint.save_thresholds(plain) is None
+    plain = numbers.measure_checkpoint("0.1m-relu", "", "topk", 0.2, 1024, 128)
+    assert numbers.summary(plain)["0.1m-relu"]["rule"] == str(sl.TopK(0.2))
+    assert numbers.save_thresholds(plain) is None
+    trend = pd.read_csv(LADDER / "0.1m-relu" / "trajectory.csv")
+    trend = trend.query("metric == 'activation_ratio_shared_cett' and p_pct == 1").sort_values("tokens")
+    assert table["0.1m-relu"]["on notebook 02's text (%)"] == f"{100 * trend.value.iloc[-1]:.1f}"
 
 
 def test_a_model_whose_gate_score_cannot_be_read_is_drawn_without_rivals(two, monkeypatch):
     def refuse(*_):
         raise sl.UnsupportedModel("no activation module")
 
-    monkeypatch.setattr(one_checkpoint, "rules_at", refuse)
+    monkeypatch.setattr(numbers, "rules_at", refuse)
     with pytest.warns(UserWarning, match="drawn without Top-k and FAT-ε: no activation module"):
-        results = one_checkpoint.heat_map_rules(two[0])
+        results = numbers.heat_map_rules(two[0])
     assert list(results.values()) == [two[0].sample]
 
 
@@ -111,18 +113,17 @@ def test_a_model_that_states_no_context_is_studied(tmp_path):
     BloomForCausalLM(config).save_pretrained(tmp_path)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(LADDER / "tokenizer" / name, tmp_path)
-    study = one_checkpoint.study(str(tmp_path), "", "topk", 0.5, 512, 64)
+    study = numbers.measure_checkpoint(str(tmp_path), "", "topk", 0.5, 512, 64)
     assert study.measured.tokens == 256
 
 
 def test_the_rules_of_the_heat_map_keep_about_the_same_share(two, drawn):
     for study in two:
-        results = one_checkpoint.heat_map_rules(study)
+        results = numbers.heat_map_rules(study)
         assert list(results)[1:] == ["Top-k", "FAT-ε"]
         ratios = [m.activation_ratio for m in results.values()]
         assert max(ratios) - min(ratios) < 0.01
-        printed = one_checkpoint.rule_table(results)
-        assert printed["activation ratio (%)"].tolist() == [f"{100 * r:.1f}" for r in ratios]
+        assert numbers.rule_table(results).active.tolist() == [100 * r for r in ratios]
         data = figures.token_table(results, study.tokenizer)
         assert figures.heat_map(data, results).message.startswith(next(iter(results)))
         shown = data[data.rule == "Top-k"].groupby("layer").activation_ratio.mean()
@@ -131,22 +132,25 @@ def test_the_rules_of_the_heat_map_keep_about_the_same_share(two, drawn):
 
 
 def test_pictures_show_the_measured(two):
-    profile = one_checkpoint.profile(*two)
+    profile = numbers.profile(*two)
     panel = figures.layer_profile(profile).axes[0]
     for study, line in zip(two, panel.lines, strict=True):
         np.testing.assert_allclose(line.get_ydata(), 100 * study.measured.by_layer.activation_ratio)
-    text = figures.coloured_text(figures.token_table({s.label: s.sample for s in two}, two[0].tokenizer))
+    table = figures.token_table({s.label: s.sample for s in two}, two[0].tokenizer)
+    text = figures.coloured_text(table, two[0].rule_name)
+    assert text.message.startswith("CETT-PPL-1%: 0.1M ReLU needs ")
     for study, ax in zip(two, text.axes, strict=False):
         needed = study.sample.token_activation.mean(axis=0)
         assert len(ax.patches) == len(ax.texts) == len(needed)
-        assert f"{100 * needed.min():.0f} to {100 * needed.max():.0f} % in {style.name(study.label)}" in text.message
-    anatomy, token = one_checkpoint.one_token(two[0])
-    picture = figures.figure_1(anatomy, token)
-    assert picture.message.startswith(f"{anatomy.neurons.strong.sum()} of {len(anatomy.neurons)} neurons")
+        assert f"{style.name(study.label)} needs {100 * needed.mean():.0f} % of the neurons" in text.message
+        assert f"single tokens {100 * needed.min():.0f} to {100 * needed.max():.0f} %" in text.message
+    taken, token = numbers.one_token(two[0])
+    picture = figures.figure_1(taken, token)
+    assert picture.message.startswith(f"{taken.neurons.strong.sum()} of {len(taken.neurons)} neurons")
 
 
 def test_each_layer_is_measured_at_each_allowed_rise(two):
-    table = one_checkpoint.layers_by_p((1, 50), 512, two[0], None)
+    table = numbers.layers_by_p((1, 50), 512, two[0], None)
     assert table.groupby("p_pct").layer.nunique().tolist() == [len(two[0].measured.by_layer)] * 2
     wide = table.pivot(index="layer", columns="p_pct", values="activation_ratio")
     assert wide[50].mean() < wide[1].mean()
@@ -159,7 +163,7 @@ def test_verdicts_follow_from_the_intervals(two, drawn):
     rows = {row.id: row for row in claims.verdicts(relu, silu)}
     for study in two:
         assert study.rule.activation_interval[0] <= study.rule.activation_ratio <= study.rule.activation_interval[1]
-    ids, known = torch.cat([batch.reshape(-1) for batch in relu.fitted_on]), relu.zeros.vocabulary_tokens
+    ids, known = torch.cat([batch.reshape(-1) for batch in relu.found_on]), relu.zeros.vocabulary_tokens
     assert torch.equal(known, ids.bincount(minlength=len(known)))  # the text of the interval it is held against
     low, high = (x - relu.zeros.activation_ratio for x in relu.rule.activation_interval)
     assert rows["C03"].verdict == ("holds" if high < 0 else "fails" if low > 0 else "inconclusive")

@@ -110,7 +110,7 @@ def test_elsewhere_the_picture_is_shown(found, monkeypatch):
 )
 def test_bad_input_is_refused_by_name(suite, given, message):
     with pytest.raises(ValueError, match=message):
-        widget.check(suite, *given)
+        widget.validate_parameters(suite, *given)
     if given[2] == "always":
         with pytest.raises(ValueError, match=message):
             widget.show(None, "always")

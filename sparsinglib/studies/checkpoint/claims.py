@@ -5,45 +5,45 @@ import math
 from ...core.thresholds import Thresholds
 from ...paper.claims import Estimate, Row, judge
 from ...suites.suite import evidence
-from .study import Study
+from .numbers import Measured
 
 
-def verdicts(study: Study, other: Study | None) -> list[Row]:
+def verdicts(first: Measured, second: Measured | None) -> list[Row]:
     """C03 on the ReLU model; C21 on a ReLU and a SiLU model of the same size."""
-    models = [s for s in (study, other) if s]
+    models = [s for s in (first, second) if s]
     relu, silu = (next((s for s in models if bool(s.zeros) == zeros), None) for zeros in (True, False))
-    return [_zeros(study, relu), _activation(study, relu, silu)]
+    return [_zeros(first, relu), _activation(first, relu, silu)]
 
 
-def _at_one_percent(study: Study) -> Estimate | None:
+def _at_one_percent(of: Measured) -> Estimate | None:
     """Activation ratio (%) at CETT-PPL-1% with its interval; None if that is not what was measured, or has none."""
-    rule = study.rule
+    rule = of.rule
     if not isinstance(rule, Thresholds) or rule.ppl_increase_pct is None or round(rule.ppl_increase_pct, 6) != 1:
         return None
     if rule.activation_interval is None or not rule.target_met:
         return None
     value, low, high = (100 * x for x in (rule.activation_ratio, *rule.activation_interval))
-    return Estimate(value, low, high, "%", f"{study.label}:")
+    return Estimate(value, low, high, "%", f"{of.label}:")
 
 
-def _zeros(study: Study, relu: Study | None) -> Row:
+def _zeros(of: Measured, relu: Measured | None) -> Row:
     ratio = _at_one_percent(relu) if relu else None
     if relu is None or relu.zeros is None or ratio is None:
         missing = "Needs a ReLU model, strategy pplp with 1.01, and enough text for an interval"
-        return judge("C03", evidence(study.name), missing)
+        return judge("C03", evidence(of.name), missing)
     nonzero = 100 * relu.zeros.activation_ratio
     value, low, high = (100 * (1 - x / nonzero) for x in (ratio.value, ratio.high, ratio.low))
     note = f"{relu.label}, {nonzero:.1f} % to {ratio.value:.1f} %:"
     return judge("C03", evidence(relu.name), Estimate(value, low, high, "percent fewer", note))
 
 
-def _activation(study: Study, relu: Study | None, silu: Study | None) -> Row:
+def _activation(of: Measured, relu: Measured | None, silu: Measured | None) -> Row:
     missing = "Needs a ReLU and a SiLU model of one size, strategy pplp with 1.01, and enough text for an interval"
     if relu is None or silu is None or relu.model.num_parameters() != silu.model.num_parameters():
-        return judge("C21", evidence(study.name), missing)
+        return judge("C21", evidence(of.name), missing)
     low, high = _at_one_percent(relu), _at_one_percent(silu)
     if low is None or high is None:
-        return judge("C21", evidence(study.name), missing)
+        return judge("C21", evidence(of.name), missing)
     gap = high.value - low.value
     down = math.hypot(high.value - high.low, low.high - low.value)
     up = math.hypot(high.high - high.value, low.value - low.low)

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ...core.measure import Measurement
 from ...paper import style
-from .anatomy import Anatomy
+from .numbers import FFNOutput
 
 MOST_TOKENS_DRAWN = 44  # of a heat map: more are not legible in a README
 MOST_TOKENS_WRITTEN = 320
@@ -139,15 +139,15 @@ def layers_by_p(table: pd.DataFrame) -> style.Picture:
                         "Neurons active (%).")  # fmt: skip
 
 
-def figure_1(anatomy: Anatomy, piece: str) -> style.Picture:
+def figure_1(taken: FFNOutput, piece: str) -> style.Picture:
     """The paper's Figure 1 from one real token: strong and weak neurons, and the output with and without the weak."""
-    neurons, output = anatomy.neurons, anatomy.output.sort_values("all_neurons", ascending=False, ignore_index=True)
+    neurons, output = taken.neurons, taken.output.sort_values("all_neurons", ascending=False, ignore_index=True)
     strong, ink = int(neurons["strong"].sum()), style.ACTIVATION_COLOURS["relu"]
     with style.context():
         fig, (left, right) = style.axes(1, 2, height=2.8)
         left.bar(neurons.index, neurons["magnitude"], width=1.0, color=np.where(neurons["strong"], ink, "#BBBBBB"))
-        left.axhline(anatomy.threshold, color="k", lw=1)
-        left.annotate("threshold of the layer", (len(neurons), anatomy.threshold), xytext=(0, 4), ha="right",
+        left.axhline(taken.threshold, color="k", lw=1)
+        left.annotate("threshold of the layer", (len(neurons), taken.threshold), xytext=(0, 4), ha="right",
                       textcoords="offset points", fontsize=8)  # fmt: skip
         left.set(xlabel="neuron, strongest first", ylabel="length of its output vector")
         right.plot(output.index, output["all_neurons"], color="0.6", lw=3, label="all neurons")
@@ -155,45 +155,47 @@ def figure_1(anatomy: Anatomy, piece: str) -> style.Picture:
         right.set(xlabel="dimension of the FFN's output, sorted", ylabel="value")
         right.legend()
         return fig.says(
-            f"{strong} of {len(neurons)} neurons make the output: leaving the others out changes it by "
-            f"{100 * anatomy.cett:.0f} % of its length",
-            f"The FFN of layer {anatomy.layer} on one token, “{piece}”.",
+            f"{strong} of {len(neurons)} neurons make the output: without the other {len(neurons) - strong} it changes "
+            f"by {100 * taken.cett:.0f} % of its length",
+            f"The FFN of layer {taken.layer} on one token, “{piece}”. A neuron's output vector is its value times its "
+            "column of down_proj.",
         )
 
 
 def coloured_text(
-    table: pd.DataFrame, titles: Mapping[str, str] | None = None, model: str = "", *, width: int = 100
+    table: pd.DataFrame, subject: str, titles: Mapping[str, str] | None = None, *, width: int = 100
 ) -> style.Picture:
     """Write the text with each token on a ground coloured by the share of neurons it needed, mean over layers.
 
     ``table`` is ``token_table``, one text for each of its rules or models, above which stands its title (default: its
-    name and mean); ``model`` is the one measured, if the texts differ by the rule; ``width`` is the length of a line
-    in characters.
+    name and mean); ``subject`` is the rule or model that all have in common; ``width`` is the most characters of a
+    line.
     """
-    parts, words = {}, []
+    parts, words, means = {}, [], {}
     for name, part in table.groupby("rule", sort=False):
         need = part.groupby("position").agg(token=("token", "first"), share=("activation_ratio", "mean"))
-        parts[str(name)] = need.assign(place=_places(need.token.tolist(), width))
-        ends, where = (100 * need.share.min(), 100 * need.share.max()), "at" if model else "in"
-        words.append(f"{ends[0]:.0f} to {ends[1]:.0f} % {where} {style.name(str(name))}")
-    means = {name: f"{style.name(name)}: {100 * part.share.mean():.1f} % active" for name, part in parts.items()}
+        parts[name] = need.assign(place=_places(need.token.tolist(), width))
+        low, mean, high = (100 * getattr(need.share, of)() for of in ("min", "mean", "max"))
+        means[name] = f"{style.name(str(name))}: {mean:.1f} % active"
+        words.append(
+            f"{style.name(str(name))} needs {mean:.0f} % of the neurons, single tokens {low:.0f} to {high:.0f} %"
+        )
     lines = [1 + max(line for line, _ in part.place) for part in parts.values()]
+    used = max(at + _columns(t) for part in parts.values() for (_, at), t in zip(part.place, part.token, strict=True))
     norm = Normalize(0, 100 * max(part.share.max() for part in parts.values()))
     with style.context():
-        height = (0.3 * len(lines) + 0.21 * sum(lines) + 0.5) / len(lines)
+        height = (0.3 * len(lines) + 0.22 * sum(lines) + 0.5) / len(lines)
         fig, panels = style.axes(len(parts), 1, height=height, height_ratios=[n + 1.5 for n in lines])
         for ax, (name, part), count in zip(panels, parts.items(), lines, strict=True):
-            ax.set(xlim=(0, width), ylim=(count, 0))
+            ax.set(xlim=(0, used), ylim=(count, 0))
             ax.set_axis_off()
             ax.set_title((titles or means)[name], parse_math=False)
-            _write_tokens(ax, part, norm)
+            _write_tokens(ax, part, norm, min(9.5, 750 / used))
         bar: style.Look = {"orientation": "horizontal", "fraction": 0.05, "aspect": 60, "pad": 0.02}
         scale = fig.colorbar(ScalarMappable(norm, style.TEXT_COLOURS), ax=panels, **bar)
         scale.set_label("neurons active (%), mean over layers")
         scale.outline.set_visible(False)
-        of = f" in {style.name(model)}" if model else ""
-        of = f" in {style.name(model)}" if model else ""
-        return fig.says(f"Some tokens need many more neurons than others{of}: {', '.join(words)}")
+        return fig.says(f"{subject}: {'; '.join(words)}")
 
 
 def _columns(piece: str) -> float:
@@ -214,11 +216,11 @@ def _places(pieces: Sequence[str], width: int) -> list[tuple[int, float]]:
     return places
 
 
-def _write_tokens(ax: Axes, part: pd.DataFrame, norm: Normalize) -> None:
+def _write_tokens(ax: Axes, part: pd.DataFrame, norm: Normalize, size: float) -> None:
     looks = style.shades(100 * part.share, float(norm.vmax or 1))
     for row, (ground, ink) in zip(part.itertuples(), looks, strict=True):
         (line, column), wide = row.place, _columns(row.token)
         ax.add_patch(Rectangle((column, line + 0.06), wide - 0.1, 0.88, color=ground, lw=0))
         # parse_math off: a token may hold any number of dollar signs.
-        ax.text(column + wide / 2 - 0.05, line + 0.53, row.token, ha="center", va="center", fontsize=7.5, color=ink,
+        ax.text(column + wide / 2 - 0.05, line + 0.53, row.token, ha="center", va="center", fontsize=size, color=ink,
                 family=style.monospace(), parse_math=False)  # fmt: skip

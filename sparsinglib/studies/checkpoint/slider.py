@@ -55,7 +55,7 @@ class States:
     mixture_rise: dict[float, float]
 
 
-def check(suite: Suite, checkpoint: str, text: str, mode: str, steps: Sequence[float] = STEPS) -> None:
+def validate_parameters(suite: Suite, checkpoint: str, text: str, mode: str, steps: Sequence[float] = STEPS) -> None:
     """Raise ValueError for a checkpoint the suite has not, a text of white space, an unknown mode or a bad step."""
     names = [c.name for c in suite.checkpoints]
     if checkpoint and checkpoint not in names:
@@ -80,9 +80,9 @@ def states(suite: Suite, checkpoint: str = "", text: str = "", steps: Sequence[f
     """Measure one text at each CETT of ``steps``, with thresholds found on the mixture, not on the text itself.
 
     ``checkpoint`` "" takes the suite's first; ``text`` "" the shipped sample. At most 320 tokens of the text are read.
-    Raises ValueError as ``check`` does.
+    Raises ValueError as ``validate_parameters`` does.
     """
-    check(suite, checkpoint, text, "auto", steps)
+    validate_parameters(suite, checkpoint, text, "auto", steps)
     chosen = next(c for c in suite.checkpoints if checkpoint in ("", c.name))
     model, tokenizer = survey.loaded(chosen)
     length = min(suite.sequence_length, MOST_TOKENS)
@@ -156,7 +156,7 @@ def picture(found: States) -> style.Picture:
         f"{found.mixture_rise[cett]:+.1f} %"
         for title, cett in nearest.items()
     }
-    return figures.coloured_text(figures.token_table(at, found.tokenizer), titles, found.checkpoint)
+    return figures.coloured_text(figures.token_table(at, found.tokenizer), style.name(found.checkpoint), titles)
 
 
 def show(found: States, mode: str = "auto") -> "Widget | style.Picture":
