@@ -17,6 +17,7 @@ figures: $(READY)
 store: $(READY)
 	$(PYTHON) -m sparsinglib.reproduce --store $(NOTEBOOKS)
 	$(PYTHON) -m sparsinglib.paper.scoreboard
+	$(PYTHON) -m sparsinglib.reproduce.findings
 
 test: $(READY)
 	@echo "1 of 2: tests, and who may import whom"

@@ -10,6 +10,7 @@ import pytest
 
 from sparsinglib.files import NOTEBOOKS, ROOT
 from sparsinglib.reproduce import cli
+from sparsinglib.reproduce import findings
 from sparsinglib.studies.checkpoint import numbers
 
 FILES = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
@@ -32,6 +33,14 @@ def test_all_twelve_are_there_with_checks_and_something_to_try():
         assert titles >= {"## Checks", "## Your turn"}, path.stem
         last = max(i for i, c in enumerate(cells) if "## Your turn" in c.source)
         assert any(c.cell_type == "code" for c in cells[last:]), f"{path.stem}: nothing to run under Your turn"
+
+
+def test_each_opens_with_why_what_it_found_and_three_terms(notebook):
+    first = notebook.cells[0].source
+    assert "**Why.** " in first and first.partition("**Three terms.**")[2].count("\n- *") == 3
+    assert findings.LINE.search(first)
+    assert findings.with_findings(first) == first, "python -m sparsinglib.reproduce.findings writes it anew"
+    assert re.search(r": [^`]*\d", findings.LINE.search(first)[0]), "a number"
 
 
 def test_outputs_are_there_in_order_and_without_errors(notebook):

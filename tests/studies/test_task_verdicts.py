@@ -144,9 +144,9 @@ def test_of_the_printed_averages_those_known_to_be_off_are_found():
 )  # fmt: skip
 def test_bad_parameters_are_refused_before_anything_is_loaded(changed, named):
     good = {"p_values": [1.0], "examples": 10, "figure_3_examples": 5, "tokens": 8192}
-    downstream.check(**good)
+    downstream.validate_parameters(**good)
     with pytest.raises(ValueError, match=named):
-        downstream.check(**good | changed)
+        downstream.validate_parameters(**good | changed)
 
 
 def test_tables_say_what_was_scored(tmp_path):

@@ -387,7 +387,7 @@ def test_thresholds_of_another_model_are_refused(model, tokenizer, thresholds, t
 )
 def test_parameters_of_the_study(given, says):
     with pytest.raises(ValueError, match=says):
-        scores.check(given[0], 10, given[1], 8192)
+        scores.validate_parameters(given[0], 10, given[1], 8192)
 
 
 def test_a_task_named_twice_is_scored_once(model, tokenizer, tmp_path):

@@ -82,25 +82,6 @@ def memory_table(table: pd.DataFrame) -> pd.DataFrame:
     return speed.round(1).rename("GB/s").rename_axis("threads").reset_index()
 
 
-def shape_table(table: pd.DataFrame) -> pd.DataFrame:
-    """One FFN at each of the paper's shapes: all neurons active, and at the paper's limit activation ratios."""
-    rows = table[(table.part == "shapes") & (table.variant == "sparse")]
-    return pd.DataFrame(
-        {
-            "shape": rows.model,
-            "case": rows.case,
-            "weights": rows.dtype,
-            "threads": rows.threads,
-            "r (%)": (100 * rows.r).round(1),
-            "a (%)": (100 * rows.a).round(1),
-            "bound": rows.bound.round(2),
-            "over dense torch": _spread(rows),
-            "over own dense": rows.over_kernel.round(2),
-            "of memory speed (%)": (100 * rows.of_memory).round().astype(int),
-        }
-    )
-
-
 def _spread(rows: pd.DataFrame) -> list[str]:
     return [f"{r.speedup:.2f} ({r.speedup_low:.2f}–{r.speedup_high:.2f})" for r in rows.itertuples()]
 

@@ -53,7 +53,7 @@ class Study:
     compared: pd.DataFrame
 
 
-def check(p_values: Sequence[float], examples: int, figure_3_examples: int, tokens: int) -> None:
+def validate_parameters(p_values: Sequence[float], examples: int, figure_3_examples: int, tokens: int) -> None:
     """Raise ValueError for parameters that cannot work, before anything is loaded."""
     if not p_values or not all(0 < p < 100 for p in p_values):
         raise ValueError(f"p_values are rises of perplexity in percent, between 0 and 100; got {list(p_values)}.")

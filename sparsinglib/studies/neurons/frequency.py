@@ -37,7 +37,7 @@ class Use:
     halves: tuple[Measurement, ...] = ()
 
 
-def check(suite: Suite, tokens: int, ppl_increase_pct: float) -> None:
+def validate_parameters(suite: Suite, tokens: int, ppl_increase_pct: float) -> None:
     """Raise ValueError for sizes that make no sense, before anything is loaded; ``tokens`` 0 means the suite's."""
     if tokens and tokens < suite.sequence_length:
         raise ValueError(
@@ -53,7 +53,7 @@ def measure_use(suite: Suite, ppl_increase_pct: float = 1.0, tokens: int = 0, jo
     ``tokens`` of each corpus (0: the suite's). A text of two batches or more is measured in two halves, whose
     differences are the noise floor. Raises ValueError for bad sizes and what measuring raises.
     """
-    check(suite, tokens, ppl_increase_pct)
+    validate_parameters(suite, tokens, ppl_increase_pct)
     size = tokens or suite.tokens
     parts = 2 if size >= 2 * max(survey.BATCH_TOKENS, suite.sequence_length) else 1
     rule = survey.PPLIncrease(ppl_increase_pct)

@@ -49,7 +49,7 @@ PAIR_COLUMNS = (
 )
 
 
-def check(min_occurrences: int) -> None:
+def validate_parameters(min_occurrences: int) -> None:
     """Raise ValueError for a minimum that makes no sense, before anything is loaded."""
     if min_occurrences < 1:
         raise ValueError(f"min_occurrences is how often an entry must occur, at least 1; got {min_occurrences}.")
@@ -236,13 +236,3 @@ def extremes(uses: Sequence[Use], count: int, min_occurrences: int) -> pd.DataFr
             frames.append(part.assign(**found))
     order = ["checkpoint", "activation", "side", "token", "kind", "activation_ratio", "tokens", "mostly_in"]
     return pd.concat(frames).reset_index()[[*order, "token_id"]]
-
-
-def kinds_printed(table: pd.DataFrame) -> str:
-    """Activation ratio in percent by kind (rows) and corpus (columns), one block a model, as text."""
-    blocks = []
-    for name, part in table.groupby("checkpoint", sort=False):
-        wide = 100 * part.pivot(index="kind", columns="corpus", values="activation_ratio")
-        wide = wide.reindex([k for k in KINDS if k in wide.index])[list(dict.fromkeys(part.corpus))]
-        blocks.append(f"{name}: activation ratio (%)\n{wide.to_string(na_rep='–', float_format='{:.0f}'.format)}")
-    return "\n\n".join(blocks)

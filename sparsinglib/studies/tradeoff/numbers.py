@@ -230,41 +230,6 @@ def _ends(t: Tradeoff) -> tuple[float, float]:
     return t.one_percent.activation_interval or (np.nan, np.nan)
 
 
-def needed_table(needed: pd.DataFrame) -> pd.DataFrame:
-    """What ``needed`` found, printed: a column for each rise of perplexity."""
-
-    def cell(row: pd.Series) -> str:
-        if np.isnan(row.activation_ratio):
-            return "not reached"
-        return f"{100 * row.activation_ratio:.1f} ({100 * row.low:.1f} to {100 * row.high:.1f})"
-
-    printed = needed.assign(rise=[f"+{x:g} %" for x in needed["rise_pct"]], value=needed.apply(cell, axis=1))
-    columns = [f"+{x:g} %" for x in LEVELS]
-    table = printed.pivot(index=["checkpoint", "rule"], columns="rise", values="value")[columns]
-    order = dict.fromkeys(zip(needed["checkpoint"], needed["rule"], strict=True))
-    return table.loc[list(order)].reset_index().rename_axis(columns=None)
-
-
-def advantage_table(advantage: pd.DataFrame) -> pd.DataFrame:
-    """What ``advantage`` found, printed."""
-    a = advantage
-    return pd.DataFrame(
-        {
-            "checkpoint": a["checkpoint"],
-            "CETT against": a["rule"],
-            "from (% active)": [f"{100 * x:.1f}" for x in a["from_activation"]],
-            "mean excess (%)": [" to ".join(f"{100 * math.expm1(x):.1f}" for x in row) for row in _rows(a, "low high")],
-            "smallest (%)": [f"{x:.2f}" for x in a["least_pct"]],
-            "at (% active)": [f"{100 * x:.0f}" for x in a["least_at"]],
-            "in s.e.": [f"{x:.1f}" for x in a["least_z"]],
-        }
-    )
-
-
-def _rows(table: pd.DataFrame, names: str) -> list[tuple[float, ...]]:
-    return list(table[names.split()].itertuples(index=False, name=None))
-
-
 def kl_table(tradeoffs: Sequence[Tradeoff], points: pd.DataFrame) -> pd.DataFrame:
     """Perplexity ratio and exp(KL) at the CETT of the grid nearest to CETT-PPL-1 %, with standard errors; printed."""
     rows = []
