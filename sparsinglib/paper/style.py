@@ -68,6 +68,13 @@ def other(index: int) -> Look:
     return {"color": OTHERS[index % len(OTHERS)], "marker": MARKERS[index % len(MARKERS)]}
 
 
+def look_of(run: str, index: int = 0) -> Look:
+    """The look of a model by its name ("0.4m-relu"), or that of the ``index``-th of things without an order."""
+    scale, _, rest = run.partition("-")
+    activation = rest.partition("-")[0]
+    return look(scale.upper(), activation) if activation in ACTIVATIONS else other(index) | {"ls": "-"}
+
+
 def name(run: str) -> str:
     """A model's name as all figures spell it: "0.1m-relu-seed2" is "0.1M ReLU, seed 2"; another name stays as it is."""
     scale, _, rest = run.partition("-")

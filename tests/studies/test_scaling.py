@@ -6,7 +6,7 @@ import pytest
 
 from sparsinglib import laws, paper
 from sparsinglib.paper.claims import Verdict
-from sparsinglib.studies.scaling import claims, figures, forecasts, limits, scales, trends
+from sparsinglib.studies.scaling import claims, figures, forecast_figures, forecasts, limits, scales, trends
 
 PARAMS = pd.Series({"0.1M": 1e5, "0.2M": 2e5, "0.4M": 4e5, "0.8M": 8e5, "1.6M": 1.6e6})
 
@@ -412,7 +412,7 @@ def test_what_came_is_set_beside_what_was_foretold(trend):
     assert len(table) == 4 and table.measured.iloc[-1] == run.activation_ratio.iloc[-1]
     assert (table.inside == table.measured.between(table.low, table.high)).all()
     ahead = model.predict("mine", np.linspace(run.d.iloc[0], 3 * run.d.iloc[24], 20))
-    assert figures.own_run(model.points, ahead, 1e9, run.iloc[25:]).axes
+    assert forecast_figures.own_run(model.points, ahead, 1e9, run.iloc[25:]).axes
 
 
 # --- trends ----------------------------------------------------------------------------------------------------------

@@ -328,16 +328,14 @@ def test_on_other_corpora_the_spread_between_corpora_counts(away, verdict):
     assert verdicts(t, pd.DataFrame(rows, columns=columns))["C81"].verdict == verdict
 
 
-def test_tables_are_printed_in_percent():
+def test_what_is_needed_and_the_printed_tables():
     t = made({CETT: line(0.02), "Top-k": line(0.3)})
     t = Tradeoff(**{**t.__dict__, "found": found(0.2, 0.15, 0.25)})
-    table = numbers.needed_table(numbers.needed([t]))
-    assert table.columns.tolist() == ["checkpoint", "rule", "+1 %", "+5 %", "+10 %"]
-    assert table["rule"].tolist() == [CETT, "Top-k"]
-    assert table["+10 %"].tolist()[0] == "not reached"
-    assert table["+10 %"].tolist()[1].startswith(f"{50 * 1.1 ** (-1 / 0.3):.1f} (")
+    at_ten = numbers.needed([t]).query("rise_pct == 10").set_index("rule").activation_ratio
+    assert at_ten.index.tolist() == [CETT, "Top-k"]
+    assert np.isnan(at_ten[CETT]), "its curve ends before"
+    assert at_ten["Top-k"] == pytest.approx(0.5 * 1.1 ** (-1 / 0.3), rel=5e-3)
     assert numbers.summary([t])["active at 1 % (%)"].tolist() == ["20.0 (15.0 to 25.0)"]
-    assert numbers.advantage_table(numbers.advantage([t]))["CETT against"].tolist() == ["Top-k"]
     assert len(numbers.kl_table([t], numbers.kl_against_ppl([t]))) == 1
 
 

@@ -87,7 +87,7 @@ def layer_profile(table: pd.DataFrame) -> style.Picture:
         for ax, (column, label) in zip(panels, columns.items(), strict=True):
             ends = []
             for k, (name, rows) in enumerate(table.groupby("series", sort=False)):
-                look = model_look(str(name), k) | {"ls": "-"}
+                look = style.look_of(str(name), k) | {"ls": "-"}
                 ax.plot(rows["layer"], 100 * rows[column], **look, ms=4)
                 ends.append((100 * rows[column].iloc[-1], style.name(str(name)), look["color"]))
             ax.set(xlabel="layer", ylabel=label, ylim=(0, None))
@@ -98,17 +98,6 @@ def layer_profile(table: pd.DataFrame) -> style.Picture:
             low, high = 100 * rows.activation_ratio.min(), 100 * rows.activation_ratio.max()
             words.append(f"{low:.0f} to {high:.0f} % in {style.name(str(name))}")
         return fig.says(f"One CETT for all layers keeps a different share of neurons in each: {', '.join(words)}")
-
-
-def model_look(name: str, index: int = 0) -> style.Look:
-    """The look of a model of the study by its name, or that of the ``index``-th of things without an order."""
-    scale, _, rest = name.partition("-")
-    activation = rest.split("-")[0]
-    return (
-        style.look(scale.upper(), activation)
-        if activation in style.ACTIVATION_LABELS
-        else style.other(index) | {"ls": "-"}
-    )
 
 
 def layers_by_p(table: pd.DataFrame) -> style.Picture:

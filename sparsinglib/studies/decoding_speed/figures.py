@@ -90,7 +90,7 @@ def shapes(table: pd.DataFrame) -> style.Picture:
         keys += [Line2D([], [], color="k", lw=1, label="bound by weights read")]
         fig.legend(handles=keys, loc="outside lower center", ncols=5)
         means = {case: np.exp(np.log(part.over_kernel).mean()) for case, part in rows.groupby("case")}
-        words = ", ".join(f"{means[case]:.1f} times for {CASES[case].split(':')[0]}" for case in CASES if case in means)
+        words = "; ".join(f"{means[case]:.1f} times ({CASES[case].split(':')[0]})" for case in CASES if case in means)
         return fig.says(
             f"At the paper's limits sparsity alone makes an FFN faster by {words} (geometric means)",
             "Marks: over dense torch, quartiles over rounds. Random weights, imposed activity. Last place: geometric "

@@ -35,10 +35,10 @@ def figure_3(curves: pd.DataFrame) -> style.Picture:
         fig.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=4)
         judged = curves[(curves.family != DENSE) & curves.difference.notna()]
         lost = (judged.difference_high < 0).groupby(judged.family).agg(["sum", "size"]).reindex(list(RULES)).dropna()
-        words = ", ".join(f"{rule} {row['sum']:.0f} of {row['size']:.0f}" for rule, row in lost.iterrows())
+        words = ", ".join(f"{rule} in {row['sum']:.0f} of {row['size']:.0f} cases" for rule, row in lost.iterrows())
         first = curves.iloc[0]
         return fig.says(
-            f"Scores surely below the dense model's: {words}",
+            f"Scores fall surely below the dense model's: {words}",
             f"{style.EVIDENCE_LABELS.get(first.evidence, first.evidence)}; {first.n} examples of each task. Bars: 90 % "
             "interval of the change on the same examples. The values of the paper's points are not published.",
         )

@@ -249,9 +249,9 @@ def kinds(table: pd.DataFrame, order: Sequence[str]) -> style.Picture:
         words = []
         for name in names:
             mean = table[table.checkpoint == name].groupby("kind").activation_ratio.mean()
-            words.append(f"{style.name(name)} uses most neurons for {mean.idxmax()}, fewest for {mean.idxmin()}")
+            words.append(f"{style.name(name)} needs most for “{mean.idxmax()}”, fewest for “{mean.idxmin()}”")
         return fig.says(
-            f"By kind of token: {'; '.join(words)}",
+            f"Neurons by kind of token: {'; '.join(words)}",
             "Mean over tokens with its 90 % interval, the vocabulary entries of a kind drawn anew.",
         )
 

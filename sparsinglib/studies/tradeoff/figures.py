@@ -75,8 +75,7 @@ def active_by_p(needed: pd.DataFrame) -> style.Picture:
         ends, words = [], []
         for run in style.by_size(table.checkpoint):
             part = table[table.checkpoint == run].sort_values("rise_pct")
-            scale, _, activation = run.partition("-")
-            look = style.look(scale.upper(), activation) | {"lw": 1.2, "ms": 4}
+            look = style.look_of(run) | {"lw": 1.2, "ms": 4}
             bars = 100 * style.error_bars(part.low, part.activation_ratio, part.high)
             ax.errorbar(part.rise_pct, 100 * part.activation_ratio, np.nan_to_num(bars), capsize=2, **look)
             ends.append((100 * part.activation_ratio.iloc[-1], style.name(run), look["color"]))

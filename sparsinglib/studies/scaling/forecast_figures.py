@@ -1,0 +1,174 @@
+"""What laws say in advance, against what came (notebooks 02 and 05): tidy frames in, a Picture out.
+
+``evidence`` is a column of all tables; errors and ends are fractions.
+"""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter
+from scipy import stats
+
+from ...paper import style
+
+
+def _evidence(table: pd.DataFrame) -> list[str]:
+    return [kind for kind in style.EVIDENCE_LABELS if kind in set(table.evidence)]
+
+
+def hold_out(table: pd.DataFrame) -> style.Picture:
+    """Error on the last third of each run, laws down, one mark a run, and the mean with its 90 % interval over runs.
+
+    ``table`` (``forecasts.hold_outs``): law, mae_ahead (a fraction), evidence, run.
+    """
+    laws = table[table.evidence == _evidence(table)[0]].groupby("law").mae_ahead.mean().sort_values().index.tolist()
+    with style.context():
+        fig, panels = style.axes(1, len(_evidence(table)), height=2.9, sharey=True)
+        best: dict[str, str] = {}
+        sure: dict[str, bool] = {}
+        for ax, kind in zip(panels, _evidence(table), strict=True):
+            part = table[table.evidence == kind]
+            means = {}
+            for y, law in enumerate(laws):
+                rows = part[part.law == law]
+                for k, run in enumerate(style.by_size(rows.run)):
+                    look = style.look_of(run) | {"ls": ""}
+                    error = 100 * float(rows[rows.run == run].mae_ahead.iloc[0])
+                    ax.plot(error, y - 0.1 + 0.5 * (k / len(rows) - 0.5), **look, ms=4, mew=0, alpha=0.8)
+                low, means[law], high = _mean_interval(100 * rows.mae_ahead)
+                ax.plot([low, high], [y + 0.33, y + 0.33], color="k", lw=2)
+                ax.plot(means[law], y + 0.33, "kD", ms=4)
+            ax.set_yticks(range(len(laws)), laws)
+            ax.set(xscale="log", ylim=(len(laws) - 0.4, -0.6), title=style.EVIDENCE_LABELS[kind])
+            ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            ax.xaxis.set_major_formatter("{x:g}")
+            ax.xaxis.set_minor_formatter(NullFormatter())
+            ax.set_xlabel("mean absolute error (points of activation ratio)")
+            best[kind] = min(means, key=lambda law: means[law])
+            wide = part.pivot(index="run", columns="law", values="mae_ahead")
+            behind = wide.drop(columns=best[kind]).sub(wide[best[kind]], axis=0)
+            sure[kind] = all(_mean_interval(behind[law])[0] > 0 for law in behind)
+        words = [
+            f"{law} errs least on the {kind}'s runs{'' if sure[kind] else ', not surely'}" for kind, law in best.items()
+        ]
+        return fig.says(
+            f"Predicting the last third of a run from the first two: {'; '.join(words)}",
+            "One mark a run: blue circles ReLU, orange squares SiLU, darker is larger. Black: mean over runs with its "
+            "90 % interval (bootstrap over runs). Surely: paired by run, ahead of every other law at 95 %.",
+        )
+
+
+def _mean_interval(values: pd.Series) -> tuple[float, float, float]:
+    """Mean and its 90 % interval when runs are drawn anew."""
+    y = values.to_numpy(float)
+    means = y[np.random.default_rng(0).integers(len(y), size=(2000, len(y)))].mean(1)
+    return float(np.quantile(means, 0.05)), float(y.mean()), float(np.quantile(means, 0.95))
+
+
+def forecast(table: pd.DataFrame) -> style.Picture:
+    """Error of the predicted end of each run with its 90 % interval: evidence down, share of the run seen across.
+
+    ``table`` (``forecasts.forecasts``): run, evidence, share, predicted, low, high, measured, error, inside, flags.
+    """
+    shares, kinds = sorted(table.share.unique()), _evidence(table)
+    rows = [table[table.evidence == kind].run.nunique() for kind in kinds]
+    with style.context():
+        height = 0.19 * sum(rows) / len(rows) + 0.45
+        fig, panels = style.axes(len(kinds), len(shares), height=height, height_ratios=[n + 2 for n in rows])
+        for i, ax in enumerate(panels):
+            kind, share = kinds[i // len(shares)], shares[i % len(shares)]
+            part = table[(table.evidence == kind) & (table.share == share)].set_index("run")
+            _forecast_rows(ax, part.loc[style.by_size(part.index)], bool(i % len(shares)))
+            ax.set_title(f"{kind}, {100 * share:.0f} % of the tokens seen: {part.inside.sum()} of {len(part)} inside")
+        for ax in panels[-len(shares) :]:
+            ax.set_xlabel("predicted less measured end (points)")
+        return fig.says(
+            f"The 90 % interval holds the end of the run in {table.inside.sum()} of {len(table)} forecasts",
+            "Filled: the part seen fixes the limit. Red: the end lies outside. Arrow: the interval goes on.",
+        )
+
+
+def _forecast_rows(ax: Axes, part: pd.DataFrame, bare: bool) -> None:
+    """Intervals about the measured end; an arrow where one runs out of the panel."""
+    ends = 100 * part[["low", "high"]].sub(part.measured, axis=0)
+    middle = 100 * part.error
+    # Wide enough for every prediction and for most intervals: a few long ones would squeeze all the others.
+    reach = 1.15 * max(middle.abs().max(), ends.abs().stack().quantile(0.8))
+    for i, (run, row) in enumerate(part.iterrows()):
+        low, high = ends.iloc[i]
+        look = style.look_of(str(run)) | {"ls": ""}
+        ink = look["color"] if row.inside else style.ALARM
+        ax.plot([max(low, -reach), min(high, reach)], [i, i], color=ink, lw=2, alpha=0.7)
+        for off, at, marker in ((low < -reach, -reach, "<"), (high > reach, reach, ">")):
+            if off:
+                ax.plot(at, i, marker=marker, color=ink, ms=5, clip_on=False)
+        ax.plot(middle.iloc[i], i, **look | {"color": ink}, ms=4.5, mfc="white" if row.flags else ink)
+    ax.set_yticks(range(len(part)), ["" if bare else style.name(str(run)) for run in part.index])
+    ax.set(xlim=(-reach, reach), ylim=(len(part) - 0.5, -0.5))
+    ax.axvline(0, color="0.4", lw=0.8)
+
+
+def calibration(table: pd.DataFrame) -> style.Picture:
+    """How often 90 % intervals of forecasts held the end of the run, with the 90 % interval of that share (Beta).
+
+    ``table`` (``forecasts.forecasts``): evidence, share, inside.
+    """
+    groups = list(table.groupby(["evidence", "share"], sort=False))
+    with style.context():
+        fig, (ax,) = style.axes(1, 1, height=0.55 * len(groups) + 0.7)
+        shares, look = [], style.other(0) | {"ls": "", "ms": 6}
+        for y, (_, part) in enumerate(groups):
+            hits, n = int(part.inside.sum()), len(part)
+            low, high = (100 * end for end in stats.binomtest(hits, n).proportion_ci(0.9))
+            ax.plot([low, high], [y, y], color=look["color"], lw=1.5)
+            ax.plot(100 * hits / n, y, **look)
+            ax.text(high + 1, y, f"{hits} of {n}", va="center", fontsize=7.5, color=look["color"])
+            shares.append(100 * hits / n)
+        ax.axvline(90, color="0.4", lw=0.8, ls="--")
+        ax.set_yticks(range(len(groups)), [f"{kind}, {100 * share:.0f} % seen" for (kind, share), _ in groups])
+        ax.set(xlim=(0, 112), ylim=(len(groups) - 0.5, -0.5), xlabel="intervals that held the end of the run (%)")
+        return fig.says(
+            f"90 % intervals of forecasts hold {min(shares):.0f} to {max(shares):.0f} % of the ends of runs",
+            "Bars: 90 % interval of the share (Clopper and Pearson); dashed: what 90 % intervals should reach.",
+        )
+
+
+def token_unit(unit: float) -> str:
+    """What a token unit is called on an axis: "billion tokens" for 1e9."""
+    return {1e9: "billion tokens", 1e6: "million tokens", 1: "tokens"}.get(unit, f"times {unit:g} tokens")
+
+
+def own_run(points: pd.DataFrame, ahead: pd.DataFrame, unit: float, later: pd.DataFrame | None = None) -> style.Picture:
+    """One run's points, its law, and what the law says comes next, with the 90 % interval of one checkpoint.
+
+    ``points``: d (in ``unit`` tokens, such as 1e9), activation_ratio, used; ``ahead``: tokens (in ``unit``),
+    activation_ratio, low, high, from the first point used to as far as is asked; ``later``: points measured after those
+    of ``points``, if any.
+    """
+    with style.context():
+        fig, (ax,) = style.axes(1, 1, height=3.2)
+        ink, used, now = style.ACTIVATION_COLOURS["relu"], points.used >= 0.5, points.d.max()
+        ax.fill_between(
+            ahead.tokens, 100 * ahead.low, 100 * ahead.high, color=ink, alpha=0.2, lw=0, label="90 % interval"
+        )
+        ax.plot(ahead.tokens, 100 * ahead.activation_ratio, color=style.FIT, lw=1.2, label="law")
+        rows = {"left out as warm-up": (points[~used], "0.75", "0.75"), "points used": (points[used], ink, ink)}
+        words = ""
+        if later is not None and len(later):
+            after = later[later.d <= ahead.tokens.max()]
+            rows["came later"] = (after, ink, "white")
+            low, high = (np.interp(after.d, ahead.tokens, ahead[end]) for end in ("low", "high"))
+            count = int(((low <= after.activation_ratio) & (after.activation_ratio <= high)).sum())
+            words = f"; {count} of the {len(after)} points that came later lie within the interval"
+        for label, (part, edge, face) in rows.items():
+            if len(part):
+                ax.plot(part.d, 100 * part.activation_ratio, "o", ms=3.5, color=edge, mfc=face, label=label)
+        ax.axvline(now, color="0.5", lw=0.8, ls=":")
+        ax.set(xlabel=token_unit(unit), ylabel="activation ratio (%)", xlim=(0, None))
+        ax.legend(ncols=2)
+        end = ahead.iloc[-1]
+        return fig.says(
+            f"At {end.tokens:.0f} {token_unit(unit)} this run will be {100 * end.low:.1f} to "
+            f"{100 * end.high:.1f} % active{words}",
+            "The law is fitted to the points left of the dotted line.",
+        )

@@ -1,0 +1,221 @@
+"""Over size (Figures 7, 8, 13 and 14): tidy frames in, a Picture out.
+
+``params`` maps a scale to its parameter count. ``limits``: evidence, run, scale, activation, seed, a0, low, high (90 %;
+fractions), identified (the points fix the limit).
+"""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from ...paper import published as paper
+from ...paper import style
+
+KINDS = ("paper", "ladder")
+APART = 1.05  # a seed's mark right of the last one's, so that none hides another
+
+
+def _params_axis(ax: Axes, params: pd.Series, scales: pd.Series) -> None:
+    """Parameters on a logarithmic axis whose ticks are the scales by name."""
+    known = sorted(set(scales), key=lambda scale: float(params[scale]))
+    ax.set_xscale("log")
+    ax.set_xticks([float(params[scale]) for scale in known], known)
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.tick_params(axis="x", which="minor", length=0)
+    ax.set_xlabel("size (parameters without embedding)")
+
+
+def _at(part: pd.DataFrame, params: pd.Series) -> np.ndarray:
+    """Where each run's mark stands: its parameters, seeds side by side."""
+    return params.loc[part.scale].to_numpy(float) * APART ** (part.seed.to_numpy(float) - 1)
+
+
+def figure_7(limits: pd.DataFrame, reached: pd.DataFrame, params: pd.Series) -> style.Picture:
+    """Limit against parameters, from zero; for the ladder the ratio at the end, and limits where they are fixed.
+
+    ``reached`` is ``scales.reached`` (the mean of the last checkpoints of each run), ``params`` maps scale to a count.
+    """
+    printed = paper.table(2).assign(seed=1)
+    with style.context():
+        fig, (left, right) = style.axes(1, 2, height=3.4)
+        top = 100 * max(printed.a0.max(), limits[limits.identified.astype(bool)].high.max(), reached.reached.max())
+        for ax, evidence in ((left, "paper"), (right, "ladder")):
+            mine = limits[limits.evidence == evidence]
+            ax.set_title(
+                f"{style.EVIDENCE_LABELS[evidence]}: " + ("limit" if evidence == "paper" else "end of training")
+            )
+            if mine.empty:
+                style.empty(ax, f"{evidence}: no run measured yet")
+                continue
+            for activation, part in mine[mine.identified.astype(bool)].groupby("activation"):
+                _intervals(ax, part, params, style.colour("", str(activation)), str(activation))
+            if evidence == "paper":
+                for _, part in printed.groupby("activation"):
+                    ax.plot(_at(part, params) / APART**1.5, 100 * part.a0, "kD", ms=3.5, ls="")
+                opened = mine[~mine.identified.astype(bool)]
+                at = np.full(len(opened), 0.012)
+                ax.plot(_at(opened, params), at, "|", color=style.GREY, ms=8, transform=ax.get_xaxis_transform())
+                ends = printed.rename(columns={"a0": "value"})
+            else:
+                ends = reached[reached.evidence == evidence].rename(columns={"reached": "value"})
+                for activation, part in ends.groupby("activation"):
+                    look = style.look("", str(activation)) | {"ls": ""}
+                    ax.plot(_at(part, params), 100 * part.value, **look, mfc="white", ms=4)
+                    mean = part.groupby("scale").value.mean()
+                    x = params.loc[mean.index].sort_values()
+                    ax.plot(x, 100 * mean.loc[x.index], color=look["color"], lw=1, alpha=0.6)
+            _params_axis(ax, params, mine.scale)
+            ax.set(ylim=(0, 1.08 * top), ylabel="activation ratio (%)")
+            last = ends.sort_values("scale").groupby("activation").value.last()
+            style.label_ends(ax, [(100 * v, style.ACTIVATION_LABELS[a], style.colour("", a)) for a, v in last.items()])
+        spans = {a: 100 * np.ptp(part.a0) for a, part in printed.groupby("activation")}
+        gap = 100 * (printed[printed.activation == "silu"].a0.min() - printed[printed.activation == "relu"].a0.max())
+        return fig.says(
+            f"Size moves the limit little (printed: {spans['relu']:.1f} points in ReLU, {spans['silu']:.1f} in SiLU); "
+            f"the activation function moves it by {gap:.0f} or more",
+            "Bars: limits from the points, 90 %; black diamonds: Table 2; grey ticks: runs whose points do not fix a "
+            "limit. Ladder: hollow marks are the mean of a run's last five checkpoints, one for each seed, joined at "
+            "their mean; bars its limits where they are fixed.",
+        )
+
+
+def _intervals(ax: Axes, part: pd.DataFrame, params: pd.Series, ink: str, activation: str) -> None:
+    x = _at(part, params) * APART**0.5
+    bars = 100 * style.error_bars(part.low, part.a0, part.high)
+    ax.errorbar(x, 100 * part.a0, bars, ls="", color=ink, marker=style.ACTIVATION_MARKERS[activation], ms=4, capsize=2)
+
+
+def figure_8(derivative: pd.DataFrame) -> style.Picture:
+    """Size of dA/dD against tokens per parameter, both logarithmic, where the run has points; ReLU and SiLU apart.
+
+    ``derivative`` (``scales.derivatives``): evidence, run, scale, activation, tokens_per_param, derivative, low, high
+    (90 %), inside (the run has points there), identified. Runs whose limit is open are pale and have no band.
+    """
+    with style.context():
+        fig, panels = style.axes(2, 2, height=2.7)
+        for i, ax in enumerate(panels):
+            evidence, activation = KINDS[i // 2], style.ACTIVATIONS[i % 2]
+            part = derivative[
+                (derivative.evidence == evidence) & (derivative.activation == activation) & derivative.inside
+            ]
+            ax.set_title(f"{style.ACTIVATION_LABELS[activation]} ({style.EVIDENCE_LABELS[evidence]})")
+            if part.empty:
+                style.empty(ax, f"{evidence}: no {style.ACTIVATION_LABELS[activation]} run measured yet")
+                continue
+            ends = [_slope(ax, line) for _, line in part.groupby("run", sort=True)]
+            unit = "billion" if evidence == "paper" else "million"
+            ax.set(xscale="log", yscale="log", ylabel=f"|dA/dD| (points\nper {unit} tokens)")
+            ax.set_xlabel("tokens per parameter")
+            size = 100 * part.derivative.abs()
+            ax.set_ylim(0.5 * size[size > 0].quantile(0.02), 2 * size.max())
+            ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            ax.xaxis.set_major_formatter("{x:g}")
+            ax.xaxis.set_minor_formatter(NullFormatter())
+            style.label_ends(ax, [end for end in ends if end is not None], gap=0.08)
+        return fig.says(
+            _smaller_first(derivative),
+            "Size of the law's slope where a run has points; bands are 90 % intervals by the model of "
+            "all runs. Pale, without a band: the run's limit is open. Since D = tokens per parameter × parameters, "
+            "part of this order is arithmetic.",
+        )
+
+
+def _slope(ax: Axes, line: pd.DataFrame) -> tuple[float, str, str] | None:
+    scale, activation, run = line.scale.iloc[0], line.activation.iloc[0], line.run.iloc[0]
+    ink, pale = style.colour(scale, activation), not line.identified.iloc[0]
+    x, size = line.tokens_per_param, 100 * line.derivative.abs()
+    ax.plot(x, size, color=ink, lw=1.3, alpha=0.35 if pale else 1)
+    if not pale:
+        ends = 100 * line[["low", "high"]].abs()
+        crosses = np.sign(line.low) != np.sign(line.high)  # the slope may be zero: the band goes down to the edge
+        ax.fill_between(x, ends.min(axis=1).where(~crosses, 1e-9), ends.max(axis=1), color=ink, alpha=0.15, lw=0)
+    return None if "seed" in run else (float(size.iloc[-1]), scale, ink)
+
+
+def _smaller_first(derivative: pd.DataFrame) -> str:
+    """How often the smaller of two neighbouring sizes has the larger slope, where both have points."""
+    words = []
+    for evidence, rows in derivative[derivative.inside].groupby("evidence", sort=False):
+        counts = []
+        for _, part in rows.groupby("activation"):
+            size = part.assign(size=part.derivative.abs()).groupby(["tokens_per_param", "scale"])["size"].mean()
+            counts.append((size.unstack().diff(axis=1).iloc[:, 1:].stack() < 0).to_numpy())
+        words.append(f"{100 * np.concatenate(counts).mean():.0f} % of the {evidence}'s")
+    return f"Smaller models change faster for each token in {' and '.join(words)} comparisons of neighbouring sizes"
+
+
+def figure_13(loss: pd.DataFrame) -> style.Picture:
+    """Smoothed training loss along the ladder's runs, and ReLU's less SiLU's, size by size.
+
+    ``loss`` (``trends.loss``): scale, activation, seed, d (1e6 tokens), loss_smoothed (nats per token).
+    """
+    with style.context():
+        fig, (left, right) = style.axes(1, 2, height=3.2)
+        if loss.empty:
+            for ax in (left, right):
+                style.empty(ax, "ladder: no run trained yet")
+            return fig.says("Training loss: not measured yet")
+        ends, gaps = [], []
+        for scale, part in loss[(loss.seed == 1) & (loss.d > 1)].groupby("scale", sort=True):
+            wide = part.pivot(index="d", columns="activation", values="loss_smoothed")
+            for activation, line in wide.items():
+                left.plot(line, **style.look(str(scale), str(activation)) | {"marker": None}, lw=1.2)
+            ink = style.colour(str(scale))
+            ends.append((float(wide.min(axis=1).iloc[-1]), str(scale), ink))
+            if len(wide.columns) == 2:
+                gap = (wide.relu - wide.silu).dropna()
+                right.plot(gap, color=ink, lw=1)
+                gaps.append((float(gap.iloc[-(len(gap) // 20) - 1 :].mean()), str(scale), ink))
+        seeds = loss.sort_values("d").groupby(["scale", "activation", "seed"]).loss_smoothed.last()
+        spread = seeds.groupby(["scale", "activation"]).agg(np.ptp).max()
+        last = [end for end, _, _ in ends]
+        left.set(ylim=(min(last) - 0.15, max(last) + 1.2), title="solid: ReLU, dashed: SiLU")
+        left.set(ylabel="smoothed training loss (nats per token)")
+        right.axhspan(-spread, spread, color="0.9", zorder=0)
+        right.axhline(0, color="0.3", lw=0.8)
+        right.set(ylabel="ReLU less SiLU (nats per token)", title="difference; grey: range of seeds at the end")
+        for ax, names in ((left, ends), (right, gaps)):
+            ax.set(xscale="log", xlim=(1, None), xlabel=style.TOKEN_LABELS[1e6])
+            style.label_ends(ax, names)
+        widest = max((abs(gap) for gap, _, _ in gaps), default=np.nan)
+        return fig.says(
+            f"ReLU and SiLU of one size end within {widest:.2f} nats per token; seeds differ by up to {spread:.2f}",
+            "Ladder (the paper prints no losses). Darker: larger. One seed a size; the last twentieth of a run counts.",
+        )
+
+
+def figure_14(losses: pd.DataFrame, params: pd.Series) -> style.Picture:
+    """Training loss reached against parameters, every seed; limits only where the points fix them.
+
+    ``losses`` (``scales.loss_limits``): run, scale, activation, seed, limit, low, high, final, common (nats per token
+    at the tokens of the shortest run), fixed.
+    """
+    with style.context():
+        fig, (ax,) = style.axes(1, 1, height=3.2)
+        if losses.empty:
+            style.empty(ax, "ladder: no training loss yet")
+            return fig.says("Training loss against size: not measured yet")
+        ends = []
+        for activation, part in losses.groupby("activation", sort=True):
+            look = style.look("", str(activation))
+            ax.plot(_at(part, params), part.final, **look | {"ls": ""}, ms=5, mfc="white")
+            mean = part.groupby("scale").final.mean()
+            x = params.loc[mean.index].sort_values()
+            ax.plot(x, mean.loc[x.index], color=look["color"], ls=look["ls"], lw=1.2)
+            ends.append((float(mean.loc[x.index].iloc[-1]), style.ACTIVATION_LABELS[str(activation)], look["color"]))
+            fixed = part[part.fixed.astype(bool)]
+            bars = style.error_bars(fixed.low, fixed.limit, fixed.high)
+            ax.errorbar(_at(fixed, params), fixed.limit, bars, **look | {"ls": ""}, ms=4, capsize=3)
+        _params_axis(ax, params, losses.scale)
+        ax.set_ylabel("training loss (nats per token)")
+        style.label_ends(ax, ends)
+        means = losses.groupby(["activation", "scale"]).final.mean()
+        falls = all(means[a].loc[sorted(means[a].index)].is_monotonic_decreasing for a in losses.activation.unique())
+        count = int(losses.fixed.sum())
+        return fig.says(
+            f"The loss reached {'falls' if falls else 'does not fall'} with every step in size; "
+            f"a limit of the loss is fixed in {count} of {len(losses)} runs",
+            "Ladder (the paper prints no values). Hollow: mean over the last twentieth of each run, one mark a seed, "
+            "joined at the seeds' mean. Filled, with 90 % bars: limits, where the points fix them.",
+        )
