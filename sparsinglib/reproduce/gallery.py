@@ -28,6 +28,7 @@ from ..core.search import thresholds_for_cett
 from ..files import DATA, FIGURES, NOTEBOOKS, write_atomically
 from ..paper import scoreboard, style
 from ..paper.claims import Verdict
+from ..studies.scaling import limits
 from ..suites import read as read_suite
 from ..suites import survey
 from ..suites.suite import Checkpoint
@@ -72,6 +73,7 @@ def write(out: Path, figures: Path = FIGURES, notebooks: Path = NOTEBOOKS) -> Pa
     played = read_states()
     if played is not None:
         style.save_table(played, "exhibit", shown)
+    runs = _runs_and_fits(shown)
     page = _render(
         title=TITLE,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -80,12 +82,34 @@ def write(out: Path, figures: Path = FIGURES, notebooks: Path = NOTEBOOKS) -> Pa
         start=INCREASES.index(START),
         tokens=f"{TOKENS:,}",
         font="" if played is None else font_for("".join(played.piece.unique())),
+        runs=runs,
+        most=max((len(run["fits"]) for part in runs.values() for run in part), default=1) - 1,
         groups=list(_groups(shown, shown_notebooks)),
         notebooks=shown_notebooks,
         **_claims(shown),
     )
     write_atomically(folder / "index.html", page)
     return folder / "index.html"
+
+
+def _runs_and_fits(figures: Path) -> dict[str, list[dict[str, Any]]]:
+    """The published runs' points with their least-squares fits by the number of dropped points, by activation.
+
+    What the page's script draws Figure 4 from; nothing if the tables are not there.
+    """
+    files = [figures / f"{name}.csv" for name in ("figure_04", "fits_by_drop")]
+    runs: dict[str, list[dict[str, Any]]] = {}
+    if not all(file.is_file() for file in files):
+        return runs
+    points, fits = map(pd.read_csv, files)
+    known = limits.printed().a0
+    for run, part in fits.groupby("run", sort=False):
+        mine = points[points.run == run].sort_values("d")
+        row = {"name": style.name(run), "colour": style.look_of(run)["color"], "printed": known[run]}
+        row |= {"points": mine[["d", "activation_ratio"]].to_numpy().tolist()}
+        row |= {"fits": [r.dropna().to_dict() for _, r in part[["alpha", "b", "c", "a0"]].iterrows()]}
+        runs.setdefault(style.ACTIVATION_LABELS[part.activation.iloc[0]], []).append(row)
+    return runs
 
 
 def _render(**values: Any) -> str:
@@ -117,7 +141,9 @@ def _convert(notebook: Path, folder: Path) -> str:
 
 def _groups(figures: Path, notebooks: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """Pictures and tables under the notebook that wrote them; what no run recorded here wrote comes last."""
-    names = sorted(path.stem for path in figures.glob("*.csv") if path.stem not in ("claims", "exhibit"))
+    names = sorted(
+        path.stem for path in figures.glob("*.csv") if path.stem not in ("claims", "exhibit", "fits_by_drop")
+    )
     ran = {name: n["run"] for name, n in notebooks.items() if n["run"]}
     owner = {Path(output).stem: name for name, run in ran.items() for output in run.outputs}
     for notebook, run in ran.items():

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import re
 from html.parser import HTMLParser
 from urllib.parse import unquote, urlsplit
@@ -12,10 +13,11 @@ import pandas as pd
 import pytest
 from fontTools.ttLib import TTFont
 
-from sparsinglib import paper, suites
+from sparsinglib import laws, paper, suites
 from sparsinglib.paper import scoreboard, style
 from sparsinglib.reproduce import gallery
 from sparsinglib.reproduce.runner import Record
+from sparsinglib.studies.scaling import limits, trends
 
 
 class Page(HTMLParser):
@@ -73,6 +75,11 @@ def states():
     return pd.DataFrame(rows, columns=[*columns, "position", "piece", "share"])
 
 
+def published():
+    points = trends.activation("paper")
+    return points[points.run.isin(["0.1b-relu", "1.2b-silu"])]
+
+
 def cells():
     image = nbformat.v4.new_output("display_data", {"image/png": base64.b64encode(b"picture").decode()})
     table = nbformat.v4.new_output(
@@ -88,7 +95,8 @@ def made(tmp_path_factory):
     shipped, notebooks, out = base / "shipped", base / "stored", base / "out"
     figure, (ax,) = style.axes(1, 1)
     ax.plot([0, 1])
-    style.save(figure, "figure_04", pd.DataFrame({"x": [0.0, 1.0]}), out / "figures")
+    style.save(figure, "figure_04", published(), out / "figures")
+    style.save_table(limits.fits_by_drop(published()), "fits_by_drop", out / "figures")
     style.save(figure, "unknown_name", pd.DataFrame({"x": [0.0]}), shipped)
     style.save_table(pd.DataFrame({"run": ["<b>"], "a0": [0.0614123]}), "table_02", out / "figures")
     rows = [paper.judge("C01", "paper", "<script>alert(1)</script>")]
@@ -175,6 +183,25 @@ def test_claims_can_be_filtered_by_what_each_row_carries(made):
     assert all(verdict in choices["verdict"] for found in carried.values() for verdict, _, _ in found)
     script = re.search(r"<script>(.*)</script>", html, re.DOTALL)[1]
     assert set(re.findall(r'ById\("(\w+)"\)', script)) <= Page(made).ids
+
+
+def test_the_laws_on_the_page_are_the_fits_of_the_published_points(made):
+    html = made.read_text(encoding="utf-8")
+    runs = json.loads(re.search(r'id="runs">(.*?)</script>', html, re.DOTALL)[1])
+    assert {kind: [run["name"] for run in mine] for kind, mine in runs.items()} == {
+        "ReLU": ["0.1B ReLU"],
+        "SiLU": ["1.2B SiLU"],
+    }
+    for run, name in ((runs["ReLU"][0], "0.1b-relu"), (runs["SiLU"][0], "1.2b-silu")):
+        points = published().query("run == @name").sort_values("d")
+        np.testing.assert_allclose(run["points"], points[["d", "activation_ratio"]], rtol=1e-3)
+        assert run["printed"] == limits.printed().a0[name]
+        assert len(run["fits"]) == len(points) // 3 + 1
+        for drop in (0, 3):
+            fit = laws.fit(name[-4:], points.d, points.activation_ratio, drop=drop)
+            assert run["fits"][drop] == pytest.approx({k: fit[k] for k in laws.COEFFICIENTS[fit.kind]}, rel=1e-2)
+    most = max(len(run["fits"]) for mine in runs.values() for run in mine) - 1
+    assert f'id="drop" min="0" max="{most}" value="0"' in html
 
 
 def luminance(colour):

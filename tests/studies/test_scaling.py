@@ -23,7 +23,7 @@ def fitted(trend):
 
 @pytest.fixture(scope="module")
 def table_2(trend):
-    return limits.table_2(trend)
+    return limits.table_2(limits.fits_by_drop(trend))
 
 
 def verdict(rows, claim, evidence="ladder"):

@@ -78,25 +78,38 @@ def simulated() -> pd.DataFrame:
     return pd.read_csv(DATA / "laws" / "coverage.csv")
 
 
-def table_2(trend: pd.DataFrame) -> pd.DataFrame:
-    """Does a printed row of Table 2 come back by least squares at some number of dropped points? Arithmetic only.
+def fits_by_drop(trend: pd.DataFrame) -> pd.DataFrame:
+    """Least-squares fits of the published runs with none to a third of their first points dropped.
 
-    For each run the drop, of none to a third of the points, whose worst coefficient is nearest to the printed one
-    (``b`` counts by its absolute difference: it is an exponent, and printed near zero in one row). Columns: run, drop,
-    points, coefficient, printed, refit, difference_pct, back (within 1 %).
+    Columns: run, activation, drop, points, and the coefficients alpha, b (ReLU's alone), c, a0.
     """
     rows = []
     for run, row in printed().iterrows():
         part = trend[trend.run == run]
-        if part.empty:
-            continue
-        fits = [nearest(row.activation, part.d, part.activation_ratio, k) for k in range(len(part) // 3 + 1)]
-        known = laws.COEFFICIENTS[row.activation]
-        away = [max(abs(f[k] - row[k]) if k == "b" else abs(f[k] / row[k] - 1) for k in known) for f in fits]
-        near = fits[int(np.argmin(away))]
+        for drop in range(len(part) // 3 + 1 if len(part) else 0):
+            fit = nearest(row.activation, part.d, part.activation_ratio, drop)
+            known = {name: fit[name] for name in laws.COEFFICIENTS[row.activation]}
+            rows.append({"run": run, "activation": row.activation, "drop": drop, "points": len(fit.tokens)} | known)
+    return pd.DataFrame(rows, columns=["run", "activation", "drop", "points", *laws.COEFFICIENTS["relu"]])
+
+
+def table_2(fits: pd.DataFrame) -> pd.DataFrame:
+    """Does a printed row of Table 2 come back by least squares at some number of dropped points? Arithmetic only.
+
+    For each run of ``fits_by_drop`` the drop whose worst coefficient is nearest to the printed one (``b`` counts by its
+    absolute difference: it is an exponent, and printed near zero in one row). Columns: run, drop, points, coefficient,
+    printed, refit, difference_pct, back (within 1 %).
+    """
+    rows = []
+    for run, part in fits.groupby("run", sort=False):
+        row, known = printed().loc[run], list(laws.COEFFICIENTS[part.activation.iloc[0]])
+        away = part[known] / row[known].astype(float) - 1
+        if "b" in known:
+            away["b"] = part.b - row.b
+        near = part.loc[away.abs().max(axis=1).idxmin()]
         for k in known:
             apart = near[k] / row[k] - 1
-            rows.append((run, near.drop, len(near.tokens), k, row[k], near[k], 100 * apart, abs(apart) <= TOLERANCE))
+            rows.append((run, near["drop"], near.points, k, row[k], near[k], 100 * apart, abs(apart) <= TOLERANCE))
     names = ["run", "drop", "points", "coefficient", "printed", "refit", "difference_pct", "back"]
     return pd.DataFrame(rows, columns=names)
 
