@@ -31,20 +31,25 @@ def figure_2(tradeoffs: Sequence[Tradeoff], needed: pd.DataFrame) -> style.Pictu
     left to the data.
     """
     with style.context():
-        wide = {} if len(tradeoffs) > 1 else {"width": 4.5}
-        fig, panels = style.axes(2, len(tradeoffs), height=2.4, sharey=True, **wide)
+        # One model has its two panels side by side, several have them one above the other.
+        one = len(tradeoffs) == 1
+        fig, panels = style.axes(*((1, 2) if one else (2, len(tradeoffs))), height=2.9 if one else 2.4, sharey=True)
         for column, t in enumerate(tradeoffs):
-            for row, rules in enumerate((PAPER, OTHERS)):
+            for row, (rules, kind) in enumerate(
+                ((PAPER, "the paper's rules"), (OTHERS, "CETT and other tools' rules"))
+            ):
                 ax = panels[row * len(tradeoffs) + column]
                 _rule_curves(ax, t, rules)
-                kind = "the paper's rules" if not row else "CETT and other tools' rules"
-                ax.set(ylabel="" if column else f"rise of perplexity (%)\n{kind}")
-                ax.set(xlabel="activation ratio (%)" if row else "", title="" if row else _name(t.checkpoint))
+                ax.set(
+                    ylabel="" if column or (one and row) else "rise of perplexity (%)" + ("" if one else f"\n{kind}")
+                )
+                ax.set(xlabel="activation ratio (%)" if row or one else "")
+                ax.set_title(f"{_name(t.checkpoint)}: {kind}" if one else "" if row else _name(t.checkpoint))
         panels[0].set_ylim(-4, 100 * (HIGHEST - 1))
         handles: dict[str, Artist] = {}
         for ax in panels:
             handles |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
-        fig.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4 if len(tradeoffs) > 1 else 3)
+        fig.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
         return fig.says(
             _fewest(needed),
             "Bars: standard errors of the perplexity ratio. Ring: the thresholds that the search finds for +1 %.",
@@ -56,6 +61,9 @@ def _fewest(needed: pd.DataFrame, rise: float = 10) -> str:
     wide = needed[needed.rise_pct == rise].pivot(index="checkpoint", columns="rule", values="activation_ratio")
     best = wide[[rule for rule in PAPER if rule in wide]].idxmin(axis=1) == CETT
     ahead, first = (wide.idxmin(axis=1) != CETT) & best, 100 * wide.iloc[0]
+    if len(wide) == 1:
+        words = ", ".join(f"{rule} {share:.0f} %" for rule, share in first.sort_values().items())
+        return f"At +{rise:g} % perplexity {style.name(wide.index[0])} needs of its neurons, by rule: {words}"
     return (
         f"At +{rise:g} % perplexity CETT needs the fewest neurons of the paper's rules in {best.sum()} of {len(wide)} "
         f"models ({style.name(wide.index[0])}: {first[CETT]:.0f} %, Top-k {first['Top-k']:.0f} %)"
@@ -141,7 +149,7 @@ def figure_15(tradeoffs: Sequence[Tradeoff], p: float = 1.0) -> style.Picture:
         found = [t.found.cett for t in tradeoffs if t.found is not None]
         message = f"Perplexity rises and the activation ratio falls with CETT; +{p:g} % is reached at CETT "
         return fig.says(
-            message + f"{min(found):.2f} to {max(found):.2f}"
+            message + " to ".join(dict.fromkeys(f"{cett:.2f}" for cett in (min(found), max(found))))
             if found
             else "Perplexity and activation ratio against CETT",
             "Rings: the CETT that the search chose. Points where perplexity did not rise are not on the logarithmic "
@@ -172,8 +180,8 @@ def ppl_and_kl(tradeoffs: Sequence[Tradeoff], data: pd.DataFrame) -> style.Pictu
         small = data[(data.exp_kl > 1.002) & (data.exp_kl < 1.06)]
         below, fewer = int((small.ppl_ratio < small.exp_kl).sum()), small.fewer_tokens.median()
         return fig.says(
-            f"Up to +6 % KL needs {fewer:.1f} times fewer tokens than perplexity for the same relative error; of "
-            f"{len(small)} points perplexity rises less than exp(KL) at {below}",
+            f"Up to +6 % KL needs {fewer:.1f} times fewer tokens than perplexity for the same relative error; "
+            f"perplexity rises less than exp(KL) at {below} of {len(small)} points",
             "Bars: standard errors of either. Times fewer tokens: median over these points.",
         )
 
