@@ -9,8 +9,7 @@ import papermill
 import pytest
 
 from sparsinglib.files import NOTEBOOKS, ROOT
-from sparsinglib.reproduce import cli
-from sparsinglib.reproduce import findings
+from sparsinglib.reproduce import cli, findings
 from sparsinglib.studies.checkpoint import numbers
 
 FILES = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
