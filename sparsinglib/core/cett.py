@@ -3,9 +3,9 @@
 Thresholds depend on the dense pass alone: one such pass serves every CETT.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -49,6 +49,7 @@ class Sampler:
         kept = corpus.tokens if self.whole else _sample_size(corpus.tokens)
         self.wanted = torch.linspace(0, corpus.tokens - 1, kept, dtype=torch.float64).round().long().unique()
         self.kept: list[list[Tensor]] = [[] for _ in ffns]  # values and, of experts, their routing
+        self.full: list[list[Tensor]] = [[] for _ in ffns]  # lengths of whole outputs, by batch
         self.seen = 0
 
     def start(self, batch: Batch) -> None:
@@ -67,10 +68,15 @@ class Sampler:
         for kept, part in zip(self.kept[ffn.site], parts, strict=True):
             kept.index_copy_(0, self.slots.on(kept.device), part.index_select(0, self.picked.on(part.device)))
 
-    def sample(self, ffn: FFN) -> tuple[FFN, Tensor]:
-        """An FFN as the kept tokens use it, and their values, (tokens, width)."""
+    def visit_output(self, ffn: FFN, output: Tensor) -> None:
+        """Keep the lengths of what the FFN adds up to for the wanted tokens."""
+        wanted = output.reshape(-1, output.shape[-1]).index_select(0, self.picked.on(output.device))
+        self.full[ffn.site].append(wanted.float().norm(dim=-1))
+
+    def sample(self, ffn: FFN) -> tuple[FFN, Tensor, Tensor]:
+        """An FFN as the kept tokens use it, their values (tokens, width) and their outputs' lengths (tokens,)."""
         values, *routing = self.kept[ffn.site]
-        return ffn.routed(*routing), values
+        return ffn.routed(*routing), values, torch.cat(self.full[ffn.site])
 
 
 def _sample_size(tokens: int) -> int:
@@ -81,14 +87,13 @@ def _sample_size(tokens: int) -> int:
 class LayerCurve:
     """One layer's threshold against CETT, monotone: the shape from a sample of tokens, moved to the whole text's CETT.
 
-    ``sample`` is (tokens, d_ff). ``correct`` moves the curve, in levels: each is a map from log(CETT) to the log(CETT)
-    that is to be asked of the level below, linear between the values of CETT that were measured. So the threshold at a
-    measured CETT depends on no other measurement of its level.
+    ``sample`` is (tokens, d_ff), ``full`` the lengths of its outputs, (tokens,). ``correct`` moves the curve, in
+    levels: each is a map from log(CETT) to the log(CETT) that is to be asked of the level below, linear between the
+    values of CETT that were measured. So the threshold at a measured CETT depends on no other measurement of its level.
     """
 
-    def __init__(self, ffn: FFN, sample: Tensor) -> None:
-        magnitude = ffn.magnitudes(sample)
-        full = ffn.output(sample).float().norm(dim=-1)
+    def __init__(self, ffn: FFN, sample: Tensor, full: Tensor) -> None:
+        self.magnitude = magnitude = ffn.magnitudes(sample)
         knots = _spread_thresholds(magnitude, full)
         cett = np.array([float(_cett(ffn, sample, t, full).mean()) for t in knots])
         positive = cett > 0
@@ -98,7 +103,6 @@ class LayerCurve:
         rising = np.maximum.accumulate(np.log(cett[positive])) if positive.any() else cett[positive]
         self.log_c = rising + np.arange(len(rising)) * 1e-12  # strictly, so that its inverse is a function
         self.levels: list[dict[float, float]] = []
-        self.sorted_magnitudes = np.sort(magnitude.cpu().numpy().ravel())
         self.seen_share = ffn.width / ffn.d_ff  # the neurons of experts not chosen are zero
 
     def threshold(self, cett: float, level: int | None = None) -> float:
@@ -115,8 +119,7 @@ class LayerCurve:
     def active_share(self, threshold: float) -> float:
         """Share of the sampled tokens' neurons at or above a threshold."""
         least = max(threshold, float(np.finfo(np.float32).tiny))
-        weak = int(np.searchsorted(self.sorted_magnitudes, least)) / len(self.sorted_magnitudes)
-        return (1 - weak) * self.seen_share
+        return float((self.magnitude >= least).double().mean()) * self.seen_share
 
     def correct(self, cett: Sequence[float], reached: Sequence[float], level: int = 0) -> None:
         """Take in that the thresholds for ``cett``, this level and those above left out, have CETT ``reached``."""
@@ -221,18 +224,19 @@ class CettCurves:
         self.dense_passes, self.sparse_passes = 1, 0
         probe(model, self.ffns, self.corpus)
         self.sampler = Sampler(self.corpus, self.ffns, model.dtype.itemsize)
-        with hook_ffns(self.ffns, self.sampler.visit):
+        with hook_ffns(self.ffns, self.sampler.visit, on_output=self.sampler.visit_output):
             for batch in self.corpus:
                 self.sampler.start(batch)
                 scores = forward.logits(model, batch)
                 self.dense_losses.append(forward.require_finite(forward.losses(scores, batch), "dense loss"))
-        self.curves: list[LayerCurve] = []
-        for ffn, values in map(self.sampler.sample, self.ffns):
-            spread = torch.linspace(
-                0, len(values) - 1, _sample_size(len(values)) if self.sampler.whole else len(values)
-            )
-            drawn = spread.round().long().to(values.device)
-            self.curves.append(LayerCurve(ffn.at(drawn), values[drawn]))
+        self.samples = [self.sampler.sample(ffn) for ffn in self.ffns]
+        self.curves = [LayerCurve(*self._drawn(*sample)) for sample in self.samples]
+
+    def _drawn(self, ffn: FFN, values: Tensor, full: Tensor) -> tuple[FFN, Tensor, Tensor]:
+        """Tokens spread evenly over those that were kept, as many as a curve is drawn from."""
+        number = _sample_size(len(values)) if self.sampler.whole else len(values)
+        drawn = torch.linspace(0, len(values) - 1, number).round().long().to(values.device)
+        return ffn.at(drawn), values[drawn], full[drawn]
 
     def thresholds(self, cett: float, level: int | None = None) -> list[float]:
         """Each layer's threshold for one CETT."""
@@ -243,26 +247,32 @@ class CettCurves:
 
         What a ``level`` leaves inexact, because CETT was not quite what was asked, the next mends.
         """
-        kept = self._kept if self.sampler.whole else None
+        kept = self.samples if self.sampler.whole else None
         grid = np.array([self.thresholds(c, level) for c in cett]).T
         found = exact_cett(self.model, self.corpus, self.ffns, grid, kept)
         for curve, reached in zip(self.curves, found, strict=True):
             curve.correct(list(cett), reached, level)
         self.dense_passes += kept is None
 
-    @cached_property
-    def _kept(self) -> list[tuple[FFN, Tensor, Tensor]]:
-        sampled = map(self.sampler.sample, self.ffns)
-        return [(ffn, values, ffn.output(values).float().norm(dim=-1)) for ffn, values in sampled]
-
     def evaluate(self, cett: float, one_in: int = 1) -> Point:
-        """One sparse pass at the thresholds of ``cett``, or over one in so many pieces of the text."""
+        """One sparse pass at the thresholds of ``cett``, over the text or one in so many of its rows."""
         return self.measure(cett, self.thresholds(cett), one_in)
 
     def active_share(self, cett: float) -> float:
         """Share of the sampled tokens' neurons, mean over layers, that stay active at ``cett`` in the dense pass."""
         shares = [curve.active_share(curve.threshold(cett)) for curve in self.curves]
         return mean_ratio(self.ffns, [share * ffn.d_ff for share, ffn in zip(shares, self.ffns, strict=True)])
+
+    def _pieces(self, one_in: int) -> list[tuple[Batch, Tensor]]:
+        """Pieces of the text with their dense losses: all, or one in so many, or of a few the first of their rows."""
+        pieces = list(zip(self.corpus, self.dense_losses, strict=True))
+        if one_in == 1:
+            return pieces
+        pieces = [(batch, loss) for batch, loss in pieces if len(loss)]
+        if len(pieces) >= one_in:
+            return pieces[::one_in]
+        parts = [(batch.rows(0, math.ceil(len(batch.ids) / one_in)), loss) for batch, loss in pieces]
+        return [(part, loss[: int(part.targets.sum())]) for part, loss in parts]
 
     def measure(self, cett: float, thresholds: Sequence[float], one_in: int = 1) -> Point:
         """One sparse pass at given thresholds (``cett`` is only noted); with KL, a dense one beside it."""
@@ -272,8 +282,7 @@ class CettCurves:
 
         total = np.zeros(len(self.ffns))
         rises, divergences, tokens = [], [], 0
-        pieces = list(zip(self.corpus, self.dense_losses, strict=True))
-        for batch, dense_loss in pieces if one_in == 1 else [p for p in pieces if len(p[1])][::one_in]:
+        for batch, dense_loss in self._pieces(one_in):
             with as_seen(self.ffns):
                 dense = forward.logits(self.model, batch) if self.with_kl else None
             sparse, counts = sparse_logits(self.model, batch, self.ffns, active)

@@ -30,7 +30,8 @@ EXPONENT = 2.0  # rise of the loss ∝ CETT², about: what a slope is taken to b
 CLIP = 16.0  # a rise this many times the target, or this share of it, says no more than that the crossing is far off
 LEAST_TOLERANCE = 0.02  # of the target
 MONOTONE_TOLERANCE = 2e-4  # in log(ratio)
-PROBED = 8  # the first look at a text of many pieces is at one in so many
+PROBED, LEAST_PROBED = 8, 256  # the first look is at one row in so many, if that leaves so many tokens
+LAYERS = 6  # up to so many FFNs raise the loss by about CETT², twice as many by twice that: where a search begins
 # Ratios of three lattices of CETT values. A target is approached through the lattice points around it, which it shares
 # with its neighbours: so thresholds rise with the target, however close two targets lie.
 STEPS = (1.4, 1.05, 1.005)
@@ -205,7 +206,7 @@ def _solve(
         cett = _bisection(lambda cett: runs.at(cett)[1], target, stop_width)
     else:
         targets = curves[0].corpus.targets
-        start = _start(runs, target) if len(curves[0].dense_losses) > 1 else _power_law(target)
+        start = _start(runs, target)
         fit = _crossing(runs.at_lattice, target, _reach(targets), start)
         cett = min(math.exp(fit.log_cett), LARGEST_CETT)
     return runs.at(cett)[0][0], runs, fit
@@ -222,16 +223,14 @@ def _bisection(rise: Callable[[float], float], target: float, stop_width: float)
     return (low + high) / 2
 
 
-def _power_law(target: float) -> float:
-    """Log of the CETT to begin with, if nothing is known but the target."""
-    return min(math.log(target) / EXPONENT, math.log(0.5))
-
-
 def _start(runs: _Runs, target: float) -> float:
-    """The same after a look at part of the text, at one lattice point."""
-    index = round(_power_law(target) / STEP)
-    rise = runs.at(_lattice(index), PROBED)[1]
-    return index * STEP - _log_share(rise, target) / EXPONENT
+    """Log of the CETT to begin with: from the number of FFNs, and of many rows a look at some at one lattice point."""
+    ffns, corpus = runs.curves[0].ffns, runs.curves[0].corpus
+    guess = min(math.log(target / max(1, len(ffns) / LAYERS)) / EXPONENT, math.log(0.5))
+    if corpus.targets < PROBED * LEAST_PROBED or sum(len(batch.ids) for batch in corpus.batches) < PROBED:
+        return guess
+    index = round(guess / STEP)
+    return index * STEP - _log_share(runs.at(_lattice(index), PROBED)[1], target) / EXPONENT
 
 
 def _log_share(rise: float, target: float) -> float:

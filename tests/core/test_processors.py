@@ -1,4 +1,4 @@
-"""Searches on an imitation of another kind of processor, and on one and two threads, end at the same thresholds.
+"""On an imitation of another kind of processor, and on one and two threads, searches and notebooks end the same.
 
 ATen and MKL without vector units and oneDNN with the oldest ones round and sum in another order, so that losses differ
 in the seventh digit.
@@ -8,8 +8,11 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from sparsinglib.files import CACHE, FIGURES, NOTEBOOKS, OUTPUT, ROOT
 
 OLD = {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE", "ONEDNN_MAX_CPU_ISA": "SSE41"}
 KINDS = [(environment, threads) for environment in ({}, OLD) for threads in (1, 2)]
@@ -40,11 +43,15 @@ print(json.dumps(found))
 """
 
 
-def search(names, corpus, tokens, environment, threads):
-    call = [sys.executable, "-c", CODE, json.dumps([names, corpus, tokens, threads])]
-    # Threads that spin while they wait for one another take minutes where other work is going on.
+def python(*arguments, check=True, **environment):
+    """What a process of its own says. Threads that spin while they wait for others take minutes on a busy machine."""
     environment = {**os.environ, "OMP_WAIT_POLICY": "passive", **environment}
-    return json.loads(subprocess.run(call, env=environment, check=True, capture_output=True, text=True).stdout)
+    call = [sys.executable, *map(str, arguments)]
+    return subprocess.run(call, cwd=ROOT, env=environment, check=check, capture_output=True, text=True)
+
+
+def search(names, corpus, tokens, environment, threads):
+    return json.loads(python("-c", CODE, json.dumps([names, corpus, tokens, threads]), **environment).stdout)
 
 
 @pytest.mark.slow
@@ -54,3 +61,31 @@ def test_cett_and_thresholds_are_the_same_on_another_processor(names, corpus, to
     for other, (environment, threads) in zip(others, KINDS[1:], strict=True):
         for case, values in first.items():
             assert other[case] == pytest.approx(values, rel=1e-3), f"{case}, {threads} threads, {environment}"
+
+
+@pytest.fixture(scope="module", params=[(OLD, 1), ({}, 2)], ids=["old processor", "two threads"])
+def machine(request, tmp_path_factory):
+    """Environment of another machine, where nothing has been computed yet."""
+    environment, threads = request.param
+    folder = tmp_path_factory.mktemp("machine")
+    places = {OUTPUT: str(folder / "figures"), CACHE: str(folder / "cache")}
+    return environment | places | {"OMP_NUM_THREADS": str(threads)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("notebook", sorted(NOTEBOOKS.glob("[0-9]*.ipynb")), ids=lambda path: path.stem)
+def test_a_notebook_prints_and_claims_what_is_stored(machine, notebook):
+    """Printed tables by nbval, as in make test; verdicts from what the notebook records."""
+    options = ["--nbval", "--nbval-sanitize-with", "tests/nbval_sanitize.cfg", "--nbval-cell-timeout", "2400"]
+    done = python("-m", "pytest", "-p", "no:cacheprovider", *options, notebook, check=False, **machine)
+    assert done.returncode == 0, done.stdout[-20000:]
+    name = f"{notebook.stem}.json"
+    if (FIGURES / "results" / name).exists():
+        fresh, stored = (
+            json.loads((folder / "results" / name).read_text()) for folder in (Path(machine[OUTPUT]), FIGURES)
+        )
+        assert verdicts(fresh) == verdicts(stored)
+
+
+def verdicts(results):
+    return [(row["id"], row["evidence"], row["verdict"]) for row in results["verdicts"]]

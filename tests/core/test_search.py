@@ -126,7 +126,7 @@ def test_first_crossing_where_vectors_cancel(monkeypatch):
     neurons = torch.zeros(1, 24)
     neurons[0, :4] = torch.tensor([1.0, -1.1, 1.2, 3.0])
     monkeypatch.setattr(cett, "SAMPLE_POINTS", 400)  # so that thresholds lie between the vectors' lengths
-    curve = cett.LayerCurve(ffn, neurons)
+    curve = cett.LayerCurve(ffn, neurons, ffn.output(neurons).norm(dim=-1))
     assert 0.5 < curve.threshold(0.2) <= 1.05, "not the later crossing between 1.2 and 3"
 
 
