@@ -43,6 +43,7 @@ class Estimate:
     """A number with its 90 % interval, in the unit of its claim; ``low`` is ``high`` for a number known exactly.
 
     ``note`` says what it is an estimate of. ``printed``: the paper's number as printed, where they are compared.
+    ``step``: what one answer to an example moves it by, where it is a mean over answers.
     Raises ValueError where an end is not a number or the ends are in the wrong order.
     """
 
@@ -52,6 +53,7 @@ class Estimate:
     unit: str = ""
     note: str = ""
     printed: str = ""
+    step: float = 0.0
 
     def __post_init__(self) -> None:
         if math.isnan(self.value) or not self.low <= self.high:
@@ -168,6 +170,15 @@ class Bound:
     def close(self, estimate: Estimate) -> bool:
         """Whether the estimate or an end of its interval is within a tenth of its half width of where it changes."""
         return self.distance(estimate, estimate.low, estimate.value, estimate.high) <= 0.1
+
+    def nearness(self, estimate: Estimate) -> str:
+        """Which estimate is close, and from how many answers on the interval has an end on the other side."""
+        name = estimate.note.rstrip(":") or "the estimate"
+        if not estimate.step:
+            return name
+        way = self.distance(estimate, estimate.low, estimate.high) * (estimate.high - estimate.low) / 2
+        answers = max(1, math.ceil(way / estimate.step))
+        return f"{name}, {answers} {'answer' if answers == 1 else 'answers'} from another verdict"
 
 
 def bounds(rule: str, text: str) -> list[Bound]:
@@ -313,8 +324,8 @@ def _part(bound: Bound, given: Part) -> tuple[Verdict | None, str, list[str]]:
     if bound.rule is None:
         return None, "; ".join(map(str, estimates)), []
     verdicts = [bound.rule(estimate) for estimate in estimates]
-    near = [estimate.note.rstrip(":") or "the estimate" for estimate in estimates if bound.close(estimate)]
-    notes = [f"Close to the bound (a tenth of the half width): {', '.join(near)}"] if near else []
+    near = [bound.nearness(estimate) for estimate in estimates if bound.close(estimate)]
+    notes = [f"Close to the bound (a tenth of the half width): {'; '.join(near)}"] if near else []
     if len(estimates) <= LISTED:
         return combined(verdicts), "; ".join(map(str, estimates)), notes
     words = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in _WORST_FIRST if verdict in verdicts)

@@ -127,6 +127,21 @@ def test_close_means_a_tenth_of_the_half_width(value, half):
     assert not bound.close(exact(0.0))
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "step", "said"),
+    [
+        (-0.9, 1.1, 0.06, "the estimate, 2 answers from another verdict"),  # 0.1 above -1
+        (-0.9, 1.1, 0.11, "the estimate, 1 answer from another verdict"),
+        (-1.05, 0.9, 0.04, "the estimate, 2 answers from another verdict"),  # 0.05 below
+        (-0.9, 1.1, 0.0, "the estimate"),
+    ],
+)
+def test_a_verdict_near_its_bound_says_how_many_answers_decide_it(low, high, step, said):
+    row = judge("C14", "ladder", between(low + 1, high + 1, step=step))  # below zero: the bound is 0
+    assert row.why.endswith(f"Close to the bound (a tenth of the half width): {said}.")
+    assert "answer" not in judge("C14", "ladder", between(0.5, 2.5, step=0.1)).why
+
+
 def test_intervals_against_their_formulas():
     values = [1.0, 2.0, 4.0]
     found = mean_of(values)

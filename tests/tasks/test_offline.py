@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import pytest
 from helpers import GOLDEN
@@ -53,30 +54,24 @@ def test_a_hub_id_is_asked_for(asked):
 
 
 CHILD = """
-import sys, time
+import sys
 import sparsinglib as sl
-sl.load, sl.find_thresholds  # imported here: the seconds are the hub's, not those of importing transformers
-import transformers.models.granite.modeling_granite
-began = time.monotonic()
 for name in sys.argv[1:]:
     try:
         print("loaded", sl.load(name, device_map="cpu")[0].name_or_path)
     except sl.CheckpointError as error:
         print(error)
-    print(time.monotonic() - began)
-    began = time.monotonic()
 """
 
 
 def child(endpoint, home, *names):
-    """Load hub ids in a process of its own, at another hub; gives what was said, and the seconds of each load."""
+    """Load hub ids in a process of its own, at another hub; gives what was said of each."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "TRANSFORMERS_"))}
     environment |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(home)}
     done = subprocess.run(
         [sys.executable, "-c", CHILD, *names], env=environment, capture_output=True, text=True, check=True
     )
-    lines = done.stdout.splitlines()
-    return lines[::2], [float(line) for line in lines[1::2]]
+    return done.stdout.splitlines()
 
 
 def advice(name, said):
@@ -84,7 +79,7 @@ def advice(name, said):
 
 
 def test_a_hub_that_never_answers(tmp_path):
-    """What is in the hub's cache is loaded all the same."""
+    """It is asked once for a model, and not waited for again; what is in the hub's cache is loaded all the same."""
     snapshot = tmp_path / "hub" / "models--owner--known" / "snapshots" / "0123456789abcdef"
     shutil.copytree(GOLDEN / "tiny_minicpm_hub_layout", snapshot)
     (snapshot.parent.parent / "refs").mkdir()
@@ -92,10 +87,16 @@ def test_a_hub_that_never_answers(tmp_path):
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen(64)
-        said, seconds = child(f"http://127.0.0.1:{silent.getsockname()[1]}", tmp_path, "owner/unknown", "owner/known")
+        said = child(f"http://127.0.0.1:{silent.getsockname()[1]}", tmp_path, "owner/unknown", "owner/known")
+        silent.setblocking(False)
+        asked = 0
+        with suppress(BlockingIOError):
+            while True:
+                silent.accept()[0].close()
+                asked += 1
     assert advice("owner/unknown", said[0]) and "no answer within" in said[0]
     assert said[1] == "loaded owner/known"
-    assert seconds[0] < 10
+    assert asked == 2, "one question of at most PATIENCE seconds for each name"
 
 
 def test_a_hub_that_refuses(monkeypatch):
@@ -103,10 +104,8 @@ def test_a_hub_that_refuses(monkeypatch):
         closed.bind(("127.0.0.1", 0))
         monkeypatch.setattr(checkpoints.hub, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(checkpoints.hub, "ENDPOINT", f"http://127.0.0.1:{closed.getsockname()[1]}")
-        began = time.monotonic()
         with pytest.raises(sl.CheckpointError, match="refused") as caught:
             sl.load("owner/model")
-        assert time.monotonic() - began < 10
         assert advice("owner/model", str(caught.value))
 
 

@@ -102,9 +102,10 @@ def own_verdicts(
     """The claims against the offline tasks; the frames are those of ``scores.Study``."""
     model = "mean" if "mean" in set(groups.model) else groups.model.iloc[0]
     mean = groups[groups.model == model].set_index(["group", "p"])
+    answers = _paired(scores if model == "mean" else scores[scores.model == model], chance)
     found: dict[str, Part] = {
-        "C04": _changes_of(mean, GROUPS, 1.0),
-        "C13": _changes_of(mean, [READING], 10.0),
+        "C04": _changes_of(mean, answers, GROUPS, 1.0),
+        "C13": _changes_of(mean, answers, [READING], 10.0),
         "C14": _reading_less_commonsense(scores, chance),
         "C22": _silu_less_relu(scores, chance),
         "C77": _single(summary, chance),
@@ -120,15 +121,16 @@ def _enough(scores: pd.DataFrame) -> bool:
     return bool(scores.groupby("task").example.nunique().min() >= LEAST_EXAMPLES)
 
 
-def _changes_of(mean: pd.DataFrame, groups: Sequence[str], p: float) -> Part:
-    """Change of each group's mean score at p (points)."""
+def _changes_of(mean: pd.DataFrame, answers: pd.DataFrame, groups: Sequence[str], p: float) -> Part:
+    """Change of each group's mean score at p (points); ``answers`` are those it is a mean of."""
     found = []
     for group in groups:
         if (group, p) not in mean.index or math.isnan(mean.value[group, p]):
             return AT_CHANCE if (group, p) in mean.index else f"Missing: scores at p = {p:g} %"
         r = mean.loc[(group, p)]
         value, low, high = (100 * x for x in (r.difference, r.difference_low, r.difference_high))
-        found.append(Estimate(value, low, high, "points", f"{_short(group)}:"))
+        step = _step(answers[(answers.group == group) & (answers.p == p)])
+        found.append(Estimate(value, low, high, "points", f"{_short(group)}:", step=step))
     return found
 
 
@@ -142,11 +144,16 @@ def _paired(scores: pd.DataFrame, chance: pd.DataFrame) -> pd.DataFrame:
     return part.assign(change=100 * (part.score - part.dense), weight=1 / part.group.map(cells).astype(float))
 
 
-def _pooled(part: pd.DataFrame, values: pd.Series, note: str = "") -> Estimate:
-    """Sum of weighted values by example, with its interval; what shares an example is resampled together."""
-    summed = part.assign(v=values).groupby(["task", "example"], sort=False).v.sum().reset_index()
+def _step(part: pd.DataFrame) -> float:
+    """Points by which one answer moves the weighted mean, at most."""
+    return float((100 * part.weight / part.groupby("task").example.transform("nunique")).max())
+
+
+def _pooled(part: pd.DataFrame, note: str = "") -> Estimate:
+    """Weighted mean of changes with its interval; what shares an example is resampled together."""
+    summed = part.assign(v=part.change * part.weight).groupby(["task", "example"], sort=False).v.sum().reset_index()
     ends = interval([task.v.to_numpy() for _, task in summed.groupby("task", sort=False)])
-    return Estimate(*ends, "points", note)
+    return Estimate(*ends, "points", note, step=_step(part))
 
 
 def _reading_less_commonsense(scores: pd.DataFrame, chance: pd.DataFrame) -> Part:
@@ -155,7 +162,7 @@ def _reading_less_commonsense(scores: pd.DataFrame, chance: pd.DataFrame) -> Par
     if part.groupby("group").task.nunique().reindex(GROUPS).fillna(0).min() < 2:
         return AT_CHANCE
     sign = part.group.map({READING: 1, COMMONSENSE: -1})
-    return _pooled(part, part.change * part.weight * sign)
+    return _pooled(part.assign(change=part.change * sign))
 
 
 def _against_rivals(compared: pd.DataFrame, chance: pd.DataFrame) -> Part:
@@ -169,7 +176,7 @@ def _against_rivals(compared: pd.DataFrame, chance: pd.DataFrame) -> Part:
     for family in RIVALS:
         both = at[at.family == "CETT"].merge(at[at.family == family][[*on, "change"]], on=on, suffixes=("", "_rival"))
         weight = both.weight / both.level.nunique() / both.group.nunique()
-        found.append(_pooled(both, (both.change - both.change_rival) * weight, f"less {family}:"))
+        found.append(_pooled(both.assign(change=both.change - both.change_rival, weight=weight), f"less {family}:"))
     return found
 
 
@@ -190,4 +197,4 @@ def _silu_less_relu(scores: pd.DataFrame, chance: pd.DataFrame) -> Part:
     if both.empty or both.model_x.nunique() != 1:
         return "Needs one ReLU and one SiLU model, both above chance on a task"
     cells = len(both[["task", "metric"]].drop_duplicates())
-    return _pooled(both, 100 * (both.score_y - both.score_x) / cells)
+    return _pooled(both.assign(change=100 * (both.score_y - both.score_x), weight=1 / cells))
