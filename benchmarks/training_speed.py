@@ -21,8 +21,7 @@ import pandas as pd
 import torch
 from transformers.utils import logging
 
-from sparsinglib.ladder import recipe
-from sparsinglib.ladder import train as training
+from sparsinglib.ladder import recipe, train
 from sparsinglib.ladder.batches import Windows
 from sparsinglib.ladder.model import build, make_optimizer, use_block_attention
 from sparsinglib.ladder.recipe import RUNS, Run
@@ -62,7 +61,7 @@ def loop(run: Run, data: Windows, steps: int, compiled: bool, half: bool = False
     return float(np.median(times[2:]))
 
 
-class Timed(training.Recorder):
+class Timed(train.Recorder):
     """The ladder's recorder, which also notes when each step of the Trainer ends."""
 
     ends: ClassVar[list[float]] = []
@@ -74,13 +73,13 @@ class Timed(training.Recorder):
 
 
 def trainer(run: Run, texts: dict[str, np.ndarray], steps: int) -> float:
-    """Median seconds of a step of ``training.train``, data and all."""
+    """Median seconds of a step of ``train.train``, data and all."""
     torch._dynamo.reset()
     short = replace(run, tokens=(steps + 2) * run.batch_tokens)
     # So short a run would save the model at every step.
     unsaved = mock.patch.object(recipe, "kept_steps", return_value=[])
-    with tempfile.TemporaryDirectory() as work, mock.patch.object(training, "Recorder", Timed), unsaved:
-        training.train(short, texts, Path(work))
+    with tempfile.TemporaryDirectory() as work, mock.patch.object(train, "Recorder", Timed), unsaved:
+        train.train(short, texts, Path(work))
     return float(np.median(np.diff(Timed.ends)[2:]))
 
 
@@ -96,7 +95,7 @@ def main() -> None:
     rng = np.random.default_rng(0)
     texts = {name: rng.integers(0, recipe.VOCABULARY, 40_000).astype(np.uint16) for name in corpora.SHARES}
     data = Windows(texts, run.seed)
-    fast = training.fast_bf16()
+    fast = train.fast_bf16()
     ways: dict[str, tuple[bool, Callable[[], float]]] = {
         "plain loop": (False, lambda: loop(run, data, options.steps, compiled=False)),
         "compiled loop": (False, lambda: loop(run, data, options.steps, compiled=True)),

@@ -80,11 +80,8 @@ class Recorder(TrainerCallback):
         state.log_history[-1] |= {"seconds": time.monotonic() - self.logged, "bf16": args.bf16}
         self.logged = time.monotonic()
         left = timedelta(seconds=round(elapsed / done * (state.max_steps - state.global_step)))
-        print(
-            f"{self.run.name} step {state.global_step}/{state.max_steps} loss {logs['loss']:.3f} "
-            f"{done * self.run.batch_tokens / elapsed:,.0f} tokens/s, {left} left",
-            flush=True,
-        )
+        speed = f"{done * self.run.batch_tokens / elapsed:,.0f} tokens/s, {left} left"
+        print(f"{self.run.name} step {state.global_step}/{state.max_steps} loss {logs['loss']:.3f} {speed}", flush=True)
         if self.minutes is not None and elapsed > 60 * self.minutes:
             control.should_save = control.should_training_stop = True
 
@@ -242,12 +239,10 @@ def describe(run: Run, model: PreTrainedModel, checkpoint: Path) -> dict[str, An
 def publish(run: Run, work: Path, target: Path) -> None:
     """Write what is shipped of a run's stable stage: bf16 weights, ``run.json``, ``training.csv``, its snapshots.
 
-    An unfinished run's state is put beside them in ``resume``, so that another machine can continue it. Raises
-    ValueError if ``work`` holds no complete checkpoint.
+    An unfinished run's state is put beside them in ``resume``, so that another machine can continue it.
     """
     checkpoint = last_checkpoint(work)
-    if checkpoint is None:
-        raise ValueError(f"{run.name} has no complete checkpoint yet: train it first")
+    assert checkpoint is not None  # that which ``train`` leaves
     model = AutoModelForCausalLM.from_pretrained(checkpoint)
     half = work / f"step_{step_of(checkpoint):07d}"
     save(model, half)
@@ -264,7 +259,7 @@ def publish(run: Run, work: Path, target: Path) -> None:
                 shutil.copy(checkpoint / name, partial / name)
     else:
         shutil.rmtree(resume, ignore_errors=True)
-    # Last of all: what it says is there is there.
+    # Last: what it says is there is there.
     write_atomically(target / "run.json", json.dumps(describe(run, model, checkpoint), indent=1))
 
 
@@ -315,18 +310,14 @@ def _one(run: Run, minutes: float | None, decay: bool) -> None:
         restore(work, target)
         found = last_checkpoint(work)
         if found and step_of(found) < shipped:
-            raise ValueError(
-                f"{run.name}: {work} is at step {step_of(found)}, {target} further on, at {shipped}; remove the first "
-                "to go on from the second"
-            )
+            steps = f"{work} is at step {step_of(found)}, {target} further on, at {shipped}"
+            raise ValueError(f"{run.name}: {steps}; remove the first to go on from the second")
         if shipped >= run.steps:
             tokens = f"{run.steps * run.batch_tokens / 1e6:.1f}M tokens"
             print(f"{run.name}: trained to its {tokens}. To train it anew, remove {work} and {target} first")
         elif shipped and found is None:
-            raise ValueError(
-                f"{run.name}: {target / 'resume'}, from which it would go on, is gone or damaged: bring it back "
-                f"(git restore), or remove {target} to train from nothing"
-            )
+            remedy = f"bring it back (git restore), or remove {target} to train from nothing"
+            raise ValueError(f"{run.name}: {target / 'resume'}, to go on from, is gone or damaged: {remedy}")
         else:
             train(run, training_texts(), work, minutes=minutes)
             publish(run, work, target)
@@ -345,7 +336,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.minutes is not None and not options.minutes > 0:
         parser.error(f"--minutes must be above 0, got {options.minutes:g}.")
-    if options.decay and options.minutes is not None:
+    if options.decay and options.minutes:
         parser.error("--decay trains to its end: leave out --minutes, or give it without --decay first.")
     runs = [run for run in recipe.RUNS.values() if not run.snapshots] if options.all else chosen(options.names, parser)
     if options.list or not runs:

@@ -11,6 +11,7 @@ import io
 import itertools
 import json
 import logging
+import math
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -138,7 +139,8 @@ def examples(
         for task in chosen:
             key = digest, *_key(rule), *settings[task]
             scored, cut[task] = kept(scores, key, partial(harness.score, loaded[task], rule, limit))
-            rows += [(label, called, _p(rule), *row) for row in scored]
+            p = 0.0 if rule is None else getattr(rule, "ppl_increase_pct", None)
+            rows += [(label, called, math.nan if p is None else p, *row) for row in scored]
     for task in filter(cut.get, cut):
         warnings.warn(
             f"{task}: {cut[task]} prompts are longer than the model's context of {harness.lm.max_length} tokens; "
@@ -179,11 +181,6 @@ def rule_name(rule: Rule) -> str:
     return f"CETT={rule.cett:.3g}" if p is None else f"CETT-PPL-{p:g}%"
 
 
-def _p(rule: Rule | None) -> float:
-    p = 0.0 if rule is None else getattr(rule, "ppl_increase_pct", None)
-    return float("nan") if p is None else float(p)
-
-
 def _key(rule: Rule | None) -> tuple[str, str]:
     """What a rule does to a model, by content: where its thresholds were found makes no difference."""
     return type(rule).__name__, joblib.hash(rule.values if isinstance(rule, Thresholds) else rule)
@@ -194,7 +191,7 @@ def model_digest(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
     digest = hashlib.sha256(model.config.to_json_string().encode())
     for key, tensor in sorted(model.state_dict().items()):
         digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     # What a text becomes, not only which tokens there are: tokenizers of one vocabulary split and mark differently.
     backend = getattr(tokenizer, "backend_tokenizer", None)
     said = backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items())
@@ -222,7 +219,7 @@ def quiet() -> Iterator[list[str]]:
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
     loggers = [logging.getLogger(name) for name in ("lm_eval", "lm-eval", "datasets")]
-    before = [(logger.propagate, list(logger.handlers)) for logger in loggers]
+    before = [(logger.propagate, logger.handlers) for logger in loggers]
     for logger in loggers:
         logger.propagate, logger.handlers = False, [handler]
     try:
@@ -291,7 +288,7 @@ class Harness:
         with quiet() as said, sparsify(self.model, rule) if rule is not None else contextlib.nullcontext():
             results = lm_eval.evaluate(lm=self.lm, task_dict=loaded, log_samples=True, **options)
         for message in dict.fromkeys(said):
-            if "runcat" not in message:  # prompts that are cut are counted, and told once
+            if "runcat" not in message:  # prompts that are cut are counted, and warned of once
                 warnings.warn(f"{name}: {message}", stacklevel=2)
         rows = []
         for part, samples in results["samples"].items():
@@ -320,14 +317,14 @@ def find(tasks: Sequence[str], folder: Path | None = None) -> TaskManager:
 
     Raises TaskError, with the nearest names, for a task that neither ``folder`` nor lm-eval has.
     """
-    places = [offline.build()] if set(tasks) & set(offline.MAKERS) else []
+    places = [str(offline.build())] if set(tasks) & set(offline.MAKERS) else []
     if folder is not None:
         check_examples(folder)
-        places.append(folder)
-    manager = TaskManager(include_defaults=False, include_path=[str(place) for place in places])
+        places.append(str(folder))
+    manager = TaskManager(include_defaults=False, include_path=places)
     if set(tasks) <= set(manager.all_tasks):
         return manager
-    manager = TaskManager(include_path=[str(place) for place in places])
+    manager = TaskManager(include_path=places)
     known = [*manager.all_tasks, *offline.MAKERS]
     for task in set(tasks) - set(known):
         near = ", ".join(difflib.get_close_matches(task, known, n=4))
