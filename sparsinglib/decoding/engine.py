@@ -9,7 +9,7 @@ are read and rounded where torch rounds.
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -184,9 +184,13 @@ def _restore(module: nn.Module, own_forward: Callable | None) -> None:
 
 
 def _forward(dense: Callable, ffn: FFN, layer: SparseFFN, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    why = _why_dense(ffn, x)
-    if ffn.site == 0:
-        _count_step(layer.report, why)
+    why, report = _why_dense(ffn, x), layer.report
+    if ffn.site == 0 and why is None:
+        report.sparse_steps += 1
+    elif ffn.site == 0 and why:
+        report.dense_steps[why] += 1
+        if why == "batch above 1" and report.dense_steps[why] == 1:
+            warnings.warn("sparse_decoding: a batch above 1 runs dense (masked): no speed is gained.", stacklevel=2)
     return layer(x) if why is None else dense(x, *args, **kwargs)
 
 
@@ -197,15 +201,6 @@ def _why_dense(ffn: FFN, x: Tensor) -> str | None:
         return "with gradients"
     watched = len(ffn.down._forward_pre_hooks) > 1 or ffn.down._forward_hooks  # one is sparsify's
     return "watched by a hook" if watched else None
-
-
-def _count_step(report: Report, why: str | None) -> None:
-    if why is None:
-        report.sparse_steps += 1
-        return
-    report.dense_steps[why] += 1
-    if why == "batch above 1" and report.dense_steps[why] == 1:
-        warnings.warn("sparse_decoding: a batch above 1 runs dense (masked): no speed is gained.", stacklevel=2)
 
 
 def _checked_threads(threads: int | None) -> int:
@@ -225,38 +220,22 @@ def _take_apart(model: PreTrainedModel, ffn: FFN, rule: Rule, threads: int, repo
     if ffn.down._forward_hooks or ffn.down._forward_pre_hooks:
         raise ValueError(f"{ffn.name}: its output projection has hooks (of another sparsify?); leave them first.")
     module = model.get_submodule(ffn.name)
-    down, *into = (_matrix(ffn, m) for m in (ffn.down, *_inputs(module, ffn)))
+    projections = [m for m in module.modules() if isinstance(m, (nn.Linear, Conv1D)) and m is not ffn.down]
+    down, *into = (_matrix(ffn, m) for m in (ffn.down, *projections))
     if ffn.kind == "fused":
-        into = [(half, bias) for half, bias in zip(into[0][0].chunk(2), _bias_halves(into[0][1]), strict=True)]
+        weight, bias = into[0]
+        into = list(zip(weight.chunk(2), (None, None) if bias is None else bias.chunk(2), strict=True))
     x = torch.randn(1, 1, len(down[0]), generator=torch.Generator().manual_seed(0)).to(down[0].dtype)
     with torch.inference_mode():
         expected = module(x).float()
         for gate, up in (into, into[::-1]):
             formula = linear(ffn.activation(linear(x, *gate)) * linear(x, *up), *down)
             if (formula - expected).norm() <= _DTYPES[x.dtype] * expected.norm():
-                skips_up = rule.uses_gate or ffn.zeroes_negatives
-                choose = _chooser(ffn, rule)
-                return SparseFFN(
-                    gate,
-                    up,
-                    down,
-                    ffn.activation if type(ffn.activation) is nn.ReLU else ffn.activation.forward,
-                    _limits(ffn, rule),
-                    skips_up,
-                    choose,
-                    threads,
-                    report,
-                    ffn.name,
-                )
+                activation = ffn.activation if type(ffn.activation) is nn.ReLU else ffn.activation.forward
+                limits, skips_up = _limits(ffn, rule), rule.uses_gate or ffn.zeroes_negatives
+                how = activation, limits, skips_up, _chooser(ffn, rule), threads, report, ffn.name
+                return SparseFFN(gate, up, down, *how)
     raise UnsupportedModel(f"{ffn.name} ({type(module).__name__}) is not down(activation(gate(x)) * up(x)).")
-
-
-def _inputs(module: nn.Module, ffn: FFN) -> list[nn.Module]:
-    return [m for m in module.modules() if isinstance(m, (nn.Linear, Conv1D)) and m is not ffn.down]
-
-
-def _bias_halves(bias: Tensor | None) -> Sequence[Tensor | None]:
-    return (None, None) if bias is None else bias.chunk(2)
 
 
 def _matrix(ffn: FFN, module: nn.Module) -> Matrix:
