@@ -1,14 +1,14 @@
 """From a perplexity increase to one CETT for the model, and from CETT to one threshold for each layer (Algorithm 1).
 
 The search evaluates points of one fixed lattice of CETT and reads the crossing from a smooth curve through those around
-it. So the answer follows the losses continuously: a last digit that another processor rounds differently stays one.
+it (``crossing``).
 """
 
 import hashlib
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -19,15 +19,11 @@ from transformers import PreTrainedModel
 
 from .arguments import number, one_of
 from .cett import Batches, CettCurves, Point
+from .crossing import CLIP, EXPONENT, LARGEST_CETT, STEP, Fit, find_crossing, lattice, log_share, reach_of
 from .forward import TokenBatches, as_list, mean_and_error
 from .rules import CETT
 from .thresholds import Thresholds
 
-LARGEST_CETT = 0.999
-STEP = math.log(2) / 4  # of the lattice, in log(CETT)
-MOST_POINTS = 9
-EXPONENT = 2.0  # rise of the loss ∝ CETT², about: what a slope is taken to be as far as few points tell
-CLIP = 16.0  # a rise this many times the target, or this share of it, says no more than that the crossing is far off
 LEAST_TOLERANCE = 0.02  # of the target
 MONOTONE_TOLERANCE = 2e-4  # in log(ratio)
 PROBED, LEAST_PROBED = 8, 256  # the first look is at one row in so many, if that leaves so many tokens
@@ -139,19 +135,6 @@ def _checked_target(ppl_increase_pct: float, criterion: str, method: str, stop_w
     return math.log1p(number("ppl_increase_pct", ppl_increase_pct, allowed, lambda p: 0 < p < math.inf) / 100)
 
 
-@dataclass(frozen=True)
-class Fit:
-    """Where a smooth curve through lattice points meets the target: ``log_cett``, and the power law around it.
-
-    ``weights`` says how much each lattice point's log(rise) counts there; they add up to 1.
-    """
-
-    log_cett: float
-    slope: float
-    weights: Mapping[int, float]
-    complete: bool = True  # every lattice point that has a say was evaluated
-
-
 class _Runs:
     """Sparse passes of one or several models at the same CETT, and the rise they make together."""
 
@@ -176,9 +159,9 @@ class _Runs:
             whole = all(each.sampler.whole for each in self.curves)
             wanted = [index] if whole else [i for i in range(index - 2, index + 3) if i <= 0 and i not in self.exact]
             for each in self.curves:
-                each.refine([_lattice(i) for i in wanted])
+                each.refine([lattice(i) for i in wanted])
             self.exact.update(wanted)
-        points, rise = self.at(_lattice(index))
+        points, rise = self.at(lattice(index))
         self.lattice[index] = points[0]
         return rise, sum(self.error(point) or 0.0 for point in points) / len(points)
 
@@ -189,10 +172,6 @@ class _Runs:
     def error(self, point: Point) -> float | None:
         """Standard error of the point's rise."""
         return point.se if self.criterion == "ppl" else point.kl_se
-
-
-def _lattice(index: int) -> float:
-    return min(math.exp(index * STEP), LARGEST_CETT)
 
 
 def _solve(
@@ -207,7 +186,7 @@ def _solve(
     else:
         targets = curves[0].corpus.targets
         start = _start(runs, target)
-        fit = _crossing(runs.at_lattice, target, _reach(targets), start)
+        fit = find_crossing(runs.at_lattice, target, reach_of(targets), start)
         cett = min(math.exp(fit.log_cett), LARGEST_CETT)
     return runs.at(cett)[0][0], runs, fit
 
@@ -230,62 +209,7 @@ def _start(runs: _Runs, target: float) -> float:
     if corpus.targets < PROBED * LEAST_PROBED or sum(len(batch.ids) for batch in corpus.batches) < PROBED:
         return guess
     index = round(guess / STEP)
-    return index * STEP - _log_share(runs.at(_lattice(index), PROBED)[1], target) / EXPONENT
-
-
-def _log_share(rise: float, target: float) -> float:
-    return math.log(min(max(rise / target, 1 / CLIP), CLIP))
-
-
-def _reach(targets: int) -> float:
-    """How far on both sides of the answer lattice points have a say: two or three points, in a short text up to five.
-
-    Losses of a short text scatter more about a smooth curve, so more points are averaged.
-    """
-    return STEP * min(1 + math.sqrt(128 / targets), 2.5)
-
-
-def _crossing(rise: Callable[[int], tuple[float, float]], target: float, reach: float, start: float) -> Fit:
-    """Evaluate lattice points, the one nearest to the crossing first, until all within reach of it are known."""
-    seen: dict[int, tuple[float, float]] = {}
-    fit = Fit(start, EXPONENT, {})
-    while True:
-        first, last = math.floor((fit.log_cett - reach) / STEP) + 1, math.ceil((fit.log_cett + reach) / STEP) - 1
-        missing = [index for index in range(first, min(last, 0) + 1) if index not in seen]
-        if not missing:
-            return fit
-        if len(seen) == MOST_POINTS:
-            return Fit(fit.log_cett, fit.slope, fit.weights, complete=False)
-        nearest = min(missing, key=lambda index: abs(index * STEP - fit.log_cett))
-        seen[nearest] = rise(nearest)
-        fit = _fit(seen, target, reach, fit.log_cett)
-
-
-def _fit(seen: Mapping[int, tuple[float, float]], target: float, reach: float, start: float) -> Fit:
-    """Where the curve through lattice points meets the target: log(rise) is locally linear in log(CETT).
-
-    A point's weight falls to zero at ``reach`` from the crossing itself, so that none enters or leaves with a jump.
-    """
-    index = np.array(list(seen))
-    x = np.array([math.log(_lattice(i)) for i in seen])
-    y = np.array([_log_share(rise, target) for rise, _ in seen.values()])
-    sure = np.array([1 / (1 + (error / max(rise, target / CLIP)) ** 2) for rise, error in seen.values()])
-    at = start
-    for _ in range(200):
-        away = x - at
-        kernel = np.clip(1 - (away / reach) ** 2, 0, None) ** 2 * sure
-        if not kernel.any():  # all lie far away: the nearest one tells the direction
-            kernel = (np.abs(away) == np.abs(away).min()).astype(float)
-        share = kernel / kernel.sum()
-        middle, level = share @ away, share @ y
-        spread = share @ (away - middle) ** 2 + STEP**2
-        slope = max((share @ ((away - middle) * y) + EXPONENT * STEP**2) / spread, 1.0)
-        move = (middle * slope - level) / slope
-        at = min(at + 0.7 * move, math.log(LARGEST_CETT))
-        if abs(move) < 1e-9:
-            break
-    weights = share * (1 - middle * (away - middle) / spread)
-    return Fit(float(at), float(slope), dict(zip(index.tolist(), weights.tolist(), strict=True)))
+    return index * STEP - log_share(runs.at(lattice(index), PROBED)[1], target) / EXPONENT
 
 
 @dataclass(frozen=True)

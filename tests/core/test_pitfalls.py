@@ -13,7 +13,7 @@ import torch
 from helpers import GOLDEN, ForwardCount, dense_values, downs, golden_model, hooks_on
 
 import sparsinglib as sl
-from sparsinglib.core import forward, search
+from sparsinglib.core import crossing, forward, search
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:sparsinglib")
 
@@ -98,18 +98,20 @@ def test_target_that_cannot_be_met_says_so(p, method, ids):
 @pytest.mark.parametrize("rise", [lambda c: 0.0, lambda c: 1e-9 * c, lambda c: -1.0], ids=["none", "slow", "falling"])
 def test_a_rise_that_never_comes_ends_at_the_largest_cett(rise):
     asked = []
-    fit = search._crossing(lambda i: asked.append(i) or (rise(search._lattice(i)), 0.0), 1e-4, 1.5 * search.STEP, -3.0)
-    assert fit.log_cett == math.log(search.LARGEST_CETT) and len(asked) <= search.MOST_POINTS
+    fit = crossing.find_crossing(
+        lambda i: asked.append(i) or (rise(crossing.lattice(i)), 0.0), 1e-4, 1.5 * crossing.STEP, -3.0
+    )
+    assert fit.log_cett == math.log(crossing.LARGEST_CETT) and len(asked) <= crossing.MOST_POINTS
 
 
 def test_a_search_that_runs_out_of_points_is_not_complete():
     rise = lambda i: ((i % 5 - 2) * 0.1 + (i % 2) * 0.3, 0.0)  # noqa: E731
-    fit = search._crossing(rise, 0.01, 30 * search.STEP, -6.0)
+    fit = crossing.find_crossing(rise, 0.01, 30 * crossing.STEP, -6.0)
     assert not fit.complete
 
 
 def ended(monkeypatch, log_cett):
-    monkeypatch.setattr(search, "_crossing", lambda rise, *_: rise(-8) and search.Fit(log_cett, 2.0, {-8: 1.0}))
+    monkeypatch.setattr(search, "find_crossing", lambda rise, *_: rise(-8) and crossing.Fit(log_cett, 2.0, {-8: 1.0}))
 
 
 def test_an_answer_below_its_target_everywhere_is_not_called_met(monkeypatch, responsive):

@@ -27,7 +27,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import sparsinglib as sl
-from sparsinglib.core import cett, forward, search
+from sparsinglib.core import cett, crossing, forward, search
 from sparsinglib.core.cett import layer_cett
 
 CETTS = [0.01, 0.05, 0.1, 0.2, 0.5]
@@ -246,6 +246,17 @@ def test_a_text_whose_neurons_do_not_fit_is_read_once_more(responsive, quiet, mo
     assert found.cett == pytest.approx(kept.cett, rel=1e-6) and found.values == pytest.approx(kept.values, rel=0.01)
 
 
+@pytest.mark.parametrize(("size", "rows"), [(12, slice(3)), (1, slice(None, None, 4))], ids=["one batch", "many"])
+def test_a_first_look_is_at_some_of_the_rows(size, rows, responsive):
+    model, text = responsive
+    curves = cett.CettCurves(model, text.split(size))
+    seen = curves.evaluate(0.2, one_in=4)
+    alone = cett.CettCurves(model, [text[rows]]).measure(0.2, seen.thresholds)
+    assert seen.log_ratio == pytest.approx(alone.log_ratio, rel=1e-4)
+    assert seen.activation_ratio == pytest.approx(alone.activation_ratio)
+    assert curves.sparse_passes == 0
+
+
 def test_kl_criterion_meets_its_target(responsive, quiet):
     model, text = responsive
     found = sl.find_thresholds(model, [text], 2.0, criterion="kl")
@@ -428,10 +439,12 @@ def test_single_token_rows_among_others(responsive):
 # The lattice's own rules, on functions whose crossing is known
 
 
-def searched(rise, target, start=-2.0, reach=1.25 * search.STEP):
+def searched(rise, target, start=-2.0, reach=1.25 * crossing.STEP):
     """Fit and lattice points asked for, in their order."""
     asked = []
-    return search._crossing(lambda i: asked.append(i) or (rise(search._lattice(i)), 0.0), target, reach, start), asked
+    return crossing.find_crossing(
+        lambda i: asked.append(i) or (rise(crossing.lattice(i)), 0.0), target, reach, start
+    ), asked
 
 
 @settings(max_examples=60)
@@ -447,10 +460,10 @@ def searched(rise, target, start=-2.0, reach=1.25 * search.STEP):
 def test_the_crossing_of_a_noisy_power_law(scale, power, target, noise, start, reach, seed):
     scatter = 1 + noise * np.random.default_rng(seed).uniform(-1, 1, 200)
     fit, asked = searched(
-        lambda c: scale * c**power * scatter[round(-math.log(c) / search.STEP)], target, start, reach * search.STEP
+        lambda c: scale * c**power * scatter[round(-math.log(c) / crossing.STEP)], target, start, reach * crossing.STEP
     )
     true = math.log(target / scale) / power
-    assert len(set(asked)) == len(asked) <= search.MOST_POINTS and max(asked) <= 0
+    assert len(set(asked)) == len(asked) <= crossing.MOST_POINTS and max(asked) <= 0
     if true < math.log(0.5):
         assert fit.complete and fit.log_cett == pytest.approx(true, abs=0.01 + noise)
         assert fit.slope == pytest.approx(power, abs=0.5 + 8 * noise)
@@ -468,7 +481,7 @@ def test_where_the_search_begins_and_a_seventh_digit_do_not_matter(true, starts,
 
     def rise(changed):
         def at(c):
-            index = round(-math.log(c) / search.STEP)
+            index = round(-math.log(c) / crossing.STEP)
             return 0.01 * math.exp(2.2 * (math.log(c) - true)) * scatter[index] * (digits[index] if changed else 1)
 
         return at
@@ -483,8 +496,8 @@ def test_a_point_enters_and_leaves_without_a_jump(edge, side, seed):
     scatter = 1 + 0.03 * np.random.default_rng(seed).uniform(-1, 1, 200)
 
     def answer(shift):
-        true = (edge + side) * search.STEP + shift
-        rise = lambda c: math.exp(2 * (math.log(c) - true)) * scatter[round(-math.log(c) / search.STEP)]  # noqa: E731
+        true = (edge + side) * crossing.STEP + shift
+        rise = lambda c: math.exp(2 * (math.log(c) - true)) * scatter[round(-math.log(c) / crossing.STEP)]  # noqa: E731
         return searched(rise, 1.0)[0].log_cett - true
 
     offs = [answer(shift) for shift in np.linspace(-0.02, 0.02, 41)]
@@ -495,7 +508,7 @@ def test_a_point_enters_and_leaves_without_a_jump(edge, side, seed):
 @given(targets=st.lists(st.floats(1e-3, 0.3), min_size=2, max_size=5, unique=True), seed=st.integers(0, 99))
 def test_a_higher_target_has_a_higher_crossing(targets, seed):
     scatter = 1 + 0.05 * np.random.default_rng(seed).uniform(-1, 1, 200)
-    rise = lambda c: c**2 * scatter[round(-math.log(c) / search.STEP)]  # noqa: E731
+    rise = lambda c: c**2 * scatter[round(-math.log(c) / crossing.STEP)]  # noqa: E731
     found = [searched(rise, target)[0].log_cett for target in sorted(targets)]
     assert (np.diff(found) > -1e-7).all()
 
@@ -512,5 +525,5 @@ def test_a_standard_error_of_cett_that_a_bootstrap_confirms(quiet):
     for _ in range(400):
         drawn = rng.integers(0, len(answer.blocks), len(answer.blocks))
         seen = {i: (s[drawn, 0].sum() / s[drawn, 1].sum(), runs.lattice[i].se) for i, s in sums.items()}
-        found.append(search._fit(seen, target, search._reach(curves.corpus.targets), fit.log_cett).log_cett)
+        found.append(crossing.fit_curve(seen, target, crossing.reach_of(curves.corpus.targets), fit.log_cett).log_cett)
     assert search._errors(runs, answer, fit, target).log_cett == pytest.approx(np.std(found), rel=0.2)
