@@ -17,7 +17,7 @@ _HOME = {
     "TopK": "core.rules",
     "TopP": "core.rules",
     "UnsupportedModel": "core.ffn",
-    "find_ffns": "core.ffn",
+    "find_ffns": "core.layout",
     "find_thresholds": "core.search",
     "gate_thresholds": "core.calibration",
     "hook_ffns": "core.hooks",

@@ -15,7 +15,7 @@ MAPPINGS = {
 }
 VOCABULARY, LAYERS, HIDDEN, HEADS = 64, 2, 32, 4
 SIZES: dict[int, str] = {
-    VOCABULARY: "vocab_size n_vocab vocab_size_per_layer_input",
+    VOCABULARY: "vocab_size n_vocab vocab_size_per_layer_input encoder_hash_byte_group_vocab",
     LAYERS: """num_hidden_layers n_layer num_layers n_layers encoder_layers decoder_layers depth num_decoder_layers
         num_encoder_layers num_experts_per_tok moe_topk top_k moe_k moe_top_k num_experts_per_token
         num_key_value_heads eos_token_id""",
@@ -39,16 +39,20 @@ SIZES: dict[int, str] = {
 NAMED = {name: size for size, names in SIZES.items() for name in names.split()}
 MLA = {"num_key_value_heads": HEADS}  # of one size with the heads
 MIXED = ["linear_attention", "full_attention"]
-SAME_HEADS = """axk1 axk2 deepseek_v2 deepseek_v3 deepseek_v32 glm4_moe_lite glm_moe_dsa minicpm3 youtu dots3_note
-    dots3_note_text longcat_flash bamba granitemoehybrid bailing_hybrid"""
+SAME_HEADS = """axk1 axk2 deepseek_v2 deepseek_v3 deepseek_v32 glm4_moe_lite glm_moe_dsa minicpm3 youtu
+    dots3_note_text longcat_flash bamba granitemoehybrid bailing_hybrid mistral4 glm5_next_text"""
 SPECIAL: dict[str, dict[str, Any]] = {  # whose sizes depend on one another
     **{entry: MLA for entry in SAME_HEADS.split()},
-    **{entry: {"layer_types": MIXED} for entry in ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "qwen4_exp_text")},
+    **{entry: {"layer_types": MIXED} for entry in ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")},
     "codegen": {"rotary_dim": 4},
     "gemma3n_text": {"layer_types": ["sliding_attention", "full_attention"]}
     | {"activation_sparsity_pattern": [0.5, 0.0], "laurel_rank": 4},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "gptj": {"rotary_dim": 4},
+    "dbrx": {"attn_config": {"kv_n_heads": HEADS, "clip_qkv": 8.0, "rope_theta": 1e4}}
+    | {"ffn_config": {"ffn_hidden_size": 48, "moe_num_experts": 4, "moe_top_k": 2, "hidden_size": HIDDEN}},
+    "diffusion_gemma_text": {"top_k_experts": 2},
+    "step3p5": {"sliding_window": 8},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "lfm3": {"layer_types": ["conv", "full_attention"]},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1},
@@ -69,9 +73,12 @@ def _arguments(config: type) -> dict[str, Any]:
     if dataclasses.is_dataclass(config):
         for entry in dataclasses.fields(config):
             defaults.setdefault(entry.name, None if entry.default is dataclasses.MISSING else entry.default)
-    chosen: dict[str, Any] = {
-        name: _arguments(part) for name, part in config.sub_configs.items() if part is not tf.AutoConfig
-    }
+    chosen: dict[str, Any] = {}
+    for name, part in config.sub_configs.items():
+        if part is not tf.AutoConfig:
+            chosen[name] = _arguments(part)
+        elif isinstance(usual := getattr(config(), name, None), tf.PreTrainedConfig):
+            chosen[name] = _arguments(type(usual)) | {"model_type": usual.model_type}
     depth = next((default for name, default in defaults.items() if NAMED.get(name) == LAYERS and "layer" in name), None)
     for name, default in defaults.items():
         if name in config.sub_configs or isinstance(default, (str, bool)):
@@ -85,17 +92,22 @@ def _arguments(config: type) -> dict[str, Any]:
             chosen[name] = 3
     if issubclass(config, tf.PreTrainedConfig) and "is_decoder" in defaults:
         chosen["is_decoder"] = True
-    return chosen
+    return chosen | SPECIAL.get(config.model_type, {})
 
 
 def build(mapping: str, entry: str) -> tf.PreTrainedModel:
     """A tiny model of an entry in eval mode; raises whatever its classes do if the sizes do not suit them."""
     config_class = tf.CONFIG_MAPPING[entry]
-    config = config_class(**_arguments(config_class) | SPECIAL.get(entry, {}))
+    config = config_class(**_arguments(config_class))
     if mapping == "causal":
         config.is_encoder_decoder = False
+    rope = getattr(config.get_text_config(decoder=True), "rope_parameters", None)
+    if rope and "rope_theta" in rope:
+        rope["mrope_section"] = [1, 1, 2]  # of half a head: those that know it take theirs from no other entry
     name = MAPPINGS[mapping][entry]
     model_class = getattr(tf, name if isinstance(name, str) else name[0])
+    if model_class.config_class is type(part := config.get_text_config(decoder=True)):
+        config = part
     with torch.device("meta"):
         if sum(p.numel() for p in model_class._from_config(config).parameters()) > 3e7:
             raise ValueError("too large to build by rule")

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 import sparsinglib as sl
-from sparsinglib.core.ffn import Experts, _is_projection, find_ffns
+from sparsinglib.core.ffn import Experts
+from sparsinglib.core.layout import _is_projection, find_ffns
 
 PAD = 5
 

@@ -10,9 +10,10 @@ from transformers import PreTrainedModel
 from . import forward
 from .arguments import number
 from .cett import Batches
-from .ffn import FFN, find_ffns
+from .ffn import FFN
 from .forward import TokenBatches
 from .hooks import hook_ffns
+from .layout import find_ffns
 from .rules import FAT, GateThresholds, OutputTopK, Rule, TopK, TopP
 
 SAMPLED_SCORES = 2**22  # of all layers together, in whole tokens spread evenly over the text

@@ -13,9 +13,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from . import forward
-from .ffn import FFN, find_ffns, mean_ratio
+from .ffn import FFN, mean_ratio
 from .forward import Batch, TokenBatches
 from .hooks import as_seen, hook_ffns, probe, sparse_logits
+from .layout import find_ffns
 from .rules import above_threshold
 
 Batches = Iterable[Tensor | Mapping[str, Tensor]]

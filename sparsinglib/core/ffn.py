@@ -1,4 +1,4 @@
-"""Find every feed-forward network (FFN) of a decoder: where its neurons are, and what each adds to the output.
+"""A feed-forward network (FFN) of a decoder: what its neurons are, and what each adds to the output.
 
 A neuron is one column of the output projection (the paper's W_out, ``down_proj``); its value is what that column is
 multiplied by (Sec 2.2, Eq 1-2). So the input of ``down_proj`` is all that has to be seen, whatever stands before it.
@@ -7,8 +7,6 @@ router's weight for the token, and the neurons of unchosen experts are zero.
 """
 
 import copy
-import re
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,29 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PreTrainedModel
-from transformers.activations import ACT2CLS
 from transformers.pytorch_utils import Conv1D
 
-from . import arguments
-
-DOWN_NAMES = ("down_proj", "dense_4h_to_h", "fc2", "fc_out", "c_proj", "w2", "wo", "proj_2", "output_linear")
-# What a part of a layer is its class says, not the name it goes by: a ``mixer`` may be an FFN, a Mamba or attention.
-FEED_FORWARD = re.compile("mlp|ffn|feedforward|decoderlayer$", re.IGNORECASE)
-OTHER_PARTS = re.compile(
-    "att(ention|n)|mamba|mixer|deltanet|ssm|recurrentblock|conv|router|gating|norm(gated)?$|indexer|compressor|embedding|altup|laurel",
-    re.IGNORECASE,
-)
-ACTIVATIONS = tuple({c[0] if isinstance(c, tuple) else c for c in ACT2CLS.values() if isinstance(c, (type, tuple))})
 UNIT_VECTORS = 1024  # multiplied at once
-SEE_NOTHING = "Its neurons cannot be seen: "
-REFUSED = {  # experts that no hook can see, by a word of their class's name
-    "Dbrx": SEE_NOTHING + "the experts' weights are cut from one matrix inside their own forward pass.",
-    "JetMoe": SEE_NOTHING + "its experts are called in their own way, attention's among them.",
-    "Inkling": SEE_NOTHING + "its shared experts scale each neuron by a router's weight before the projection.",
-    "Longcat": SEE_NOTHING + "its experts are called in their own way, and some return their input.",
-    "MuseSpark": "Each expert's output is normalised, so that it is no sum over neurons (Eq 2).",
-}
 
 
 class UnsupportedModel(ValueError):
@@ -66,7 +44,7 @@ class FFN:
     @property
     def d_ff(self) -> int:
         """Number of neurons."""
-        return _features(self.down)[0]
+        return features(self.down)[0]
 
     @property
     def width(self) -> int:
@@ -278,42 +256,6 @@ class Experts(FFN):
         return once.new_zeros(self.experts).index_add_(0, self.chosen.reshape(-1), once.reshape(-1))
 
 
-def find_ffns(model: PreTrainedModel) -> list[FFN]:
-    """List the FFNs of a decoder, first layer first; the routed experts of a layer are one, shared ones are others.
-
-    Warns of layers that have none (attention or a recurrence alone). Raises UnsupportedModel, naming the module, for an
-    encoder-decoder model, experts whose neurons cannot be seen, an FFN that two layers share, or a layer in which no
-    output projection stands out; ValueError for what is no loaded model.
-    """
-    config: Any = arguments.model(model).config
-    if getattr(config, "is_encoder_decoder", False):
-        raise UnsupportedModel(
-            f"{type(model).__name__} is an encoder-decoder model: its encoder sees the tokens that its decoder is to "
-            "predict, so that perplexity says nothing. Load its decoder alone, if there is a ForCausalLM class of it."
-        )
-    layers = _decoder_layers(model)
-    found = [ffn for index, (name, layer) in enumerate(layers) for ffn in _ffns_of_layer(index, name, layer)]
-    if not found:
-        kinds = sorted({type(layer).__name__ for _, layer in layers})
-        raise UnsupportedModel(f"{type(model).__name__} has no FFN in any layer ({', '.join(kinds)}).")
-    without = sorted(set(range(len(layers))) - {ffn.layer for ffn in found})
-    if without:
-        warnings.warn(
-            f"Layers {', '.join(map(str, without))} of {type(model).__name__} have no FFN: ratios are means over the "
-            f"other {len(layers) - len(without)}.",
-            stacklevel=3,
-        )
-    owners: dict[int, str] = {}
-    for site, ffn in enumerate(found):
-        ffn.site = site
-        if (other := owners.setdefault(id(ffn.down), ffn.name)) != ffn.name:
-            raise UnsupportedModel(
-                f"{other} and {ffn.name} share one FFN: a neuron would be counted twice for each token. Copy the "
-                "shared module (copy.deepcopy) for each layer to measure them apart."
-            )
-    return found
-
-
 def mean_ratio(ffns: Sequence[FFN], active: Sequence[float]) -> float:
     """Activation ratio from the mean number of active neurons of each FFN: pooled in a layer, then the layers' mean."""
     totals: dict[int, list[float]] = {}
@@ -324,33 +266,7 @@ def mean_ratio(ffns: Sequence[FFN], active: Sequence[float]) -> float:
     return sum(count / neurons for count, neurons in totals.values()) / len(totals)
 
 
-def _decoder_layers(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
-    config: Any = model.config.get_text_config(decoder=True)
-    depth = getattr(config, "num_hidden_layers", None)
-    if depth is None:
-        raise UnsupportedModel(f"{type(model).__name__}: {type(config).__name__} has no number of layers to look for.")
-    # A vision tower can be as deep as the text part, and comes before it.
-    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
-    names = {module: name for name, module in model.named_modules()}
-    for whole in (decoder, model):
-        for module in whole.modules() if isinstance(whole, nn.Module) else ():
-            if isinstance(module, nn.ModuleList) and len(module) == depth and any(map(_is_seen, module.modules())):
-                return [(f"{names[module]}.{i}", layer) for i, layer in enumerate(module)]
-    raise UnsupportedModel(
-        f"{type(model).__name__}: no list of {depth} decoder layers found (config.num_hidden_layers)."
-    )
-
-
-def _is_seen(module: nn.Module) -> bool:
-    return _is_projection(module) or _has_interface(module)
-
-
-def _is_projection(module: nn.Module) -> bool:
-    sizes = getattr(module, "in_features", None), getattr(module, "out_features", None)
-    return isinstance(module, Conv1D) or all(isinstance(size, int) for size in sizes)
-
-
-def _has_interface(module: nn.Module) -> bool:
+def has_interface(module: nn.Module) -> bool:
     """Whether a module holds experts computed by what transformers' ALL_EXPERTS_FUNCTIONS names, or as Llama 4's."""
     return hasattr(module, "_is_expert_parallel") or is_llama4(module)
 
@@ -360,82 +276,8 @@ def is_llama4(module: nn.Module) -> bool:
     return any(kind.__name__ == "Llama4TextExperts" for kind in type(module).__mro__)
 
 
-def _features(module: Any) -> tuple[int, int]:
+def features(module: Any) -> tuple[int, int]:
     """(inputs, outputs) of a projection; quantised weights are packed in other shapes."""
     if isinstance(module, Conv1D):
         return module.nx, module.nf
     return module.in_features, module.out_features
-
-
-def _parts(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Projections and experts of a layer, by name; what is attention, recurrence, router or norm is left out."""
-    for name, child in module.named_children():
-        kind = type(child).__name__
-        if hasattr(child, "base_layer") and any(map(_has_interface, child.modules())):
-            raise UnsupportedModel(
-                f"{prefix}{name} ({kind}): an adapter on experts; merge it first (merge_and_unload)."
-            )
-        if _is_seen(child):
-            yield prefix + name, child
-        elif "Expert" in kind and not FEED_FORWARD.search(kind):
-            reason = next(
-                (why for word, why in REFUSED.items() if word in kind), SEE_NOTHING + "it is of no known layout."
-            )
-            raise UnsupportedModel(f"{prefix}{name} ({kind}): a mixture of experts. {reason}")
-        elif FEED_FORWARD.search(kind) or not OTHER_PARTS.search(kind):
-            yield from _parts(child, f"{prefix}{name}.")
-
-
-def _ffns_of_layer(index: int, name: str, layer: nn.Module) -> list[FFN]:
-    parts = dict(_parts(layer))
-    experts = [n for n, part in parts.items() if _has_interface(part)]
-    linears = {n: part for n, part in parts.items() if n not in experts}
-    named = [n for n in linears if n.rsplit(".", 1)[-1] in DOWN_NAMES]
-    shaped = [n for n in linears if _features(linears[n])[0] > _features(linears[n])[1] and _kind(n, linears)]
-    downs = named or shaped
-    if len(shaped) != 1 and not named and not experts and linears:
-        raise UnsupportedModel(
-            f"{name} ({type(layer).__name__}): expected one FFN output projection, found {shaped or 'none'} among "
-            f"{list(linears)}; add its name to sparsinglib.ffn.DOWN_NAMES if it is a plain FFN."
-        )
-    found: list[FFN] = [_experts(index, f"{name}.{n}", parts[n]) for n in experts]
-    for down in downs:
-        parent, widths = _inputs(down, linears)
-        module = layer.get_submodule(parent)
-        kind = _kind(down, linears)
-        if kind is None:
-            raise UnsupportedModel(
-                f"{name}.{parent} ({type(module).__name__}): an FFN with {_features(linears[down])[0]} neurons and "
-                f"input projections of width {widths} is neither gated, fused nor plain."
-            )
-        found.append(FFN(index, f"{name}.{parent}".rstrip("."), kind, linears[down], _activation_of(module)))
-    return found
-
-
-def _experts(index: int, name: str, module: nn.Module) -> Experts:
-    if getattr(module, "has_post_expert_norm", False):
-        raise UnsupportedModel(f"{name} ({type(module).__name__}): a mixture of experts. {REFUSED['MuseSpark']}")
-    return Experts(index, name, "experts", module, None)
-
-
-def _inputs(down: str, linears: dict[str, nn.Module]) -> tuple[str, list[int]]:
-    """The nearest module around an output projection that has others, and the widths of those that feed it."""
-    hidden = _features(linears[down])[1]
-    parent = down.rpartition(".")[0]
-    while True:
-        inside = f"{parent}." if parent else ""
-        others = [m for n, m in linears.items() if n != down and n.startswith(inside)]
-        if others or not parent:
-            return parent, sorted(_features(m)[1] for m in others if _features(m)[0] == hidden)
-        parent = parent.rpartition(".")[0]
-
-
-def _kind(down: str, linears: dict[str, nn.Module]) -> str | None:
-    d_ff = _features(linears[down])[0]
-    kinds = {(d_ff, d_ff): "gated", (2 * d_ff,): "fused", (d_ff,): "plain"}
-    return kinds.get(tuple(_inputs(down, linears)[1]))
-
-
-def _activation_of(parent: nn.Module) -> nn.Module | None:
-    found = [child for child in parent.children() if isinstance(child, ACTIVATIONS)]
-    return found[0] if len(found) == 1 else None

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
-from .ffn import FFN, Experts, UnsupportedModel, find_ffns, is_llama4
+from .ffn import FFN, Experts, UnsupportedModel, is_llama4
 from .forward import Batch, Copies, TokenBatches, logits
+from .layout import find_ffns
 from .rules import Rule
 from .thresholds import as_rule
 
@@ -229,7 +230,8 @@ def as_seen(ffns: Sequence[FFN]) -> Iterator[None]:
 def probe(model: PreTrainedModel, ffns: Sequence[FFN], corpus: TokenBatches) -> None:
     """Check on the first few tokens of a text that a model can be measured, in one short pass.
 
-    Raises UnsupportedModel if a token's scores depend on later ones, or an FFN is not called once with every token.
+    Raises UnsupportedModel if the model needs more than token ids, if a token's scores depend on later ones, or an FFN
+    is not called once with every token.
     """
     row = next(b.ids[i][b.seen[i]][:PROBED_TOKENS] for b in corpus.batches for i in b.targets.any(dim=1).nonzero())
     other = row.clone()
@@ -241,24 +243,32 @@ def probe(model: PreTrainedModel, ffns: Sequence[FFN], corpus: TokenBatches) -> 
     def count(ffn: FFN, neurons: Tensor, gate: Tensor) -> None:
         seen[ffn.site].append(neurons.numel() // ffn.width)
 
-    with hook_ffns(ffns, count):
-        everything = torch.ones_like(both, dtype=torch.bool)
-        scores = logits(model, Batch(both, everything, everything))
+    everything = torch.ones_like(both, dtype=torch.bool)
+    try:
+        with hook_ffns(ffns, count):
+            scores = logits(model, Batch(both, everything, everything))
+    except (TypeError, ValueError) as error:  # what a forward pass raises that misses something it needs
+        if isinstance(error, UnsupportedModel):
+            raise
+        raise UnsupportedModel(f"{type(model).__name__} cannot run on token ids alone: {error}") from error
     for ffn in ffns:
-        if not seen[ffn.site]:
+        calls, tokens = len(seen[ffn.site]), sum(seen[ffn.site])
+        if not calls:
             raise UnsupportedModel(
                 f"{ffn.name}: its output projection was never called; this model computes it another way."
             )
-        if seen[ffn.site] != [both.numel()]:
+        if (calls, tokens) != (1, both.numel()):
             raise UnsupportedModel(
-                f"{ffn.name}: called {len(seen[ffn.site])} times with {sum(seen[ffn.site])} tokens in a pass over "
-                f"{both.numel()}: its neurons would not be counted once a token."
+                f"{ffn.name}: called {calls} times with {tokens} tokens in a pass over {both.numel()}: its neurons "
+                "would not be counted once a token."
             )
     one, two = scores.float().chunk(2)
     if float((one - two).abs().max()) > torch.finfo(scores.dtype).eps ** 0.5 * float(one.abs().max()):
+        switch = next((name for name in ("is_decoder", "causal") if getattr(model.config, name, None) is False), "")
         raise UnsupportedModel(
             f"{type(model).__name__} is not causal on this text: changing a token changes the scores of earlier ones, "
-            "so that it sees what it is asked to predict. Load it as a decoder (is_decoder=True), if it is one."
+            "so that it sees what it is asked to predict."
+            + (f" Load it as a decoder ({switch}=True), if it was trained as one." if switch else "")
         )
 
 

@@ -15,9 +15,10 @@ from transformers import PreTrainedModel
 
 from . import forward
 from .cett import Batches
-from .ffn import FFN, Experts, find_ffns
+from .ffn import FFN, Experts
 from .forward import Batch, TokenBatches
 from .hooks import as_seen, hook_ffns, probe
+from .layout import find_ffns
 from .rules import CETT, Rule
 from .search import thresholds_for_cett
 from .thresholds import Thresholds, as_rule

@@ -23,8 +23,9 @@ from torch.nn.functional import linear
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from ..core.ffn import FFN, UnsupportedModel, find_ffns
+from ..core.ffn import FFN, UnsupportedModel
 from ..core.hooks import sparsify
+from ..core.layout import find_ffns
 from ..core.rules import Rule, StraightforwardReLU
 from ..core.thresholds import Thresholds
 from . import kernel

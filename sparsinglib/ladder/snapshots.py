@@ -17,8 +17,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..core import forward
-from ..core.ffn import FFN, find_ffns
+from ..core.ffn import FFN
 from ..core.hooks import hook_ffns
+from ..core.layout import find_ffns
 from ..files import replacing
 from .batches import validation_batches
 from .recipe import LAST, Run, kept_steps, measured_steps

@@ -30,8 +30,8 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..core import arguments
-from ..core.ffn import find_ffns
 from ..core.hooks import sparsify
+from ..core.layout import find_ffns
 from ..core.rules import Rule
 from ..core.thresholds import Thresholds, as_rule
 from ..files import cache_dir, code_digest, content_digest, kept

@@ -2,6 +2,7 @@
 
 import warnings
 
+import entries
 import pytest
 import torch
 import transformers as tf
@@ -130,6 +131,32 @@ def test_a_model_that_sees_later_tokens_is_refused():
             call()
     model = tf.BertLMHeadModel(tf.BertConfig(**NO_KV | {"pad_token_id": 0, "is_decoder": True})).eval()
     assert sl.measure(model, [TEXT], sl.OutputTopK(0.5)).activation_ratio == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("mapping", "entry", "reason"),
+    [
+        ("causal", "blt", "BltConfig names no number of decoder layers.*several networks"),
+        ("causal", "dbrx", r"blocks\.0\.ffn\.experts \(DbrxExperts\): a mixture.*cut from one matrix"),
+        ("causal", "hrm_text", "no list of 16 decoder layers .*H_module.layers with 2.*several times"),
+        ("causal", "longcat_flash", r"LongcatFlashExperts\): a mixture of experts.*return their input"),
+        ("causal", "musicgen", "reads 4 ids at each position"),
+        ("causal", "rwkv", r"feed_forward\.value'\]; none is fed by one or two others of its width alone"),
+        ("causal", "xlm", r"XLM\w+ is not causal.*Load it as a decoder \(causal=True\)"),
+        ("causal", "xmod", r"cannot run on token ids alone: Input language unknown.*set_default_language"),
+        ("image-text", "blip-2", "cannot run on token ids alone.*'pixel_values'"),
+        ("image-text", "muse_spark", "Each expert's output is normalised"),
+        ("image-text", "paligemma", r"PaliGemma\w+ is not causal on this text.*asked to predict\.$"),
+    ],
+)
+def test_refused_with_the_true_reason(mapping, entry, reason):
+    with pytest.raises(sl.UnsupportedModel, match=reason):
+        sl.measure(entries.build(mapping, entry), [TEXT], sl.OutputTopK(0.5))
+
+
+@pytest.mark.parametrize(("entry", "layers"), [("git", "git.encoder.layer"), ("evolla", "model.layers")])
+def test_another_network_as_deep_as_the_decoder_is_passed_over(entry, layers):
+    assert [f.name.startswith(layers) for f in sl.find_ffns(entries.build("image-text", entry))] == [True] * 2
 
 
 class Packed(torch.nn.Module):

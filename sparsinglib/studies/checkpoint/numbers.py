@@ -20,7 +20,7 @@ from ...core import forward
 from ...core.calibration import rules_at
 from ...core.cett import Batches, layer_cett
 from ...core.checkpoints import ladder_names, load
-from ...core.ffn import FFN, UnsupportedModel, find_ffns
+from ...core.ffn import FFN, UnsupportedModel
 from ...core.forward import TokenBatches, token_batches
 from ...core.hooks import hook_ffns
 from ...core.measure import Measurement, measure

@@ -12,8 +12,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...core.calibration import rules_at
 from ...core.checkpoints import ladder_names, load
-from ...core.ffn import find_ffns
 from ...core.forward import token_batches
+from ...core.layout import find_ffns
 from ...core.measure import measure
 from ...core.rules import FAT, Rule, StraightforwardReLU, TopK
 from ...core.search import find_thresholds
