@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..core import forward
-from ..core.ffn import FFN
+from ..core.ffn import FFN, mean_ratio
 from ..core.hooks import hook_ffns
 from ..core.layout import find_ffns
 from ..files import replacing
@@ -106,11 +106,12 @@ def _dense(
     cett, active = sums / corpus.tokens
     log_cett = np.log(np.maximum.accumulate(cett, axis=1) + 1e-9) + 1e-9 * np.arange(len(grid))
     on_grid = [
-        CubicSpline(x, np.stack([np.log(t), a / ffn.d_ff], axis=1))(np.log(grid))
-        for ffn, x, t, a in zip(ffns, log_cett, thresholds, active, strict=True)
+        CubicSpline(x, np.stack([np.log(t), a], axis=1))(np.log(grid))
+        for x, t, a in zip(log_cett, thresholds, active, strict=True)
     ]
-    log_thresholds, ratio = np.moveaxis(np.array(on_grid), 2, 0)
-    return np.exp(log_thresholds), ratio.mean(axis=0), float(torch.cat(losses).double().mean())
+    log_thresholds, count = np.moveaxis(np.array(on_grid), 2, 0)
+    ratio = np.array([mean_ratio(ffns, column) for column in count.T])
+    return np.exp(log_thresholds), ratio, float(torch.cat(losses).double().mean())
 
 
 def _above(ffn: FFN, neurons: Tensor, thresholds: np.ndarray) -> np.ndarray:
@@ -129,14 +130,14 @@ def _sparse(
     model: PreTrainedModel, ffns: list[FFN], corpus: forward.TokenBatches, thresholds: np.ndarray
 ) -> list[list[float | None]]:
     """Activation ratio, log of the perplexity ratio, its error, KL, its error, of a sparse pass at each threshold."""
-    active, index = np.zeros(thresholds.shape[1]), 0
+    active, index = np.zeros(thresholds.shape), 0
     rises: list[list[Tensor]] = [[] for _ in thresholds[0]]
     divergences: list[list[Tensor]] = [[] for _ in thresholds[0]]
 
     def mask(ffn: FFN, neurons: Tensor, gate: Tensor) -> Tensor:
         size = ffn.magnitudes(neurons)
         keep = (size >= thresholds[ffn.site, index]) & (size > 0)
-        active[index] += float(keep.sum()) / ffn.d_ff
+        active[ffn.site, index] += float(keep.sum())
         return neurons * keep
 
     for batch in corpus:
@@ -147,7 +148,7 @@ def _sparse(
                 found = forward.logits(model, batch)
             rises[index].append(forward.block_sums(forward.losses(found, batch) - loss, batch))
             divergences[index].append(forward.block_sums(forward.kl_divergence(dense, found), batch))
-    ratio = active / len(ffns) / corpus.tokens
+    ratio = [mean_ratio(ffns, column) for column in active.T / corpus.tokens]
     pairs = zip(ratio, rises, divergences, strict=True)
     return [[a, *forward.mean_and_error(rise), *forward.mean_and_error(kl)] for a, rise, kl in pairs]
 

@@ -63,6 +63,28 @@ def test_ratios_are_over_all_neurons_of_a_layer():
     assert all(np.allclose(a, b) for a, b in zip(both.expert_shares, shares, strict=True))
 
 
+def test_counts_and_loads_are_those_of_the_tokens_that_are_no_padding():
+    model = mixture()
+    chosen, kept = [], []
+    experts = model.model.layers[0].mlp.experts
+    mask = torch.ones_like(TEXT)
+    mask[1, :5] = 0
+    result = sl.measure(model, [{"input_ids": TEXT, "attention_mask": mask}], RULE)
+    seen = experts.register_forward_pre_hook(lambda _module, args: chosen.append(args[1]))
+    look = sl.hook_ffns(sl.find_ffns(model)[:1], lambda ffn, neurons, gate: kept.append(neurons != 0))
+    with sl.sparsify(model, RULE), look, torch.no_grad():
+        for row in (TEXT[:1], TEXT[1:, 5:]):
+            model(row)
+    seen.remove()
+    loads, counts = torch.zeros(4, dtype=torch.int64), torch.zeros(4, 8, dtype=torch.int64)
+    for experts_of, active in zip(torch.cat(chosen).tolist(), torch.cat(kept).view(-1, 2, 8), strict=True):
+        for expert, neurons in zip(experts_of, active, strict=True):
+            loads[expert] += 1
+            counts[expert] += neurons
+    assert torch.equal(result.expert_loads[0], loads) and loads.sum() == 2 * mask.sum()
+    assert torch.equal(result.neuron_counts[0], counts.flatten())
+
+
 def test_the_routers_weight_is_in_the_length_of_a_neuron():
     model = mixture("Mixtral")
     experts = model.model.layers[0].mlp.experts

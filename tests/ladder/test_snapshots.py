@@ -4,6 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import transformers as tf
+from families import MIXTURES
 
 import sparsinglib as sl
 from sparsinglib.ladder import ends, recipe, snapshots
@@ -67,6 +69,19 @@ def test_on_the_grid_errors_and_loss_are_those_of_a_measurement(measured):
     assert row.kl_se == pytest.approx(found.kl_se, rel=0.05)
     assert row.log_ppl_ratio_se * found.ppl_ratio == pytest.approx(found.ppl_ratio_se, rel=0.05)
     assert row.validation_loss == pytest.approx(np.log(found.dense_ppl), rel=1e-5)
+
+
+def test_shared_experts_are_pooled_with_their_layers_routed_ones():
+    torch.manual_seed(0)
+    config, arguments, _ = MIXTURES["Qwen2Moe"]
+    model = tf.AutoModelForCausalLM.from_config(config(**arguments)).eval()
+    text = [torch.randint(3, 40, (16, 64), generator=torch.Generator().manual_seed(0))]
+    row = snapshots.measure_snapshot(model, text).iloc[6]
+    found = sl.measure(model, text, sl.thresholds_for_cett(model, text, row.cett))
+    apart = found.by_layer.activation_ratio.mean()  # every FFN for itself
+    assert abs(apart - found.activation_ratio) > 0.03
+    assert row.activation_ratio == pytest.approx(found.activation_ratio, abs=0.005)
+    assert row.dense_ratio == pytest.approx(found.activation_ratio, abs=0.01)
 
 
 def test_the_shared_cett_is_that_of_a_search(measured):
