@@ -109,8 +109,8 @@ def _dense(
         CubicSpline(x, np.stack([np.log(t), a], axis=1))(np.log(grid))
         for x, t, a in zip(log_cett, thresholds, active, strict=True)
     ]
-    log_thresholds, count = np.moveaxis(np.array(on_grid), 2, 0)
-    ratio = np.array([mean_ratio(ffns, column) for column in count.T])
+    log_thresholds, counts = np.moveaxis(np.array(on_grid), 2, 0)
+    ratio = np.array([mean_ratio(ffns, column) for column in counts.T])
     return np.exp(log_thresholds), ratio, float(torch.cat(losses).double().mean())
 
 

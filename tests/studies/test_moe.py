@@ -251,6 +251,26 @@ def test_cett_curve_is_what_measure_says():
     assert hooks_on(dense) == 0
 
 
+def test_cett_within_the_chosen_experts_is_what_measure_says(monkeypatch):
+    made = build(replace(TINY, layers=1)).eval()
+    text = [greedy(made, 60, rows=8)]
+    monkeypatch.setattr(moe, "open_model", lambda name: made)
+    monkeypatch.setattr(moe, "CETTS_WITHIN", (0.1, 0.5))
+    plain = curve(moe.VANILLA, {0.3: 2.0, 0.1: 2.4})
+    found = {moe.VANILLA: plain, "moe-16": curve("moe-16", {0.2: 2.2}, 20)}
+    chosen = moe.chosen_neurons(found, text)
+    assert chosen[moe.VANILLA] is plain
+    mixture = chosen["moe-16"]
+    for cett, ratio, perplexity in zip((0.1, 0.5), mixture.activation_ratio, mixture.perplexity, strict=True):
+        result = sl.measure(made, text, sl.CETT(cett))
+        assert ratio == pytest.approx(result.activation_ratio, rel=0.05)
+        assert perplexity == pytest.approx(result.sparse_ppl, rel=0.02)
+    row = moe.at_target({"moe-16": result}).iloc[0]
+    # Two of five experts have a token, so that of their neurons 5 / 2 times the share is active.
+    assert row["of the chosen experts'"] == pytest.approx(2.5 * row["active of all neurons"])
+    assert moe.table(found, chosen).series.tolist() == [moe.VANILLA] * 2 + ["moe-16"] * 3
+
+
 # --- the gap and the figure ----------------------------------------------------------------------
 
 
@@ -304,6 +324,7 @@ def test_verdict(monkeypatch, rise, noise, seeds, finished, verdict):
     published, row = moe_claims.verdicts(moe.gaps(found), size)
     assert published.verdict == "no data"
     assert (row.id, row.evidence, row.verdict) == ("C66", "ladder", verdict)
+    assert verdict == "no data" or "neurons by CETT" in row.why
     # Away from the rings a mixture runs as it was never trained to: that decides nothing.
     away = {name: curve(name, {0.2: 2.2 + rise, 0.3: 9.0}, 20, noise) for name in moe.MIXTURES}
     again = moe_claims.verdicts(moe.gaps({moe.VANILLA: found[moe.VANILLA]} | away), size)[1]
@@ -342,6 +363,12 @@ def test_figure_with_and_without_runs(monkeypatch):
     ]  # fmt: skip
     assert left.lines[0].get_xdata() == pytest.approx([5, 10, 30])
     assert right.get_ylabel().endswith("(%)")
+    chosen = found | {n: curve(n, {0.2: 2.1, 0.1: 2.2}) for n in moe.MIXTURES}
+    for other in chosen.values():
+        other.varied[1] = moe.CETT_ALIKE
+    picture = moe_figures.figure_12(found, moe.gaps(found), (0.01, 5), chosen, moe.gaps(chosen))
+    assert "3 of 3 have a lower one (16 experts -18.1 %" in picture.message
+    assert sum(line.get_linestyle() == "--" for line in picture.axes[1].lines) == 3
     points = moe.table(found)
     assert points.cett.notna().tolist() == points.active_experts.isna().tolist() == [True] * 3 + [False] * 12
     monkeypatch.setattr(moe, "ladder_names", list)

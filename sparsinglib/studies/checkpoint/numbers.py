@@ -23,6 +23,7 @@ from ...core.checkpoints import ladder_names, load
 from ...core.ffn import FFN, UnsupportedModel
 from ...core.forward import TokenBatches, token_batches
 from ...core.hooks import hook_ffns
+from ...core.layout import find_ffns
 from ...core.measure import Measurement, measure
 from ...core.rules import CETT, FAT, Rule, StraightforwardReLU, TopK
 from ...core.search import find_thresholds, thresholds_for_cett

@@ -8,8 +8,8 @@ import pandas as pd
 from ...core.checkpoints import ladder_names
 from ...files import LADDER
 from ...ladder import recipe
-from ...paper.claims import Row, judge, with_error
-from .numbers import AXIS_END, MIXTURES, Z, facts_of, missing
+from ...paper.claims import Estimate, Row, judge, with_error
+from .numbers import AXIS_END, CETT_ALIKE, MIXTURES, Z, facts_of, missing
 
 
 def seed_error() -> tuple[float, int] | None:
@@ -32,11 +32,12 @@ def seed_error() -> tuple[float, int] | None:
     return math.sqrt(variance), free
 
 
-def verdicts(gap: pd.DataFrame, size: pd.DataFrame) -> list[Row]:
+def verdicts(gap: pd.DataFrame, size: pd.DataFrame, within: pd.DataFrame | None = None) -> list[Row]:
     """C66, judged where a mixture has as many active experts as in training: elsewhere its gap is an upper bound.
 
     ``gap`` and ``size`` are ``numbers.gaps`` and ``numbers.sizes``. The error is that of the text,
-    paired by blocks, and of both runs' seeds.
+    paired by blocks, and of both runs' seeds. ``within``, the gaps where CETT chooses among the chosen experts' neurons
+    too, is no part of the claim: what it says is noted beside the verdict, with the seeds' error in its intervals.
     """
     paper = judge("C66", "paper", "The points of the paper's figure are not published")
     here = gap[gap["trained_here"].astype(bool) & (gap["activation_ratio"] <= AXIS_END)]
@@ -46,9 +47,19 @@ def verdicts(gap: pd.DataFrame, size: pd.DataFrame) -> list[Row]:
     if (seeds := seed_error()) is None:
         return [paper, judge("C66", "ladder", "Needs runs that differ in their seed alone, for the seeds' error")]
     deviation, free = seeds
+    estimates = _estimates(here, deviation, free)
+    note = "It compares two ways of leaving out: experts by a router, neurons by CETT"
+    if within is not None and len(alike := within[within["cett"] == CETT_ALIKE]):
+        said = "; ".join(map(str, _estimates(alike, deviation, free)))
+        note += f". Where both may leave out neurons (CETT {CETT_ALIKE} within the chosen experts): {said}"
+    return [paper, judge("C66", "ladder", estimates, note=note)]
+
+
+def _estimates(rows: pd.DataFrame, deviation: float, free: int) -> list[Estimate]:
+    """Each row's gap in nats, with the error of the text and of both runs' seeds."""
     estimates = []
-    for row in here.itertuples():
+    for row in rows.itertuples():
         text = (math.log1p(row.high_pct / 100) - math.log1p(row.low_pct / 100)) / (2 * Z)
         error = math.hypot(text, math.sqrt(2) * deviation)
         estimates.append(with_error(math.log1p(row.gap_pct / 100), error, "nats", f"{row.series}:", free))
-    return [paper, judge("C66", "ladder", estimates)]
+    return estimates

@@ -20,8 +20,7 @@ from ...core import forward
 from ...core.cett import Batches, CettCurves
 from ...core.checkpoints import ladder_names, load
 from ...core.forward import TokenBatches
-from ...core.hooks import sparsify
-from ...core.thresholds import Thresholds
+from ...core.measure import Measurement
 from ...files import LADDER
 from ...ladder import recipe as ladder
 from ...ladder.model import use_one_product
@@ -29,6 +28,8 @@ from ...ladder.model import use_one_product
 VANILLA = ladder.VANILLA.name
 MIXTURES = tuple(f"moe-{n}" for n in ladder.EXPERTS)
 SHARES = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1.0)  # of a mixture's experts that are active
+CETTS_WITHIN = (0.05, 0.1, 0.2, 0.35)  # of the neurons of a mixture's chosen experts
+CETT_ALIKE = 0.1  # at which the two are compared in words
 CETTS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.55, 0.7, 0.85)
 Z = 1.645  # standard errors to either end of a 90 % interval
 AXIS_END = 0.30  # the paper's axis ends at an activation ratio of 30 %
@@ -148,20 +149,18 @@ def _blocks(model: PreTrainedModel, corpus: TokenBatches) -> Tensor:
 
 
 def cett_curve(name: str, model: PreTrainedModel, batches: Batches, cetts: Sequence[float] = CETTS) -> Curve:
-    """Loss of a model by CETT (Section 4.1), each CETT met to about one percent; ratio of the sparse run.
+    """Loss of a model by CETT (Section 4.1), each CETT met to a few percent; ratio of the sparse run.
 
     Of a mixture with as many active experts as in training: CETT chooses among the neurons of the experts chosen.
     """
     curves = CettCurves(model, forward.as_list(batches))
-    for level in range(2):  # two passes for all of them, where thresholds_for_cett takes four for each
-        curves.refine(cetts, level)
-    ratios, blocks = [], []
-    for point in map(curves.evaluate, cetts):
-        values, rise = tuple(point.thresholds), float(np.exp(point.log_ratio))
-        with sparsify(model, Thresholds(values, point.cett, rise, None, point.activation_ratio)):
-            blocks.append(_blocks(model, curves.corpus))
-        ratios.append(point.activation_ratio)
-    return Curve(name, list(cetts), np.array(ratios), torch.stack(blocks))
+    curves.refine(cetts)
+    pieces = zip(curves.dense_losses, curves.corpus, strict=True)
+    dense = torch.cat([forward.block_sums(losses, batch) for losses, batch in pieces])
+    points = [curves.evaluate(cett) for cett in cetts]
+    rises = torch.stack([point.blocks[:, 0] for point in points])
+    blocks = torch.stack([dense[:, 0] + rises, dense[:, 1].expand_as(rises)], dim=2)
+    return Curve(name, list(cetts), np.array([point.activation_ratio for point in points]), blocks)
 
 
 def trained() -> list[str]:
@@ -222,17 +221,32 @@ def curves(names: Sequence[str], batches: Batches) -> dict[str, Curve]:
     return {name: make[name](name, open_model(name), batches) for name in names}
 
 
-def chosen_neurons(names: Sequence[str], batches: Batches) -> dict[str, Curve]:
-    """Curves of all runs named by CETT: the mixtures may leave out neurons of their chosen experts too."""
+def chosen_neurons(found: Mapping[str, Curve], batches: Batches) -> dict[str, Curve]:
+    """``curves`` of the mixtures by CETT instead: they leave out neurons of their chosen experts too."""
     batches = forward.as_list(batches)
-    return {name: cett_curve(name, open_model(name), batches) for name in names}
+    new = {n: cett_curve(n, open_model(n), batches, CETTS_WITHIN) for n in found if n in MIXTURES}
+    return {**found, **new}
 
 
-def table(found: Mapping[str, Curve]) -> pd.DataFrame:
+def at_target(measured: Mapping[str, Measurement]) -> pd.DataFrame:
+    """One row a model measured with thresholds: active shares (fractions), perplexity with and without the weak.
+
+    ``of the chosen experts'`` is the active share of the neurons that the router left a choice of, mean over layers.
+    """
+    rows = []
+    for name, result in measured.items():
+        routed = result.by_layer.get("routed_ratio", result.by_layer.activation_ratio)
+        rows.append((name, result.activation_ratio, routed.mean(), result.dense_ppl, result.sparse_ppl))
+    columns = ["run", "active of all neurons", "of the chosen experts'", "dense perplexity", "sparse perplexity"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def table(*found: Mapping[str, Curve]) -> pd.DataFrame:
     """The points of Figure 12: evidence, series, cett, active_experts, activation_ratio, perplexity, trained_here."""
-    if not found:
+    each = [curve.table for curves in found for curve in curves.values()]
+    if not each:
         return pd.DataFrame()
-    rows = pd.concat([curve.table for curve in found.values()], ignore_index=True)
+    rows = pd.concat(each, ignore_index=True).drop_duplicates(ignore_index=True)
     rows.insert(0, "evidence", "ladder")
     return rows
 
@@ -242,6 +256,7 @@ def show(frame: pd.DataFrame) -> str:
     if frame.empty:
         return "Nothing to show until the runs named above are trained."
     digits = {"activation_ratio": 3, "perplexity": 1, "gap_pct": 1, "low_pct": 1, "high_pct": 1}
+    digits |= {"active of all neurons": 3, "of the chosen experts'": 3, "dense perplexity": 2, "sparse perplexity": 2}
     return frame.round(digits).to_string(index=False, na_rep="–")
 
 
