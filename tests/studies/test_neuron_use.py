@@ -16,7 +16,7 @@ from sparsinglib.core.measure import Measurement
 from sparsinglib.paper import style
 from sparsinglib.studies.neurons import claims, figures
 from sparsinglib.studies.neurons import frequency as neuron_use
-from sparsinglib.studies.neurons.frequency import Use
+from sparsinglib.studies.neurons.frequency import NeuronActivity
 from sparsinglib.suites import survey
 from sparsinglib.suites.suite import Checkpoint, Suite
 
@@ -39,7 +39,9 @@ def made_up(*layers, tokens=1000, rule=RULE):
 
 
 def use(name, *layers, scale="0.1M", activation="relu", corpus="code", halves=()):
-    return Use(checkpoint(name, scale, activation), corpus, made_up(*layers), tuple(made_up(*h) for h in halves))
+    return NeuronActivity(
+        checkpoint(name, scale, activation), corpus, made_up(*layers), tuple(made_up(*h) for h in halves)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -262,7 +264,7 @@ def test_pictures_of_another_suite_do_not_replace_the_ladder_s():
 @pytest.mark.parametrize(("tokens", "pct", "message"), [(8, 1.0, "one window of 16"), (0, 0.0, "ppl_increase_pct")])
 def test_bad_sizes_are_refused(tokens, pct, message):
     with pytest.raises(ValueError, match=message):
-        neuron_use.measure_use(suite_of([checkpoint("x")]), pct, tokens)
+        neuron_use.measure_frequencies(suite_of([checkpoint("x")]), pct, tokens)
 
 
 def test_measuring_asks_for_halves_only_where_the_text_can_be_cut(monkeypatch):
@@ -274,9 +276,9 @@ def test_measuring_asks_for_halves_only_where_the_text_can_be_cut(monkeypatch):
 
     monkeypatch.setattr(survey, "run", fake)
     suite = suite_of([checkpoint("x"), checkpoint("y")])
-    short = neuron_use.measure_use(suite)
+    short = neuron_use.measure_frequencies(suite)
     assert [len(u.halves) for u in short] == [0] * 4
-    long = neuron_use.measure_use(suite, tokens=2 * survey.BATCH_TOKENS)
+    long = neuron_use.measure_frequencies(suite, tokens=2 * survey.BATCH_TOKENS)
     assert [(t.checkpoint.name, t.text.corpus, t.text.part) for t in asked[1]][:4] == [
         ("x", "code", 0), ("x", "code", 1), ("x", "math", 0), ("x", "math", 1),
     ]  # fmt: skip

@@ -402,7 +402,7 @@ def test_forecasts_have_to_be_right_and_narrow(hits, width, expected):
     inside = [True] * hits + [False] * (14 - hits)
     half = 0.01 * width / 2 * np.linspace(0.95, 1.05, 14)
     table = pd.DataFrame({"evidence": "ladder", "low": -half, "high": half, "to_come": 0.01, "inside": inside})
-    assert verdict(claims.foretold(table), "C53") == expected
+    assert verdict(claims.forecast_intervals(table), "C53") == expected
 
 
 def test_what_came_is_set_beside_what_was_foretold(trend):

@@ -29,7 +29,7 @@ def scores(model, rule, p, wrong, tasks=OWN):
     return rows
 
 
-def study(lost, dense=0, rivals=None):
+def scored(lost, dense=0, rivals=None):
     """All that the notebook's study gives: ``lost`` answers by p and group, the same for both models.
 
     ``rivals`` are those that Top-k and FAT-ε lose at every p (default: as CETT), ``dense`` those the SiLU model lacks.
@@ -70,7 +70,7 @@ AS_THE_PAPER = {
 
 
 def test_nothing_lost_is_no_harm():
-    found = verdicts(*study(NOTHING))
+    found = verdicts(*scored(NOTHING))
     assert found["C02"] == found["C04"] == found["C77"] == "holds"
     assert found["C13"] == found["C14"] == "inconclusive"  # reading does not fall: exactly zero is on neither side
     assert found["C22"] == "holds"  # SiLU is exactly ReLU
@@ -78,7 +78,7 @@ def test_nothing_lost_is_no_harm():
 
 
 def test_reading_alone_falls_as_in_the_paper():
-    given = study(
+    given = scored(
         {1.0: {"reading_comprehension": 2}, 5.0: {"reading_comprehension": 8}, 10.0: {"reading_comprehension": 16}}
     )
     found = verdicts(*given)
@@ -90,7 +90,7 @@ def test_reading_alone_falls_as_in_the_paper():
 
 def test_the_interval_over_examples_is_that_of_ninety_percent():
     """One task a group lost eight of forty at random places: the mean over tasks has the error of independent means."""
-    given = study({1.0: {}, 5.0: {}, 10.0: {"reading_comprehension": 8}})
+    given = scored({1.0: {}, 5.0: {}, 10.0: {"reading_comprehension": 8}})
     tasks = OWN[OWN.group == "reading_comprehension"].task.nunique()
     share = 8 / EXAMPLES
     half = 1.645 * 100 * math.sqrt(share * (1 - share) / EXAMPLES / tasks)
@@ -100,16 +100,16 @@ def test_the_interval_over_examples_is_that_of_ninety_percent():
 
 def test_a_rival_that_loses_less_fails_the_claim_and_one_that_loses_more_does_not():
     everywhere = {p: dict.fromkeys(("commonsense_reasoning", "reading_comprehension"), 12) for p in PS}
-    assert verdicts(*study(everywhere, rivals=0))["C02"] == "fails"
-    assert verdicts(*study(everywhere, rivals=24))["C02"] == "holds"
+    assert verdicts(*scored(everywhere, rivals=0))["C02"] == "fails"
+    assert verdicts(*scored(everywhere, rivals=24))["C02"] == "holds"
 
 
 def test_models_that_differ_are_not_called_comparable():
-    assert verdicts(*study(NOTHING, dense=4))["C22"] == "fails"
+    assert verdicts(*scored(NOTHING, dense=4))["C22"] == "fails"
 
 
 def test_at_chance_nothing_can_be_said():
-    groups, summary, frame, compared, chance = study(NOTHING)
+    groups, summary, frame, compared, chance = scored(NOTHING)
     none = chance.assign(testable=False)
     groups = group_means(frame, OWN[["task", "metric", "group"]], none)
     found = rows_of(groups, summary, frame, compared, none)
@@ -120,7 +120,7 @@ def test_at_chance_nothing_can_be_said():
 
 @pytest.mark.parametrize(("few", "open_claims"), [("compared", {"C02"}), ("scores", {"C04", "C13", "C77", "C22"})])
 def test_a_handful_of_examples_gives_no_verdict(few, open_claims):
-    groups, summary, frame, compared, chance = study(NOTHING)
+    groups, summary, frame, compared, chance = scored(NOTHING)
     some = lambda rows: rows[rows.example.str.rpartition("/")[2].astype(int) < 19]  # noqa: E731
     cut = (frame, some(compared)) if few == "compared" else (some(frame), compared)
     found, enough = rows_of(groups, summary, *cut, chance), verdicts(groups, summary, frame, compared, chance)
@@ -150,8 +150,8 @@ def test_bad_parameters_are_refused_before_anything_is_loaded(changed, named):
 
 
 def test_tables_say_what_was_scored(tmp_path):
-    groups, summary, frame, compared, chance = study(AS_THE_PAPER)
-    s = downstream.Study(list(MODELS), frame, summary, chance, groups, compared, compared)
+    groups, summary, frame, compared, chance = scored(AS_THE_PAPER)
+    s = downstream.TaskScores(list(MODELS), frame, summary, chance, groups, compared, compared)
     printed = downstream.group_table(s)
     reading = printed[(printed.model == "0.4m-relu") & (printed.group == "reading comprehension")].iloc[0]
     assert reading["dense"] == "80.0" and reading["p = 1"].startswith("+0.0") and reading["p = 10"].startswith("-40.0")
@@ -162,8 +162,10 @@ def test_tables_say_what_was_scored(tmp_path):
 
 def test_saved_tables_hold_the_printed_rows_and_the_scored(tmp_path, monkeypatch):
     monkeypatch.setenv("SPARSINGLIB_FIGURES", str(tmp_path))
-    groups, summary, frame, compared, chance = study(AS_THE_PAPER)
-    tables = downstream.save_tables(downstream.Study(list(MODELS), frame, summary, chance, groups, compared, compared))
+    groups, summary, frame, compared, chance = scored(AS_THE_PAPER)
+    tables = downstream.save_tables(
+        downstream.TaskScores(list(MODELS), frame, summary, chance, groups, compared, compared)
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"table_0{n}.csv" for n in (1, 4, 5, 6)]
     reading = tables[5]
     assert set(reading.evidence) == {"paper", "ladder"}

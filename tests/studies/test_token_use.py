@@ -16,7 +16,7 @@ import sparsinglib as sl
 from sparsinglib.core.measure import Measurement
 from sparsinglib.studies.neurons import claims
 from sparsinglib.studies.neurons import tokens as token_use
-from sparsinglib.studies.neurons.frequency import Use
+from sparsinglib.studies.neurons.frequency import NeuronActivity
 from sparsinglib.suites import survey
 from sparsinglib.suites.suite import Checkpoint, Suite
 
@@ -43,7 +43,7 @@ def made_up(entries, vocabulary=2048):
 
 def use(name, entries, scale="0.1M", activation="relu", corpus="code", halves=(), vocabulary=2048):
     whole = made_up(entries, vocabulary)
-    return Use(checkpoint(name, scale, activation), corpus, whole, tuple(made_up(h) for h in halves))
+    return NeuronActivity(checkpoint(name, scale, activation), corpus, whole, tuple(made_up(h) for h in halves))
 
 
 @pytest.fixture(scope="module")

@@ -99,7 +99,7 @@ def own_verdicts(
     compared: pd.DataFrame,
     chance: pd.DataFrame,
 ) -> list[Row]:
-    """The claims against the offline tasks; the frames are those of ``scores.Study``."""
+    """The claims against the offline tasks; the frames are those of ``scores.TaskScores``."""
     model = "mean" if "mean" in set(groups.model) else groups.model.iloc[0]
     mean = groups[groups.model == model].set_index(["group", "p"])
     answers = _paired(scores if model == "mean" else scores[scores.model == model], chance)

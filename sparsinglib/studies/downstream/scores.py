@@ -41,7 +41,7 @@ FAMILIES = {Thresholds: "CETT", TopK: "Top-k", FAT: "FAT-ε", StraightforwardReL
 
 
 @dataclass(frozen=True)
-class Study:
+class TaskScores:
     """Scores of every example, and what follows from them; ``curves`` is the data of Figure 3."""
 
     models: list[str]
@@ -123,7 +123,9 @@ def _batches(name: str, tokenizer: PreTrainedTokenizerBase | None, tokens: int) 
     return token_batches(text, tokenizer, WINDOW, 16, tokens)
 
 
-def study(names: Sequence[str], p_values: Sequence[float], examples: int, figure_3_examples: int, tokens: int) -> Study:
+def measure_tasks(
+    names: Sequence[str], p_values: Sequence[float], examples: int, figure_3_examples: int, tokens: int
+) -> TaskScores:
     """Score each model dense, at each p, and under the rivals of CETT at the same sparsity.
 
     ``examples`` of each task for the tables, the first ``figure_3_examples`` of them for Figure 3; ``tokens`` of
@@ -151,7 +153,7 @@ def study(names: Sequence[str], p_values: Sequence[float], examples: int, figure
     curves = curves[curves.model != "mean"].merge(sparse, on=["model", "rule"], how="left")
     curves = curves.assign(family=curves.family.fillna(DENSE), evidence=_evidence(names), n=figure_3_examples)
     compared = compared.merge(sparse, on=["model", "rule"], how="left")
-    return Study(list(names), scored, summary, chance, group_means(scored, grouped, chance), curves, compared)
+    return TaskScores(list(names), scored, summary, chance, group_means(scored, grouped, chance), curves, compared)
 
 
 def _evidence(names: Sequence[str]) -> str:
@@ -183,7 +185,7 @@ def dense_scores(names: Sequence[str], examples: int) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["model"])
 
 
-def save_tables(s: Study, save_as: str = "") -> dict[int, pd.DataFrame]:
+def save_tables(s: TaskScores, save_as: str = "") -> dict[int, pd.DataFrame]:
     """Tables 1, 4, 5 and 6, the paper's rows and the ladder's, as CSV files beside the figures."""
     own = offline_tasks.table()[["task", "metric", "group"]]
     kind = _evidence(s.models)
@@ -194,7 +196,7 @@ def save_tables(s: Study, save_as: str = "") -> dict[int, pd.DataFrame]:
     return tables
 
 
-def chance_table(s: Study) -> pd.DataFrame:
+def chance_table(s: TaskScores) -> pd.DataFrame:
     """What each task's chance is and whether the dense model beats it by two standard errors; printed values."""
     wide = s.chance.assign(
         dense=[f"{100 * r.value:.1f} ± {100 * r.standard_error:.1f}" for r in s.chance.itertuples()],
@@ -204,7 +206,7 @@ def chance_table(s: Study) -> pd.DataFrame:
     return wide[["model", "task", "metric", "n", "chance", "dense", "enters"]]
 
 
-def group_table(s: Study) -> pd.DataFrame:
+def group_table(s: TaskScores) -> pd.DataFrame:
     """The ladder's Table 1: mean dense score, change at each p with its 90 % interval (points); printed values."""
     rows = []
     for (model, group), part in s.groups.groupby(["model", "group"], sort=False):
@@ -222,7 +224,7 @@ def group_table(s: Study) -> pd.DataFrame:
     return pd.DataFrame(rows).fillna("–")
 
 
-def verdicts(s: Study) -> list[Row]:
+def verdicts(s: TaskScores) -> list[Row]:
     """The claims on tasks held against the printed tables and these models."""
     own = claims.own_verdicts(_evidence(s.models), s.groups, s.summary, s.scores, s.compared, s.chance)
     return sorted([*claims.paper_verdicts(), *own], key=lambda row: row.id)

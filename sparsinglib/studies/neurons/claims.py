@@ -8,7 +8,7 @@ from scipy.stats import spearmanr
 
 from ...paper.claims import Estimate, Row, judge, with_error
 from ...suites.suite import Suite
-from .frequency import FIRST, LAST, MEAN, MIDDLE, POSITIONS, Use, neighbours, stretched
+from .frequency import FIRST, LAST, MEAN, MIDDLE, POSITIONS, NeuronActivity, neighbours, stretched
 from .tokens import pair_entries
 
 DRAWS, SEED = 200, 2411_02335
@@ -20,7 +20,7 @@ ONE_RUN = "One run a model: the interval holds the draw of neurons and of text, 
 Curves = Mapping[tuple[str, str], np.ndarray]  # by checkpoint and corpus: draws × positions × GRID, percent
 
 
-def frequency_verdicts(suite: Suite, uses: Sequence[Use]) -> list[Row]:
+def frequency_verdicts(suite: Suite, uses: Sequence[NeuronActivity]) -> list[Row]:
     """C46: scales lie closer together than activation functions; C47: closer in the middle layer than at the ends.
 
     Distances are the mean gap between two sorted curves (percentage points) on each corpus: of neighbouring scales, and
@@ -43,7 +43,7 @@ def frequency_verdicts(suite: Suite, uses: Sequence[Use]) -> list[Row]:
     return [judge(claim, suite.evidence, found, note=ONE_RUN) for claim, found in rows]
 
 
-def token_verdicts(suite: Suite, uses: Sequence[Use], min_occurrences: int) -> list[Row]:
+def token_verdicts(suite: Suite, uses: Sequence[NeuronActivity], min_occurrences: int) -> list[Row]:
     """C49: tokens keep their order by activation ratio from one scale to the next, beyond what shuffles reach."""
     names = [(a.name, b.name) for a, b in neighbours(uses)]
     table = pair_entries(uses, min_occurrences)
@@ -56,7 +56,7 @@ def token_verdicts(suite: Suite, uses: Sequence[Use], min_occurrences: int) -> l
     return [judge("C49", suite.evidence, missing or estimates, note="One run a model, without the error of seeds")]
 
 
-def unreached(uses: Sequence[Use]) -> str:
+def unreached(uses: Sequence[NeuronActivity]) -> str:
     """What is missing where thresholds do not reach the rise of perplexity asked for on this text; "" if all do."""
     names = dict.fromkeys(u.checkpoint.name for u in uses if not getattr(u.whole.rule, "target_met", True))
     if not names:
@@ -64,7 +64,7 @@ def unreached(uses: Sequence[Use]) -> str:
     return f"Missing: a text on which leaving neurons out raises the perplexity of {', '.join(names)} that far"
 
 
-def drawn_curves(uses: Sequence[Use]) -> Curves:
+def drawn_curves(uses: Sequence[NeuronActivity]) -> Curves:
     """Sorted frequencies at each position, as measured (first) and in resamples of neurons and of the halves of text.
 
     The halves drawn of a corpus are the same for all checkpoints, which have read the same text.
@@ -89,7 +89,7 @@ def _positions(layers: Sequence[np.ndarray]) -> np.ndarray:
     return np.stack([curves.mean(axis=0), curves[0], curves[len(layers) // 2], curves[-1]])
 
 
-def _at_one_scale(uses: Sequence[Use]) -> list[tuple]:
+def _at_one_scale(uses: Sequence[NeuronActivity]) -> list[tuple]:
     checkpoints = list(dict.fromkeys(use.checkpoint for use in uses))
     relu, silu = ([c for c in checkpoints if c.activation == activation] for activation in ("relu", "silu"))
     return [(a, b) for a in relu for b in silu if a.scale == b.scale]

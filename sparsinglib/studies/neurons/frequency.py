@@ -28,7 +28,7 @@ POINTS_DRAWN = 200
 
 
 @dataclass(frozen=True, eq=False)
-class Use:
+class NeuronActivity:
     """What one checkpoint leaves active on one corpus; ``halves`` is empty if the text is too short to be cut."""
 
     checkpoint: Checkpoint
@@ -47,7 +47,9 @@ def validate_parameters(suite: Suite, tokens: int, ppl_increase_pct: float) -> N
         raise ValueError(f"ppl_increase_pct is a rise in percent, above 0; got {ppl_increase_pct}.")
 
 
-def measure_use(suite: Suite, ppl_increase_pct: float = 1.0, tokens: int = 0, jobs: int = 1) -> list[Use]:
+def measure_frequencies(
+    suite: Suite, ppl_increase_pct: float = 1.0, tokens: int = 0, jobs: int = 1
+) -> list[NeuronActivity]:
     """Measure every checkpoint of a suite on each of its corpora, with thresholds found on the mixture.
 
     ``tokens`` of each corpus (0: the suite's). A text of two batches or more is measured in two halves, whose
@@ -66,12 +68,12 @@ def measure_use(suite: Suite, ppl_increase_pct: float = 1.0, tokens: int = 0, jo
     done = survey.run(survey.measured, tasks, jobs)
     pieces = [tuple(done[i : i + parts]) for i in range(0, len(done), parts)]
     return [
-        Use(c, corpus, found[0] + found[1] if parts == 2 else found[0], found if parts == 2 else ())
+        NeuronActivity(c, corpus, found[0] + found[1] if parts == 2 else found[0], found if parts == 2 else ())
         for (c, corpus), found in zip(places, pieces, strict=True)
     ]
 
 
-def neighbours(uses: Iterable[Use]) -> list[tuple[Checkpoint, Checkpoint]]:
+def neighbours(uses: Iterable[NeuronActivity]) -> list[tuple[Checkpoint, Checkpoint]]:
     """Pairs of neighbouring scales of one activation, in the suite's order."""
     checkpoints = list(dict.fromkeys(use.checkpoint for use in uses))
     of = [[c for c in checkpoints if c.activation == a] for a in dict.fromkeys(c.activation for c in checkpoints)]
@@ -83,7 +85,7 @@ def ending(suite: Suite, save_as: str = "") -> str:
     return save_as or ("" if suite.evidence == "ladder" else suite.name)
 
 
-def summary(uses: Iterable[Use]) -> pd.DataFrame:
+def summary(uses: Iterable[NeuronActivity]) -> pd.DataFrame:
     """One row a checkpoint: its number of layers, CETT found, and the activation ratio (%) on each corpus."""
     rows: dict[str, dict[str, float]] = {}
     for use in uses:
@@ -109,7 +111,7 @@ def stretched(curve: np.ndarray, points: int) -> np.ndarray:
     return curve[((np.arange(points) + 0.5) * len(curve) / points).astype(int)]
 
 
-def curve_table(uses: Iterable[Use]) -> pd.DataFrame:
+def curve_table(uses: Iterable[NeuronActivity]) -> pd.DataFrame:
     """Tidy: checkpoint, scale, activation, corpus, position, neurons_pct (share of neurons), frequency_pct."""
     frames = []
     for use in uses:
@@ -127,7 +129,7 @@ def curve_table(uses: Iterable[Use]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def distances(uses: Sequence[Use]) -> pd.DataFrame:
+def distances(uses: Sequence[NeuronActivity]) -> pd.DataFrame:
     """Wasserstein distance between curves, in percentage points: kind, activation, position, corpus, a, b, distance_pp.
 
     Kinds: "scales" (one activation, two scales), "activations" (one scale, two activations), "halves" (one checkpoint
@@ -178,7 +180,7 @@ def largest(table: pd.DataFrame) -> pd.DataFrame:
     return wide.reset_index().sort_values(keys, key=lambda c: c.map(order) if c.name == "position" else c)
 
 
-def top_overlap(uses: Sequence[Use], share: float = TOP) -> pd.DataFrame:
+def top_overlap(uses: Sequence[NeuronActivity], share: float = TOP) -> pd.DataFrame:
     """Overlap of the most frequent neurons of two corpora, mean over layers, beside what chance gives.
 
     Columns checkpoint, corpus_a, corpus_b, overlap, chance (fractions). A corpus against itself compares its halves.
@@ -202,7 +204,7 @@ def _overlap(a: Measurement, b: Measurement, share: float) -> tuple[float, float
     return float(np.mean(found)), float(np.mean(chance))
 
 
-def neuron_table(uses: Sequence[Use], share: float = TOP) -> pd.DataFrame:
+def neuron_table(uses: Sequence[NeuronActivity], share: float = TOP) -> pd.DataFrame:
     """One row a checkpoint, in percent: dead neurons, specialised ones by corpus, overlap of the most frequent.
 
     Dead: active on less than 0.1 % of the tokens of all corpora together. Specialised: five times as often active on

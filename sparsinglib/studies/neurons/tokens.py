@@ -19,7 +19,7 @@ from ...core.measure import Measurement
 from ...paper.style import BROKEN, token_pieces
 from ...suites import survey
 from ...suites.suite import Checkpoint
-from .frequency import Use
+from .frequency import NeuronActivity
 
 NEAR = 1.25  # ratios from 0.8 to 1.25 are "within 20 %", seen from either model
 SHUFFLES, SEED = 200, 2411_02335  # of the entries of one model: what the two levels alone give
@@ -55,7 +55,7 @@ def validate_parameters(min_occurrences: int) -> None:
         raise ValueError(f"min_occurrences is how often an entry must occur, at least 1; got {min_occurrences}.")
 
 
-def by_checkpoint(uses: Sequence[Use]) -> dict[Checkpoint, list[Use]]:
+def by_checkpoint(uses: Sequence[NeuronActivity]) -> dict[Checkpoint, list[NeuronActivity]]:
     """The measurements of each checkpoint, one a corpus, in the order of the suite."""
     groups = itertools.groupby(uses, lambda use: use.checkpoint)
     return {checkpoint: list(group) for checkpoint, group in groups}
@@ -66,7 +66,7 @@ def together(measurements: Sequence[Measurement]) -> pd.DataFrame:
     return reduce(add, measurements).by_vocabulary.set_index("token_id")
 
 
-def pairs(uses: Sequence[Use]) -> list[tuple[Checkpoint, Checkpoint]]:
+def pairs(uses: Sequence[NeuronActivity]) -> list[tuple[Checkpoint, Checkpoint]]:
     """Pairs of scales of one activation: neighbours in the suite's order, and its ends."""
     checkpoints = list(by_checkpoint(uses))
     chosen = []
@@ -77,21 +77,21 @@ def pairs(uses: Sequence[Use]) -> list[tuple[Checkpoint, Checkpoint]]:
     return [pair for pair in chosen if pair[0].scale != pair[1].scale]
 
 
-def same_entries(a: Sequence[Use], b: Sequence[Use]) -> bool:
+def same_entries(a: Sequence[NeuronActivity], b: Sequence[NeuronActivity]) -> bool:
     """Whether two checkpoints read the same token ids in every corpus: then an id means the same entry to both."""
     counts = [[use.whole.vocabulary_tokens for use in uses] for uses in (a, b)]
     seen = [[(c.nonzero().squeeze(1).tolist(), c[c > 0].tolist()) for c in side] for side in counts]
     return seen[0] == seen[1]
 
 
-def unlike(uses: Sequence[Use]) -> str:
+def unlike(uses: Sequence[NeuronActivity]) -> str:
     """A sentence naming the pairs that are left out because their tokenizers differ; "" if none is."""
     groups = by_checkpoint(uses)
     names = [f"{a.name} and {b.name}" for a, b in pairs(uses) if not same_entries(groups[a], groups[b])]
     return f"Other token ids on the same text, so not compared: {'; '.join(names)}." if names else ""
 
 
-def pair_entries(uses: Sequence[Use], min_occurrences: int) -> pd.DataFrame:
+def pair_entries(uses: Sequence[NeuronActivity], min_occurrences: int) -> pd.DataFrame:
     """Tidy: activation, a, b (names), token_id, tokens, ratio_a, ratio_b (fractions); entries seen often enough."""
     groups, frames = by_checkpoint(uses), []
     for a, b in pairs(uses):
@@ -114,7 +114,7 @@ def _often(table: pd.DataFrame, min_occurrences: int) -> pd.DataFrame:
     return often
 
 
-def pair_table(uses: Sequence[Use], min_occurrences: int) -> pd.DataFrame:
+def pair_table(uses: Sequence[NeuronActivity], min_occurrences: int) -> pd.DataFrame:
     """One row a pair: entries compared, rank correlation, share within 20 %, median of b / a.
 
     ``halves_…`` are the same numbers for one model on the two halves of the text, the worse of the two models: what
@@ -145,7 +145,7 @@ def shuffled_near(a: pd.Series, b: pd.Series) -> float:
     return float(np.quantile(shares, SURE))
 
 
-def _halves(uses: Sequence[Use], min_occurrences: int) -> tuple[float, float]:
+def _halves(uses: Sequence[NeuronActivity], min_occurrences: int) -> tuple[float, float]:
     if not all(use.halves for use in uses):
         return np.nan, np.nan
     a, b = (together([use.halves[i] for use in uses]) for i in (0, 1))
@@ -176,12 +176,12 @@ def kind(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
     return "digit" if body[0].isdigit() else "punctuation"
 
 
-def largest_of_each(uses: Sequence[Use]) -> list[Checkpoint]:
+def largest_of_each(uses: Sequence[NeuronActivity]) -> list[Checkpoint]:
     """The last checkpoint of each activation in the suite's order: its largest scale."""
     return list({c.activation: c for c in by_checkpoint(uses)}.values())
 
 
-def kind_table(uses: Sequence[Use], min_occurrences: int) -> pd.DataFrame:
+def kind_table(uses: Sequence[NeuronActivity], min_occurrences: int) -> pd.DataFrame:
     """Tidy: checkpoint, activation, corpus, kind, activation_ratio, low, high, tokens; the largest models.
 
     The ratio is a mean over tokens; low and high are its 90 % interval where the vocabulary entries of a kind are what
@@ -210,7 +210,7 @@ def kind_table(uses: Sequence[Use], min_occurrences: int) -> pd.DataFrame:
     return table[["checkpoint", "activation", "corpus", "kind", "activation_ratio", "low", "high", "tokens"]]
 
 
-def extremes(uses: Sequence[Use], count: int, min_occurrences: int) -> pd.DataFrame:
+def extremes(uses: Sequence[NeuronActivity], count: int, min_occurrences: int) -> pd.DataFrame:
     """The entries that need most and fewest neurons in the largest models, as readable text.
 
     Columns checkpoint, activation, side ("most", "fewest"), token, kind, activation_ratio, tokens, mostly_in (corpus).

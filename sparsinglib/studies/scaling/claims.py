@@ -35,10 +35,10 @@ def form(moved: pd.DataFrame, likelier: pd.DataFrame) -> list[Row]:
     rows = []
     for claim, activation, rival in (("C18", "relu", "plain power law"), ("C19", "silu", "logarithm")):
         for evidence, part in moved[moved.activation == activation].groupby("evidence", sort=True):
-            told = likelier[(likelier.evidence == evidence) & (likelier.activation == activation)][rival]
+            ahead = likelier[(likelier.evidence == evidence) & (likelier.activation == activation)][rival]
             way = mean_of(100 * part.change, "points", "last third less first, mean over runs")
-            ahead = mean_of(told, "", f"log-likelihood of the law less that of the {rival}, mean over runs")
-            rows.append(judge(claim, str(evidence), way, ahead))
+            better = mean_of(ahead, "", f"log-likelihood of the law less that of the {rival}, mean over runs")
+            rows.append(judge(claim, str(evidence), way, better))
     return rows
 
 
@@ -156,7 +156,7 @@ def losses(table: pd.DataFrame, params: pd.Series) -> list[Row]:
     return [*rows, judge("C67", "ladder", falls), judge("C68", "ladder", gaps)]
 
 
-def foretold(forecasts: pd.DataFrame) -> list[Row]:
+def forecast_intervals(forecasts: pd.DataFrame) -> list[Row]:
     """C53: hits of 90 % intervals for the end of a run, and their width in percent of the change still to come.
 
     ``forecasts`` from two thirds of each run. The width is the median over runs, its interval from runs drawn anew.

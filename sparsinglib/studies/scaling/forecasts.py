@@ -1,4 +1,4 @@
-"""What the laws foretold held against what came: tables of notebooks 02 and 05."""
+"""What the laws predict held against what came: tables of notebooks 02 and 05."""
 
 import numpy as np
 import pandas as pd
@@ -7,7 +7,7 @@ from ... import laws
 from ...laws import rivals
 from .limits import Laws
 
-LAST = 3  # checkpoints whose mean is the end that is foretold
+LAST = 3  # checkpoints whose mean is the end that is predicted
 TAILS = [0.05, 0.5, 0.95]
 
 
@@ -31,7 +31,7 @@ def likelier(fitted: Laws) -> pd.DataFrame:
 
 
 def forecasts(trend: pd.DataFrame, share: float) -> pd.DataFrame:
-    """Where every run ends, foretold by the model of all runs from the first ``share`` of the tokens of each.
+    """Where every run ends, predicted by the model of all runs from the first ``share`` of the tokens of each.
 
     The end is the mean of the last three checkpoints. ``tokens_low`` and ``tokens_high`` turn the question round: when
     the law reaches what came. Columns: evidence, run, share, tokens, predicted, low, high (90 %), measured, error,
@@ -79,7 +79,7 @@ def forecast_score(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def came(model: laws.Posterior, run: str, later: pd.DataFrame, rows: int = 4) -> pd.DataFrame:
-    """A few points that came after a fit beside what it foretold: tokens, activation_ratio, low, high, measured."""
+    """A few points that came after a fit beside what it predicted: tokens, activation_ratio, low, high, measured."""
     picked = later.iloc[np.linspace(len(later) / rows, len(later), rows).astype(int) - 1]
     table = model.predict(run, picked.d).assign(measured=picked.activation_ratio.to_numpy())
     return table.assign(inside=table.measured.between(table.low, table.high))

@@ -165,7 +165,7 @@ def loss_limits(loss: pd.DataFrame, block: float = 0.02) -> pd.DataFrame:
     """Limit of the training loss of each run, ``L(D) = L0 + k / D^a``, and the loss reached (Figure 14).
 
     The paper does not say how it took the limit. This is Eq. 5 turned over, so all runs are fitted as that (the loss's
-    share of HIGHEST_LOSS is what an activation ratio lacks to one), on means over blocks of ``block`` of a run after
+    share of HIGHEST_LOSS stands for one less the activation ratio), on means over blocks of ``block`` of a run after
     its first tenth. ``final`` is the mean over the last twentieth, ``common`` the same at the tokens of the shortest
     run; ``fixed`` whether the points fix the limit. Columns: run, scale, activation, seed, limit, low, high, final,
     common, fixed; nats per token, rounded to 1e-6.

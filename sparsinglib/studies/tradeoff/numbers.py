@@ -115,8 +115,8 @@ def _against_cett(t: Tradeoff, rule: str) -> dict[str, float]:
     mean = np.trapezoid(difference, x, axis=1) / (x[-1] - x[0])
     error = difference[1:].std(axis=0, ddof=1)
     # Next to the common end both differences and errors vanish: their quotient says nothing there.
-    told = error > 1e-4
-    z = np.where(told, difference[0] / np.where(told, error, 1.0), np.inf)
+    clear = error > 1e-4
+    z = np.where(clear, difference[0] / np.where(clear, error, 1.0), np.inf)
     least = int(z.argmin())
     ends90 = _interval(mean[1:])
     return {
