@@ -3,7 +3,6 @@
 import html
 import io
 import textwrap
-import unicodedata
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from functools import cache
@@ -46,7 +45,6 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "*")
 FIT, GREY, ALARM = "#000000", "0.45", "#C2185B"  # a law; what stands beside; what is outside or against
 
 TEXT_COLOURS = "viridis"
-BROKEN = "\N{REPLACEMENT CHARACTER}"
 
 Look = dict[str, Any]  # keyword arguments of Axes.plot
 
@@ -227,30 +225,6 @@ def spread(values: Sequence[float] | np.ndarray, gap: float) -> np.ndarray:
 
     steps = gap * np.arange(len(values))
     return np.asarray(isotonic_regression(np.asarray(values, dtype=float) - steps).x) + steps
-
-
-def token_pieces(tokenizer: Any, ids: Sequence[int] | np.ndarray) -> list[str]:
-    """Text of each token, readable by itself: spaces as ·, line ends as ⏎, other control characters by their code.
-
-    Tokens that make up one character together show the character once and ‥ for the rest. Without a ``tokenizer``
-    (transformers') the ids stand for themselves.
-    """
-    ids = [int(i) for i in ids]
-    if tokenizer is None:
-        return [str(i) for i in ids]
-    pieces: list[str] = []
-    while len(pieces) < len(ids):
-        start = len(pieces)
-        runs = (str(tokenizer.decode(ids[start : start + n], clean_up_tokenization_spaces=False)) for n in range(1, 5))
-        whole = next(((n, text) for n, text in enumerate(runs, 1) if text and BROKEN not in text), None)
-        length, text = whole or (1, f"<{ids[start]}>")
-        pieces += [_visible(text), *["‥"] * (length - 1)]
-    return pieces[: len(ids)]
-
-
-def _visible(text: str) -> str:
-    shown = text.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "·")
-    return "".join(c if unicodedata.category(c)[0] != "C" else f"<{ord(c):x}>" for c in shown)
 
 
 def shades(values: Iterable[float], most: float) -> list[tuple[str, str]]:

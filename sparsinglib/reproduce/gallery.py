@@ -32,6 +32,7 @@ from ..studies.scaling import limits
 from ..suites import read as read_suite
 from ..suites import survey
 from ..suites.suite import Checkpoint
+from ..texts.pieces import token_pieces
 from .runner import Record, commit, load
 
 TITLE = "Sparsing Law, measured again"
@@ -209,7 +210,7 @@ def measure_states(checkpoint: Checkpoint) -> pd.DataFrame:
     """
     model, tokenizer = survey.loaded(checkpoint)
     sample = token_batches(SAMPLE.read_text(encoding="utf-8"), tokenizer, LENGTH, 1)[:1]
-    pieces = style.token_pieces(tokenizer, sample[0][0].tolist())
+    pieces = token_pieces(tokenizer, sample[0][0].tolist())
     rows = []
     for p in INCREASES:
         if p:

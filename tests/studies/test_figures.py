@@ -11,6 +11,7 @@ from sparsinglib.core.calibration import rules_at
 from sparsinglib.paper import style
 from sparsinglib.studies.checkpoint import figures
 from sparsinglib.studies.checkpoint.numbers import SAMPLE, decompose_ffn_output, find_rule, halves, validate_strategy
+from sparsinglib.texts.pieces import token_pieces
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def measured(ladder, text):
 
 def test_pieces_put_together_give_the_text_back(ladder, text):
     tokenizer = ladder[1]
-    pieces = style.token_pieces(tokenizer, tokenizer(text)["input_ids"])
+    pieces = token_pieces(tokenizer, tokenizer(text)["input_ids"])
     joined = "".join(pieces).replace("‥", "").replace("·", " ").replace("⏎", "\n")
     assert joined == text
 
@@ -44,7 +45,7 @@ def test_a_character_of_several_tokens_is_shown_once(ladder):
     tokenizer = ladder[1]
     ids = tokenizer("\N{DROMEDARY CAMEL}")["input_ids"]
     assert len(ids) > 1
-    assert style.token_pieces(tokenizer, ids) == ["\N{DROMEDARY CAMEL}"] + ["‥"] * (len(ids) - 1)
+    assert token_pieces(tokenizer, ids) == ["\N{DROMEDARY CAMEL}"] + ["‥"] * (len(ids) - 1)
 
 
 def test_the_table_of_tokens_and_the_heat_map_are_the_measurement(ladder, measured):

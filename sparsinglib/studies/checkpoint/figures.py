@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ...core.measure import Measurement
 from ...paper import style
+from ...texts.pieces import token_pieces
 from .numbers import FFNOutput
 
 MOST_TOKENS_DRAWN = 44  # of a heat map: more are not legible in a README
@@ -34,7 +35,7 @@ def token_table(results: Mapping[str, Measurement], tokenizer: PreTrainedTokeniz
         ids = result.kept[0].numpy()[:MOST_TOKENS_WRITTEN]
         active = pd.DataFrame(result.token_activation[:, : len(ids)]).rename_axis(index="layer", columns="position")
         frame = active.stack().rename("activation_ratio").reset_index()
-        pieces = np.array(style.token_pieces(tokenizer, ids), dtype=object)
+        pieces = np.array(token_pieces(tokenizer, ids), dtype=object)
         frames.append(frame.assign(rule=name, token_id=ids[frame.position], token=pieces[frame.position]))
     return pd.concat(frames, ignore_index=True)[["rule", "layer", "position", "token_id", "token", "activation_ratio"]]
 

@@ -30,6 +30,7 @@ from ...core.search import find_thresholds, thresholds_for_cett
 from ...core.thresholds import Thresholds
 from ...files import DATA, LADDER, output_dir
 from ...texts import corpora
+from ...texts.pieces import token_pieces
 
 FIRST = 44  # tokens of the sample among which Figure 1 picks its own
 SAMPLE = DATA / "texts" / "sample.txt"
@@ -315,7 +316,7 @@ def one_token(s: Measured) -> tuple[FFNOutput, str]:
     rule = s.rule if isinstance(s.rule, Thresholds) else thresholds_for_cett(s.model, s.found_on, 0.1)
     assert s.sample.kept is not None
     ids = s.sample.kept[0]
-    pieces = [str(s.tokenizer.decode([i])).strip() for i in ids[:FIRST].tolist()]
+    pieces = token_pieces(s.tokenizer, ids[:FIRST].tolist())
     position = max(range(len(pieces)), key=lambda j: len(pieces[j]))
     return decompose_ffn_output(s.model, ids, rule, len(rule.values) // 2, position), pieces[position]
 

@@ -21,6 +21,7 @@ from ...files import DATA
 from ...paper import style
 from ...suites import survey
 from ...suites.suite import Suite
+from ...texts.pieces import token_pieces
 from . import figures
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def states(suite: Suite, checkpoint: str = "", text: str = "", steps: Sequence[f
     at = {cett: measure(model, sample, rule, kl=False, cett=False, keep_tokens=True) for cett, rule in found.items()}
     need = {cett: np.asarray(m.token_activation, dtype=float).mean(axis=0) for cett, m in at.items()}
     rise = {cett: 100 * (rule.ppl_ratio - 1) for cett, rule in found.items()}
-    return States(chosen.name, tokenizer, style.token_pieces(tokenizer, sample[0][0].tolist()), at, need, rise)
+    return States(chosen.name, tokenizer, token_pieces(tokenizer, sample[0][0].tolist()), at, need, rise)
 
 
 def table(found: States) -> pd.DataFrame:

@@ -16,9 +16,9 @@ from scipy.stats import spearmanr
 from transformers import PreTrainedTokenizerBase
 
 from ...core.measure import Measurement
-from ...paper.style import BROKEN, token_pieces
 from ...suites import survey
 from ...suites.suite import Checkpoint
+from ...texts.pieces import BROKEN, token_pieces
 from .frequency import NeuronActivity
 
 NEAR = 1.25  # ratios from 0.8 to 1.25 are "within 20 %", seen from either model
