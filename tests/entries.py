@@ -106,7 +106,7 @@ def build(mapping: str, entry: str) -> tf.PreTrainedModel:
         rope["mrope_section"] = [1, 1, 2]  # of half a head: those that know it take theirs from no other entry
     name = MAPPINGS[mapping][entry]
     model_class = getattr(tf, name if isinstance(name, str) else name[0])
-    if model_class.config_class is type(part := config.get_text_config(decoder=True)):
+    if type(config) is not model_class.config_class is type(part := config.get_text_config(decoder=True)):
         config = part
     with torch.device("meta"):
         if sum(p.numel() for p in model_class._from_config(config).parameters()) > 3e7:
