@@ -9,13 +9,13 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from textwrap import shorten
-from typing import Any
 
 import pandas as pd
 
 from ..files import FIGURES, ROOT, output_dir, replacing, write_atomically
 from . import published
 from .claims import COLUMNS, Row, Verdict, combined
+from .markdown import markdown
 from .published import EVIDENCE
 
 NOT_RECORDED = "no notebook recorded it"
@@ -119,20 +119,6 @@ def one_row_each(claims: pd.DataFrame, evidence: Sequence[str] = EVIDENCE) -> pd
             row[kind] = ": ".join([str(board.loc[claim, kind]), *found[:1]])
         rows.append({name: shorten(text, WIDEST, placeholder=" …") for name, text in row.items()})
     return pd.DataFrame(rows)
-
-
-def markdown(frame: pd.DataFrame) -> str:
-    """A table of text as Markdown."""
-    lines = [list(frame.columns), ["---"] * len(frame.columns), *frame.astype(str).to_numpy().tolist()]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
-def show_table(frame: pd.DataFrame, *columns: str) -> Any:
-    """A table of text for a notebook, whole cells; ``columns`` default to all but the claim's own words."""
-    from IPython.display import Markdown  # not needed by who only reads the paper's tables
-
-    chosen = list(columns) or [name for name in frame if name not in ("where", "claim")]
-    return Markdown(markdown(frame[chosen]))
 
 
 def page(claims: pd.DataFrame) -> str:

@@ -215,6 +215,9 @@ def _loaded(checkpoint: Checkpoint, _: str) -> tuple[PreTrainedModel, PreTrained
     return model, tokenizer
 
 
+loaded.cache_clear = _loaded.cache_clear  # type: ignore[attr-defined]  # gives the model's memory back
+
+
 def batches(text: Text, tokenizer: PreTrainedTokenizerBase) -> list[torch.LongTensor]:
     """Windows of a held-out text, or of the part of it that a task is about; none longer than the model's context.
 
