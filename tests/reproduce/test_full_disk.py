@@ -1,13 +1,17 @@
 """A full disk is one line that names file and cause; what was done before stays, and work goes on once there is room.
 
+A checkout that cannot be written is enough for who names another folder.
+
 Tested on a disk that is really full (a small tmpfs, where this process may mount one) and, on every machine, with the
 kernel's limit on the size of a file.
 """
 
 import contextlib
 import dataclasses
+import os
 import resource
 import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -56,19 +60,31 @@ class SmallFiles(SmallDisk):
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.fixture
-def mounted(tmp_path):
-    folder = tmp_path / "small"
+@contextlib.contextmanager
+def mounting(folder, *options):
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
     try:
-        done = subprocess.run(mount, capture_output=True, text=True, check=False)
+        done = subprocess.run(["mount", *options, str(folder)], capture_output=True, text=True, check=False)
     except OSError as error:
         pytest.skip(f"mount is not to be had: {error}")
     if done.returncode:
-        pytest.skip(f"no tmpfs can be mounted here: {done.stderr.strip()}")
+        pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.fixture
+def mounted(tmp_path):
+    with mounting(tmp_path / "small", "-t", "tmpfs", "-o", "size=4m", "tmpfs") as folder:
+        yield folder
+
+
+@pytest.fixture
+def read_only(tmp_path):
+    """The checkout, where nobody can write to it."""
+    with mounting(tmp_path / "checkout", "--bind", str(files.ROOT)) as folder:
+        subprocess.run(["mount", "-o", "remount,ro,bind", str(folder)], check=True)
+        yield folder
 
 
 @pytest.fixture(params=["full disk", "limited size"])
@@ -171,6 +187,24 @@ def test_reproduction_on_a_full_disk(mounted, tmp_path, capfd):
     filler.write_bytes(b"")
     assert cli.main([first, second, *options]) == 0
     assert "01_first: unchanged" in capfd.readouterr().out
+
+
+MEASURES = """
+import sparsinglib as sl
+from sparsinglib.files import output_dir
+model, tokenizer = sl.load("0.1m-relu")
+batches = sl.token_batches("The mill stood still. " * 99, tokenizer, 64)
+sl.thresholds_for_cett(model, batches, 0.1).save(output_dir() / "t.json")
+"""
+
+
+def test_a_read_only_checkout_needs_no_more_than_out(read_only, tmp_path):
+    own = notebook(tmp_path / "01_own.ipynb", MEASURES)
+    environment = os.environ | {"PYTHONPATH": str(read_only), "SPARSINGLIB_CACHE": str(tmp_path / "cache")}
+    call = [sys.executable, "-m", "sparsinglib.reproduce", own, "--out", str(tmp_path / "out")]
+    done = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert sl.Thresholds.load(tmp_path / "out" / "figures" / "t.json").cett == 0.1
 
 
 def test_a_notebook_that_cannot_draw_is_the_only_one_to_fail(tmp_path, monkeypatch, capfd):
