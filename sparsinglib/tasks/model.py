@@ -4,6 +4,7 @@ import os
 from contextlib import ExitStack
 from typing import Any
 
+import torch
 from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
 from torch import Tensor
@@ -36,7 +37,8 @@ class SparseLM(HFLM):
     ) -> None:
         model: Any = pretrained
         if isinstance(pretrained, (str, os.PathLike)):
-            place = None if device in (None, "cuda") else device
+            # Its command line says "cuda:0" where nobody chose: lm-eval then takes what there is, as ``load`` does.
+            place = None if str(device).startswith("cuda") and not torch.cuda.is_available() else device
             model, found = load(
                 pretrained, dtype=dtype, revision=None if revision == "main" else revision, device_map=place
             )

@@ -199,7 +199,7 @@ sl.thresholds_for_cett(model, batches, 0.1).save(output_dir() / "t.json")
 
 
 def test_a_read_only_checkout_needs_no_more_than_out(read_only, tmp_path):
-    own = notebook(tmp_path / "01_own.ipynb", MEASURES)
+    own = str(write_notebook(tmp_path / "01_own.ipynb", MEASURES))
     environment = os.environ | {"PYTHONPATH": str(read_only), "SPARSINGLIB_CACHE": str(tmp_path / "cache")}
     call = [sys.executable, "-m", "sparsinglib.reproduce", own, "--out", str(tmp_path / "out")]
     done = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
