@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import Any
 
 # Names from before the topics had rooms, which scripts of readers use.
-_BEFORE = {"one_checkpoint": "checkpoint.study", "trends": "scaling.trends"}
+_BEFORE = {"one_checkpoint": "checkpoint.numbers", "trends": "scaling.trends"}
 
 
 def __getattr__(name: str) -> Any:
