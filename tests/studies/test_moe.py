@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 import sparsinglib as sl
-from sparsinglib.ladder import recipe as ladder
-from sparsinglib.ladder import train as training
+from sparsinglib.ladder import recipe, train
 from sparsinglib.ladder.model import build, make_optimizer
 from sparsinglib.ladder.recipe import RUNS, MixtureRun, Run
 from sparsinglib.studies.mixtures import claims as moe_claims
@@ -23,8 +22,8 @@ from sparsinglib.studies.mixtures import figures as moe_figures
 from sparsinglib.studies.mixtures import numbers as moe
 from sparsinglib.texts import corpora
 
-TINY = MixtureRun("tiny-moe", 16, 2, "relu", 1, 24 * ladder.CONTEXT, 1, warmup_tokens=2560, experts=5, active_experts=2)
-IDS = [torch.randint(0, ladder.VOCABULARY, (2, 40), generator=torch.Generator().manual_seed(i)) for i in range(2)]
+TINY = MixtureRun("tiny-moe", 16, 2, "relu", 1, 24 * recipe.CONTEXT, 1, warmup_tokens=2560, experts=5, active_experts=2)
+IDS = [torch.randint(0, recipe.VOCABULARY, (2, 40), generator=torch.Generator().manual_seed(i)) for i in range(2)]
 
 
 @pytest.fixture
@@ -123,7 +122,7 @@ def moved(width: int, mup: bool = True) -> np.ndarray:
     optimizer = make_optimizer(made, run)
     for group in optimizer.param_groups if not mup else []:
         group["lr"] = run.learning_rate
-    ids = torch.randint(0, ladder.VOCABULARY, (4, 64), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(0, recipe.VOCABULARY, (4, 64), generator=torch.Generator().manual_seed(0))
     block, seen = made.model.layers[-1].block_sparse_moe, {}
     block.router.register_forward_hook(lambda _, __, out: seen.update(router=out[0].detach()))
     block.register_forward_hook(lambda _, __, out: seen.update(output=out.detach()))
@@ -172,20 +171,20 @@ def test_one_product_is_transformers_own_mixture(experts, seed, data):
 
 
 def test_a_stopped_run_continues_to_the_same_weights_and_what_is_shipped_loads(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "LOG_TOKENS", 4 * ladder.CONTEXT)
+    monkeypatch.setattr(train, "LOG_TOKENS", 4 * recipe.CONTEXT)
     rng = np.random.default_rng(0)
-    texts = {name: (rng.zipf(1.5, 20_000) % ladder.VOCABULARY).astype(np.uint16) for name in corpora.SHARES}
+    texts = {name: (rng.zipf(1.5, 20_000) % recipe.VOCABULARY).astype(np.uint16) for name in corpora.SHARES}
     whole, pieces, elsewhere, target = (tmp_path / name for name in ("whole", "pieces", "elsewhere", "shipped"))
-    training.train(TINY, texts, whole, compiled=False)
-    assert training.train(TINY, texts, pieces, minutes=0, compiled=False) == 4
-    training.publish(TINY, pieces, target)
-    training.restore(elsewhere, target)
+    train.train(TINY, texts, whole, compiled=False)
+    assert train.train(TINY, texts, pieces, minutes=0, compiled=False) == 4
+    train.publish(TINY, pieces, target)
+    train.restore(elsewhere, target)
     for work in (pieces, elsewhere):
-        training.train(TINY, texts, work, compiled=False)
-    files = [load_file(training.last_checkpoint(w) / "model.safetensors") for w in (whole, pieces, elsewhere)]
+        train.train(TINY, texts, work, compiled=False)
+    files = [load_file(train.last_checkpoint(w) / "model.safetensors") for w in (whole, pieces, elsewhere)]
     assert any("router" in name for name in files[0])
     assert all(torch.equal(files[0][n], other[n]) for other in files[1:] for n in files[0])
-    training.publish(TINY, pieces, target)
+    train.publish(TINY, pieces, target)
     facts = json.loads((target / "run.json").read_text())
     assert (facts["experts"], facts["active_experts"], facts["router_loss"], facts["finished"]) == (5, 2, 0.01, True)
     trained = build(TINY).eval()

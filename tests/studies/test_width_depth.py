@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import optimize
 
 from sparsinglib import laws, paper
-from sparsinglib.ladder import recipe as ladder
+from sparsinglib.ladder import recipe
 from sparsinglib.laws import two_segments as bend
 from sparsinglib.paper import style
 from sparsinglib.paper.claims import Verdict
@@ -20,7 +20,7 @@ from sparsinglib.studies.width_depth import claims, figures, numbers
 
 STEPS = [244, 308, 388, 488, 615, 775, 977, 1230, 1550, 1953, 2461, 3100, 3906, 4922, 6201, 7812, 9843]
 STEPS = np.array([*STEPS, 10312, 10663, 11015, 11366, 11718])
-RATIOS = np.array([w / n for w, n, _ in ladder.SHAPES])
+RATIOS = np.array([w / n for w, n, _ in recipe.SHAPES])
 
 MAIN = pd.Series({"a0": 0.0614, "low": 0.051, "high": 0.067, "ratio": 48.0})
 
@@ -57,7 +57,7 @@ def full(tmp_path_factory):
     for i, run in enumerate(numbers.SHAPES.values()):
         write_run(folder, run, *truth(run.width / run.layers), seed=i, speed=60_000 / run.layers**0.8)
     for seed, shift in ((2, 0.002), (3, -0.002)):
-        write_run(folder, ladder.RUNS[f"0.1m-relu-seed{seed}"], 0.16 + shift, 3.2 + shift, seed=20 + seed)
+        write_run(folder, recipe.RUNS[f"0.1m-relu-seed{seed}"], 0.16 + shift, 3.2 + shift, seed=20 + seed)
     return folder
 
 
@@ -153,7 +153,7 @@ def test_bad_points_are_one_clear_error(x, y, error, message):
 
 
 def test_nine_shapes_of_one_size():
-    sizes = [numbers.parameters(w, n) for w, n, _ in ladder.SHAPES]
+    sizes = [numbers.parameters(w, n) for w, n, _ in recipe.SHAPES]
     assert len(numbers.SHAPES) == 9
     assert max(sizes) / min(sizes) < 1.05
     assert numbers.parameters(48, 4) == 4 * (4 * 48 * 48 + 3 * 48 * 120) == 105_984
@@ -271,9 +271,9 @@ def test_loss_verdicts_at_both_ends(measured):
 
 def test_seeds_of_a_shape_are_averaged_and_counted(tmp_path, monkeypatch):
     name = next(iter(numbers.SHAPES))
-    run = ladder.RUNS[name]
+    run = recipe.RUNS[name]
     again = replace(run, name=f"{name}-seed2", seed=2)
-    monkeypatch.setitem(ladder.RUNS, again.name, again)
+    monkeypatch.setitem(recipe.RUNS, again.name, again)
     write_run(tmp_path, run, 0.15, 3.2)
     write_run(tmp_path, again, 0.15, 3.3, seed=1)
     table = numbers.shapes(tmp_path)
@@ -300,7 +300,7 @@ def test_the_other_seeds_widen_the_intervals(full, measured):
 
 
 def test_one_seed_gives_no_spread(tmp_path):
-    write_run(tmp_path, ladder.RUNS["0.1m-relu-seed2"], 0.16, 3.2)
+    write_run(tmp_path, recipe.RUNS["0.1m-relu-seed2"], 0.16, 3.2)
     assert np.isnan(numbers.seed_errors(tmp_path)["ratio"])
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from transformers import AutoTokenizer
 
-from sparsinglib.ladder import batches as windows
+from sparsinglib.ladder import batches
 from sparsinglib.texts import corpora
 from sparsinglib.texts import worksheets as problems
 
@@ -32,8 +32,8 @@ def test_every_set_is_read_from_its_package_without_what_is_no_text():
 
 def test_the_tokenizer_is_trained_again_from_the_text(tmp_path, monkeypatch):
     text = "The mill turns at 1905 turns; 磨坊 turns. " * 50
-    monkeypatch.setattr(windows.corpora, "load", lambda name, split: text)
-    made = windows.train_tokenizer(tmp_path / "tokenizer")
+    monkeypatch.setattr(batches.corpora, "load", lambda name, split: text)
+    made = batches.train_tokenizer(tmp_path / "tokenizer")
     again = AutoTokenizer.from_pretrained(tmp_path / "tokenizer")
     ids = again("turns 1905 磨")["input_ids"]
     assert ids == made("turns 1905 磨")["input_ids"] and again.decode(ids) == "turns 1905 磨"

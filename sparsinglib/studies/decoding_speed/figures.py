@@ -5,8 +5,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from ...paper import published as paper
-from ...paper import style
+from ...paper import published, style
 from .numbers import CASES, VARIANTS
 
 CASE_LOOKS: dict[str, style.Look] = {
@@ -126,7 +125,7 @@ def tokens_per_second(table: pd.DataFrame) -> style.Picture:
     """
     rows = table[table.kind == "model"]
     names = list(dict.fromkeys(rows.model))
-    engines = paper.read("appendix_l_decode_speed")
+    engines = published.read("appendix_l_decode_speed")
     with style.context():
         fig, panels = style.axes(1, len(names) + 1, height=2.9)
         for ax, name in zip(panels, names, strict=False):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from ...files import DATA, ROOT
-from ...paper import published as paper
+from ...paper import published
 
 RECORDED = DATA / "decoding" / "recorded.csv"
 BENCHMARK = ROOT / "benchmarks" / "decoding.py"
@@ -104,7 +104,7 @@ def model_table(table: pd.DataFrame) -> pd.DataFrame:
 
 def weights(scale: str = LARGEST) -> dict[str, float]:
     """Weights read for each token of a dense model of the paper: attention, FFNs and output head (counts)."""
-    shape = paper.read("model_architectures").set_index("scale").loc[scale]
+    shape = published.read("model_architectures").set_index("scale").loc[scale]
     hidden, layers = int(shape.hidden_size), int(shape.num_layers)
     return {
         "attention": 4.0 * layers * hidden**2,
@@ -115,7 +115,7 @@ def weights(scale: str = LARGEST) -> dict[str, float]:
 
 def limit_ratio(scale: str = LARGEST) -> float:
     """Limit activation ratio of the paper's ReLU run (Table 2, A0)."""
-    table = paper.table(2)
+    table = published.table(2)
     return float(table[(table.scale == scale) & (table.activation == "relu")].a0.iloc[0])
 
 
@@ -134,7 +134,7 @@ def most_gain(scale: str = LARGEST) -> pd.DataFrame:
 
 def engines(bits: int = 16) -> pd.DataFrame:
     """The paper's two engines: printed tokens/s, and GB/s if all weights were read at so many bits (not stated)."""
-    table = paper.read("appendix_l_decode_speed").set_index("framework")
+    table = published.read("appendix_l_decode_speed").set_index("framework")
     size = sum(weights().values()) * bits / 8 / 1e9
     rate = table.decode_tokens_per_s
     return pd.DataFrame({"tokens/s": rate, "GB/s if dense": (size * rate).round(), "GPU": table.gpu}).reset_index()

@@ -19,7 +19,7 @@ from ...core.rules import FAT, Rule, StraightforwardReLU, TopK
 from ...core.search import find_thresholds
 from ...core.thresholds import Thresholds
 from ...files import LADDER
-from ...ladder import batches as windows
+from ...ladder import batches
 from ...ladder.recipe import SCALES
 from ...paper import style
 from ...paper.claims import Row
@@ -118,7 +118,7 @@ def _stage(name: str) -> str:
 def _batches(name: str, tokenizer: PreTrainedTokenizerBase | None, tokens: int) -> Sequence[Tensor]:
     """Held-out text to find thresholds on, in the shares of the ladder's training data."""
     if name in ladder_names():
-        return windows.validation_batches(tokens)
+        return batches.validation_batches(tokens)
     text = corpora.load("mixture", split="validation")
     return token_batches(text, tokenizer, WINDOW, 16, tokens)
 

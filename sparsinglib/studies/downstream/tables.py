@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from ...paper import published as paper
+from ...paper import published
 
 COMMONSENSE, READING, COMPLEX = "commonsense_reasoning", "reading_comprehension", "complex"
 GROUP_OF_TABLE = {4: COMMONSENSE, 5: READING, 6: COMPLEX}
@@ -14,9 +14,9 @@ MODEL = ["scale", "activation", "p_pct"]
 
 def averages() -> pd.DataFrame:
     """Printed and recomputed average (percent) of each model, p and group of Tables 4 to 6; the columns' plain mean."""
-    rows = [paper.table(number).assign(group=group) for number, group in GROUP_OF_TABLE.items()]
+    rows = [published.table(number).assign(group=group) for number, group in GROUP_OF_TABLE.items()]
     mean = pd.concat(rows).groupby([*MODEL, "group"], sort=False).score_pct.mean().rename("recomputed_pct")
-    printed = paper.read("tables4_5_6_printed_averages").set_index([*MODEL, "group"]).avg_printed_pct
+    printed = published.read("tables4_5_6_printed_averages").set_index([*MODEL, "group"]).avg_printed_pct
     return pd.concat([printed.rename("printed_pct"), mean], axis=1).reset_index()
 
 
@@ -30,7 +30,7 @@ def changes() -> pd.DataFrame:
 
 def mean_changes() -> pd.DataFrame:
     """Mean change over the ten models by group and p, its 90 % t interval, and what Table 1 prints (points)."""
-    printed = paper.read("table1_overall_average").set_index(["group", "p_pct"]).mean_delta_vs_dense_pct
+    printed = published.read("table1_overall_average").set_index(["group", "p_pct"]).mean_delta_vs_dense_pct
     rows = []
     for (group, p), part in changes().groupby(["group", "p_pct"], sort=False):
         rows.append((group, p, *t_interval(part.change), printed.get((group, p), np.nan)))
@@ -59,7 +59,7 @@ def inconsistencies() -> pd.DataFrame:
 
 def _table_1_rows() -> list[tuple[str, float, float]]:
     """Table 1's changes against the differences of the averages that Tables 4 and 5 print."""
-    first, rows = paper.table(1), []
+    first, rows = published.table(1), []
     for group, column in ((COMMONSENSE, "table4"), (READING, "table5")):
         average = first.set_index(MODEL)[f"{group}_{column}_avg_pct"]
         for row in first[first.p_pct > 0].itertuples():
@@ -86,7 +86,9 @@ def table_1(means: pd.DataFrame, evidence: str = "ladder") -> pd.DataFrame:
     """
     table = averages()
     dense = table[(table.p_pct == 0) & (table.group != COMPLEX)]
-    printed = paper.table(1).melt(id_vars=MODEL, value_vars=[f"{g}_delta_printed_pct" for g in (COMMONSENSE, READING)])
+    printed = published.table(1).melt(
+        id_vars=MODEL, value_vars=[f"{g}_delta_printed_pct" for g in (COMMONSENSE, READING)]
+    )
     printed["group"] = printed.variable.str.removesuffix("_delta_printed_pct")
     change = changes()
     change = change[change.group != COMPLEX].merge(printed, on=[*MODEL, "group"]).rename(
@@ -122,7 +124,7 @@ def table_4_to_6(number: int, summary: pd.DataFrame, tasks: pd.DataFrame, eviden
     Columns: evidence, model, p_pct, benchmark, score_pct, standard_error, n, change, low, high. ``summary`` is that of
     ``tasks.evaluate``, ``tasks`` that of ``offline_tasks.table``.
     """
-    group, printed = GROUP_OF_TABLE[number], paper.table(number)
+    group, printed = GROUP_OF_TABLE[number], published.table(number)
     means = averages()
     means = means[means.group == group].rename(columns={"recomputed_pct": "score_pct"})
     theirs = pd.concat([printed, means.assign(benchmark="average (recomputed)")])

@@ -22,11 +22,11 @@ from ...core.checkpoints import ladder_names, load
 from ...core.forward import TokenBatches
 from ...core.measure import Measurement
 from ...files import LADDER
-from ...ladder import recipe as ladder
+from ...ladder import recipe
 from ...ladder.model import use_one_product
 
-VANILLA = ladder.VANILLA.name
-MIXTURES = tuple(f"moe-{n}" for n in ladder.EXPERTS)
+VANILLA = recipe.VANILLA.name
+MIXTURES = tuple(f"moe-{n}" for n in recipe.EXPERTS)
 SHARES = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1.0)  # of a mixture's experts that are active
 CETTS_WITHIN = (0.05, 0.1, 0.2, 0.35)  # of the neurons of a mixture's chosen experts
 CETT_ALIKE = 0.1  # at which the two are compared in words

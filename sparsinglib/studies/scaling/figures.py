@@ -13,8 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
 
-from ...paper import published as paper
-from ...paper import style
+from ...paper import published, style
 
 Laws = Mapping[str, Callable[[np.ndarray], np.ndarray]]
 KINDS = ("paper", "ladder")
@@ -46,7 +45,7 @@ def figure_4(trend: pd.DataFrame, laws: Laws, limits: pd.DataFrame) -> style.Pic
 
     Evidence down, activation across. ``trend`` with ``used``: paler points are warm-up.
     """
-    printed = paper.table(2).assign(run=lambda t: t.scale.str.lower() + "-" + t.activation).set_index("run").a0
+    printed = published.table(2).assign(run=lambda t: t.scale.str.lower() + "-" + t.activation).set_index("run").a0
     with style.context():
         ratios = {"width_ratios": [4, 1.3, 4, 1.3]}
         fig, panels = style.axes(2, 4, height=3.3, gridspec_kw=ratios)
@@ -118,7 +117,7 @@ def _limits(ax: Axes, limits: pd.DataFrame, printed: pd.Series) -> None:
 
 def figure_11(trend: pd.DataFrame, laws: Laws) -> style.Picture:
     """The 2.4B run's points with several laws (name to law), each drawn on to the end of the paper's axis."""
-    end = float(paper.read("figure_axes").query("figure == 11").x_tick_max.iloc[0])
+    end = float(published.read("figure_axes").query("figure == 11").x_tick_max.iloc[0])
     with style.context():
         fig, (ax,) = style.axes(1, 1, height=3.6)
         part = trend[trend.run == "2.4b-relu"]

@@ -8,9 +8,9 @@ import pandas as pd
 
 from ... import laws
 from ...files import DATA
-from ...ladder import recipe as ladder
+from ...ladder import recipe
 from ...laws.fitting import nearest
-from ...paper import published as paper
+from ...paper import published
 
 Laws = Mapping[tuple[str, str], laws.Posterior]  # (evidence, activation) -> the model of its runs
 TOLERANCE = 0.01
@@ -25,7 +25,7 @@ def fit_all(trend: pd.DataFrame) -> Laws:
 
 def printed() -> pd.DataFrame:
     """Table 2 by the name of a run."""
-    return paper.table(2).assign(run=lambda t: t.scale.str.lower() + "-" + t.activation).set_index("run")
+    return published.table(2).assign(run=lambda t: t.scale.str.lower() + "-" + t.activation).set_index("run")
 
 
 def limits(fitted: Laws) -> pd.DataFrame:
@@ -147,7 +147,7 @@ def printed_law(run: str, trend: pd.DataFrame) -> laws.Fit:
 
 def notes_law(trend: pd.DataFrame) -> laws.Fit:
     """The law with which the authors' published notes draw the 2.4B points; not the one in Table 2."""
-    return _law(paper.read("notes_2_4b_coefficients").iloc[0], trend[trend.run == LARGEST])
+    return _law(published.read("notes_2_4b_coefficients").iloc[0], trend[trend.run == LARGEST])
 
 
 def _law(row: pd.Series, points: pd.DataFrame) -> laws.Fit:
@@ -172,7 +172,7 @@ def table_3() -> pd.DataFrame:
     Columns: evidence, scale, hidden_size, num_layers, intermediate_size, width_depth_ratio, printed_params,
     computed_params, params_difference_pct, printed_batch_tokens, computed_batch_tokens, batch_difference_pct.
     """
-    t = paper.read("model_architectures").merge(paper.table(3), on="scale")
+    t = published.read("model_architectures").merge(published.table(3), on="scale")
     params = t.num_layers * (4 * t.hidden_size**2 + 3 * t.hidden_size * t.intermediate_size)
     batch = t.batch_sequences * t.sequence_length
     printed = pd.DataFrame(
@@ -191,7 +191,7 @@ def table_3() -> pd.DataFrame:
             "batch_difference_pct": 100 * (batch / t.batch_size_tokens - 1),
         }
     )
-    runs = [ladder.RUNS[f"{scale}-relu"] for scale in ladder.SCALES]
+    runs = [recipe.RUNS[f"{scale}-relu"] for scale in recipe.SCALES]
     ours = pd.DataFrame(
         {
             "evidence": "ladder",

@@ -9,8 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from ...paper import published as paper
-from ...paper import style
+from ...paper import published, style
 
 KINDS = ("paper", "ladder")
 APART = 1.05  # a seed's mark right of the last one's, so that none hides another
@@ -36,7 +35,7 @@ def figure_7(limits: pd.DataFrame, reached: pd.DataFrame, params: pd.Series) -> 
 
     ``reached`` is ``scales.reached`` (the mean of the last checkpoints of each run), ``params`` maps scale to a count.
     """
-    printed = paper.table(2).assign(seed=1)
+    printed = published.table(2).assign(seed=1)
     with style.context():
         fig, (left, right) = style.axes(1, 2, height=3.4)
         top = 100 * max(printed.a0.max(), limits[limits.identified.astype(bool)].high.max(), reached.reached.max())

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from ... import laws
-from ...paper import published as paper
+from ...paper import published
 from ...paper.published import TOKEN_UNITS
 from . import trends
 from .limits import LARGEST, Laws
@@ -117,7 +117,7 @@ def derivatives(fitted: Laws, params: pd.Series) -> pd.DataFrame:
     (between the run's first point past the warm-up and its last), identified (of the limit). D is in the
     evidence's own token unit (1e9 or 1e6); ``params`` maps scale to a parameter count. The 2.4B run is left out.
     """
-    axis, rows = paper.read("figure_axes").query("figure == 8").iloc[0], []
+    axis, rows = published.read("figure_axes").query("figure == 8").iloc[0], []
     for (evidence, activation), model in fitted.items():
         points = model.points[(model.points.used >= 0.5) & (model.points.run != LARGEST)]
         ends = points.groupby("run").tokens_per_param.agg(["min", "max"])

@@ -14,12 +14,12 @@ import pandas as pd
 
 from ...core import arguments
 from ...files import LADDER
-from ...ladder import recipe as ladder
-from ...paper import published as paper
+from ...ladder import recipe
+from ...paper import published
 from ...paper.published import ACTIVATIONS, TOKEN_UNITS
 from ...texts import files as texts
 
-LADDER_RUNS = tuple(f"{scale}-{activation}" for scale in ladder.SCALES for activation in ACTIVATIONS)
+LADDER_RUNS = tuple(f"{scale}-{activation}" for scale in recipe.SCALES for activation in ACTIVATIONS)
 LEAST_POINTS = 12  # a run with fewer checkpoints counts as not measured yet: no law can be told from it
 COLUMNS = ["evidence", "run", "scale", "activation", "seed", "tokens", "d", "tokens_per_param"]
 
@@ -83,7 +83,7 @@ def activation(
         return rows[rows.groupby("run").run.transform("size") >= LEAST_POINTS].reset_index(drop=True)
     if evidence != "paper":
         raise ValueError(f"evidence {evidence!r} has no trends; choose 'paper' or 'ladder'")
-    rows = paper.trend()
+    rows = published.trend()
     run = rows.scale.str.lower() + "-" + rows.activation
     rows = rows.assign(evidence="paper", run=run, seed=1, d=rows.tokens / TOKEN_UNITS["paper"])
     return _per_param(rows)[[*COLUMNS, "activation_ratio"]]
@@ -118,14 +118,14 @@ def after_warm_up(frame: pd.DataFrame) -> pd.DataFrame:
 
     The authors' first points lie past theirs, and a run unknown to the ladder has none to leave out.
     """
-    ends = {run: ladder.RUNS[run].warmup_tokens for run in frame.run.unique() if run in ladder.RUNS}
+    ends = {run: recipe.RUNS[run].warmup_tokens for run in frame.run.unique() if run in recipe.RUNS}
     return frame[frame.tokens > frame.run.map(ends).astype(float).fillna(-1)]
 
 
 def params() -> pd.Series:
     """Non-embedding parameters by scale label: from Table 3, and from the ladder's records or else its recipe."""
-    sizes = dict(paper.table(3).set_index("scale").non_embedding_params)
-    sizes |= {scale.upper(): ladder.RUNS[f"{scale}-relu"].non_embedding_parameters for scale in ladder.SCALES}
+    sizes = dict(published.table(3).set_index("scale").non_embedding_params)
+    sizes |= {scale.upper(): recipe.RUNS[f"{scale}-relu"].non_embedding_parameters for scale in recipe.SCALES}
     for run in runs("run.json"):
         record = json.loads((LADDER / run / "run.json").read_text(encoding="utf-8"))
         sizes[split_run(run)[0]] = record["parameters"]

@@ -7,8 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from ...laws.two_segments import Bend
-from ...paper import published as paper
-from ...paper import style
+from ...paper import published, style
 from . import numbers
 from .numbers import MILLIONS
 
@@ -17,7 +16,7 @@ POINT: style.Look = style.look("0.1M", "relu") | {"color": style.ACTIVATION_COLO
 
 
 def _facts() -> pd.Series:
-    return paper.read("width_depth").set_index("item").value
+    return published.read("width_depth").set_index("item").value
 
 
 def _ratio_axis(ax: Axes, table: pd.DataFrame, drawn: pd.DataFrame, title: str) -> None:

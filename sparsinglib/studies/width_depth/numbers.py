@@ -15,17 +15,17 @@ from scipy import stats
 
 from ... import laws
 from ...files import LADDER
-from ...ladder import recipe as ladder
+from ...ladder import recipe
 from ...laws import two_segments
-from ...paper import published as paper
+from ...paper import published
 from ...paper.published import TOKEN_UNITS
 from ..scaling import limits, trends
 
-USUAL = ladder.RUNS["0.1m-relu"]
-SHAPES = {name: ladder.RUNS[name] for name in ladder.SHAPE_NAMES}
+USUAL = recipe.RUNS["0.1m-relu"]
+SHAPES = {name: recipe.RUNS[name] for name in recipe.SHAPE_NAMES}
 METRIC = "activation_ratio_shared_cett"
 LAST = 5  # checkpoints at the end of a run, as in Appendix E
-MILLIONS = f"{ladder.SHAPE_TOKENS / TOKEN_UNITS['ladder']:g}M"  # tokens of every shape, in words
+MILLIONS = f"{recipe.SHAPE_TOKENS / TOKEN_UNITS['ladder']:g}M"  # tokens of every shape, in words
 END = 0.1  # share of the run over which the loss reached is averaged
 Z = float(stats.norm.ppf(0.95))  # half width of a 90 % interval, in standard errors
 
@@ -39,18 +39,18 @@ def _read(names: Iterable[str], file: str, folder: Path) -> pd.DataFrame:
     """That file of the runs that have one, in one frame, with the columns of ``trends``."""
     frames = [pd.read_csv(folder / name / file).assign(run=name) for name in names if (folder / name / file).is_file()]
     rows = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["run", "step", "tokens"])
-    size = rows.run.map({name: ladder.RUNS[name].non_embedding_parameters for name in names}).astype(float)
+    size = rows.run.map({name: recipe.RUNS[name].non_embedding_parameters for name in names}).astype(float)
     labels = {"evidence": "ladder", "scale": "0.1M", "activation": "relu", "seed": rows.run.map(_seed)}
     return rows.assign(**labels, d=rows.tokens / TOKEN_UNITS["ladder"], tokens_per_param=rows.tokens / size)
 
 
 def _seed(name: str) -> int:
-    return ladder.RUNS[name].seed
+    return recipe.RUNS[name].seed
 
 
 def _seeds(names: Iterable[str]) -> list[str]:
     """The runs named, and those that differ from one of them in the seed alone."""
-    return [run for name in names for run in ladder.RUNS if run == name or run.startswith(f"{name}-seed")]
+    return [run for name in names for run in recipe.RUNS if run == name or run.startswith(f"{name}-seed")]
 
 
 def _record(directory: Path) -> dict[str, Any]:
@@ -132,9 +132,9 @@ def seed_errors(folder: Path = LADDER) -> dict[str, float]:
         group = [run for run in _seeds([name]) if name in SHAPES or "-w" not in run]
         for key, rows in (("ratio", _ratios(group, folder)), ("loss", _read(group, "training.csv", folder))):
             # A seed that has only begun says nothing about the end.
-            runs = [g for _, g in rows.groupby("run") if g.tokens.max() >= ladder.SHAPE_TOKENS / 2]
+            runs = [g for _, g in rows.groupby("run") if g.tokens.max() >= recipe.SHAPE_TOKENS / 2]
             if len(runs) > 1:
-                end = min(ladder.SHAPE_TOKENS, *(g.tokens.max() for g in runs))
+                end = min(recipe.SHAPE_TOKENS, *(g.tokens.max() for g in runs))
                 if key == "ratio":
                     ends = [np.interp(end, g.tokens, g.activation_ratio) for g in runs]
                 else:
@@ -186,7 +186,7 @@ def losses(table: pd.DataFrame, rows: pd.DataFrame, seeds: Mapping[str, float]) 
     names = ["run", "seeds", "reached", "error", "above", "above_low", "above_high"]
     if rows.empty:
         return keep.iloc[:0].merge(pd.DataFrame(columns=names), on="run")
-    end = rows[rows.tokens.between((1 - END) * ladder.SHAPE_TOKENS, ladder.SHAPE_TOKENS)]
+    end = rows[rows.tokens.between((1 - END) * recipe.SHAPE_TOKENS, recipe.SHAPE_TOKENS)]
     each = end.assign(run=end.run.str.partition("-seed")[0]).groupby(["run", "seed"]).loss.mean()
     found = each.groupby("run").agg(seeds="size", reached="mean").reset_index()
     error = np.nan_to_num(seeds["loss"]) / np.sqrt(found.seeds)
@@ -255,8 +255,8 @@ def costs(table: pd.DataFrame, folder: Path = LADDER) -> pd.DataFrame:
     for row in table.itertuples():
         speed = _record(folder / row.run).get("tokens_per_second") if row.state != "not trained yet" else None
         if speed:
-            weights = parameters(row.width, row.layers) + ladder.VOCABULARY * row.width
-            flop = 6 * weights + 12 * row.layers * ladder.CONTEXT * row.width
+            weights = parameters(row.width, row.layers) + recipe.VOCABULARY * row.width
+            flop = 6 * weights + 12 * row.layers * recipe.CONTEXT * row.width
             rows.append((row.run, row.shape, row.layers, row.ratio, flop / 1e6, 1e6 / speed))
     return pd.DataFrame(rows, columns=["run", "shape", "layers", "ratio", "mflop", "seconds"])
 
@@ -267,7 +267,7 @@ def paper_shapes() -> pd.DataFrame:
     Columns: hidden_size, num_layers, ratio, times_usual (over the main 0.1B model's), params (millions, computed),
     in_figures: "named in the text", "beyond the axis", "not said".
     """
-    shapes, facts = paper.read("width_depth_architectures"), paper.read("width_depth").set_index("item").value
+    shapes, facts = published.read("width_depth_architectures"), published.read("width_depth").set_index("item").value
     named = [float(facts[name]) for name in ("bottleneck_ratio", "best_interval_min", "best_interval_max")]
     ratio = shapes.hidden_size / shapes.num_layers
     near = np.abs(ratio.to_numpy()[:, None] - named).min(axis=1) < 1
@@ -286,7 +286,7 @@ def paper_shapes() -> pd.DataFrame:
 
 def _paper_usual() -> tuple[float, float]:
     """Ratio of width to depth and computed parameters of the main 0.1B model."""
-    row = paper.read("model_architectures").set_index("scale").loc["0.1B"]
+    row = published.read("model_architectures").set_index("scale").loc["0.1B"]
     return row.hidden_size / row.num_layers, float(parameters(row.hidden_size, row.num_layers))
 
 
@@ -306,7 +306,7 @@ def translation() -> pd.DataFrame:
     At a fixed number of parameters a ratio r goes with (parameters / 11.5)^(1/3) r^(-2/3) layers, so "the same
     multiple of the usual ratio" is also "the same share of the usual layers".
     """
-    facts = paper.read("width_depth").set_index("item").value
+    facts = published.read("width_depth").set_index("item").value
     usual, size = _paper_usual()
     own = parameters(USUAL.width, USUAL.layers)
     names = {
