@@ -116,6 +116,7 @@ def core_tests(python, folder):
     names = ("arguments", "thresholds", "hooks", "measure", "search", "rules", "ffn")
     files = [str(folder / "tests" / "core" / f"test_{name}.py") for name in names]
     settings = ["-c", str(ROOT / "pyproject.toml"), "-o", f"pythonpath={folder / 'tests'}"]
+    settings += ["-k", "not true_reason"]  # of families that the oldest transformers cannot make
     call = [python, "-m", "pytest", "-q", "-m", "not slow and not real", *settings, *files]
     done = run(call, outside(folder / "elsewhere"))
     assert done.returncode == 0, done.stdout[-4000:]
