@@ -1,7 +1,7 @@
 """Which neurons of a token are active: the rules the paper compares (Sec 2.2 and 4.1) and three that other tools use.
 
-Each is a small value object with ``active(ffn, neurons, gate) -> bool tensor`` of the same shape. What a rule ranks by
-(gate score or output vector) must be nonzero for a neuron to be active.
+Each is a small value object with ``active(ffn, neurons, gate, valid=None) -> bool tensor`` of the same shape. What a
+rule ranks by (gate score or output vector) must be nonzero for a neuron to be active.
 """
 
 from collections.abc import Sequence

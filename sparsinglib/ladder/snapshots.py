@@ -122,7 +122,7 @@ def _above(ffn: FFN, neurons: Tensor, thresholds: np.ndarray) -> np.ndarray:
     for index, threshold in enumerate(thresholds):
         weak = (size < threshold) | (size == 0)
         tail = ffn.output(neurons * weak).norm(dim=-1)
-        sums[:, index] = float((tail / full).nan_to_num(0).double().sum()), float((~weak).sum())
+        sums[:, index] = float((tail / full).nan_to_num(0, posinf=0).double().sum()), float((~weak).sum())
     return sums
 
 

@@ -87,7 +87,7 @@ def measured(run):
         return "not"
     table = pd.read_csv(path)
     if set(table.metric) == {"validation_loss"}:
-        return "by its loss"
+        return "only the loss"
     by_step = table.groupby("step")
     full = by_step.apply(
         lambda part: set(part.p_pct.dropna()) >= set(INCREASES) and "cett_searched" in set(part.metric),
@@ -96,7 +96,7 @@ def measured(run):
     return "in full" if full.all() else "in part" if full.any() else "briefly"
 
 
-@pytest.mark.parametrize("kind", ["in part", "briefly", "by its loss", "not"])
+@pytest.mark.parametrize("kind", ["in part", "briefly", "only the loss", "not"])
 def test_the_readme_names_what_is_not_measured_in_full(kind):
     listed = re.search(rf"^- {kind}\b[^:\n]*: (`.*?)$(?!\n  )", README, re.MULTILINE | re.DOTALL)
     names = re.findall("`(.*?)`", listed[1]) if listed else []

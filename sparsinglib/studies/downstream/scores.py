@@ -179,12 +179,6 @@ def rules(
     return found, others
 
 
-def dense_scores(names: Sequence[str], examples: int) -> pd.DataFrame:
-    """Scores of the dense models alone, on every example: for claims about scale."""
-    parts = [tasks.examples(*_load(name), None, None, examples, name=_label(name)) for name in names]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["model"])
-
-
 def save_tables(s: TaskScores, save_as: str = "") -> dict[int, pd.DataFrame]:
     """Tables 1, 4, 5 and 6, the paper's rows and the ladder's, as CSV files beside the figures."""
     own = offline_tasks.table()[["task", "metric", "group"]]
