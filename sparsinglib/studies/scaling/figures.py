@@ -71,8 +71,17 @@ def figure_4(trend: pd.DataFrame, laws: Laws, limits: pd.DataFrame) -> style.Pic
             f"With more data the activation ratio of {_which_way(trend)}",
             "Line: law. Pale: points left out of it as warm-up. Right of each panel the limits: bars are our 90 % "
             "intervals by the model of all runs, hollow where the points do not fix the limit (the bar then "
-            "may leave the panel); black diamonds are the limits printed in Table 2. Darker: larger.",
+            "may leave the panel); black diamonds are the limits printed in Table 2. Darker: larger."
+            f"{_drifted(trend, limits)}",
         )
+
+
+def _drifted(trend: pd.DataFrame, limits: pd.DataFrame) -> str:
+    """A sentence that names the runs whose end lies beyond the interval of their limit."""
+    end = limits.run.map(trend.sort_values("d").groupby("run").activation_ratio.apply(lambda ratio: ratio[-5:].mean()))
+    beyond = np.where(limits.activation == "relu", end < limits.low, end > limits.high)
+    names = [style.name(run) for run in limits.run[beyond]]
+    return f" Drifted past their law's limit: {', '.join(names)}." if names else ""
 
 
 def _curves(ax: Axes, trend: pd.DataFrame, laws: Laws) -> pd.Series:
