@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from . import curve
-from .line import line
-from .posterior import posterior
+from .all_runs import posterior
+from .random_effects import line
 
 STUDIES = 50  # of each design and law: 200 in all
 LEVELS = (0.5, 0.68, 0.8, 0.9, 0.95)
@@ -38,7 +38,8 @@ def study(kind: str, design: str, seed: int) -> Study:
     frames: list[pd.DataFrame] = []
     limits, sizes = {}, {}
     for i in (0, 0, 0, 1, 2, 3, 4):
-        run, per = f"run {len(frames)}", _checkpoints(design, LENGTHS[design][i])
+        run, length = f"run {len(frames)}", LENGTHS[design][i]  # of the run, in tokens a parameter as ``per``
+        per = np.linspace(length / 30, length, 30) if design == "even" else np.geomspace(2, length, 27)
         alpha, x = np.exp(generator.normal(np.log(0.7), 0.35)), per / per[-1]
         reach = np.exp(generator.normal(np.log(3), 0.4))
         tail = np.exp(-reach * x**alpha) if kind == "relu" else x**-alpha
@@ -49,15 +50,9 @@ def study(kind: str, design: str, seed: int) -> Study:
         warm = generator.normal(0, move) * np.exp(-per / 3)
         noise = generator.normal(0, own, len(per)) + _wander(per, wander, 0.08 * per[-1], generator)
         ratio = np.clip((law + warm + noise) / 100, 0, 1)
-        frames.append(
-            pd.DataFrame({"run": run, "d": per * SIZES[i] / 10, "tokens_per_param": per, "activation_ratio": ratio})
-        )
+        columns = {"d": per * SIZES[i] / 10, "tokens_per_param": per, "activation_ratio": ratio}
+        frames.append(pd.DataFrame({"run": run} | columns))
     return Study(pd.concat(frames, ignore_index=True), pd.Series(limits), pd.Series(sizes), slope)
-
-
-def _checkpoints(design: str, length: float) -> np.ndarray:
-    """Tokens a parameter at each checkpoint."""
-    return np.linspace(length / 30, length, 30) if design == "even" else np.geomspace(2, length, 27)
 
 
 def _wander(at: np.ndarray, size: float, length: float, generator: np.random.Generator) -> np.ndarray:
@@ -68,13 +63,13 @@ def _wander(at: np.ndarray, size: float, length: float, generator: np.random.Gen
     return out
 
 
-def coverage(kind: str, design: str, studies: int = STUDIES, first: int = 0, draws: int = 500) -> pd.DataFrame:
+def coverage(kind: str, design: str, studies: int = STUDIES, draws: int = 500) -> pd.DataFrame:
     """Simulate ``studies`` and count the intervals that hold the truth: of each run's limit, and of the slope.
 
     Columns: design, activation, quantity ("limit", "slope"), level, intervals, right, width (their median, points).
     """
     rows = []
-    for seed in range(first, first + studies):
+    for seed in range(studies):
         truth = study(kind, design, seed)
         found = posterior(kind, truth.points, draws=draws, seed=seed)
         limits = 100 * found.limits(0.9).set_index("run")[["a0", "low", "high"]].loc[truth.limits.index]
@@ -86,12 +81,9 @@ def coverage(kind: str, design: str, studies: int = STUDIES, first: int = 0, dra
             trend = line(truth.sizes, limits.a0, error, level)
             rows.append(("slope", level, trend.low <= truth.slope <= trend.high, trend.high - trend.low))
     table = pd.DataFrame(rows, columns=["quantity", "level", "right", "width"])
-    counts = table.groupby(["quantity", "level"]).agg(
-        intervals=("right", "size"), right=("right", "sum"), width=("width", "median")
-    )
-    return counts.reset_index().assign(design=design, activation=kind)[
-        ["design", "activation", "quantity", "level", "intervals", "right", "width"]
-    ]
+    table = table.assign(design=design, activation=kind)
+    counted = {"intervals": ("right", "size"), "right": ("right", "sum"), "width": ("width", "median")}
+    return table.groupby(["design", "activation", "quantity", "level"], as_index=False).agg(**counted)
 
 
 if __name__ == "__main__":

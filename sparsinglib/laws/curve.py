@@ -2,7 +2,7 @@
 
 ReLU (Eq. 4): ``A(D) = exp(-c D^alpha + b) + A0``; SiLU (Eq. 5): ``A(D) = A0 - c / D^alpha``. ``A`` is the activation
 ratio as a fraction, ``A0`` its limit, ``D`` the tokens passed in any one unit: 1e9 for the coefficients the paper
-prints, 1e6 for the ladder. Only ``c`` changes with the unit. Pure functions of arrays; nothing here reads a file.
+prints, 1e6 for the ladder. Only ``c`` changes with the unit.
 """
 
 from typing import Any
@@ -78,6 +78,11 @@ class Tails:
         return np.full_like(alpha, np.nan), np.exp(height) * self.middle**alpha
 
 
+def jumps(values: Array) -> Array:
+    """How far each of ``values`` (n, …) but the first and the last lies from the mean of its neighbours, (n - 2, …)."""
+    return values[1:-1] - (values[:-2] + values[2:]) / 2
+
+
 def change(tokens: ArrayLike, activation_ratio: ArrayLike) -> tuple[float, float]:
     """How far a run's last third of tokens lies above its first third, and a standard error.
 
@@ -85,10 +90,8 @@ def change(tokens: ArrayLike, activation_ratio: ArrayLike) -> tuple[float, float
     scatter of checkpoints about the mean of their neighbours.
     """
     d, y = np.asarray(tokens, dtype=float), np.asarray(activation_ratio, dtype=float)
-    scatter = float(np.sqrt((((y[1:-1] - (y[:-2] + y[2:]) / 2) ** 2).mean()) / 1.5)) if len(y) > 2 else np.inf
-    thirds = np.linspace(d[0], d[-1], 4)
+    scatter = np.sqrt((jumps(y) ** 2).mean() / 1.5) if len(y) > 2 else np.inf
+    _, first_end, last_start, _ = np.linspace(d[0], d[-1], 4)
     weight = np.gradient(d)
-    first, last = (np.where((d >= a) & (d <= b), weight, 0) for a, b in (thirds[:2], thirds[2:]))
-    means = [float((w * y).sum() / w.sum()) for w in (first, last)]
-    error = scatter * float(np.sqrt(sum((w**2).sum() / w.sum() ** 2 for w in (first, last))))
-    return means[1] - means[0], error
+    first, last = (part / part.sum() for part in (weight * (d <= first_end), weight * (d >= last_start)))
+    return float((last - first) @ y), float(scatter * np.linalg.norm([*first, *last]))

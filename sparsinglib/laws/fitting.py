@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import optimize
 
 from . import curve
@@ -51,11 +51,6 @@ class Fit:
         return self.activation_ratio - self.predict(self.tokens)
 
     @property
-    def mae(self) -> float:
-        """Mean absolute error, in activation ratio."""
-        return float(np.abs(self.residuals).mean())
-
-    @property
     def mse(self) -> float:
         """Mean squared error, in activation ratio squared."""
         return float((self.residuals**2).mean())
@@ -69,7 +64,7 @@ def fit(kind: str, tokens: ArrayLike, activation_ratio: ArrayLike, drop: int = 0
     run that moves the wrong way for this law, and a limit that the points do not fix (``laws.posterior`` of them; it
     also gives intervals). Raises ValueError on bad input.
     """
-    from .posterior import posterior
+    from .all_runs import posterior
 
     found = nearest(kind, tokens, activation_ratio, drop)
     points = pd.DataFrame({"run": "", "d": found.tokens, "activation_ratio": found.activation_ratio})
@@ -90,34 +85,33 @@ def nearest(kind: str, tokens: ArrayLike, activation_ratio: ArrayLike, drop: int
         alpha, s = np.exp(np.clip(theta, *BOUNDS[:free].T).T[[0, -1]])
         return linear(SIGN[kind], tails(alpha, s), y)
 
-    nodes = np.log(np.stack(np.meshgrid(ALPHAS, SLOPES, indexing="ij"), -1).reshape(-1, 2) if free == 2 else ALPHAS)
-    nodes = nodes.reshape(-1, free)
-    starts = nodes[_apart(nodes, np.argsort((solve(nodes)[2] ** 2).sum(1)))]
+    nodes = np.log(np.stack(np.meshgrid(*(ALPHAS, SLOPES)[:free], indexing="ij"), -1).reshape(-1, free))
+    best_first = nodes[np.argsort((solve(nodes)[2] ** 2).sum(1))]
     size = float(np.ptp(y))
     tries = [
         optimize.least_squares(lambda p: solve(p[None])[2][0] / size, start, method="lm", xtol=1e-10, ftol=1e-12)
-        for start in starts
+        for start in _apart(best_first)
     ]
     best = np.clip(min(tries, key=lambda found: found.cost).x, *BOUNDS[:free].T)
     (a0,), (move,), _ = solve(best[None])
-    b, c = tails.coefficients(np.exp(best[:1]), np.exp(best[-1:]), np.array([move]))
-    flags = ["alpha at bound"] if np.abs(best[0] - BOUNDS[0]).min() < 1e-3 else []
-    flags += ["a0 at bound"] if a0 in (0.0, 1.0) else []
+    (b,), (c,) = tails.coefficients(np.exp(best[:1]), np.exp(best[-1:]), np.array([move]))
     moved, error = curve.change(d, y)
-    if move == 0 or SIGN[kind] * moved < -SURE * error:
-        flags.append(f"moves against the {kind} law")
-    return Fit(kind, float(np.exp(best[0])), float(b[0]), float(c[0]), float(a0), d, y, drop, tuple(flags))
+    flags = {
+        "alpha at bound": np.abs(best[0] - BOUNDS[0]).min() < 1e-3,
+        "a0 at bound": a0 in (0.0, 1.0),
+        f"moves against the {kind} law": move == 0 or SIGN[kind] * moved < -SURE * error,
+    }
+    said = tuple(text for text, true in flags.items() if true)
+    return Fit(kind, float(np.exp(best[0])), float(b), float(c), float(a0), d, y, drop, said)
 
 
-def _apart(nodes: Array, order: NDArray[np.intp]) -> list[int]:
-    """The best STARTS nodes that are no neighbours of a better one."""
+def _apart(nodes: Array) -> list[Array]:
+    """The first STARTS of ``nodes`` that are no neighbours of an earlier one."""
     step = np.log([ALPHAS[1] / ALPHAS[0], SLOPES[1] / SLOPES[0]])[: nodes.shape[1]] * 1.5
-    kept: list[int] = []
-    for i in order.tolist():
-        if all((np.abs(nodes[i] - nodes[j]) > step).any() for j in kept):
-            kept.append(i)
-        if len(kept) == STARTS:
-            break
+    kept: list[Array] = []
+    while len(nodes) and len(kept) < STARTS:
+        kept.append(nodes[0])
+        nodes = nodes[(np.abs(nodes - nodes[0]) > step).any(1)]
     return kept
 
 

@@ -1,7 +1,7 @@
 """Rivals of the paper's laws, and two tests that tell them apart: likelihood, and the last third of a run foretold.
 
 The logarithm and the exponential are of the kind that the authors' published notes compare with; a plain power law has
-no limit but zero. Each is linear but for one or two coefficients, which lie on a grid. Pure functions of arrays.
+no limit but zero. Each is linear but for one or two coefficients, which lie on a grid.
 """
 
 from collections.abc import Callable
@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from .all_runs import nodes, precisions
 from .curve import COEFFICIENTS, SIGN, Array, Tails
 from .fitting import checked, linear, nearest
-from .posterior import nodes, precisions
 
 LAW = "the paper's law"
 RATES = np.geomspace(0.003, 3, 600)  # exponents of the power law, either way
@@ -59,17 +59,15 @@ def hold_out(kind: str, tokens: ArrayLike, activation_ratio: ArrayLike, share: f
     for name, (shapes, _) in rivals(d[:seen]).items():
         last = slice(seen - 3, seen) if name == "last value" else slice(seen)
         curves[name] = _nearest(shapes(d[last]), y[last])(shapes(d))
-    rows = []
-    for name, curve in curves.items():
-        apart = curve - y
-        rows.append((name, *(float(np.abs(part).mean()) for part in (apart[:seen], apart[seen:])), apart[seen:].mean()))
-    return pd.DataFrame(rows, columns=["law", "mae_seen", "mae_ahead", "bias_ahead"])
+    apart = pd.DataFrame(curves).rename_axis(columns="law").sub(y, axis=0)
+    errors = {"mae_seen": apart[:seen].abs().mean(), "mae_ahead": apart[seen:].abs().mean()}
+    return pd.DataFrame({**errors, "bias_ahead": apart[seen:].mean()}).reset_index()
 
 
 def ahead(kind: str, tokens: ArrayLike, activation_ratio: ArrayLike) -> pd.Series:
     """By how much the law is likelier than each rival: log-likelihood, less ln(n) / 2 for each coefficient more.
 
-    All meet the same points with the noise of the model of all runs (``posterior.WANDERS``), each at its best. Index:
+    All meet the same points with the noise of the model of all runs (``all_runs.WANDERS``), each at its best. Index:
     plain power law, logarithm, exponential. Positive where the law is ahead. Raises ValueError as ``laws.fit`` does.
     """
     d, y = checked(kind, tokens, activation_ratio)

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import optimize
 
-Array = NDArray[np.float64]
+from .curve import Array
+
 LEAST = 6  # points; three coefficients and a scatter cannot be told from fewer
 _NODES = 400
 
@@ -53,19 +54,14 @@ class _Segments:
         return np.column_stack([self.turns[best], found[each, best][:, ::-1]]), misfit[each, best]
 
 
-def fit(x: ArrayLike, y: ArrayLike, error: ArrayLike, draws: int = 1000, seed: int = 0) -> Bend:
+def fit(x: ArrayLike, y: ArrayLike, error: ArrayLike, draws: int = 1000) -> Bend:
     """Fit the two segments to points (n,) with standard errors (n,); x distinct, errors positive, n at least six.
 
     Where the points scatter more than their errors say, a common scatter is added to all errors until chi-square is
     what it should be (Paule and Mandel). The bootstrap draws points about the fitted segments with these errors and
     fits each draw again. Raises ValueError on bad input.
     """
-    order = np.argsort(np.asarray(x, dtype=float))
-    x, y, error = (np.asarray(v, dtype=float)[order] for v in (x, y, error))
-    if len(x) < LEAST:
-        raise ValueError(f"{len(x)} points; a rise that turns into a level needs {LEAST} or more")
-    if not np.isfinite([x, y, error]).all() or (error <= 0).any() or (np.diff(x) <= 0).any():
-        raise ValueError("x and y must be finite, errors positive, and no x may occur twice")
+    x, y, error = _checked(x, y, error)
     segments = _Segments(x)
 
     def excess(scatter: float) -> float:
@@ -75,30 +71,38 @@ def fit(x: ArrayLike, y: ArrayLike, error: ArrayLike, draws: int = 1000, seed: i
     size = np.hypot(error, scatter)
     (best,), _ = segments.solve(y[None], size)
     mean = best[2] + best[1] * np.minimum(x - best[0], 0)
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     # A scatter estimated from so few points is itself unsure: without this the intervals hold the truth too rarely.
     unsure = np.sqrt((len(x) - 3) / generator.chisquare(len(x) - 3, (draws, 1))) if scatter > 0 else 1.0
     drawn, _ = segments.solve(mean + size * unsure * generator.normal(size=(draws, len(x))), size)
     low, high = np.quantile(drawn, [0.05, 0.95], axis=0)
     ends = (low[0] <= segments.turns[0] * (1 + 1e-9), high[0] >= segments.turns[-1] * (1 - 1e-9))
-    sides = {(False, False): "", (True, False): "low", (False, True): "high", (True, True): "both"}[ends]
-    t, s, v = zip(best, low, high, strict=True)
-    return Bend(best[0], t[1:], sides, best[1], s[1:], best[2], v[1:], float(scatter), len(x))
+    side = {(False, False): "", (True, False): "low", (False, True): "high", (True, True): "both"}[ends]
+    turn, slope, level = zip(low, high, strict=True)
+    return Bend(best[0], turn, side, best[1], slope, best[2], level, float(scatter), len(x))
 
 
-def ahead_of_line(
-    ratio: ArrayLike, y: ArrayLike, error: ArrayLike, draws: int = 1000, seed: int = 0
-) -> NDArray[np.float64]:
+def _checked(x: ArrayLike, y: ArrayLike, error: ArrayLike) -> tuple[Array, Array, Array]:
+    """The points by rising x, or one ValueError that says what is wrong."""
+    order = np.argsort(np.asarray(x, dtype=float))
+    x, y, error = (np.asarray(v, dtype=float)[order] for v in (x, y, error))
+    if len(x) < LEAST:
+        raise ValueError(f"{len(x)} points; a rise that turns into a level needs {LEAST} or more")
+    if not np.isfinite([x, y, error]).all() or (error <= 0).any() or (np.diff(x) <= 0).any():
+        raise ValueError("x and y must be finite, errors positive, and no x may occur twice")
+    return x, y, error
+
+
+def ahead_of_line(ratio: ArrayLike, y: ArrayLike, error: ArrayLike, draws: int = 1000) -> Array:
     """By how much the two segments are likelier than a line in log(ratio), which has no turn; bootstrap draws.
 
     Half the difference of chi-square, less ln(n) / 2 for the coefficient that the segments have more; both with the
     errors and the scatter of ``fit``, on points drawn anew about what was measured. Positive where the segments are
     ahead. Raises ValueError as ``fit`` does.
     """
-    order = np.argsort(np.asarray(ratio, dtype=float))
-    x, y, error = (np.asarray(v, dtype=float)[order] for v in (ratio, y, error))
+    x, y, error = _checked(ratio, y, error)
     size = np.hypot(error, fit(x, y, error, draws=1).scatter)
-    drawn = y + size * np.random.default_rng(seed).normal(size=(draws, len(x)))
+    drawn = y + size * np.random.default_rng(0).normal(size=(draws, len(x)))
     _, bent = _Segments(x).solve(drawn, size)
     columns = np.stack([np.ones_like(x), np.log(x)], axis=1) / size[:, None]
     found = np.linalg.lstsq(columns, (drawn / size).T, rcond=None)[0]

@@ -9,7 +9,7 @@ from scipy import optimize, special, stats
 
 from sparsinglib import laws
 from sparsinglib.laws import coverage, curve, rivals
-from sparsinglib.laws.posterior import ALPHAS, WANDERS, _Grid, _volume
+from sparsinglib.laws.all_runs import ALPHAS, WANDERS, _Grid, _volume
 
 D = np.geomspace(1.0, 60.0, 28)
 
@@ -39,7 +39,7 @@ def test_relu_coefficients_come_back_without_noise(alpha, b, reach, a0):
     c = reach / 10**alpha  # the exponent at ten units of tokens, so that the curve bends within the points
     fit = laws.fit("relu", D, true_law("relu", alpha, b, c, a0))
     assert [fit.alpha, fit.b, fit.c, fit.a0] == pytest.approx([alpha, b, c, a0], rel=2e-2)
-    assert fit.mae < 1e-6
+    assert fit.mse < 1e-12
 
 
 @settings(max_examples=25)
@@ -71,21 +71,15 @@ def test_scipy_started_at_the_truth_finds_nothing_better():
         assert (fit.residuals**2).sum() <= ((wrong(D, *found) - y) ** 2).sum() * (1 + 1e-6)
 
 
-def test_residuals_mae_and_mse_by_hand():
-    y = true_law("silu", 0.6, 0, 0.12, 0.39)
-    y[3] += 0.001
-    fit = laws.fit("silu", D, y)
-    by_hand = [y[i] - (fit.a0 - fit.c / D[i] ** fit.alpha) for i in range(len(D))]
-    assert fit.residuals == pytest.approx(by_hand)
-    assert fit.mae == pytest.approx(sum(abs(r) for r in by_hand) / len(D))
-    assert fit.mse == pytest.approx(sum(r * r for r in by_hand) / len(D))
-
-
-def test_drop_leaves_out_leading_points_only():
+def test_drop_leaves_out_leading_points_and_residuals_are_those_by_hand():
     y = true_law("silu", 0.6, 0, 0.12, 0.39)
     y[:4] = 0.1
+    y[7] += 0.001
     fit = laws.fit("silu", D, y, drop=4)
-    assert fit.a0 == pytest.approx(0.39, rel=1e-4) and fit.tokens.tolist() == D[4:].tolist()
+    assert fit.a0 == pytest.approx(0.39, rel=2e-3) and fit.tokens.tolist() == D[4:].tolist()
+    by_hand = [y[i] - (fit.a0 - fit.c / D[i] ** fit.alpha) for i in range(4, len(D))]
+    assert fit.residuals == pytest.approx(by_hand)
+    assert fit.mse == pytest.approx(sum(r * r for r in by_hand) / len(by_hand))
 
 
 @pytest.mark.parametrize("kind", ["relu", "silu"])

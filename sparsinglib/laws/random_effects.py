@@ -3,7 +3,10 @@
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
+from scipy import special
+
+from .curve import Array
 
 NODES, DRAWS = 200, 8000
 
@@ -11,44 +14,42 @@ NODES, DRAWS = 200, 8000
 class Line(NamedTuple):
     """Slope (of a mean: the mean) with its interval, and the spread between estimates beyond their own errors."""
 
-    value: float
-    low: float
-    high: float
-    between: float
+    value: float = np.nan
+    low: float = np.nan
+    high: float = np.nan
+    between: float = np.nan
 
 
-def mean(y: ArrayLike, error: ArrayLike, level: float = 0.9, seed: int = 0) -> Line:
+def mean(y: ArrayLike, error: ArrayLike, level: float = 0.9) -> Line:
     """Mean over runs of ``y`` (n,) with standard errors ``error``, runs as random effects; NaN for fewer than two."""
-    y, error = np.asarray(y, dtype=float), np.asarray(error, dtype=float)
-    return _effects(np.ones((len(y), 1)), y, error, level, seed)
+    return _first(np.ones((np.size(y), 1)), y, error, level)
 
 
-def line(x: ArrayLike, y: ArrayLike, error: ArrayLike, level: float = 0.9, seed: int = 0) -> Line:
+def line(x: ArrayLike, y: ArrayLike, error: ArrayLike, level: float = 0.9) -> Line:
     """Slope of ``y`` (n,) with standard errors ``error`` over ``x`` (n,); NaN with fewer than three different x."""
-    x, y, error = (np.asarray(v, dtype=float) for v in (x, y, error))
+    x = np.asarray(x, dtype=float)
     if len(np.unique(x)) < 3:
-        return Line(*[float("nan")] * 4)
-    return _effects(np.stack([x - x.mean(), np.ones_like(x)], axis=1), y, error, level, seed)
+        return Line()
+    return _first(np.stack([x - x.mean(), np.ones_like(x)], axis=1), y, error, level)
 
 
-def _effects(columns: NDArray[np.float64], y: ArrayLike, error: ArrayLike, level: float, seed: int) -> Line:
+def _first(columns: Array, y: ArrayLike, error: ArrayLike, level: float) -> Line:
     """The first coefficient of ``y`` over ``columns`` (n × k).
 
     Estimates differ by their own errors and by a spread between runs (seeds, and whatever else one run cannot know of
     itself), which has a flat prior up to the range of ``y`` and is integrated over.
     """
-    y, error = np.asarray(y), np.asarray(error)
+    y, error = np.asarray(y, dtype=float), np.asarray(error, dtype=float)
     if len(y) <= columns.shape[1]:
-        return Line(*[float("nan")] * 4)
+        return Line()
     size = max(float(np.ptp(y)), 1e-12)
     spreads = np.linspace(0, size, NODES)
     weight = 1 / (error**2 + spreads[:, None] ** 2 + (1e-6 * size) ** 2)
     covariance = np.linalg.inv(np.einsum("ni,sn,nj->sij", columns, weight, columns))
     found = np.einsum("sij,nj,sn,n->si", covariance, columns, weight, y)
     misfit = (weight * (y - found @ columns.T) ** 2).sum(1)
-    log = 0.5 * (np.log(weight).sum(1) + np.linalg.slogdet(covariance)[1] - misfit)
-    chance = np.exp(log - log.max()) / np.exp(log - log.max()).sum()
-    generator = np.random.default_rng(seed)
+    chance = special.softmax(0.5 * (np.log(weight).sum(1) + np.linalg.slogdet(covariance)[1] - misfit))
+    generator = np.random.default_rng(0)
     picked = generator.choice(NODES, DRAWS, p=chance)
     drawn = found[picked, 0] + np.sqrt(covariance[picked, 0, 0]) * generator.normal(size=DRAWS)
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])

@@ -9,9 +9,10 @@ far limits that the points cannot tell apart. Limit, move and noise scale are in
 else on a grid, from which draws are made.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -54,53 +55,56 @@ class Posterior:
         the run moved past the warm-up, and the run's last ``LAST`` points do not stand beyond it, where no law that
         nears its limit can be. ``against``: the run moves against its law, which then says nothing.
         """
-        rows = []
+        rows, sign = [], SIGN[self.kind]
         for run, table in self.draws.items():
-            mine = self._past_warm_up(run)
+            d, ratio = self._past_warm_up(run)
             low, middle, high = table.a0.quantile([(1 - level) / 2, 0.5, (1 + level) / 2])
-            moved, error = curve.change(mine.d, mine.activation_ratio)
-            against = SIGN[self.kind] * moved < -error
-            end = mine.activation_ratio.tail(LAST).mean()
-            beyond = end < low if SIGN[self.kind] < 0 else end > high
-            inside = low > 1e-3 and high < 1 - 1e-3 and high - low < np.ptp(mine.activation_ratio)
-            fixed = inside and not against and not beyond
-            rows.append((run, middle, low, high, fixed, against))
+            moved, error = curve.change(d, ratio)
+            against, end = sign * moved < -error, ratio[-LAST:].mean()
+            inside = low > 1e-3 and high < 1 - 1e-3 and high - low < np.ptp(ratio)
+            beyond = end < low if sign < 0 else end > high
+            rows.append((run, middle, low, high, inside and not against and not beyond, against))
         return pd.DataFrame(rows, columns=["run", "a0", "low", "high", "identified", "against"])
 
     def curves(self, run: str, tokens: ArrayLike) -> Array:
         """The laws of a run's draws at ``tokens`` (m,), in the points' unit: draws × m activation ratios."""
-        return curve.value(self.kind, _columns(self.draws[run]), positive(np.atleast_1d(tokens)))
+        return self._of_draws(curve.value, run, tokens)
+
+    def slopes(self, run: str, tokens: ArrayLike) -> Array:
+        """dA/dD of a run's draws at ``tokens`` (m,): draws × m, in ratio per token unit."""
+        return self._of_draws(curve.slope, run, tokens)
+
+    def _of_draws(self, of: Callable[[str, Any, Array], Array], run: str, tokens: ArrayLike) -> Array:
+        table = self.draws[run]
+        columns = pd.Series({name: table[name].to_numpy()[:, None] for name in ("alpha", "b", "c", "a0")})
+        return of(self.kind, columns, positive(np.atleast_1d(tokens)))
+
+    def _past_warm_up(self, run: str) -> tuple[Array, Array]:
+        """Tokens and ratios of the run's points that at least half of the draws use."""
+        part = self.points[(self.points.run == run) & (self.points.used >= 0.5)]
+        return part.d.to_numpy(float), part.activation_ratio.to_numpy(float)
 
     def median(self, run: str, tokens: ArrayLike) -> Array:
         """The median law of a run at ``tokens`` (m,): what to draw. Activation ratios (m,)."""
         return np.asarray(np.median(self.curves(run, tokens), axis=0))
 
-    def slopes(self, run: str, tokens: ArrayLike) -> Array:
-        """dA/dD of a run's draws at ``tokens`` (m,): draws × m, in ratio per token unit."""
-        return curve.slope(self.kind, _columns(self.draws[run]), positive(np.atleast_1d(tokens)))
-
-    def sample(self, run: str, tokens: ArrayLike, seed: int = 0) -> Array:
+    def sample(self, run: str, tokens: ArrayLike) -> Array:
         """What checkpoints at ``tokens`` (m,) may measure, draws × m: the laws, noise, and the wander that goes on.
 
         The points past the warm-up say where the run is about its law, and so where it will be for a while.
         """
-        d, seen, table = positive(np.atleast_1d(tokens)), self._past_warm_up(run), self.draws[run]
-        apart = seen.activation_ratio.to_numpy(float) - self.curves(run, seen.d)
-        noise = np.random.default_rng(seed).normal(size=(len(table), len(d))) * table.scatter.to_numpy()[:, None]
-        before, after = np.log(seen.d.to_numpy(float)), np.log(d)
+        ahead, table, (seen, ratio) = positive(np.atleast_1d(tokens)), self.draws[run], self._past_warm_up(run)
+        apart = ratio - self.curves(run, seen)
+        noise = np.random.default_rng(0).normal(size=(len(table), len(ahead))) * table.scatter.to_numpy()[:, None]
         for (share, length), rows in table.groupby(["wander", "length"]).indices.items():
             old, new, both = (
-                share * np.exp(-np.abs(np.subtract.outer(x, y)) / length)
-                for x, y in ((before, before), (after, after), (before, after))
+                share * np.exp(-np.abs(np.subtract.outer(np.log(x), np.log(y))) / length)
+                for x, y in ((seen, seen), (ahead, ahead), (seen, ahead))
             )
-            kept = np.linalg.solve(old + (1 - share) * np.eye(len(before)), both)
-            root = np.linalg.cholesky(new + (1 - share + 1e-9) * np.eye(len(d)) - both.T @ kept)
+            kept = np.linalg.solve(old + (1 - share) * np.eye(len(seen)), both)
+            root = np.linalg.cholesky(new + (1 - share + 1e-9) * np.eye(len(ahead)) - both.T @ kept)
             noise[rows] = apart[rows] @ kept + noise[rows] @ root.T
-        return self.curves(run, d) + noise
-
-    def _past_warm_up(self, run: str) -> pd.DataFrame:
-        """The run's points that at least half of the draws use."""
-        return self.points[(self.points.run == run) & (self.points.used >= 0.5)]
+        return self.curves(run, ahead) + noise
 
     def predict(self, run: str, tokens: ArrayLike, level: float = LEVEL) -> pd.DataFrame:
         """What one checkpoint at each of ``tokens`` (m,) would measure: tokens, activation_ratio, low, high.
@@ -108,9 +112,9 @@ class Posterior:
         Fractions: the median of the laws, and the interval with the noise. Raises ValueError for tokens that are not
         positive.
         """
-        middle = self.median(run, tokens)
         low, high = np.quantile(self.sample(run, tokens), [(1 - level) / 2, (1 + level) / 2], axis=0)
-        return pd.DataFrame({"tokens": np.atleast_1d(tokens), "activation_ratio": middle, "low": low, "high": high})
+        columns = {"activation_ratio": self.median(run, tokens), "low": low, "high": high}
+        return pd.DataFrame({"tokens": np.atleast_1d(tokens)} | columns)
 
     def tokens_for(self, run: str, activation_ratio: float, level: float = LEVEL) -> tuple[float, float, float]:
         """Tokens at which a run's law reaches ``activation_ratio``: (median, low, high), in the points' unit.
@@ -146,23 +150,23 @@ def posterior(
     least = len(COEFFICIENTS[kind]) + LEAST
     ends = np.array([c for c in ends if all((p["at"] > c).sum() >= least for p in parts.values())] or ends[:1])
     grids = [[_Grid(kind, part, cut, ends[-1]) for part in parts.values()] for cut in ends]
-    by_alpha = np.array([[_sum(grid.log, -1) for grid in row] for row in grids])  # cut × run × wander × alpha
+    # cut × run × wander × alpha, then mean and spread × alpha, then cut × wander × mean and spread
+    by_alpha = np.array([[special.logsumexp(grid.log, -1) for grid in row] for row in grids])
     prior = -0.5 * ((np.log(ALPHAS[kind]) - MEANS[:, None, None]) / SPREADS[:, None]) ** 2
-    prior = (prior - _sum(prior, -1)[..., None]).reshape(-1, len(ALPHAS[kind]))  # mean and spread × alpha
+    prior = special.log_softmax(prior, -1).reshape(-1, len(ALPHAS[kind]))
     top = by_alpha.max(-1, keepdims=True)
-    weight = (np.log(np.exp(by_alpha - top) @ np.exp(prior).T) + top).sum(1)  # cut × wander × mean and spread
-    weight = np.exp(weight - weight.max()) / np.exp(weight - weight.max()).sum()
+    weight = special.softmax((np.log(np.exp(by_alpha - top) @ np.exp(prior).T) + top).sum(1))
     generator = np.random.default_rng(seed)
-    picked = np.unravel_index(generator.choice(weight.size, draws, p=weight.ravel()), weight.shape)
+    cut, wander, about = np.unravel_index(generator.choice(weight.size, draws, p=weight.ravel()), weight.shape)
     tables = {}
     for i, run in enumerate(parts):
-        alpha = _pick(by_alpha[picked[0], i, picked[1]] + prior[picked[2]], generator)
+        alpha = _pick(by_alpha[cut, i, wander] + prior[about], generator)
         table = pd.DataFrame(index=range(draws), columns=["alpha", "b", "c", "a0", "scatter"], dtype=float)
-        for k in np.unique(picked[0]):
-            mine = np.flatnonzero(picked[0] == k)
-            table.iloc[mine] = grids[k][i].draw(picked[1][mine], alpha[mine], generator)
-        share, length = WANDERS[picked[1]].T
-        tables[run] = table.assign(wander=share, length=length, cut=ends[picked[0]])
+        for k in np.unique(cut):
+            mine = np.flatnonzero(cut == k)
+            table.iloc[mine] = grids[k][i].draw(wander[mine], alpha[mine], generator)
+        share, length = WANDERS[wander].T
+        tables[run] = table.assign(wander=share, length=length, cut=ends[cut])
     weights = pd.Series(weight.sum((1, 2)), index=pd.Index(ends, name="cut"), name="weight")
     used = (rows["at"].to_numpy()[:, None] > ends) @ weights.to_numpy()
     return Posterior(kind, tables, weights, rows.assign(used=used).drop(columns="at"))
@@ -238,16 +242,6 @@ def _volume(tail: Array) -> Array:
     change -= about * ((change * about).sum(-1) / (about**2).sum(-1))[..., None]
     size = np.maximum(np.linalg.norm(change, axis=-1), 1e-12)
     return np.asarray(size / size.sum(1, keepdims=True))
-
-
-def _columns(table: pd.DataFrame) -> pd.DataFrame:
-    """The draws' coefficients as columns that broadcast against tokens."""
-    return pd.Series({name: table[name].to_numpy()[:, None] for name in ("alpha", "b", "c", "a0")})
-
-
-def _sum(log: Array, axis: int) -> Array:
-    """Logarithm of the sum of exponentials."""
-    return np.asarray(special.logsumexp(log, axis=axis))
 
 
 def _pick(log: Array, generator: np.random.Generator) -> Array:
