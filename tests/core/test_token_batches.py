@@ -10,9 +10,10 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 import sparsinglib as sl
-from sparsinglib.core import forward
+from sparsinglib.core import token_batches as windows
 from sparsinglib.core.checkpoints import LADDER_TOKENIZER
-from sparsinglib.core.forward import TokenBatches, token_batches
+from sparsinglib.core.forward import TokenBatches
+from sparsinglib.core.token_batches import token_batches
 
 TEXT = "The river ran low that summer, and the mill stood still.\n" * 40
 
@@ -175,7 +176,7 @@ def test_max_tokens(tokenizer):
 def test_a_long_text_in_pieces_gives_the_tokens_of_the_whole(tokenizer, monkeypatch):
     text = sl.corpora.load("code", "validation")[:60_000]
     whole = token_batches(text, tokenizer, 256, 8)
-    monkeypatch.setattr(forward, "PIECE", 7_000)
+    monkeypatch.setattr(windows, "PIECE", 7_000)
     pieces = token_batches(text, tokenizer, 256, 8)
     flat = [[int(i) for batch in batches for i in batch.reshape(-1)] for batches in (whole, pieces)]
     assert flat[0] != flat[1] and tokenizer.decode(flat[0]) == tokenizer.decode(flat[1]) == text

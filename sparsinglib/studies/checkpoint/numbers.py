@@ -21,13 +21,14 @@ from ...core.calibration import rules_at
 from ...core.cett import Batches, layer_cett
 from ...core.checkpoints import ladder_names, load
 from ...core.ffn import FFN, UnsupportedModel
-from ...core.forward import TokenBatches, token_batches
+from ...core.forward import TokenBatches
 from ...core.hooks import hook_ffns
 from ...core.layout import find_ffns
 from ...core.measure import Measurement, measure
 from ...core.rules import CETT, FAT, Rule, StraightforwardReLU, TopK
 from ...core.search import find_thresholds, thresholds_for_cett
 from ...core.thresholds import Thresholds
+from ...core.token_batches import token_batches
 from ...files import DATA, LADDER, output_dir
 from ...texts import corpora
 from ...texts.pieces import token_pieces

@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
-from ...core.forward import token_batches
 from ...core.measure import Measurement, measure
 from ...core.search import thresholds_for_cett
+from ...core.token_batches import token_batches
 from ...files import DATA
 from ...paper import style
 from ...suites import survey

@@ -12,12 +12,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...core.calibration import rules_at
 from ...core.checkpoints import ladder_names, load
-from ...core.forward import token_batches
 from ...core.layout import find_ffns
 from ...core.measure import measure
 from ...core.rules import FAT, Rule, StraightforwardReLU, TopK
 from ...core.search import find_thresholds
 from ...core.thresholds import Thresholds
+from ...core.token_batches import token_batches
 from ...files import LADDER
 from ...ladder import batches
 from ...ladder.recipe import SCALES
