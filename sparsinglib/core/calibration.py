@@ -1,5 +1,6 @@
 """Rules set from a text: the one of each family that leaves a given share of neurons active in a dense pass."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,7 +18,6 @@ from .layout import find_ffns
 from .rules import FAT, GateThresholds, OutputTopK, Rule, TopK, TopP
 
 SAMPLED_SCORES = 2**22  # of all layers together, in whole tokens spread evenly over the text
-FAMILIES = ("Top-k", "FAT-ε", "top-p", "quantile per layer", "Top-k of outputs")
 
 
 def gate_thresholds(model: PreTrainedModel, batches: Batches, activation_ratio: float) -> GateThresholds:
@@ -27,7 +27,8 @@ def gate_thresholds(model: PreTrainedModel, batches: Batches, activation_ratio: 
     scores in all. ``batches`` are token ids (rows × length) or dicts with ``attention_mask``. Raises ValueError for a
     ratio outside (0, 1], a text that cannot be measured, or a model without gate scores (UnsupportedModel).
     """
-    return GateSample.read(model, batches).quantiles(activation_ratio)
+    share = _share("quantile per layer", activation_ratio)
+    return _quantiles(GateSample.read(model, batches), share)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +63,7 @@ class GateSample:
         return cls([torch.cat(parts) for parts in kept])
 
     @cached_property
-    def _entries(self) -> Tensor:
+    def entries(self) -> Tensor:
         """For every score, the p from which top-p keeps it: the share of its token's total that larger ones make up."""
         found = []
         for scores in self.scores:
@@ -72,25 +73,11 @@ class GateSample:
             found.append(torch.where(ordered > 0, enters, torch.ones_like(enters)).reshape(-1))
         return torch.cat(found)
 
-    def quantiles(self, activation_ratio: float) -> GateThresholds:
-        """Each layer's own quantile of the scores; raises ValueError for a share outside (0, 1]."""
-        share = _share("quantile per layer", activation_ratio)
-        return GateThresholds(tuple(_value_at(s.reshape(-1), share) for s in self.scores))
-
     def rule(self, family: str, activation_ratio: float) -> Rule:
-        """The rule of a family that leaves about this share active; raises ValueError for a share outside (0, 1]."""
-        share = _share(family, activation_ratio)
-        if family == "Top-k":
-            return TopK(share)
-        if family == "Top-k of outputs":
-            return OutputTopK(share)
-        if family == "FAT-ε":
-            return FAT(_value_at(torch.cat([s.reshape(-1) for s in self.scores]), share))
-        if family == "quantile per layer":
-            return self.quantiles(share)
-        if family == "top-p":
-            return TopP(min(1.0, max(1e-6, -_value_at(-self._entries, share))))
-        raise ValueError(f"no family of rules called {family!r}: choose from {', '.join(FAMILIES)}.")
+        """The rule of a family that leaves about this share active; ValueError for a share outside (0, 1]."""
+        if family not in FAMILIES:
+            raise ValueError(f"no family of rules called {family!r}: choose from {', '.join(FAMILIES)}.")
+        return FAMILIES[family](self, _share(family, activation_ratio))
 
 
 def _share(family: str, activation_ratio: float) -> float:
@@ -100,8 +87,21 @@ def _share(family: str, activation_ratio: float) -> float:
 
 def _value_at(values: Tensor, share: float) -> float:
     """The value that this share of all values reaches or exceeds."""
-    kept = min(len(values), max(1, round(share * len(values))))
-    return float(torch.kthvalue(values, len(values) - kept + 1).values)
+    kept = min(values.numel(), max(1, round(share * values.numel())))
+    return float(torch.kthvalue(values.flatten(), values.numel() - kept + 1).values)
+
+
+def _quantiles(sample: GateSample, share: float) -> GateThresholds:
+    return GateThresholds(tuple(_value_at(scores, share) for scores in sample.scores))
+
+
+FAMILIES: dict[str, Callable[[GateSample, float], Rule]] = {
+    "Top-k": lambda sample, share: TopK(share),
+    "FAT-ε": lambda sample, share: FAT(_value_at(torch.cat([s.flatten() for s in sample.scores]), share)),
+    "top-p": lambda sample, share: TopP(min(1.0, max(1e-6, -_value_at(-sample.entries, share)))),
+    "quantile per layer": _quantiles,
+    "Top-k of outputs": lambda sample, share: OutputTopK(share),
+}
 
 
 def rules_at(model: PreTrainedModel, batches: Batches, activation_ratio: float) -> dict[str, Rule]:

@@ -26,16 +26,13 @@ SAMPLED_SHARE = 1 / 32
 SAMPLE_POINTS = 16
 
 
-def layer_cett(ffn: FFN, neurons: Tensor, threshold: float) -> Tensor:
-    """CETT of each token, ||sum of weak neurons|| / ||sum of all|| (Eq 3); (tokens, d_ff) -> (tokens,) float32.
+def layer_cett(ffn: FFN, neurons: Tensor, threshold: float, full: Tensor | None = None) -> Tensor:
+    """CETT of each token, ||sum of weak neurons|| / ||sum of all|| (Eq 3); (tokens, width) -> (tokens,) float32.
 
-    A token whose FFN output is zero loses nothing by pruning: its CETT is 0.
+    A token whose FFN output is zero loses nothing by pruning: its CETT is 0. ``full`` are the lengths of the whole
+    outputs, (tokens,), where they are known.
     """
-    full = ffn.output(neurons).float().norm(dim=-1)
-    return _cett(ffn, neurons, threshold, full)
-
-
-def _cett(ffn: FFN, neurons: Tensor, threshold: float, full: Tensor) -> Tensor:
+    full = ffn.output(neurons).float().norm(dim=-1) if full is None else full
     weak = neurons * ~above_threshold(ffn, neurons, threshold)
     tail = ffn.output(weak).float().norm(dim=-1)
     return torch.where(full > 0, tail / full, torch.zeros_like(tail))
@@ -96,7 +93,7 @@ class LayerCurve:
     def __init__(self, ffn: FFN, sample: Tensor, full: Tensor) -> None:
         self.magnitude = magnitude = ffn.magnitudes(sample)
         knots = _spread_thresholds(magnitude, full)
-        cett = np.array([float(_cett(ffn, sample, t, full).mean()) for t in knots])
+        cett = np.array([float(layer_cett(ffn, sample, t, full).mean()) for t in knots])
         positive = cett > 0
         self.dead = not positive.any()  # no token in the sample uses the layer
         self.log_t = np.log(knots[positive])
@@ -177,7 +174,7 @@ def exact_cett(
         add(ffn, flat, full * valid.on(full.device))  # a token that is padding has no CETT
 
     def add(ffn: FFN, flat: Tensor, full: Tensor) -> None:
-        cett = [_cett(ffn, flat, float(threshold), full).double().sum() for threshold in grid[ffn.site]]
+        cett = [layer_cett(ffn, flat, float(threshold), full).double().sum() for threshold in grid[ffn.site]]
         sums[ffn.site].append(torch.stack(cett))
 
     if kept is not None:

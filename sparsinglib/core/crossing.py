@@ -17,7 +17,7 @@ CLIP = 16.0  # a rise this many times the target, or this share of it, says no m
 
 
 @dataclass(frozen=True)
-class Fit:
+class Crossing:
     """Where a smooth curve through lattice points meets the target: ``log_cett``, and the power law around it.
 
     ``weights`` says how much each lattice point's log(rise) counts there; they add up to 1.
@@ -47,23 +47,23 @@ def reach_of(targets: int) -> float:
     return STEP * min(1 + math.sqrt(128 / targets), 2.5)
 
 
-def find_crossing(rise: Callable[[int], tuple[float, float]], target: float, reach: float, start: float) -> Fit:
+def find_crossing(rise: Callable[[int], tuple[float, float]], target: float, reach: float, start: float) -> Crossing:
     """Evaluate lattice points, the one nearest to the crossing first, until all within reach of it are known."""
     seen: dict[int, tuple[float, float]] = {}
-    fit = Fit(start, EXPONENT, {})
+    fit = Crossing(start, EXPONENT, {})
     while True:
         first, last = math.floor((fit.log_cett - reach) / STEP) + 1, math.ceil((fit.log_cett + reach) / STEP) - 1
         missing = [index for index in range(first, min(last, 0) + 1) if index not in seen]
         if not missing:
             return fit
         if len(seen) == MOST_POINTS:
-            return Fit(fit.log_cett, fit.slope, fit.weights, complete=False)
+            return Crossing(fit.log_cett, fit.slope, fit.weights, complete=False)
         nearest = min(missing, key=lambda index: abs(index * STEP - fit.log_cett))
         seen[nearest] = rise(nearest)
         fit = fit_curve(seen, target, reach, fit.log_cett)
 
 
-def fit_curve(seen: Mapping[int, tuple[float, float]], target: float, reach: float, start: float) -> Fit:
+def fit_curve(seen: Mapping[int, tuple[float, float]], target: float, reach: float, start: float) -> Crossing:
     """Where the curve through lattice points meets the target: log(rise) is locally linear in log(CETT).
 
     A point's weight falls to zero at ``reach`` from the crossing itself, so that none enters or leaves with a jump.
@@ -87,4 +87,4 @@ def fit_curve(seen: Mapping[int, tuple[float, float]], target: float, reach: flo
         if abs(move) < 1e-9:
             break
     weights = share * (1 - middle * (away - middle) / spread)
-    return Fit(float(at), float(slope), dict(zip(index.tolist(), weights.tolist(), strict=True)))
+    return Crossing(float(at), float(slope), dict(zip(index.tolist(), weights.tolist(), strict=True)))

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 BLOCK_TOKENS = 32  # neighbouring losses are correlated: standard errors treat this many tokens as one draw
+Z90 = 1.645  # standard errors to either end of a 90 % interval
 LOGIT_BUDGET = 2**26  # logits held at once (256 MiB in float32); the rows of a batch are split to stay below
 MOST_STREAMED = 2**22  # tokens taken from a stream of unknown length before it counts as endless
 

@@ -131,11 +131,6 @@ class Measurement:
         return table
 
     @property
-    def expert_shares(self) -> list[np.ndarray]:
-        """For each FFN, the share of tokens that chose each expert, (experts,); empty for one without experts."""
-        return [(loads / self.tokens).numpy() for loads in self.expert_loads]
-
-    @property
     def by_position(self) -> pd.DataFrame:
         """One row a position in the window: activation_ratio (mean over layers), tokens."""
         return self._mean_over_layers("position", self.position_counts, self.position_tokens)

@@ -19,8 +19,8 @@ from transformers import PreTrainedModel
 
 from .arguments import number, one_of
 from .cett import Batches, CettCurves, Point
-from .crossing import CLIP, EXPONENT, LARGEST_CETT, STEP, Fit, find_crossing, lattice, log_share, reach_of
-from .forward import TokenBatches, as_list, mean_and_error
+from .crossing import CLIP, EXPONENT, LARGEST_CETT, STEP, Crossing, find_crossing, lattice, log_share, reach_of
+from .forward import Z90, TokenBatches, as_list, mean_and_error
 from .rules import CETT
 from .thresholds import Thresholds
 
@@ -32,7 +32,7 @@ LAYERS = 6  # up to so many FFNs raise the loss by about CETT², twice as many b
 # with its neighbours: so thresholds rise with the target, however close two targets lie.
 STEPS = (1.4, 1.05, 1.005)
 WIDE_GRID = np.geomspace(0.003, 0.95, 48)  # 13 % apart: wider, and CETT between two points is off by 3 %
-Z90, Z99 = 1.645, 2.576
+Z99 = 2.576  # standard errors to either end of a 99 % interval
 
 
 def find_thresholds(
@@ -176,7 +176,7 @@ class _Runs:
 
 def _solve(
     curves: list[CettCurves], target: float, criterion: str, method: str, stop_width: float
-) -> tuple[Point, _Runs, Fit | None]:
+) -> tuple[Point, _Runs, Crossing | None]:
     """Search the CETT at which the mean ratio over models meets the target: the point there, all runs, the fit."""
     runs, fit = _Runs(curves, criterion), None
     if method == "bisection":
@@ -220,7 +220,7 @@ class _Errors:
     tolerance: float
 
 
-def _errors(runs: _Runs, answer: Point, fit: Fit | None, target: float) -> _Errors:
+def _errors(runs: _Runs, answer: Point, fit: Crossing | None, target: float) -> _Errors:
     """From losses paired block by block: at the answer itself, or at the lattice points from which it was read."""
     error = runs.error(answer)
     if error is None:
@@ -240,7 +240,7 @@ def _errors(runs: _Runs, answer: Point, fit: Fit | None, target: float) -> _Erro
     )
 
 
-def _judged(curves: CettCurves, answer: Point, runs: _Runs, fit: Fit | None, target: float) -> dict[str, Any]:
+def _judged(curves: CettCurves, answer: Point, runs: _Runs, fit: Crossing | None, target: float) -> dict[str, Any]:
     """How far and how surely the answer meets the target: fields of Thresholds."""
     errors, error = _errors(runs, answer, fit, target), runs.error(answer)
     points = sorted(runs.seen)

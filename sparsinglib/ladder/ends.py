@@ -13,6 +13,7 @@ import torch
 from transformers.utils import logging
 
 from ..core.checkpoints import load
+from ..core.forward import Z90
 from ..files import LADDER, replacing
 from . import snapshots
 from .batches import validation_batches
@@ -20,7 +21,6 @@ from .recipe import RUNS, SCALES, Run, chosen
 
 TARGET = LADDER / "ends.csv"
 GRID = snapshots.GRID[snapshots.GRID > 0.07]  # below it no p of these is reached
-Z90 = 1.645
 CRITERIA = ("kl", "ppl")
 INCREASES = (1.0, 5.0, 10.0)  # p of exp(KL) or of perplexity, in percent
 COLUMNS = ["run", "criterion", "p_pct", "cett", "cett_low", "cett_high", "activation_ratio", "low", "high", "tokens"]

@@ -17,9 +17,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..core import forward
+from ..core.cett import layer_cett
 from ..core.ffn import FFN, mean_ratio
 from ..core.hooks import hook_ffns
 from ..core.layout import find_ffns
+from ..core.rules import above_threshold
 from ..files import replacing
 from .batches import validation_batches
 from .recipe import LAST, Run, kept_steps, measured_steps
@@ -117,13 +119,9 @@ def _dense(
 def _above(ffn: FFN, neurons: Tensor, thresholds: np.ndarray) -> np.ndarray:
     """Sums over tokens, (2, thresholds): CETT (Eq 3) and the number of neurons at or above the threshold."""
     neurons = neurons.reshape(-1, ffn.width)
-    size, full = ffn.magnitudes(neurons), ffn.output(neurons).norm(dim=-1)
-    sums = np.zeros((2, len(thresholds)))
-    for index, threshold in enumerate(thresholds):
-        weak = (size < threshold) | (size == 0)
-        tail = ffn.output(neurons * weak).norm(dim=-1)
-        sums[:, index] = float((tail / full).nan_to_num(0, posinf=0).double().sum()), float((~weak).sum())
-    return sums
+    full = ffn.output(neurons).norm(dim=-1)
+    cett = [float(layer_cett(ffn, neurons, threshold, full).double().sum()) for threshold in thresholds]
+    return np.array([cett, [float(above_threshold(ffn, neurons, threshold).sum()) for threshold in thresholds]])
 
 
 def _sparse(
@@ -135,8 +133,7 @@ def _sparse(
     divergences: list[list[Tensor]] = [[] for _ in thresholds[0]]
 
     def mask(ffn: FFN, neurons: Tensor, gate: Tensor) -> Tensor:
-        size = ffn.magnitudes(neurons)
-        keep = (size >= thresholds[ffn.site, index]) & (size > 0)
+        keep = above_threshold(ffn, neurons, thresholds[ffn.site, index])
         active[ffn.site, index] += float(keep.sum())
         return neurons * keep
 

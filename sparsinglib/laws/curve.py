@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 Array = NDArray[np.float64]
 COEFFICIENTS = {"relu": ("alpha", "b", "c", "a0"), "silu": ("alpha", "c", "a0")}
 SIGN = {"relu": -1, "silu": 1}  # which way the activation ratio goes with data
+Z90 = 1.645  # standard errors to either end of a 90 % interval
 
 
 def value(kind: str, coefficients: Any, tokens: ArrayLike) -> Array:

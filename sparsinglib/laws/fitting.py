@@ -13,7 +13,6 @@ from .curve import COEFFICIENTS, SIGN, Array, Tails
 ALPHAS, SLOPES = np.geomspace(0.02, 5, 24), np.geomspace(0.005, 8, 32)
 BOUNDS = np.log([[0.01, 8], [0.001, 50]])  # of alpha and s (``Tails``)
 STARTS = 3
-SURE = 1.645  # standard errors by which a run has to move against its law
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ def nearest(kind: str, tokens: ArrayLike, activation_ratio: ArrayLike, drop: int
     flags = {
         "alpha at bound": np.abs(best[0] - BOUNDS[0]).min() < 1e-3,
         "a0 at bound": a0 in (0.0, 1.0),
-        f"moves against the {kind} law": move == 0 or SIGN[kind] * moved < -SURE * error,
+        f"moves against the {kind} law": move == 0 or SIGN[kind] * moved < -curve.Z90 * error,
     }
     said = tuple(text for text, true in flags.items() if true)
     return Fit(kind, float(np.exp(best[0])), float(b), float(c), float(a0), d, y, drop, said)

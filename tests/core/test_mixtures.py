@@ -55,12 +55,12 @@ def test_ratios_are_over_all_neurons_of_a_layer():
     # Two of four experts have a token, so that of the neurons that are computed twice the share is active.
     assert table.routed_ratio[[0, 3]].tolist() == pytest.approx((2 * table.activation_ratio[[0, 3]]).tolist())
     assert table.routed_ratio.isna().tolist() == [False, True, True, False, True]
-    shares = result.expert_shares
-    assert [len(s) for s in shares] == [4, 0, 0, 4, 0] and [s.sum() for s in shares] == pytest.approx([2, 0, 0, 2, 0])
+    loads, chosen = result.expert_loads, 2 * TEXT.numel()
+    assert [len(x) for x in loads] == [4, 0, 0, 4, 0] and [int(x.sum()) for x in loads] == [chosen, 0, 0, chosen, 0]
     halves = [sl.measure(model, [part], result.rule) for part in TEXT[:, None]]
     both = halves[0] + halves[1]
     assert both.activation_ratio == pytest.approx(result.activation_ratio)
-    assert all(np.allclose(a, b) for a, b in zip(both.expert_shares, shares, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(both.expert_loads, loads, strict=True))
 
 
 def test_counts_and_loads_are_those_of_the_tokens_that_are_no_padding():

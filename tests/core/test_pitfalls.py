@@ -111,7 +111,9 @@ def test_a_search_that_runs_out_of_points_is_not_complete():
 
 
 def ended(monkeypatch, log_cett):
-    monkeypatch.setattr(search, "find_crossing", lambda rise, *_: rise(-8) and crossing.Fit(log_cett, 2.0, {-8: 1.0}))
+    monkeypatch.setattr(
+        search, "find_crossing", lambda rise, *_: rise(-8) and crossing.Crossing(log_cett, 2.0, {-8: 1.0})
+    )
 
 
 def test_an_answer_below_its_target_everywhere_is_not_called_met(monkeypatch, responsive):

@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 
 from ...core.checkpoints import ladder_names
+from ...core.forward import Z90
 from ...files import LADDER
 from ...ladder import recipe
 from ...paper.claims import Estimate, Row, judge, with_error
-from .numbers import AXIS_END, CETT_ALIKE, MIXTURES, Z, facts_of, missing
+from .numbers import AXIS_END, CETT_ALIKE, MIXTURES, facts_of, missing
 
 
 def seed_error() -> tuple[float, int] | None:
@@ -59,7 +60,7 @@ def _estimates(rows: pd.DataFrame, deviation: float, free: int) -> list[Estimate
     """Each row's gap in nats, with the error of the text and of both runs' seeds."""
     estimates = []
     for row in rows.itertuples():
-        text = (math.log1p(row.high_pct / 100) - math.log1p(row.low_pct / 100)) / (2 * Z)
+        text = (math.log1p(row.high_pct / 100) - math.log1p(row.low_pct / 100)) / (2 * Z90)
         error = math.hypot(text, math.sqrt(2) * deviation)
         estimates.append(with_error(math.log1p(row.gap_pct / 100), error, "nats", f"{row.series}:", free))
     return estimates

@@ -31,7 +31,6 @@ SHARES = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1.0)  # of a mixtur
 CETTS_WITHIN = (0.05, 0.1, 0.2, 0.35)  # of the neurons of a mixture's chosen experts
 CETT_ALIKE = 0.1  # at which the two are compared in words
 CETTS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.55, 0.7, 0.85)
-Z = 1.645  # standard errors to either end of a 90 % interval
 AXIS_END = 0.30  # the paper's axis ends at an activation ratio of 30 %
 
 
@@ -279,7 +278,7 @@ def gaps(found: Mapping[str, Curve]) -> pd.DataFrame:
             difference = other.clone()
             difference[:, 0] = curve.blocks[i, :, 0] - other[:, 0]
             mean, error = forward.mean_and_error(difference)
-            ends = [mean + z * (np.nan if error is None else error) for z in (0.0, -Z, Z)]
+            ends = [mean + z * (np.nan if error is None else error) for z in (0.0, -forward.Z90, forward.Z90)]
             values = 100 * np.expm1(ends)
             setting = curve.varied[i] if by_cett else int(curve.varied[i])
             rows.append((name, setting, ratio, *values, curve.varied[i] == curve.trained_at))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy.stats import spearmanr
 
+from ...core.forward import Z90
 from ...paper.claims import Estimate, Row, judge, with_error
 from ...suites.suite import Suite
 from .frequency import FIRST, LAST, MEAN, MIDDLE, POSITIONS, NeuronActivity, neighbours, stretched
@@ -13,7 +14,6 @@ from .tokens import pair_entries
 
 DRAWS, SEED = 200, 2411_02335
 GRID = 200  # evenly spaced ranks at which two curves are compared
-Z = 1.645  # standard errors to either end of a 90 % interval
 NEEDS = "Needs two scales of each activation, and text enough to be cut in two halves"
 ONE_RUN = "One run a model: the interval holds the draw of neurons and of text, not that of seeds"
 
@@ -119,5 +119,5 @@ def _correlation(a: np.ndarray, b: np.ndarray, note: str) -> Estimate:
     found = float(spearmanr(a, b).statistic)
     error = math.sqrt((1 + found**2 / 2) / (len(a) - 3))
     middle = math.atanh(max(-0.999999, min(0.999999, found)))
-    low, high = (math.tanh(middle + z * error) for z in (-Z, Z))
+    low, high = (math.tanh(middle + z * error) for z in (-Z90, Z90))
     return Estimate(found - chance, low - chance, high - chance, "", note)

@@ -15,6 +15,7 @@ import pandas as pd
 from scipy.stats import spearmanr
 from transformers import PreTrainedTokenizerBase
 
+from ...core.forward import Z90
 from ...core.measure import Measurement
 from ...suites import survey
 from ...suites.suite import Checkpoint
@@ -24,7 +25,6 @@ from .frequency import NeuronActivity
 NEAR = 1.25  # ratios from 0.8 to 1.25 are "within 20 %", seen from either model
 SHUFFLES, SEED = 200, 2411_02335  # of the entries of one model: what the two levels alone give
 SURE = 0.95  # of the shuffles that real pairs must beat
-Z = 1.645  # standard errors to either side of a 90 % interval
 KINDS = (
     "word start",
     "word continuation",
@@ -206,7 +206,7 @@ def kind_table(uses: Sequence[NeuronActivity], min_occurrences: int) -> pd.DataF
             frames.append(sums[sums.tokens >= min_occurrences].assign(**labels))
     table = pd.concat(frames, ignore_index=True)
     ratio = table.active / table.tokens
-    table = table.assign(activation_ratio=ratio, low=ratio - Z * table.error, high=ratio + Z * table.error)
+    table = table.assign(activation_ratio=ratio, low=ratio - Z90 * table.error, high=ratio + Z90 * table.error)
     return table[["checkpoint", "activation", "corpus", "kind", "activation_ratio", "low", "high", "tokens"]]
 
 

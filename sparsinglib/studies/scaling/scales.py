@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from ... import laws
+from ...laws.curve import Z90
 from ...paper import published
 from ...paper.published import TOKEN_UNITS
 from . import trends
@@ -11,7 +12,6 @@ from .limits import LARGEST, Laws
 
 HIGHEST_LOSS = 16.0  # nats per token; any number above all losses serves
 LAST = 5  # checkpoints whose mean is where a run ends
-Z = 1.645  # half width of a 90 % interval, in standard errors
 
 
 def reached(trend: pd.DataFrame, last: int = LAST) -> pd.DataFrame:
@@ -59,7 +59,7 @@ def at_equal_tokens(fitted: Laws, params: pd.Series) -> pd.DataFrame:
             row |= {"tokens_per_param": shortest, "speed_at": middle_of, "identified": known.identified[run]}
             for name, values in of.items():
                 low, middle, high = np.quantile(values, [0.05, 0.5, 0.95])
-                row |= {name: middle, f"{name}_error": (high - low) / (2 * Z)}
+                row |= {name: middle, f"{name}_error": (high - low) / (2 * Z90)}
             rows.append(row)
     return pd.DataFrame(rows)
 

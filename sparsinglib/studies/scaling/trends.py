@@ -15,6 +15,7 @@ import pandas as pd
 from ...core import arguments
 from ...files import LADDER
 from ...ladder import recipe
+from ...laws.curve import Z90
 from ...paper import published
 from ...paper.published import ACTIVATIONS, TOKEN_UNITS
 from ...texts import files as texts
@@ -110,7 +111,7 @@ def ends(criterion: str = "kl", p_pct: float = 1.0) -> pd.DataFrame:
         return pd.DataFrame(columns=["run", "activation_ratio", "error"])
     rows = pd.read_csv(path)
     rows = rows[(rows.criterion == criterion) & (rows.p_pct == p_pct)]
-    return rows.assign(error=(rows.high - rows.low) / (2 * 1.645))[["run", "activation_ratio", "error"]]
+    return rows.assign(error=(rows.high - rows.low) / (2 * Z90))[["run", "activation_ratio", "error"]]
 
 
 def after_warm_up(frame: pd.DataFrame) -> pd.DataFrame:

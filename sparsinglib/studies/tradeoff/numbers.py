@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 from scipy.interpolate import PchipInterpolator
 
+from ...core.forward import Z90
 from ...suites.suite import Checkpoint, Suite
 from .sweep import CETT, HIGHEST, LEAST_TOKENS, Tradeoff, corpora_matrix
 
 RESAMPLES = 200
 LEVELS = (1.0, 5.0, 10.0)  # rises of perplexity in percent, as in the paper's Table 1
 FINE = 200
-Z = 1.645  # standard errors to either end of a 90 % interval
 ROUNDING = 1e-9  # of sums in float64
 
 
@@ -160,7 +160,7 @@ def violations(tradeoffs: Sequence[Tradeoff]) -> pd.DataFrame:
             worst = int(right.argmin())
             falls = right[worst] < 0
             found = (-right[worst], errors[worst]) if falls else (0.0, 0.0)
-            rows.append((t.checkpoint.name, curve, len(right), int((right < -Z * errors - ROUNDING).sum()), *found))
+            rows.append((t.checkpoint.name, curve, len(right), int((right < -Z90 * errors - ROUNDING).sum()), *found))
         layer = t.falls.loc[t.falls["largest_fall"].idxmax()]
         counted = t.falls[["steps", "wrong"]].sum()
         rows.append((t.checkpoint.name, "CETT", *counted, layer.largest_fall, layer.fall_error))

@@ -271,7 +271,10 @@ def layer_falls(model: PreTrainedModel, batches: Sequence[Tensor]) -> pd.DataFra
         mean, error = steps.mean(axis=1), steps.std(axis=1, ddof=1) / math.sqrt(steps.shape[1])
         worst = int(mean.argmin())
         fall = np.maximum.accumulate(cett) - cett
-        found: dict[str, float] = {"steps": len(mean), "wrong": int((mean < -np.maximum(1.645 * error, NO_FALL)).sum())}
+        found: dict[str, float] = {
+            "steps": len(mean),
+            "wrong": int((mean < -np.maximum(forward.Z90 * error, NO_FALL)).sum()),
+        }
         found |= {"largest_fall": max(0.0, -mean[worst]), "fall_error": error[worst] if mean[worst] < 0 else 0.0}
         rows.append({"layer": ffn.layer, **found, "falling_tokens": float((fall.max(axis=0) > 0.01).mean())})
 
