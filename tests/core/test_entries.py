@@ -70,10 +70,10 @@ def page() -> str:
     """The whole page."""
     lines = ["# Which models can be measured", ""]
     lines += [f"Made by `python tests/core/test_entries.py` with transformers {tf.__version__}: a tiny random model of"]
-    lines += ["each entry of its mappings from config to class. *Works*: looking changes no logit; thresholds of zero"]
-    lines += ["change none; with everything masked the logits are those of a model whose output projections are zero;"]
-    lines += ["counts are those of a neuron-by-neuron computation in float64, CETT to 1e-7; padding changes nothing"]
-    lines += ["beyond 1e-6. *Not built*: the sizes, chosen by rule, do not suit the classes, so that nothing is known."]
+    lines += ["each entry of its mappings from config to class. *Works* means: measuring leaves all logits as they were,"]
+    lines += ["and so do thresholds of zero; masking all neurons equals zero output projections; counts agree with a"]
+    lines += ["neuron-by-neuron computation in float64, and CETT to 1e-7; padding changes nothing beyond 1e-6."]
+    lines += ["*Not built*: our tiny configuration, made by rule, was not valid for the class, so it was not tried."]
     for mapping, title in TITLES.items():
         results = {entry: outcome(mapping, entry) for entry in MAPPINGS[mapping]}
         counted = [[r[1] for r in results.values()].count(word) for word in ("works", "refused", "not built")]
