@@ -22,6 +22,7 @@ DATA = (PACKAGE if CARRIED else ROOT) / "data"
 PAPER = DATA / "paper"
 LADDER = DATA / "ladder"
 SUITES = DATA / "suites"
+SAMPLE = DATA / "texts" / "sample.txt"  # a short text for what is drawn token by token
 FIGURES = ROOT / "figures"
 NOTEBOOKS = ROOT / "notebooks"
 

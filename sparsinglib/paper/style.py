@@ -14,6 +14,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib import font_manager
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
@@ -135,26 +136,27 @@ class Picture(Figure):
 
     def says(self, message: str, note: str = "") -> "Picture":
         """Write the message, and smaller how to read it, above the panels, which keep their size."""
-        width = self.get_size_inches()[0]
+        width, panels = self.get_size_inches()
         self.message, self.note = message, note
         lines = [*_lines(message, width, 11, "bold", "0.1"), *_lines(note, width, 8, "normal", "0.35")]
         header = sum(size * 1.3 / 72 for _, size, _, _ in lines) + 0.12
-        height = self.get_size_inches()[1] + header
+        height = panels + header
         self.set_size_inches(width, height)
         y = height - 0.05
         for text, size, weight, ink in lines:
-            look: Any = {
-                "fontsize": size,
-                "fontweight": weight,
-                "color": ink,
-                "parse_math": False,
-                "family": "DejaVu Sans",
-            }
-            self.text(0.08 / width, y / height, text, va="top", in_layout=False, **look)
+            look: Any = {"fontsize": size, "fontweight": weight, "color": ink, "family": "DejaVu Sans"}
+            self.text(0.08 / width, y / height, text, va="top", in_layout=False, parse_math=False, **look)
             y -= size * 1.3 / 72
         engine: Any = self.get_layout_engine()
         engine.set(rect=(0, 0, 1, 1 - header / height))
         return self
+
+    def keys_below(self, ncols: int, handles: Sequence[Artist] = ()) -> None:
+        """One legend below the panels: these ``handles``, or what is labelled in any panel, each label once."""
+        labelled: dict[str, Artist] = {str(handle.get_label()): handle for handle in handles}
+        for ax in self.axes if not handles else ():
+            labelled |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+        self.legend(list(labelled.values()), list(labelled), loc="outside lower center", ncols=ncols)
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, bytes], dict[str, dict[str, str]]]:
         file = io.BytesIO()
@@ -203,6 +205,15 @@ def empty(ax: Axes, text: str) -> None:
     ax.text(0.5, 0.5, text, ha="center", va="center", transform=ax.transAxes, color="0.35", parse_math=False)
 
 
+def matrix(ax: Axes, cells: pd.DataFrame, **look: Any) -> None:
+    """Numbers written into coloured cells (seaborn's heat map): labels upright, no ticks."""
+    import seaborn as sns
+
+    sns.heatmap(cells, ax=ax, annot_kws={"fontsize": 8}, **look)
+    ax.tick_params(axis="y", rotation=0)
+    ax.tick_params(length=0)
+
+
 def label_ends(ax: Axes, ends: Iterable[tuple[float, str, Any]], gap: float = 0.07, x: float = 1.015) -> None:
     """Write the name of each line right of the panel, at the height of its end, spread where two would meet.
 
@@ -214,8 +225,7 @@ def label_ends(ax: Axes, ends: Iterable[tuple[float, str, Any]], gap: float = 0.
         return
     to_axes = ax.transData + ax.transAxes.inverted()
     y = np.clip([to_axes.transform((ax.get_xlim()[1], value))[1] for value, _, _ in rows], 0, 1)
-    y = spread(y, gap)
-    for height, (_, text, ink) in zip(y, rows, strict=True):
+    for height, (_, text, ink) in zip(spread(y, gap), rows, strict=True):
         ax.text(x, height, text, color=ink, va="center", fontsize=8, transform=ax.transAxes, parse_math=False)
 
 
@@ -266,8 +276,8 @@ def save(fig: Figure, name: str, data: pd.DataFrame, folder: Path | None = None)
     if data.empty:
         raise ValueError(f"figure {name!r} has no data to save beside it; pass the DataFrame it was drawn from")
     folder = folder or output_dir()
-    about = {"Title": getattr(fig, "message", ""), "Description": getattr(fig, "note", "")}
-    about = {key: text for key, text in about.items() if text}
+    said = {"Title": getattr(fig, "message", ""), "Description": getattr(fig, "note", "")}
+    about = {key: text for key, text in said.items() if text}
     with context():
         with replacing(folder / f"{name}.png") as file:
             fig.savefig(file, format="png", dpi=DPI, metadata=about | {"Software": None})
@@ -285,14 +295,13 @@ def caption(name: str, folder: Path = FIGURES) -> str:
 
 def rounded(table: pd.DataFrame, digits: int = 4) -> pd.DataFrame:
     """A copy with its fractions rounded to so many significant digits; columns of whole numbers stay as they are."""
-    return table.apply(lambda column: _rounded(column, digits) if column.dtype.kind == "f" else column)
 
+    def cut(column: pd.Series) -> pd.Series:
+        if column.dtype.kind != "f" or (column[np.isfinite(column)] % 1 == 0).all():
+            return column
+        return column.map(lambda value: float(f"{value:.{digits}g}"), na_action="ignore")
 
-def _rounded(column: pd.Series, digits: int) -> pd.Series:
-    numbers = column[np.isfinite(column)]
-    if (numbers % 1 == 0).all():
-        return column
-    return column.map(lambda value: float(f"{value:.{digits}g}"), na_action="ignore")
+    return table.apply(cut)
 
 
 def save_table(table: pd.DataFrame, name: str, folder: Path | None = None) -> Path:

@@ -13,15 +13,12 @@ def verdicts(
     suite: Suite, advantage: pd.DataFrame, violations: pd.DataFrame, corpora: pd.DataFrame | None
 ) -> list[Row]:
     """From ``numbers.advantage``, ``numbers.violations`` and ``numbers.corpora_table`` (None: not measured)."""
-    rivals = advantage[advantage["rule"].isin(PAPER_RIVALS)]
+    rivals = advantage[advantage.rule.isin(PAPER_RIVALS)]
     better = [Estimate(r.mean, r.low, r.high, "nats", f"{r.rule} on {r.checkpoint}:") for r in rivals.itertuples()]
     counts = violations.groupby("curve", sort=False)[["steps", "wrong"]].sum()
     wrong = [exact(100 * r.wrong / r.steps, "%", f"{r.Index}, {r.wrong} of {r.steps}:") for r in counts.itertuples()]
-    return [
-        judge("C01", suite.evidence, better, note=ONE_RUN),
-        judge("C15", suite.evidence, wrong),
-        judge("C81", suite.evidence, _elsewhere(corpora)),
-    ]
+    first = judge("C01", suite.evidence, better, note=ONE_RUN)
+    return [first, judge("C15", suite.evidence, wrong), judge("C81", suite.evidence, _elsewhere(corpora))]
 
 
 def _elsewhere(corpora: pd.DataFrame | None) -> list[Estimate] | str:
@@ -29,7 +26,7 @@ def _elsewhere(corpora: pd.DataFrame | None) -> list[Estimate] | str:
 
     The corpora are a sample: the interval comes from the spread between those that thresholds are found on.
     """
-    if corpora is None or corpora["found_on"].nunique() < 2:
+    if corpora is None or corpora.found_on.nunique() < 2:
         return "Needs thresholds found on two corpora or more"
     found = []
     for name, rows in corpora.groupby("checkpoint", sort=False):

@@ -1,11 +1,10 @@
 """Figures 2 and 15, KL beside perplexity, and thresholds carried from one corpus to another."""
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter
 
@@ -15,13 +14,14 @@ from .sweep import ALL, CETT, HIGHEST, ZEROS, Tradeoff
 
 PAPER = (CETT, "Top-k", "FAT-ε", ZEROS)
 OTHERS = (CETT, "top-p", "quantile per layer", "Top-k of outputs")
-RULES = {rule: style.other(i) for i, rule in enumerate((CETT, "Top-k", "FAT-ε", "top-p", "Top-k of outputs"))}
-RULES |= {"quantile per layer": style.other(5), ZEROS: style.other(6)}
+DRAWN = (CETT, "Top-k", "FAT-ε", "top-p", "Top-k of outputs", "quantile per layer", ZEROS)
+RULES = {rule: style.other(i) for i, rule in enumerate(DRAWN)}
+RING: style.Look = {"ms": 9, "mfc": "none", "mew": 1.4, "ls": ""}  # the thresholds that the search finds
 
 
 def _name(c: Checkpoint) -> str:
-    known = style.ACTIVATION_LABELS.get(c.activation, c.activation)
-    return style.name(c.name) if style.name(c.name) != c.name else f"{c.name} ({c.scale} {known})"
+    known, named = style.ACTIVATION_LABELS.get(c.activation, c.activation), style.name(c.name)
+    return named if named != c.name else f"{c.name} ({c.scale} {known})"
 
 
 def figure_2(tradeoffs: Sequence[Tradeoff], needed: pd.DataFrame) -> style.Picture:
@@ -30,26 +30,25 @@ def figure_2(tradeoffs: Sequence[Tradeoff], needed: pd.DataFrame) -> style.Pictu
     ``needed`` is ``numbers.needed`` (checkpoint, rule, rise_pct, activation_ratio, low, high). Points beyond +75 % are
     left to the data.
     """
+    # One model has its two panels side by side, several have them one above the other.
+    n, kinds = len(tradeoffs), {"the paper's rules": PAPER, "CETT and other tools' rules": OTHERS}
+    active, rise = "activation ratio (%)", "rise of perplexity (%)"
     with style.context():
-        # One model has its two panels side by side, several have them one above the other.
-        one = len(tradeoffs) == 1
-        fig, panels = style.axes(*((1, 2) if one else (2, len(tradeoffs))), height=2.9 if one else 2.4, sharey=True)
-        for column, t in enumerate(tradeoffs):
-            for row, (rules, kind) in enumerate(
-                ((PAPER, "the paper's rules"), (OTHERS, "CETT and other tools' rules"))
-            ):
-                ax = panels[row * len(tradeoffs) + column]
-                _rule_curves(ax, t, rules)
-                ax.set(
-                    ylabel="" if column or (one and row) else "rise of perplexity (%)" + ("" if one else f"\n{kind}")
-                )
-                ax.set(xlabel="activation ratio (%)" if row or one else "")
-                ax.set_title(f"{_name(t.checkpoint)}: {kind}" if one else "" if row else _name(t.checkpoint))
+        fig, panels = style.axes(*((1, 2) if n == 1 else (2, n)), height=2.9 if n == 1 else 2.4, sharey=True)
+        for ax, (rules, t) in zip(panels, itertools.product(kinds.values(), tradeoffs), strict=True):
+            _rule_curves(ax, t, rules)
+        if n == 1:
+            for ax, kind in zip(panels, kinds, strict=True):
+                ax.set(title=f"{_name(tradeoffs[0].checkpoint)}: {kind}", xlabel=active)
+            panels[0].set_ylabel(rise)
+        else:
+            for t, upper, lower in zip(tradeoffs, panels[:n], panels[n:], strict=True):
+                upper.set_title(_name(t.checkpoint))
+                lower.set_xlabel(active)
+            for ax, kind in zip(panels[::n], kinds, strict=True):
+                ax.set_ylabel(f"{rise}\n{kind}")
         panels[0].set_ylim(-4, 100 * (HIGHEST - 1))
-        handles: dict[str, Artist] = {}
-        for ax in panels:
-            handles |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
-        fig.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
+        fig.keys_below(4)
         return fig.says(
             _fewest(needed),
             "Bars: standard errors of the perplexity ratio. Ring: the thresholds that the search finds for +1 %.",
@@ -59,15 +58,16 @@ def figure_2(tradeoffs: Sequence[Tradeoff], needed: pd.DataFrame) -> style.Pictu
 def _fewest(needed: pd.DataFrame, rise: float = 10) -> str:
     """Which rule needs the fewest neurons at +10 %, in how many models, of the paper's rules and of all."""
     wide = needed[needed.rise_pct == rise].pivot(index="checkpoint", columns="rule", values="activation_ratio")
-    best = wide[[rule for rule in PAPER if rule in wide]].idxmin(axis=1) == CETT
-    ahead, first = (wide.idxmin(axis=1) != CETT) & best, 100 * wide.iloc[0]
+    first, name = 100 * wide.iloc[0], style.name(wide.index[0])
     if len(wide) == 1:
         words = ", ".join(f"{rule} {share:.0f} %" for rule, share in first.sort_values().items())
-        return f"At +{rise:g} % perplexity {style.name(wide.index[0])} needs of its neurons, by rule: {words}"
+        return f"At +{rise:g} % perplexity {name} needs of its neurons, by rule: {words}"
+    best = wide[[rule for rule in PAPER if rule in wide]].idxmin(axis=1) == CETT
+    ahead = ((wide.idxmin(axis=1) != CETT) & best).sum()
     return (
         f"At +{rise:g} % perplexity CETT needs the fewest neurons of the paper's rules in {best.sum()} of {len(wide)} "
-        f"models ({style.name(wide.index[0])}: {first[CETT]:.0f} %, Top-k {first['Top-k']:.0f} %)"
-        + (f"; another tool's rule needs fewer in {ahead.sum()}" if ahead.any() else "")
+        f"models ({name}: {first[CETT]:.0f} %, Top-k {first['Top-k']:.0f} %)"
+        + (f"; another tool's rule needs fewer in {ahead}" if ahead else "")
     )
 
 
@@ -78,18 +78,17 @@ def active_by_p(needed: pd.DataFrame) -> style.Picture:
     where some resamples do not reach p).
     """
     table = needed[needed.rule == CETT].dropna(subset=["activation_ratio"])
+    levels = sorted(table.rise_pct.unique())
     with style.context():
         fig, (ax,) = style.axes(1, 1, height=3.2)
         ends, words = [], []
         for run in style.by_size(table.checkpoint):
             part = table[table.checkpoint == run].sort_values("rise_pct")
-            look = style.look_of(run) | {"lw": 1.2, "ms": 4}
+            look, active = style.look_of(run), 100 * part.activation_ratio
             bars = 100 * style.error_bars(part.low, part.activation_ratio, part.high)
-            ax.errorbar(part.rise_pct, 100 * part.activation_ratio, np.nan_to_num(bars), capsize=2, **look)
-            ends.append((100 * part.activation_ratio.iloc[-1], style.name(run), look["color"]))
-            first, last = 100 * part.activation_ratio.iloc[0], 100 * part.activation_ratio.iloc[-1]
-            words.append(f"{style.name(run)} {first:.0f} to {last:.0f} %")
-        levels = sorted(table.rise_pct.unique())
+            ax.errorbar(part.rise_pct, active, np.nan_to_num(bars), capsize=2, lw=1.2, ms=4, **look)
+            ends.append((active.iloc[-1], style.name(run), look["color"]))
+            words.append(f"{style.name(run)} {active.iloc[0]:.0f} to {active.iloc[-1]:.0f} %")
         ax.set(xscale="log", ylim=(0, None), xlabel="allowed rise p of perplexity (%)", ylabel="activation ratio (%)")
         ax.set_xticks(levels, [f"{level:g}" for level in levels])
         ax.xaxis.set_minor_formatter(NullFormatter())
@@ -100,21 +99,18 @@ def active_by_p(needed: pd.DataFrame) -> style.Picture:
 
 def _rule_curves(ax: Axes, t: Tradeoff, rules: Sequence[str]) -> None:
     ax.axhline(0, color="0.5", lw=0.8, ls=":")
-    unpruned = t.points[t.points["rule"].isin((ZEROS, ALL))]
+    unpruned = t.points[t.points.rule.isin((ZEROS, ALL))]
     for rule in rules:
-        rows = t.points[t.points["rule"] == rule]
+        rows, alone = t.points[t.points.rule == rule], rule == ZEROS
         if rows.empty:  # straightforward ReLU where nothing is exactly zero
             continue
-        if rule != ZEROS:
+        if not alone:
             rows = pd.concat([rows, unpruned]).sort_values("activation_ratio")
-        look = RULES[rule] | {"ls": "" if rule == ZEROS else "-", "zorder": 3 if rule == CETT else 2}
-        ax.errorbar(
-            100 * rows["activation_ratio"], 100 * (rows["ppl_ratio"] - 1), 100 * rows["ppl_ratio_se"], lw=1.1,
-            ms=9 if rule == ZEROS else 3.5, elinewidth=0.8, label=rule, **look,
-        )  # fmt: skip
-    if t.found is not None:
-        ring = RULES[CETT] | {"ms": 9, "mfc": "none", "mew": 1.4, "ls": "", "label": "CETT-PPL-1 %"}
-        ax.plot(100 * t.found.activation_ratio, 100 * (t.found.ppl_ratio - 1), **ring, zorder=4)
+        look = RULES[rule] | {"ls": "" if alone else "-", "ms": 9 if alone else 3.5, "zorder": 3 if rule == CETT else 2}
+        rise, error = 100 * (rows.ppl_ratio - 1), 100 * rows.ppl_ratio_se
+        ax.errorbar(100 * rows.activation_ratio, rise, error, lw=1.1, elinewidth=0.8, label=rule, **look)
+    ring = RULES[CETT] | RING | {"label": "CETT-PPL-1 %"}
+    ax.plot(100 * t.found.activation_ratio, 100 * (t.found.ppl_ratio - 1), **ring, zorder=4)
     ax.set_xlim(0, min(100, 105 * t.unpruned))
 
 
@@ -123,20 +119,16 @@ def figure_15(tradeoffs: Sequence[Tradeoff], p: float = 1.0) -> style.Picture:
     with style.context():
         fig, (left, right) = style.axes(1, 2, height=3.2)
         for t in tradeoffs:
-            c, rows = t.checkpoint, t.points[t.points["rule"] == CETT].sort_values("parameter")
+            c, rows = t.checkpoint, t.points[t.points.rule == CETT].sort_values("parameter")
             look = style.look(c.scale, c.activation) | {"lw": 1.2, "ms": 3.5}
-            rise, error = 100 * (rows["ppl_ratio"] - 1), 100 * rows["ppl_ratio_se"]
-            seen = rise > 0
-            below = np.minimum(error, 0.9 * rise)[seen]
-            left.errorbar(rows["parameter"][seen], rise[seen], np.stack([below, error[seen]]), elinewidth=0.8, **look)
-            cett = np.insert(rows["parameter"].to_numpy(), 0, 0.0)
-            active = 100 * np.insert(rows["activation_ratio"].to_numpy(), 0, t.unpruned)
-            right.plot(cett, active, **look)
-            right.plot([], [], **look, label=_name(c))
-            if t.found is not None:
-                ring = look | {"ms": 9, "mfc": "none", "mew": 1.4, "ls": ""}
-                left.plot(t.found.cett, max(100 * (t.found.ppl_ratio - 1), 1e-3), **ring)
-                right.plot(t.found.cett, 100 * t.found.activation_ratio, **ring)
+            seen = rows[rows.ppl_ratio > 1]
+            rise, error = 100 * (seen.ppl_ratio - 1), 100 * seen.ppl_ratio_se
+            bars = np.stack([np.minimum(error, 0.9 * rise), error])
+            left.errorbar(seen.parameter, rise, bars, elinewidth=0.8, **look)
+            active = 100 * np.append(t.unpruned, rows.activation_ratio)
+            right.plot(np.append(0, rows.parameter), active, **look, label=_name(c))
+            left.plot(t.found.cett, max(100 * (t.found.ppl_ratio - 1), 1e-3), **look | RING)
+            right.plot(t.found.cett, 100 * t.found.activation_ratio, **look | RING)
         left.axhline(p, color="0.3", lw=0.9, ls=":")
         left.annotate(f"p = {p:g} %", (0.72, p), (0, 3), textcoords="offset points", fontsize=8)
         left.set(ylabel="rise of perplexity (%)", yscale="log", ylim=(0.02, 300))
@@ -146,12 +138,10 @@ def figure_15(tradeoffs: Sequence[Tradeoff], p: float = 1.0) -> style.Picture:
         for ax in (left, right):
             ax.set(xlabel="CETT", xlim=(0, 0.9))
         right.legend(handlelength=3.5)
-        found = [t.found.cett for t in tradeoffs if t.found is not None]
-        message = f"Perplexity rises and the activation ratio falls with CETT; +{p:g} % is reached at CETT "
+        found = [t.found.cett for t in tradeoffs]
+        ends = " to ".join(dict.fromkeys(f"{cett:.2f}" for cett in (min(found), max(found))))
         return fig.says(
-            message + " to ".join(dict.fromkeys(f"{cett:.2f}" for cett in (min(found), max(found))))
-            if found
-            else "Perplexity and activation ratio against CETT",
+            f"Perplexity rises and the activation ratio falls with CETT; +{p:g} % is reached at CETT {ends}",
             "Rings: the CETT that the search chose. Points where perplexity did not rise are not on the logarithmic "
             "axis. Bars: standard errors.",
         )
@@ -167,11 +157,10 @@ def ppl_and_kl(tradeoffs: Sequence[Tradeoff], data: pd.DataFrame) -> style.Pictu
         for ax, top in zip(panels, (100 * (HIGHEST - 1), 6), strict=True):
             ax.plot([0, top], [0, top], color="0.3", lw=1, ls=":")
             for t in tradeoffs:
-                rows = data[data["checkpoint"] == t.checkpoint.name]
-                look = style.look(t.checkpoint.scale, t.checkpoint.activation) | {"lw": 1, "ms": 4}
-                x, y = 100 * (rows["exp_kl"] - 1), 100 * (rows["ppl_ratio"] - 1)
-                errors = {"xerr": 100 * rows["exp_kl_se"], "yerr": 100 * rows["ppl_ratio_se"]}
-                ax.errorbar(x, y, **errors, **look, elinewidth=0.8, capsize=2, label=_name(t.checkpoint))
+                c, rows = t.checkpoint, data[data.checkpoint == t.checkpoint.name]
+                look = style.look(c.scale, c.activation) | {"lw": 1, "ms": 4, "elinewidth": 0.8, "capsize": 2}
+                x, y = 100 * (rows.exp_kl - 1), 100 * (rows.ppl_ratio - 1)
+                ax.errorbar(x, y, 100 * rows.ppl_ratio_se, 100 * rows.exp_kl_se, **look, label=_name(c))
             ax.set(xlim=(-0.03 * top, top), ylim=(-0.12 * top, top))
             ax.set(xlabel="exp(KL(dense ‖ sparse)) − 1 (%)", ylabel="rise of perplexity (%)")
         panels[0].set_title("the whole range (dotted: equal)")
@@ -191,24 +180,20 @@ def corpora_matrix(table: pd.DataFrame) -> style.Picture:
 
     ``table`` (``numbers.corpora_table``): checkpoint, found_on, judged_on, ppl_ratio, ppl_ratio_se, activation_ratio.
     """
-    names = table["checkpoint"].unique()
-    table = table.assign(rise=100 * (table["ppl_ratio"] - 1))
-    reach = max(1.0, float((table.rise - 1).abs().max()))
+    table = table.assign(rise=100 * (table.ppl_ratio - 1))
+    models, reach = table.groupby("checkpoint", sort=False), max(1.0, float((table.rise - 1).abs().max()))
+    look = {"cmap": "PuOr_r", "vmin": 1 - reach, "vmax": 1 + reach, "fmt": "", "cbar": False, "square": True}
     with style.context():
-        fig, panels = style.axes(1, len(names), height=3.1, **({} if len(names) > 1 else {"width": 5.0}))
-        for ax, name in zip(panels, names, strict=True):
-            rows = table[table["checkpoint"] == name]
-            corpora = list(rows["found_on"].unique())
+        fig, panels = style.axes(1, len(models), height=3.1, width=None if len(models) > 1 else 5.0)
+        for ax, (name, rows) in zip(panels, models, strict=True):
+            corpora = rows.found_on.unique()
             cells = rows.assign(text=[f"{r.rise:+.1f}\n± {100 * r.ppl_ratio_se:.1f}" for r in rows.itertuples()])
-            wide = cells.pivot(index="found_on", columns="judged_on", values=["rise", "text"])
-            rise, text = (wide[name].loc[corpora, corpora] for name in ("rise", "text"))
-            look = {"cmap": "PuOr_r", "vmin": 1 - reach, "vmax": 1 + reach, "fmt": "", "cbar": False, "square": True}
-            active = rows[rows["found_on"] == rows["judged_on"]].set_index("found_on")["activation_ratio"]
+            wide = cells.set_index(["found_on", "judged_on"])[["rise", "text"]].unstack()
+            rise, text = (wide[column].loc[corpora, corpora] for column in ("rise", "text"))
+            active = rows[rows.found_on == rows.judged_on].set_index("found_on").activation_ratio
             labels = [f"{c}\n({100 * active[c]:.0f} % active)" for c in corpora]
-            sns.heatmap(rise.astype(float), annot=text, ax=ax, yticklabels=labels, annot_kws={"fontsize": 8}, **look)
-            ax.tick_params(axis="y", rotation=0)
-            ax.tick_params(length=0)
-            ax.set(xlabel="judged on", ylabel="thresholds found on", title=style.name(name))
+            style.matrix(ax, rise, annot=text, yticklabels=labels, **look)
+            ax.set(xlabel="judged on", ylabel="thresholds found on", title=style.name(str(name)))
         apart = table[table.found_on != table.judged_on]
         worst = apart.loc[apart.rise.idxmax()]
         return fig.says(

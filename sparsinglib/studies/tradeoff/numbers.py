@@ -1,5 +1,6 @@
 """Numbers for "CETT wins": neurons each rule needs at a given loss, area between curves, and how sure they are."""
 
+import itertools
 import math
 import warnings
 from collections.abc import Sequence
@@ -10,8 +11,9 @@ import pandas as pd
 from scipy.interpolate import PchipInterpolator
 
 from ...core.forward import Z90
+from ...suites import survey
 from ...suites.suite import Checkpoint, Suite
-from .sweep import CETT, HIGHEST, LEAST_TOKENS, Tradeoff, corpora_matrix
+from .sweep import CETT, HIGHEST, LEAST_TOKENS, Tradeoff
 
 RESAMPLES = 200
 LEVELS = (1.0, 5.0, 10.0)  # rises of perplexity in percent, as in the paper's Table 1
@@ -52,12 +54,9 @@ def resampled_curves(t: Tradeoff) -> list[dict[str, RuleCurve]]:
     draws = np.random.default_rng(0).multinomial(blocks, np.full(blocks, 1 / blocks), RESAMPLES)
     weights = np.concatenate([np.ones((1, blocks)), draws])
     log_ratio = (weights @ t.rises.T) / (weights @ t.counts)[:, None]
-    ratio = t.points["activation_ratio"].to_numpy()
-    rows = {
-        rule: np.flatnonzero((t.points["rule"] == rule) & (ratio > 0) & (ratio < t.unpruned)).tolist()
-        for rule in t.rules
-    }
-    x = {rule: np.append(ratio[where], t.unpruned) for rule, where in rows.items()}
+    inside = t.points[t.points.activation_ratio.between(0, t.unpruned, inclusive="neither")]
+    rows = {rule: inside.index[inside.rule == rule] for rule in t.rules}
+    x = {rule: np.append(inside.activation_ratio[where], t.unpruned) for rule, where in rows.items()}
     return [{rule: RuleCurve(x[rule], np.append(row[where], 0.0)) for rule, where in rows.items()} for row in log_ratio]
 
 
@@ -68,11 +67,9 @@ def needed(tradeoffs: Sequence[Tradeoff], levels: Sequence[float] = LEVELS) -> p
     """
     rows = []
     for t in tradeoffs:
-        for rule in t.rules:
-            for level in levels:
-                values = [c[rule].needed(math.log1p(level / 100)) for c in resampled_curves(t)]
-                low, high = _interval(values[1:])
-                rows.append((t.checkpoint.name, rule, level, values[0], low, high))
+        for rule, level in itertools.product(t.rules, levels):
+            first, *resampled = (c[rule].needed(math.log1p(level / 100)) for c in resampled_curves(t))
+            rows.append((t.checkpoint.name, rule, level, first, *_interval(resampled)))
     return pd.DataFrame(rows, columns=["checkpoint", "rule", "rise_pct", "activation_ratio", "low", "high"])
 
 
@@ -97,19 +94,14 @@ def advantage(tradeoffs: Sequence[Tradeoff]) -> pd.DataFrame:
     ``least_pct`` and ``least_at``, that difference in percent of perplexity and its activation ratio: below zero where
     the other rule is ahead.
     """
-    rows = []
-    for t in tradeoffs:
-        for rule in t.rules:
-            if rule != CETT:
-                rows.append({"checkpoint": t.checkpoint.name, "rule": rule, **_against_cett(t, rule)})
-    return pd.DataFrame(rows)
+    pairs = [(t, rule) for t in tradeoffs for rule in t.rules if rule != CETT]
+    return pd.DataFrame([{"checkpoint": t.checkpoint.name, "rule": r, **_against_cett(t, r)} for t, r in pairs])
 
 
 def _against_cett(t: Tradeoff, rule: str) -> dict[str, float]:
     curves = resampled_curves(t)
-    ends = [curves[0][name].needed(math.log(HIGHEST)) for name in (CETT, rule)]
-    starts = [math.exp(curves[0][name].fine[0]) for name in (CETT, rule)]
-    low = max(start if math.isnan(end) else end for start, end in zip(starts, ends, strict=True))
+    ends = [(curve.needed(math.log(HIGHEST)), math.exp(curve.fine[0])) for curve in (curves[0][CETT], curves[0][rule])]
+    low = max(start if math.isnan(end) else end for end, start in ends)
     x = np.linspace(low, 0.999 * t.unpruned, FINE)
     difference = np.array([c[rule](x) - c[CETT](x) for c in curves])
     mean = np.trapezoid(difference, x, axis=1) / (x[-1] - x[0])
@@ -118,16 +110,9 @@ def _against_cett(t: Tradeoff, rule: str) -> dict[str, float]:
     clear = error > 1e-4
     z = np.where(clear, difference[0] / np.where(clear, error, 1.0), np.inf)
     least = int(z.argmin())
-    ends90 = _interval(mean[1:])
-    return {
-        "from_activation": low,
-        "mean": mean[0],
-        "low": ends90[0],
-        "high": ends90[1],
-        "least_z": z[least],
-        "least_pct": 100 * math.expm1(difference[0][least]),
-        "least_at": x[least],
-    }
+    interval = dict(zip(("low", "high"), _interval(mean[1:]), strict=True))
+    worst = {"least_z": z[least], "least_pct": 100 * math.expm1(difference[0][least]), "least_at": x[least]}
+    return {"from_activation": low, "mean": mean[0], **interval, **worst}
 
 
 def _interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
@@ -147,21 +132,17 @@ def violations(tradeoffs: Sequence[Tradeoff]) -> pd.DataFrame:
     """
     rows = []
     for t in tradeoffs:
-        where = np.flatnonzero(t.points["rule"] == CETT)
-        rises = np.concatenate([np.zeros((1, len(t.counts))), t.rises[where]])
-        steps = np.diff(rises, axis=0)
+        where, blocks = np.flatnonzero(t.points.rule == CETT), len(t.counts)
+        steps = np.diff(np.concatenate([np.zeros((1, blocks)), t.rises[where]]), axis=0)
         mean = steps.sum(axis=1) / t.counts.sum()
         residual = steps - mean[:, None] * t.counts
-        blocks = len(t.counts)
         error = np.sqrt((residual**2).sum(axis=1) * blocks / (blocks - 1)) / t.counts.sum()
-        active = np.diff(np.append(t.unpruned, t.points["activation_ratio"].to_numpy()[where]))
-        curves = {"perplexity": (mean, error), "activation ratio": (-active, np.zeros(len(active)))}
-        for curve, (right, errors) in curves.items():
+        active = np.diff(np.append(t.unpruned, t.points.activation_ratio.to_numpy()[where]))
+        for curve, right, errors in (("perplexity", mean, error), ("activation ratio", -active, np.zeros_like(active))):
             worst = int(right.argmin())
-            falls = right[worst] < 0
-            found = (-right[worst], errors[worst]) if falls else (0.0, 0.0)
+            found = (-right[worst], errors[worst]) if right[worst] < 0 else (0.0, 0.0)
             rows.append((t.checkpoint.name, curve, len(right), int((right < -Z90 * errors - ROUNDING).sum()), *found))
-        layer = t.falls.loc[t.falls["largest_fall"].idxmax()]
+        layer = t.falls.loc[t.falls.largest_fall.idxmax()]
         counted = t.falls[["steps", "wrong"]].sum()
         rows.append((t.checkpoint.name, "CETT", *counted, layer.largest_fall, layer.fall_error))
     return pd.DataFrame(rows, columns=["checkpoint", "curve", "steps", "wrong", "worst", "worst_error"])
@@ -172,12 +153,11 @@ def kl_against_ppl(tradeoffs: Sequence[Tradeoff]) -> pd.DataFrame:
 
     ``fewer_tokens`` is by how much fewer tokens KL needs for the same relative error of the rise as perplexity.
     """
-    points = pd.concat([t.points[t.points["rule"] == CETT] for t in tradeoffs], ignore_index=True)
-    exp_kl = np.exp(points["kl"])
-    log_ratio = np.log(points["ppl_ratio"])
-    errors = (points["ppl_ratio_se"] / points["ppl_ratio"] / log_ratio) / (points["kl_se"] / points["kl"])
+    points = pd.concat([t.points[t.points.rule == CETT] for t in tradeoffs], ignore_index=True)
+    exp_kl, log_ratio = np.exp(points.kl), np.log(points.ppl_ratio)
+    errors = (points.ppl_ratio_se / points.ppl_ratio / log_ratio) / (points.kl_se / points.kl)
     return points[["checkpoint", "parameter", "activation_ratio", "ppl_ratio", "ppl_ratio_se"]].assign(
-        exp_kl=exp_kl, exp_kl_se=exp_kl * points["kl_se"], fewer_tokens=errors.where(log_ratio > 0) ** 2
+        exp_kl=exp_kl, exp_kl_se=exp_kl * points.kl_se, fewer_tokens=errors.where(log_ratio > 0) ** 2
     )
 
 
@@ -189,15 +169,14 @@ def corpora_table(suite: Suite, checkpoints: Sequence[Checkpoint], tokens: int, 
     """
     if tokens < LEAST_TOKENS:
         raise ValueError(f"corpora_tokens must be 0 (no matrix) or at least {LEAST_TOKENS}, got {tokens}.")
+    rules = {corpus: survey.PPLIncrease(1.0, corpus) for corpus in suite.corpora}
     with warnings.catch_warnings():
         # Where a short text cannot be pruned to exactly 1 %, the diagonal shows what was reached and how surely.
         warnings.filterwarnings("ignore", message=".*was not raised by.*")
-        measured = corpora_matrix(suite, checkpoints, tokens, jobs)
-    rows = [
-        (k.checkpoint, k.rule, k.corpus, m.ppl_ratio, m.ppl_ratio_se, m.activation_ratio) for k, m in measured.items()
-    ]
-    columns = ["checkpoint", "found_on", "judged_on", "ppl_ratio", "ppl_ratio_se", "activation_ratio"]
-    return pd.DataFrame(rows, columns=columns).astype({"ppl_ratio_se": float})
+        measured = survey.measure(suite, rules, checkpoints=checkpoints, tokens=tokens, jobs=jobs)
+    names = {"rule": "found_on", "corpus": "judged_on"}
+    columns = ["checkpoint", *names.values(), "ppl_ratio", "ppl_ratio_se", "activation_ratio"]
+    return survey.table(measured).rename(columns=names)[columns].astype({"ppl_ratio_se": float})
 
 
 def points(tradeoffs: Sequence[Tradeoff], evidence: str) -> pd.DataFrame:
@@ -211,39 +190,23 @@ def summary(tradeoffs: Sequence[Tradeoff]) -> pd.DataFrame:
     """One row a checkpoint: dense perplexity, all nonzero neurons, and CETT-PPL-1 % with its 90 % interval; printed."""
     rows = []
     for t in tradeoffs:
-        f, (low, high) = t.one_percent, _ends(t)
+        f, (low, high) = t.found, t.found.activation_interval or (np.nan, np.nan)
         se = "?" if f.ppl_ratio_se is None else f"{f.ppl_ratio_se:.3f}"
-        rows.append(
-            {
-                "checkpoint": t.checkpoint.name,
-                "dense perplexity": f"{t.points['dense_ppl'].iloc[0]:.2f}",
-                "nonzero (%)": f"{100 * t.unpruned:.1f}",
-                "CETT at 1 %": f"{f.cett:.3f}",
-                "perplexity ratio": f"{f.ppl_ratio:.3f} ± {se}",
-                "active at 1 % (%)": f"{100 * f.activation_ratio:.1f} ({100 * low:.1f} to {100 * high:.1f})",
-            }
-        )
+        row = {"checkpoint": t.checkpoint.name, "dense perplexity": f"{t.points.dense_ppl.iloc[0]:.2f}"}
+        row |= {"nonzero (%)": f"{100 * t.unpruned:.1f}", "CETT at 1 %": f"{f.cett:.3f}"}
+        active = f"{100 * f.activation_ratio:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+        rows.append(row | {"perplexity ratio": f"{f.ppl_ratio:.3f} ± {se}", "active at 1 % (%)": active})
     return pd.DataFrame(rows)
-
-
-def _ends(t: Tradeoff) -> tuple[float, float]:
-    return t.one_percent.activation_interval or (np.nan, np.nan)
 
 
 def kl_table(tradeoffs: Sequence[Tradeoff], points: pd.DataFrame) -> pd.DataFrame:
     """Perplexity ratio and exp(KL) at the CETT of the grid nearest to CETT-PPL-1 %, with standard errors; printed."""
     rows = []
     for t in tradeoffs:
-        mine = points[points["checkpoint"] == t.checkpoint.name]
-        p = mine.loc[(mine["parameter"] - t.one_percent.cett).abs().idxmin()]
+        mine = points[points.checkpoint == t.checkpoint.name]
+        p = mine.loc[(mine.parameter - t.found.cett).abs().idxmin()]
+        row = {"checkpoint": t.checkpoint.name, "CETT": f"{p.parameter:.2f}"}
+        row |= {"perplexity ratio": f"{p.ppl_ratio:.4f} ± {p.ppl_ratio_se:.4f}"}
         fewer = "–" if np.isnan(p.fewer_tokens) else f"{p.fewer_tokens:.0f}"
-        rows.append(
-            {
-                "checkpoint": t.checkpoint.name,
-                "CETT": f"{p.parameter:.2f}",
-                "perplexity ratio": f"{p.ppl_ratio:.4f} ± {p.ppl_ratio_se:.4f}",
-                "exp(KL)": f"{p.exp_kl:.4f} ± {p.exp_kl_se:.4f}",
-                "times fewer tokens": fewer,
-            }
-        )
+        rows.append(row | {"exp(KL)": f"{p.exp_kl:.4f} ± {p.exp_kl_se:.4f}", "times fewer tokens": fewer})
     return pd.DataFrame(rows)

@@ -6,7 +6,7 @@ quarters, the end of the paper's axis, and the points lie evenly (in logarithm) 
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,6 @@ from ...core.ffn import FFN, mean_ratio
 from ...core.forward import TokenBatches
 from ...core.hooks import hook_ffns, sparse_logits
 from ...core.layout import find_ffns
-from ...core.measure import Measurement
 from ...core.rules import FAT, Rule, StraightforwardReLU
 from ...core.thresholds import Thresholds
 from ...suites import survey
@@ -63,24 +62,17 @@ class Tradeoff:
     rises: np.ndarray
     counts: np.ndarray
     falls: pd.DataFrame
-    found: Thresholds | None = None
+    found: Thresholds
 
     @property
     def rules(self) -> list[str]:
         """Names of the rules that have a curve; straightforward ReLU and all neurons are the point where they end."""
-        return [rule for rule in self.points["rule"].unique() if rule not in (ZEROS, ALL)]
-
-    @property
-    def one_percent(self) -> Thresholds:
-        """``found``, for what cannot do without; raises ValueError if it was not searched."""
-        if self.found is None:
-            raise ValueError(f"{self.checkpoint.name}: no thresholds of CETT-PPL-1 % were found for it.")
-        return self.found
+        return [rule for rule in self.points.rule.unique() if rule not in (ZEROS, ALL)]
 
     @property
     def unpruned(self) -> float:
         """Activation ratio with every nonzero neuron active: straightforward ReLU's, or 1."""
-        return float(self.points.loc[self.points["rule"].isin((ZEROS, ALL)), "activation_ratio"].iloc[0])
+        return float(self.points[self.points.rule.isin((ZEROS, ALL))].activation_ratio.iloc[0])
 
 
 def pick(suite: Suite, small: str = "", large: str = "") -> list[Checkpoint]:
@@ -121,22 +113,21 @@ def sweep(
 
 
 def swept(task: Task[Sweep]) -> Tradeoff:
-    """The sweep of a task with the thresholds of CETT-PPL-1 % beside it."""
-    done: Tradeoff = survey.once(_sweep, task)
-    found = survey.thresholds(task.checkpoint, PPLIncrease(1.0, task.text.corpus), task.text.length, task.text.tokens)
-    return replace(done, found=found)
+    """The sweep of a task, from disk if it was done before."""
+    return survey.once(_sweep, task)
 
 
 def _sweep(task: Task[Sweep]) -> Tradeoff:
-    model, tokenizer = survey.loaded(task.checkpoint)
-    batches = survey.batches(task.text, tokenizer)
-    with_cett = cett_rules(model, batches)
-    others = grid(model, batches, task.rule.points)
-    scans = scan(model, batches, list(with_cett.values()), kl=True), scan(model, batches, list(others.values()))
-    points = pd.concat([_table(with_cett, scans[0]), _table(others, scans[1])])
-    points.insert(0, "checkpoint", task.checkpoint.name)
+    c, text = task.checkpoint, task.text
+    model, tokenizer = survey.loaded(c)
+    batches = survey.batches(text, tokenizer)
+    ours, others = cett_rules(model, batches), grid(model, batches, task.rule.points)
+    scans = [scan(model, batches, list(rules.values()), kl=rules is ours) for rules in (ours, others)]
+    points = pd.concat([_table(ours, scans[0]), _table(others, scans[1])], ignore_index=True)
+    points.insert(0, "checkpoint", c.name)
+    found = survey.thresholds(c, PPLIncrease(1.0, text.corpus), text.length, text.tokens)
     rises = np.concatenate([s.rises for s in scans])
-    return Tradeoff(task.checkpoint, points.reset_index(drop=True), rises, scans[0].counts, layer_falls(model, batches))
+    return Tradeoff(c, points, rises, scans[0].counts, layer_falls(model, batches), found)
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,9 +189,8 @@ def cett_rules(model: PreTrainedModel, batches: Batches) -> dict[tuple[str, floa
     for level in range(2):  # the second time at thresholds that are nearly right
         curves.refine(CETT_GRID, level)
     # What each does to perplexity and activation ratio is not known yet: the scan tells.
-    return {
-        (CETT, cett): Thresholds(tuple(curves.thresholds(cett)), cett, math.nan, None, math.nan) for cett in CETT_GRID
-    }
+    found = {cett: tuple(curves.thresholds(cett)) for cett in CETT_GRID}
+    return {(CETT, cett): Thresholds(values, cett, math.nan, None, math.nan) for cett, values in found.items()}
 
 
 def grid(model: PreTrainedModel, batches: Sequence[Tensor], points: int) -> dict[tuple[str, float], Rule]:
@@ -216,7 +206,8 @@ def grid(model: PreTrainedModel, batches: Sequence[Tensor], points: int) -> dict
         least = most * _crossing(rise)
         for share in np.geomspace(most, 0.97 * least, points + 1)[1:]:
             rule = gates.rule(family, share)
-            rules[family, share if family == "quantile per layer" else _parameter(rule)] = rule
+            own = [getattr(rule, name) for name in ("k", "p", "eps") if hasattr(rule, name)]
+            rules[family, own[0] if own else share] = rule
     return rules
 
 
@@ -230,26 +221,20 @@ def _crossing(rise: np.ndarray) -> float:
     return math.exp(np.interp(math.log(HIGHEST), y[near], np.log(x[near])))
 
 
-def _parameter(rule: Rule) -> float:
-    return next(getattr(rule, name) for name in ("k", "p", "eps") if hasattr(rule, name))
-
-
 def _table(names: Iterable[tuple[str, float]], s: Scan) -> pd.DataFrame:
-    dense = math.exp(s.dense.sum() / s.counts.sum())
-    rows = []
-    for index, (rule, parameter) in enumerate(names):
-        log_ratio, se = _mean_and_error(s.rises[index], s.counts)
-        kl, kl_se = (math.nan, math.nan) if s.kl is None else _mean_and_error(s.kl[index], s.counts)
-        row = {"rule": rule, "parameter": parameter, "activation_ratio": s.activation_ratio[index], "dense_ppl": dense}
-        ratio = math.exp(log_ratio)
-        rows.append({**row, "ppl": dense * ratio, "ppl_ratio": ratio, "ppl_ratio_se": ratio * se, "kl": kl,
-                     "kl_se": kl_se})  # fmt: skip
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(list(names), columns=["rule", "parameter"])
+    table = table.assign(activation_ratio=s.activation_ratio, dense_ppl=math.exp(s.dense.sum() / s.counts.sum()))
+    log_ratio, se = _means_and_errors(s.rises, s.counts)
+    ratio = np.array([math.exp(x) for x in log_ratio])
+    table = table.assign(ppl=table.dense_ppl * ratio, ppl_ratio=ratio, ppl_ratio_se=ratio * se)
+    kl, kl_se = (math.nan, math.nan) if s.kl is None else _means_and_errors(s.kl, s.counts)
+    return table.assign(kl=kl, kl_se=kl_se)
 
 
-def _mean_and_error(sums: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
-    mean, error = forward.mean_and_error(torch.from_numpy(np.stack([sums, counts], axis=1)))
-    return mean, math.nan if error is None else error
+def _means_and_errors(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Mean and standard error of each rule, (2, rules), as ``measure`` computes them."""
+    blocks = (torch.from_numpy(np.stack([row, counts], axis=1)) for row in sums)
+    return np.array([forward.mean_and_error(block) for block in blocks], dtype=float).T
 
 
 def layer_falls(model: PreTrainedModel, batches: Sequence[Tensor]) -> pd.DataFrame:
@@ -282,11 +267,3 @@ def layer_falls(model: PreTrainedModel, batches: Sequence[Tensor]) -> pd.DataFra
     with hook_ffns(find_ffns(model), visit):
         forward.logits(model, next(iter(TokenBatches(model, [first]))))
     return pd.DataFrame(rows)
-
-
-def corpora_matrix(
-    suite: Suite, checkpoints: Sequence[Checkpoint], tokens: int, jobs: int = 1
-) -> dict[survey.Key, Measurement]:
-    """Thresholds of CETT-PPL-1 % found on each corpus of the suite, judged on each; rules are named by corpus."""
-    rules = {corpus: PPLIncrease(1.0, corpus) for corpus in suite.corpora}
-    return survey.measure(suite, rules, checkpoints=checkpoints, tokens=tokens, jobs=jobs)
