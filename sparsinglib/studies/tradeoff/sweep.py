@@ -256,12 +256,10 @@ def layer_falls(model: PreTrainedModel, batches: Sequence[Tensor]) -> pd.DataFra
         mean, error = steps.mean(axis=1), steps.std(axis=1, ddof=1) / math.sqrt(steps.shape[1])
         worst = int(mean.argmin())
         fall = np.maximum.accumulate(cett) - cett
-        found: dict[str, float] = {
-            "steps": len(mean),
-            "wrong": int((mean < -np.maximum(forward.Z90 * error, NO_FALL)).sum()),
-        }
-        found |= {"largest_fall": max(0.0, -mean[worst]), "fall_error": error[worst] if mean[worst] < 0 else 0.0}
-        rows.append({"layer": ffn.layer, **found, "falling_tokens": float((fall.max(axis=0) > 0.01).mean())})
+        wrong = int((mean < -np.maximum(forward.Z90 * error, NO_FALL)).sum())
+        falls = {"largest_fall": max(0.0, -mean[worst]), "fall_error": error[worst] if mean[worst] < 0 else 0.0}
+        often = float((fall.max(axis=0) > 0.01).mean())
+        rows.append({"layer": ffn.layer, "steps": len(mean), "wrong": wrong, **falls, "falling_tokens": often})
 
     first = batches[0][: max(1, LAYER_TOKENS // batches[0].shape[1]), :LAYER_TOKENS]
     with hook_ffns(find_ffns(model), visit):
