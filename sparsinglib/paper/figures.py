@@ -38,11 +38,21 @@ def claims_forest(recorded: pd.DataFrame) -> style.Picture:
         ax.set_xlabel("from the interval to the bound, in half widths: fails left, holds right")
         kinds = [kind for kind in LOOKS if kind in set(measured.evidence)]
         ax.legend(handles=[Line2D([], [], ls="", **LOOKS[kind], label=kind) for kind in kinds], loc="lower left")
-        judged = scoreboard.counts(measured, kinds).drop(columns=str(Verdict.NO_DATA))
-        said = {kind: ", ".join(f"{n} {name}" for name, n in row.items() if n) for kind, row in judged.iterrows()}
-        summary = "; ".join(f"{kind} {text}" for kind, text in said.items()) or "none recorded yet"
+        summary = "; ".join(_summary(kind, said) for kind, said in scoreboard.verdicts(measured, kinds).items())
+        opposed = scoreboard.in_disagreement(measured).index
         return fig.says(
-            f"Verdicts on the {len(ids)} claims by their rules: {summary}",
+            f"Of {len(ids)} claims {summary or 'none is measured yet'}"
+            + f"; they contradict each other on {', '.join(opposed)}" * bool(len(opposed)),
             "Of a claim with several estimates the least clear. Hollow: inconclusive, the interval holds the bound. At "
             f"{FURTHEST:g}: as far or further, or numbers without an interval.",
         )
+
+
+def _summary(kind: str, said: pd.Series) -> str:
+    """How many claims one kind of evidence tests, how many hold, which fail, how many stay open."""
+    failed = sorted(said.index[said == Verdict.FAILS])
+    named = f" ({', '.join(failed)})" if failed else ""
+    return (
+        f"{kind} tests {(said != Verdict.NO_DATA).sum()}: {(said == Verdict.HOLDS).sum()} hold, {len(failed)} fail"
+        f"{named}, {(said == Verdict.INCONCLUSIVE).sum()} stay open"
+    )

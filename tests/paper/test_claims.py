@@ -276,7 +276,7 @@ def test_the_margin_is_recorded_and_drawn(tmp_path):
     recorded = scoreboard.collect([tmp_path])
     assert recorded.margin.tolist()[:2] == [pytest.approx(1), pytest.approx(-2)] and np.isnan(recorded.margin[2])
     figure = figures.claims_forest(recorded)
-    assert figure.message == "Verdicts on the 36 claims by their rules: ladder 1 holds, 1 fails"
+    assert figure.message == "Of 36 claims ladder tests 2: 1 hold, 1 fail (C02), 0 stay open"
     marks = [line for line in figure.axes[0].lines if line.get_ls() == "None"]
     assert [line.get_xdata()[0] for line in marks] == pytest.approx([1, -2])
     assert len(figure.axes[0].texts) == 34

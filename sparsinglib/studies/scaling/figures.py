@@ -81,7 +81,7 @@ def _drifted(trend: pd.DataFrame, limits: pd.DataFrame) -> str:
     end = limits.run.map(trend.sort_values("d").groupby("run").activation_ratio.apply(lambda ratio: ratio[-5:].mean()))
     beyond = np.where(limits.activation == "relu", end < limits.low, end > limits.high)
     names = [style.name(run) for run in limits.run[beyond]]
-    return f" Drifted past their law's limit: {', '.join(names)}." if names else ""
+    return f" Late points have left their law's limit behind: {', '.join(names)}." if names else ""
 
 
 def _curves(ax: Axes, trend: pd.DataFrame, laws: Laws) -> pd.Series:
@@ -205,7 +205,7 @@ def seed_trends(frame: pd.DataFrame, value: str, label: str, unit: str, factor: 
         fig.supxlabel(style.TOKEN_LABELS[1e6], fontsize=9)
         fig.supylabel(label, fontsize=9)
         return fig.says(
-            f"At the end of training seeds of one size lie {min(last):.2g} to {max(last):.2g} {unit} apart",
+            f"At their last checkpoint seeds of one size lie {min(last):.2g} to {max(last):.2g} {unit} apart",
             f"{label}. Band: range over seeds.",
         )
 

@@ -54,7 +54,9 @@ def hold_out(table: pd.DataFrame) -> style.Picture:
         return fig.says(
             f"Predicting the last third of a run from the first two: {'; '.join(words)}",
             "One mark a run: blue circles ReLU, orange squares SiLU, darker is larger. Black: mean over runs with its "
-            "90 % interval (bootstrap over runs). Surely: paired by run, ahead of every other law at 95 %.",
+            "90 % interval (bootstrap over runs)."
+            + " Not surely: paired by run, not ahead of every other law at 95 %."
+            * ("not surely" in "".join(words)),
         )
 
 
@@ -82,8 +84,11 @@ def forecast(table: pd.DataFrame) -> style.Picture:
             ax.set_title(f"{kind}, {100 * share:.0f} % of the tokens seen: {part.inside.sum()} of {len(part)} inside")
         for ax in panels[-len(shares) :]:
             ax.set_xlabel("predicted less measured end (points)")
+        wide = (table.high - table.low) / table.to_come.abs()
+        wide = wide.groupby([table.evidence, table.share]).median()
         return fig.says(
-            f"The 90 % interval holds the end of the run in {table.inside.sum()} of {len(table)} forecasts",
+            f"The 90 % interval holds the end of the run in {table.inside.sum()} of {len(table)} forecasts, but is "
+            f"typically {wide.min():.1f} to {wide.max():.1f} times as wide as the change still to come",
             "Filled: the part seen fixes the limit. Red: the end lies outside. Arrow: the interval goes on.",
         )
 
@@ -159,7 +164,11 @@ def own_run(points: pd.DataFrame, ahead: pd.DataFrame, unit: float, later: pd.Da
             rows["came later"] = (after, ink, "white")
             low, high = (np.interp(after.d, ahead.tokens, ahead[end]) for end in ("low", "high"))
             count = int(((low <= after.activation_ratio) & (after.activation_ratio <= high)).sum())
-            words = f"; {count} of the {len(after)} points that came later lie within the interval"
+            below = int((after.activation_ratio < np.interp(after.d, ahead.tokens, ahead.activation_ratio)).sum())
+            words = (
+                f"{style.name(str(after.run.iloc[0]))}, from its first {100 * points.d.max() / after.d.max():.0f} % of "
+            )
+            words += f"tokens: {count} of {len(after)} later points lie within the interval, {below} below the law; "
         for label, (part, edge, face) in rows.items():
             if len(part):
                 ax.plot(part.d, 100 * part.activation_ratio, "o", ms=3.5, color=edge, mfc=face, label=label)
@@ -168,7 +177,7 @@ def own_run(points: pd.DataFrame, ahead: pd.DataFrame, unit: float, later: pd.Da
         ax.legend(ncols=2)
         end = ahead.iloc[-1]
         return fig.says(
-            f"At {end.tokens:.0f} {token_unit(unit)} this run will be {100 * end.low:.1f} to "
-            f"{100 * end.high:.1f} % active{words}",
+            f"{words}{100 * end.low:.1f} to {100 * end.high:.1f} % active are foretold for {end.tokens:.0f} "
+            f"{token_unit(unit)}",
             "The law is fitted to the points left of the dotted line.",
         )

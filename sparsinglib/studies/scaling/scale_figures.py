@@ -68,15 +68,22 @@ def figure_7(limits: pd.DataFrame, reached: pd.DataFrame, params: pd.Series) -> 
             ax.set(ylim=(0, 1.08 * top), ylabel="activation ratio (%)")
             last = ends.sort_values("scale").groupby("activation").value.last()
             style.label_ends(ax, [(100 * v, style.ACTIVATION_LABELS[a], style.colour("", a)) for a, v in last.items()])
-        spans = {a: 100 * np.ptp(part.a0) for a, part in printed.groupby("activation")}
-        gap = 100 * (printed[printed.activation == "silu"].a0.min() - printed[printed.activation == "relu"].a0.max())
+        ours = reached[reached.evidence == "ladder"].groupby(["scale", "activation"]).reached.mean().unstack()
+        theirs = printed.pivot(index="scale", columns="activation", values="a0")
         return fig.says(
-            f"Size moves the limit little (printed: {spans['relu']:.1f} points in ReLU, {spans['silu']:.1f} in SiLU); "
-            f"the activation function moves it by {gap:.0f} or more",
+            "With size printed limits move by {:.1f} points (ReLU) and {:.1f} (SiLU), with the activation by {:.0f} or "
+            "more".format(*_moves(theirs))
+            + ("; the ladder's ends by {:.1f}, {:.1f} and {:.0f}".format(*_moves(ours)) if ours.shape[1] == 2 else ""),
             "Bars: limits from the points, 90 %; black diamonds: Table 2; grey ticks: runs whose points do not fix a "
             "limit. Ladder: hollow marks are the mean of a run's last five checkpoints, one for each seed, joined at "
             "their mean; bars its limits where they are fixed.",
         )
+
+
+def _moves(ratios: pd.DataFrame) -> tuple[float, float, float]:
+    """Points between sizes, in ReLU and in SiLU, and the least between the two; ``ratios`` has a row a scale."""
+    relu, silu = (100 * ratios[activation].dropna() for activation in style.ACTIVATIONS)
+    return np.ptp(relu), np.ptp(silu), silu.min() - relu.max()
 
 
 def _intervals(ax: Axes, part: pd.DataFrame, params: pd.Series, ink: str, activation: str) -> None:
@@ -216,5 +223,5 @@ def figure_14(losses: pd.DataFrame, params: pd.Series) -> style.Picture:
             f"The loss reached {'falls' if falls else 'does not fall'} with every step in size; "
             f"a limit of the loss is fixed in {count} of {len(losses)} runs",
             "Ladder (the paper prints no values). Hollow: mean over the last twentieth of each run, one mark a seed, "
-            "joined at the seeds' mean. Filled, with 90 % bars: limits, where the points fix them.",
+            "joined at the seeds' mean." + " Filled, with 90 % bars: limits." * bool(count),
         )

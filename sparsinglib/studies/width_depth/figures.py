@@ -104,10 +104,12 @@ def _draw_laws(ax: Axes, activation: pd.DataFrame, b: Bend, misfit: tuple[float,
     line = np.polynomial.Polynomial.fit(np.log2(activation.ratio), activation["last"], 1, w=1 / error)
     label = f"line in log(ratio): misfit {misfit[1]:.2f}"
     ax.plot(x, line(np.log2(x)), color=style.OTHERS[1], ls="--", lw=1.5, label=label)
-    better = (
-        "a line in log(ratio) fits no worse than" if misfit[1] <= misfit[0] else "a line in log(ratio) fits worse than"
+    deepest, widest = activation.sort_values("ratio")["last"].iloc[[0, -1]]
+    return (
+        f"From the deepest to the widest shape the activation ratio goes from {deepest:.1f} to {widest:.1f} %; a line in "
+        f"log(ratio) (misfit {misfit[1]:.2f}) fits {'no worse' if misfit[1] <= misfit[0] else 'worse'} than "
+        f"rise-then-level ({misfit[0]:.2f})"
     )
-    return f"Wider models use more neurons; {better} a bottleneck (misfit {misfit[1]:.2f} against {misfit[0]:.2f})"
 
 
 def _paper_activation(ax: Axes, main: pd.Series) -> None:
@@ -154,9 +156,9 @@ def figure_6(table: pd.DataFrame, losses: pd.DataFrame, edge: float) -> style.Pi
         ax.legend(title=f"paper's best, {low:g} to {high:g}, carried over:", title_fontsize=8, loc="upper right")
         best = losses[losses.above_low <= edge]
         return fig.says(
-            f"Loss is best at a width / depth of {best.ratio.min():.3g} to {best.ratio.max():.3g}; the deepest shape "
-            f"lies {losses.above[losses.ratio.idxmin()]:.2f} nats above the best, the widest "
-            f"{losses.above[losses.ratio.idxmax()]:.2f}",
+            f"Loss is lowest at a width / depth of {best.ratio.min():.3g} to {best.ratio.max():.3g}"
+            f"{', the widest shape' if best.ratio.max() == losses.ratio.max() else ''}; the deepest shape's is "
+            f"{losses.above[losses.ratio.idxmin()]:.2f} nats per token higher",
             f"Ladder, 0.1M ReLU at {MILLIONS} tokens; bars: 90 %, paired by batch. The paper's points are not "
             f"published; it states {low:g} to {high:g} as best, and its main model has "
             f"{float(facts.main_models_ratio_min):g}.",
