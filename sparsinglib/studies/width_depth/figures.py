@@ -106,8 +106,8 @@ def _draw_laws(ax: Axes, activation: pd.DataFrame, b: Bend, misfit: tuple[float,
     ax.plot(x, line(np.log2(x)), color=style.OTHERS[1], ls="--", lw=1.5, label=label)
     deepest, widest = activation.sort_values("ratio")["last"].iloc[[0, -1]]
     return (
-        f"From the deepest to the widest shape the activation ratio goes from {deepest:.1f} to {widest:.1f} %; a line in "
-        f"log(ratio) (misfit {misfit[1]:.2f}) fits {'no worse' if misfit[1] <= misfit[0] else 'worse'} than "
+        f"From the deepest to the widest shape the activation ratio goes from {deepest:.1f} to {widest:.1f} %; a line "
+        f"in log(ratio) (misfit {misfit[1]:.2f}) fits {'no worse' if misfit[1] <= misfit[0] else 'worse'} than "
         f"rise-then-level ({misfit[0]:.2f})"
     )
 
