@@ -619,7 +619,7 @@ def test_figure_3_says_what_it_cannot_show():
     curves = pd.DataFrame(rows, columns=names).assign(evidence="ladder", n=75, p=math.nan, rule="r", tasks=3)
     figure = figures.figure_3(curves)
     left, right = figure.axes
-    assert figure.message.endswith(", ".join(f"{family} in 0 of 2 cases" for family in figures.RULES))
+    assert figure.message.endswith(", ".join(f"{family} -10.0 (0 of 2)" for family in figures.RULES))
     assert (
         figure.note.startswith("ladder")
         and "75 examples of each task" in figure.note

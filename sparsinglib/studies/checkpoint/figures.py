@@ -1,5 +1,6 @@
 """What a checkpoint looks like: heat map, layers, one FFN taken apart, a text coloured by the neurons it needs."""
 
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 
@@ -69,8 +70,8 @@ def heat_map(table: pd.DataFrame, results: Mapping[str, Measurement]) -> style.P
         message = f"{first} gives some tokens {spread[first]:.0f} points more neurons than others"
         costs = {name: result.kl for name, result in results.items() if result.kl is not None}
         if len(costs) > 1:
-            others = ", ".join(f"{costs[n] / costs[first]:.1f} times for {n}" for n in list(costs)[1:])
-            message += f"; at the same mean KL is {others}"
+            others = " and ".join(f"{n} {costs[n] / costs[first]:.1f} times" for n in list(costs)[1:])
+            message += f"; with as many neurons {others} its KL"
         return fig.says(
             message,
             f"The first {len(pieces)} tokens of a text; KL (nats per token): how far predictions move from dense.",
@@ -122,8 +123,9 @@ def layers_by_p(table: pd.DataFrame) -> style.Picture:
         words = []
         for name in names:
             wide = table[table.series == name].pivot(index="layer", columns="p_pct", values="activation_ratio")
-            gone = 100 * (1 - wide.iloc[:, -1] / wide.iloc[:, 0])
-            words.append(f"layer {gone.idxmax()} of {style.name(name)} most (by {gone.max():.0f} %)")
+            most = (wide.iloc[:, 0] - wide.iloc[:, -1]).idxmax()
+            first, last = 100 * wide.loc[most].iloc[[0, -1]]
+            words.append(f"layer {most} of {style.name(name)} most ({first:.0f} to {last:.0f} %)")
         ends = table.p_pct.min(), table.p_pct.max()
         return fig.says(f"From p = {ends[0]:g} to {ends[1]:g} % each layer sheds neurons, {' and '.join(words)}",
                         "Neurons active (%).")  # fmt: skip
@@ -167,9 +169,8 @@ def coloured_text(
         parts[name] = need.assign(place=_places(need.token.tolist(), width))
         low, mean, high = (100 * getattr(need.share, of)() for of in ("min", "mean", "max"))
         means[name] = f"{style.name(str(name))}: {mean:.1f} % active"
-        words.append(
-            f"{style.name(str(name))} needs {mean:.0f} % of the neurons, single tokens {low:.0f} to {high:.0f} %"
-        )
+        share = f"{mean:.0f} %" if words else f"needs {mean:.0f} % of the neurons on a short text"
+        words.append(f"{style.name(str(name))} {share} (single tokens {low:.0f} to {high:.0f} %)")
     lines = [1 + max(line for line, _ in part.place) for part in parts.values()]
     used = max(at + _columns(t) for part in parts.values() for (_, at), t in zip(part.place, part.token, strict=True))
     norm = Normalize(0, 100 * max(part.share.max() for part in parts.values()))
@@ -185,7 +186,9 @@ def coloured_text(
         scale = fig.colorbar(ScalarMappable(norm, style.TEXT_COLOURS), ax=panels, **bar)
         scale.set_label("neurons active (%), mean over layers")
         scale.outline.set_visible(False)
-        return fig.says(f"{subject}: {'; '.join(words)}")
+        known = re.fullmatch(r"CETT-PPL-(\S+)%", subject)
+        start = f"For {known[1]} % more perplexity" if known else f"{subject}:"
+        return fig.says(f"{start} {', '.join(words)}")
 
 
 def _columns(piece: str) -> float:
