@@ -144,7 +144,7 @@ def test_pictures_show_the_measured(two):
         needed = study.sample.token_activation.mean(axis=0)
         assert len(ax.patches) == len(ax.texts) == len(needed)
         assert re.search(f"{style.name(study.label)} (needs )?{100 * needed.mean():.0f} % ", text.message)
-        assert f"single tokens {100 * needed.min():.0f} to {100 * needed.max():.0f} %" in text.message
+        assert f"{100 * needed.min():.0f} to {100 * needed.max():.0f} %" in text.message
     taken, token = numbers.one_token(two[0])
     picture = figures.figure_1(taken, token)
     assert picture.message.startswith(f"{taken.neurons.strong.sum()} of {len(taken.neurons)} neurons")

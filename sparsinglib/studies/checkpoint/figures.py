@@ -21,6 +21,7 @@ from .numbers import FFNOutput
 
 MOST_TOKENS_DRAWN = 44  # of a heat map: more are not legible in a README
 MOST_TOKENS_WRITTEN = 320
+_FIRST_NEED = "{} needs {:.0f} % of the neurons on a short text (single tokens {:.0f} to {:.0f} %)"
 
 
 def token_table(results: Mapping[str, Measurement], tokenizer: PreTrainedTokenizerBase | None) -> pd.DataFrame:
@@ -70,7 +71,7 @@ def heat_map(table: pd.DataFrame, results: Mapping[str, Measurement]) -> style.P
         message = f"{first} gives some tokens {spread[first]:.0f} points more neurons than others"
         costs = {name: result.kl for name, result in results.items() if result.kl is not None}
         if len(costs) > 1:
-            others = " and ".join(f"{n} {costs[n] / costs[first]:.1f} times" for n in list(costs)[1:])
+            others = " and ".join(f"{n} has {costs[n] / costs[first]:.1f} times" for n in list(costs)[1:])
             message += f"; with as many neurons {others} its KL"
         return fig.says(
             message,
@@ -169,8 +170,8 @@ def coloured_text(
         parts[name] = need.assign(place=_places(need.token.tolist(), width))
         low, mean, high = (100 * getattr(need.share, of)() for of in ("min", "mean", "max"))
         means[name] = f"{style.name(str(name))}: {mean:.1f} % active"
-        share = f"{mean:.0f} %" if words else f"needs {mean:.0f} % of the neurons on a short text"
-        words.append(f"{style.name(str(name))} {share} (single tokens {low:.0f} to {high:.0f} %)")
+        word = "{} {:.0f} % ({:.0f} to {:.0f} %)" if words else _FIRST_NEED
+        words.append(word.format(style.name(str(name)), mean, low, high))
     lines = [1 + max(line for line, _ in part.place) for part in parts.values()]
     used = max(at + _columns(t) for part in parts.values() for (_, at), t in zip(part.place, part.token, strict=True))
     norm = Normalize(0, 100 * max(part.share.max() for part in parts.values()))

@@ -39,8 +39,7 @@ def figure_3(curves: pd.DataFrame) -> style.Picture:
         words = [f"{r.Index} {100 * r.mean:+.1f} ({r.lost:.0f} of {r.of:.0f})" for r in lost.dropna().itertuples()]
         first = curves.iloc[0]
         return fig.says(
-            "Mean change of the score in points, and in how many comparisons its 90 % interval lies below zero: "
-            + ", ".join(words),
+            f"Mean change of scores in points (comparisons whose 90 % interval is below zero): {', '.join(words)}",
             f"{style.EVIDENCE_LABELS.get(first.evidence, first.evidence)}; {first.n} examples of each task. Bars: 90 % "
             "interval of the change on the same examples. The values of the paper's points are not published.",
         )

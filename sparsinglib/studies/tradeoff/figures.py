@@ -52,8 +52,8 @@ def figure_2(tradeoffs: Sequence[Tradeoff], needed: pd.DataFrame) -> style.Pictu
         fig.keys_below(4)
         return fig.says(
             _fewest(needed),
-            "Bars: standard errors of the perplexity ratio. Ring: the thresholds that the search finds for +1 %. Dotted: "
-            f"dense, and +{COMPARED} %.",
+            "Bars: standard errors of the perplexity ratio. Ring: the thresholds that the search finds for +1 %. "
+            f"Dotted: dense, and +{COMPARED} %.",
         )
 
 
@@ -69,7 +69,7 @@ def _fewest(needed: pd.DataFrame, rise: float = COMPARED) -> str:
     run, rule = others.div(wide[CETT], axis=0).stack().idxmin()
     return (
         f"At +{rise:g} % perplexity CETT needs fewer neurons than Top-k and FAT-ε in {best} of {len(wide)} models "
-        f"({name}: {first[CETT]:.0f}, {first['Top-k']:.0f}, {first['FAT-ε']:.0f} %); {rule} comes nearest "
+        f"({name}: {first[CETT]:.0f} against {first['Top-k']:.0f} and {first['FAT-ε']:.0f} %); {rule} comes nearest "
         f"({style.name(run)}: {100 * wide[rule][run]:.1f}, CETT {100 * wide[CETT][run]:.1f} %)"
     )
 
@@ -84,18 +84,19 @@ def active_by_p(needed: pd.DataFrame, corpus: str = "mixture") -> style.Picture:
     levels = sorted(table.rise_pct.unique())
     with style.context():
         fig, (ax,) = style.axes(1, 1, height=3.2)
-        ends, words = [], []
+        words = []
         for run in style.by_size(table.checkpoint):
             part = table[table.checkpoint == run].sort_values("rise_pct")
             look, active = style.look_of(run), 100 * part.activation_ratio
             bars = 100 * style.error_bars(part.low, part.activation_ratio, part.high)
-            ax.errorbar(part.rise_pct, active, np.nan_to_num(bars), capsize=2, lw=1.2, ms=4, **look)
-            ends.append((active.iloc[-1], style.name(run), look["color"]))
+            ax.errorbar(
+                part.rise_pct, active, np.nan_to_num(bars), capsize=2, lw=1.2, ms=4, label=style.name(run), **look
+            )
             words.append(f"{style.name(run)} {active.iloc[0]:.0f} to {active.iloc[-1]:.0f} %")
         ax.set(xscale="log", ylim=(0, None), xlabel="allowed rise p of perplexity (%)", ylabel="activation ratio (%)")
         ax.set_xticks(levels, [f"{level:g}" for level in levels])
         ax.xaxis.set_minor_formatter(NullFormatter())
-        style.label_ends(ax, ends)
+        ax.legend(handlelength=3.5)
         message = f"From p = {levels[0]:g} to {levels[-1]:g} % the neurons needed fall: {', '.join(words)}"
         return fig.says(message, f"CETT on the text {corpus}; bars: 90 % over resamples of it.")
 
