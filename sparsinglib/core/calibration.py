@@ -10,9 +10,8 @@ from transformers import PreTrainedModel
 
 from . import forward
 from .arguments import number
-from .cett import Batches
 from .ffn import FFN
-from .forward import TokenBatches
+from .forward import Batches, TokenBatches
 from .hooks import hook_ffns
 from .layout import find_ffns
 from .rules import FAT, GateThresholds, OutputTopK, Rule, TopK, TopP

@@ -4,7 +4,7 @@ Thresholds depend on the dense pass alone: one such pass serves every CETT.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,12 +14,11 @@ from transformers import PreTrainedModel
 
 from . import forward
 from .ffn import FFN, mean_ratio
-from .forward import Batch, TokenBatches
+from .forward import Batch, Batches, TokenBatches
 from .hooks import as_seen, hook_ffns, probe, sparse_logits
 from .layout import find_ffns
 from .rules import above_threshold
 
-Batches = Iterable[Tensor | Mapping[str, Tensor]]
 KEPT_BYTES = 2**28  # neuron values of a dense pass held at once: of a text that fits, all of them are
 SAMPLE_TOKENS = (64, 1024)  # tokens a layer's curve is drawn from, least and most
 SAMPLED_SHARE = 1 / 32
@@ -192,18 +191,19 @@ def exact_cett(
 class Point:
     """One sparse pass over a text: the CETT tried, log(sparse / dense perplexity) and, if asked for, KL; in nats.
 
-    ``blocks`` and ``kl_blocks`` are (blocks, 2): sum over a block of targets, number of targets.
+    ``blocks`` (blocks, 2) holds sums over a block of targets and their number: of KL if that was asked for, otherwise
+    of the log ratio. ``rise`` and ``error`` are their mean and its standard error.
     """
 
     cett: float
     log_ratio: float
     se: float | None
     kl: float | None
-    kl_se: float | None
     activation_ratio: float
     thresholds: list[float]
     blocks: Tensor
-    kl_blocks: Tensor | None
+    rise: float
+    error: float | None
 
 
 class CettCurves:
@@ -293,8 +293,9 @@ class CettCurves:
         if one_in == 1:
             self.sparse_passes += 1
             self.dense_passes += self.with_kl
-        rise, se = forward.mean_and_error(rises)
-        kl, kl_se = forward.mean_and_error(divergences) if divergences else (None, None)
+        log_ratio, se = forward.mean_and_error(rises)
+        blocks = torch.cat(divergences or rises)
+        rise, error = forward.mean_and_error(blocks)
         ratio = mean_ratio(self.ffns, total.tolist()) / tokens
-        kl_blocks = torch.cat(divergences) if divergences else None
-        return Point(cett, rise, se, kl, kl_se, ratio, list(thresholds), torch.cat(rises), kl_blocks)
+        kl = rise if self.with_kl else None
+        return Point(cett, log_ratio, se, kl, ratio, list(thresholds), blocks, rise, error)

@@ -20,6 +20,9 @@ LOGIT_BUDGET = 2**26  # logits held at once (256 MiB in float32); the rows of a 
 MOST_STREAMED = 2**22  # tokens taken from a stream of unknown length before it counts as endless
 
 
+Batches = Iterable[Tensor | Mapping[str, Tensor]]  # as a caller gives them
+
+
 @dataclass(frozen=True, eq=False)
 class Batch:
     """Token ids, which of them count (``valid``), and which the model sees (``seen``), all (rows, length).
@@ -74,7 +77,7 @@ class TokenBatches:
     batches, ids outside the vocabulary, rows longer than the model's context, a text without a single token to predict.
     """
 
-    def __init__(self, model: PreTrainedModel, batches: Iterable[Tensor | Mapping[str, Tensor]]) -> None:
+    def __init__(self, model: PreTrainedModel, batches: Batches) -> None:
         config = model.config.get_text_config(decoder=True)
         if model.training:
             raise ValueError(
@@ -111,7 +114,7 @@ class TokenBatches:
         return digest.hexdigest()
 
 
-def as_list(batches: Iterable[Tensor | Mapping[str, Tensor]]) -> list[Tensor | Mapping[str, Tensor]]:
+def as_list(batches: Batches) -> list[Tensor | Mapping[str, Tensor]]:
     """Batches that can be read more than once.
 
     Raises ValueError for a text or a tensor that is not yet in batches, and for a stream that does not end.

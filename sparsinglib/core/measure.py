@@ -14,9 +14,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from . import forward
-from .cett import Batches
 from .ffn import FFN, Experts
-from .forward import Batch, TokenBatches
+from .forward import Batch, Batches, TokenBatches
 from .hooks import as_seen, hook_ffns, probe
 from .layout import find_ffns
 from .rules import CETT, Rule

@@ -9,7 +9,7 @@ import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
@@ -18,9 +18,9 @@ import torch
 from transformers import PreTrainedModel
 
 from .arguments import number, one_of
-from .cett import Batches, CettCurves, Point
+from .cett import CettCurves, Point
 from .crossing import CLIP, EXPONENT, LARGEST_CETT, STEP, Crossing, find_crossing, lattice, log_share, reach_of
-from .forward import Z90, TokenBatches, as_list, mean_and_error
+from .forward import Z90, Batches, TokenBatches, as_list, mean_and_error
 from .rules import CETT
 from .thresholds import Thresholds
 
@@ -65,7 +65,7 @@ def find_thresholds(
     if held_out is not None:
         TokenBatches(model, held_out)
     curves = CettCurves(model, batches, with_kl=criterion == "kl")
-    answer, runs, fit = _solve([curves], target, criterion, method, stop_width)
+    answer, runs, fit = _solve([curves], target, method, stop_width)
     asked = {"ppl_increase_pct": float(ppl_increase_pct), "criterion": criterion}
     found = _artefact(curves, answer, tokenizer, **asked, **_judged(curves, answer, runs, fit, target))
     if held_out is not None:
@@ -78,7 +78,7 @@ def find_thresholds(
             "activation_ratio": judged.activation_ratio,
             "tokens": judge.corpus.tokens,
         }
-        found = Thresholds(**{**found.__dict__, "held_out": report})
+        found = replace(found, held_out=report)
     _warn(found)
     return found
 
@@ -94,14 +94,10 @@ def thresholds_for_cett(
     curves = CettCurves(model, batches)
     if rule.target > 0:
         for level, step in enumerate(STEPS):
-            curves.refine(_around(rule.target, step), level)
-    return _artefact(curves, curves.evaluate(float(rule.target)), tokenizer)
-
-
-def _around(cett: float, step: float) -> np.ndarray:
-    """Powers of ``step`` on both sides of a CETT, two each, so that the cell it lies in has its neighbours."""
-    below = math.floor(math.log(cett) / math.log(step))
-    return np.minimum(step ** np.arange(below - 1.0, below + 3.0), LARGEST_CETT)
+            # Two powers of the step on both sides, so that the cell the target lies in has its neighbours.
+            below = math.floor(math.log(rule.target) / math.log(step))
+            curves.refine(np.minimum(step ** np.arange(below - 1.0, below + 3.0), LARGEST_CETT), level)
+    return _artefact(curves, curves.evaluate(rule.target), tokenizer)
 
 
 def shared_cett(
@@ -122,15 +118,14 @@ def shared_cett(
         raise ValueError("shared_cett needs a list of at least one model.")
     batches = as_list(batches)
     curves = [CettCurves(model, batches, with_kl=criterion == "kl") for model in models]
-    return _solve(curves, target, criterion, method, stop_width)[0].cett
+    return _solve(curves, target, method, stop_width)[0].cett
 
 
 def _checked_target(ppl_increase_pct: float, criterion: str, method: str, stop_width: float) -> float:
     one_of("criterion", criterion, ("ppl", "kl"))
     one_of("method", method, ("lattice", "bisection"))
-    number(
-        "stop_width", stop_width, "the width on CETT at which bisection ends, in (0, 1)", lambda width: 0 < width < 1
-    )
+    ends = "the width on CETT at which bisection ends, in (0, 1)"
+    number("stop_width", stop_width, ends, lambda width: 0 < width < 1)
     allowed = "the allowed rise of perplexity in percent, above 0"
     return math.log1p(number("ppl_increase_pct", ppl_increase_pct, allowed, lambda p: 0 < p < math.inf) / 100)
 
@@ -138,8 +133,8 @@ def _checked_target(ppl_increase_pct: float, criterion: str, method: str, stop_w
 class _Runs:
     """Sparse passes of one or several models at the same CETT, and the rise they make together."""
 
-    def __init__(self, curves: Sequence[CettCurves], criterion: str) -> None:
-        self.curves, self.criterion = curves, criterion
+    def __init__(self, curves: Sequence[CettCurves]) -> None:
+        self.curves = curves
         self.seen: list[tuple[float, float]] = []
         self.lattice: dict[int, Point] = {}
         self.exact: set[int] = set()
@@ -147,8 +142,7 @@ class _Runs:
     def at(self, cett: float, one_in: int = 1) -> tuple[list[Point], float]:
         """A pass of each model; log of the mean ratio."""
         points = [each.evaluate(cett, one_in) for each in self.curves]
-        logs = [point.log_ratio if self.criterion == "ppl" else point.kl or 0.0 for point in points]
-        rise = math.log(sum(map(math.exp, logs)) / len(logs))
+        rise = math.log(sum(math.exp(point.rise) for point in points) / len(points))
         if one_in == 1:
             self.seen.append((cett, rise))
         return points, rise
@@ -163,30 +157,20 @@ class _Runs:
             self.exact.update(wanted)
         points, rise = self.at(lattice(index))
         self.lattice[index] = points[0]
-        return rise, sum(self.error(point) or 0.0 for point in points) / len(points)
-
-    def blocks(self, point: Point) -> torch.Tensor:
-        """The point's sums over blocks of targets, of what the criterion counts."""
-        return point.blocks if self.criterion == "ppl" or point.kl_blocks is None else point.kl_blocks
-
-    def error(self, point: Point) -> float | None:
-        """Standard error of the point's rise."""
-        return point.se if self.criterion == "ppl" else point.kl_se
+        return rise, sum(point.error or 0.0 for point in points) / len(points)
 
 
 def _solve(
-    curves: list[CettCurves], target: float, criterion: str, method: str, stop_width: float
+    curves: list[CettCurves], target: float, method: str, stop_width: float
 ) -> tuple[Point, _Runs, Crossing | None]:
     """Search the CETT at which the mean ratio over models meets the target: the point there, all runs, the fit."""
-    runs, fit = _Runs(curves, criterion), None
+    runs, fit = _Runs(curves), None
     if method == "bisection":
         for each in curves:
             each.refine(WIDE_GRID)
         cett = _bisection(lambda cett: runs.at(cett)[1], target, stop_width)
     else:
-        targets = curves[0].corpus.targets
-        start = _start(runs, target)
-        fit = find_crossing(runs.at_lattice, target, reach_of(targets), start)
+        fit = find_crossing(runs.at_lattice, target, reach_of(curves[0].corpus.targets), _start(runs, target))
         cett = min(math.exp(fit.log_cett), LARGEST_CETT)
     return runs.at(cett)[0][0], runs, fit
 
@@ -212,63 +196,64 @@ def _start(runs: _Runs, target: float) -> float:
     return index * STEP - log_share(runs.at(lattice(index), PROBED)[1], target) / EXPONENT
 
 
-@dataclass(frozen=True)
-class _Errors:
-    """How sure an answer is: standard error of log(CETT), and how far its rise may lie from the target, in nats."""
+def _errors(runs: _Runs, answer: Point, fit: Crossing | None, target: float) -> tuple[float | None, float]:
+    """Standard error of the answer's log(CETT), and how far its rise may lie from the target, in nats.
 
-    log_cett: float | None
-    tolerance: float
-
-
-def _errors(runs: _Runs, answer: Point, fit: Crossing | None, target: float) -> _Errors:
-    """From losses paired block by block: at the answer itself, or at the lattice points from which it was read."""
-    error = runs.error(answer)
-    if error is None:
-        return _Errors(None, 0.1 * target)
+    From losses paired block by block: at the answer itself, or at the lattice points from which it was read.
+    """
+    if answer.error is None:
+        return None, 0.1 * target
     if fit is None:
-        return _Errors(error / (EXPONENT * target), 0.1 * target)
-    smooth = torch.zeros_like(runs.blocks(answer))  # what the curve says of each block at the answer
-    smooth[:, 1] = runs.blocks(answer)[:, 1]
+        return answer.error / (EXPONENT * target), 0.1 * target
+    smooth = torch.zeros_like(answer.blocks)  # what the curve says of each block at the answer
+    smooth[:, 1] = answer.blocks[:, 1]
     for index, weight in fit.weights.items():
-        sums = runs.blocks(runs.lattice[index])
+        sums = runs.lattice[index].blocks
         rise = max(float(sums[:, 0].sum() / sums[:, 1].sum()), target / CLIP)
         smooth[:, 0] += weight * target / rise * sums[:, 0]
-    beside = torch.stack([runs.blocks(answer)[:, 0] - smooth[:, 0], smooth[:, 1]], dim=1)
-    scatter = mean_and_error(beside)[1] or 0.0
-    return _Errors(
-        (mean_and_error(smooth)[1] or 0.0) / (fit.slope * target), max(Z99 * scatter, LEAST_TOLERANCE * target)
-    )
+    beside = torch.stack([answer.blocks[:, 0] - smooth[:, 0], smooth[:, 1]], dim=1)
+    error, scatter = (mean_and_error(blocks)[1] or 0.0 for blocks in (smooth, beside))
+    return error / (fit.slope * target), max(Z99 * scatter, LEAST_TOLERANCE * target)
 
 
 def _judged(curves: CettCurves, answer: Point, runs: _Runs, fit: Crossing | None, target: float) -> dict[str, Any]:
     """How far and how surely the answer meets the target: fields of Thresholds."""
-    errors, error = _errors(runs, answer, fit, target), runs.error(answer)
+    log_cett_se, tolerance = _errors(runs, answer, fit, target)
     points = sorted(runs.seen)
     off = dict(points)[answer.cett] - target
     judged: dict[str, Any] = {
-        "tolerance": errors.tolerance,
-        "converged": abs(off) <= errors.tolerance and (fit is None or fit.complete),
+        "tolerance": tolerance,
+        "converged": abs(off) <= tolerance and (fit is None or fit.complete),
         # The answer may end a little below the target, in the noise of a short text, if points on both sides were seen.
         "target_met": max(rise for _, rise in points) >= target - MONOTONE_TOLERANCE,
         "monotone": all(b[1] >= a[1] - MONOTONE_TOLERANCE for a, b in itertools.pairwise(points)),
         "points": tuple((cett, math.exp(rise)) for cett, rise in points),
     }
-    if errors.log_cett is not None and error is not None:
-        factors = [math.exp(min(sign * Z90 * errors.log_cett, CLIP)) for sign in (-1, 1)]
+    if log_cett_se is not None and answer.error is not None:
+        factors = [math.exp(min(sign * Z90 * log_cett_se, CLIP)) for sign in (-1, 1)]
         ends = [min(answer.cett * factor, LARGEST_CETT) for factor in factors]
         active = [curves.active_share(cett) for cett in (*ends, answer.cett)]
         scale = answer.activation_ratio / active[2] if active[2] else 1.0
         judged |= {
-            "cett_se": answer.cett * errors.log_cett,
+            "cett_se": answer.cett * log_cett_se,
             "cett_interval": tuple(ends),
             "activation_interval": (min(1.0, scale * active[1]), min(1.0, scale * active[0])),
-            "tokens_needed": math.ceil(curves.corpus.tokens * (error / (0.1 * target)) ** 2),
+            "tokens_needed": math.ceil(curves.corpus.tokens * (answer.error / (0.1 * target)) ** 2),
         }
     return judged
 
 
 def _artefact(curves: CettCurves, answer: Point, tokenizer: object | None, **judged: Any) -> Thresholds:
-    ratio = math.exp(answer.log_ratio)
+    ratio, norms = math.exp(answer.log_ratio), [ffn.column_norms for ffn in curves.ffns]
+    provenance = {
+        "model": curves.model.name_or_path or None,
+        "revision": getattr(curves.model.config, "_commit_hash", None),
+        "column_norms_sha256": hashlib.sha256(b"".join(n.cpu().numpy().tobytes() for n in norms)).hexdigest(),
+        "dtype": str(curves.model.dtype).removeprefix("torch."),
+        "tokenizer": getattr(tokenizer, "name_or_path", None),
+        "corpus_sha256": curves.corpus.sha256,
+        "sparsinglib": version("sparsinglib"),
+    }
     return Thresholds(
         values=tuple(answer.thresholds),
         cett=answer.cett,
@@ -280,54 +265,36 @@ def _artefact(curves: CettCurves, answer: Point, tokenizer: object | None, **jud
         sparse_passes=curves.sparse_passes,
         dense_passes=curves.dense_passes,
         layers=tuple(ffn.d_ff for ffn in curves.ffns),
-        column_norms=tuple(float(ffn.column_norms.mean()) for ffn in curves.ffns),
-        provenance=_provenance(curves, tokenizer),
+        column_norms=tuple(float(n.mean()) for n in norms),
+        provenance=provenance,
         **judged,
     )
 
 
-def _provenance(curves: CettCurves, tokenizer: object | None) -> dict[str, str | None]:
-    norms = hashlib.sha256()
-    for ffn in curves.ffns:
-        norms.update(ffn.column_norms.cpu().numpy().tobytes())
-    return {
-        "model": curves.model.name_or_path or None,
-        "revision": getattr(curves.model.config, "_commit_hash", None),
-        "column_norms_sha256": norms.hexdigest(),
-        "dtype": str(curves.model.dtype).removeprefix("torch."),
-        "tokenizer": getattr(tokenizer, "name_or_path", None),
-        "corpus_sha256": curves.corpus.sha256,
-        "sparsinglib": version("sparsinglib"),
-    }
-
-
 def _warn(found: Thresholds) -> None:
-    p, kl = found.ppl_increase_pct or 0.0, found.criterion == "kl"
+    p, kl, said = found.ppl_increase_pct or 0.0, found.criterion == "kl", []
     if not found.target_met:
-        warnings.warn(
+        said.append(
             f"{'KL' if kl else 'Perplexity'} was not raised by {p:g} % on this text by any CETT "
             f"tried: at CETT {found.cett:.3f} perplexity is {found.ppl_ratio:.4f} times the dense one"
-            f"{'' if found.kl is None else f', KL {found.kl:.4f}'}.",
-            stacklevel=3,
+            f"{'' if found.kl is None else f', KL {found.kl:.4f}'}."
         )
-    elif p and not found.converged:
+    elif not found.converged:
         what = f"exp(KL) is {math.exp(found.kl or 0.0):.4f}" if kl else f"the perplexity ratio is {found.ppl_ratio:.4f}"
-        warnings.warn(
+        said.append(
             f"The search ended at CETT {found.cett:.3f}, where {what}, not {1 + p / 100:g}; the scatter of this text "
             f"explains a difference of {found.tolerance:.4f}. See Thresholds.points. A longer text is smoother, and a "
-            "bisection closer with a smaller stop_width.",
-            stacklevel=3,
+            "bisection closer with a smaller stop_width."
         )
     if not found.monotone:
-        warnings.warn(
-            f"{'KL' if kl else 'The perplexity ratio'} is not monotone in CETT on this text; see Thresholds.points.",
-            stacklevel=3,
-        )
-    if found.criterion == "ppl" and found.ppl_ratio_se is None:
-        warnings.warn(f"{found.tokens} tokens are too few to say how sure the ratio is.", stacklevel=3)
-    elif found.criterion == "ppl" and 2 * (found.ppl_ratio_se or 0.0) > p / 100:
-        warnings.warn(
+        what = "KL" if kl else "The perplexity ratio"
+        said.append(f"{what} is not monotone in CETT on this text; see Thresholds.points.")
+    if not kl and found.ppl_ratio_se is None:
+        said.append(f"{found.tokens} tokens are too few to say how sure the ratio is.")
+    elif not kl and 2 * (found.ppl_ratio_se or 0.0) > p / 100:
+        said.append(
             f"{found.tokens} tokens cannot resolve {p:g} %: the standard error of the ratio is "
-            f"{100 * (found.ppl_ratio_se or 0):.2f} %. About {found.tokens_needed} tokens resolve p to a tenth.",
-            stacklevel=3,
+            f"{100 * (found.ppl_ratio_se or 0):.2f} %. About {found.tokens_needed} tokens resolve p to a tenth."
         )
+    for text in said:
+        warnings.warn(text, stacklevel=3)

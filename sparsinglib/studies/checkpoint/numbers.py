@@ -18,10 +18,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...core import forward
 from ...core.calibration import rules_at
-from ...core.cett import Batches, layer_cett
+from ...core.cett import layer_cett
 from ...core.checkpoints import ladder_names, load
 from ...core.ffn import FFN, UnsupportedModel
-from ...core.forward import TokenBatches
+from ...core.forward import Batches, TokenBatches
 from ...core.hooks import hook_ffns
 from ...core.layout import find_ffns
 from ...core.measure import Measurement, measure

@@ -17,9 +17,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ...core import forward
-from ...core.cett import Batches, CettCurves
+from ...core.cett import CettCurves
 from ...core.checkpoints import ladder_names, load
-from ...core.forward import TokenBatches
+from ...core.forward import Batches, TokenBatches
 from ...core.measure import Measurement
 from ...files import LADDER
 from ...ladder import recipe

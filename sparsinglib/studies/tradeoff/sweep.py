@@ -16,9 +16,9 @@ from transformers import PreTrainedModel
 
 from ...core import forward
 from ...core.calibration import FAMILIES, GateSample
-from ...core.cett import Batches, CettCurves, layer_cett
+from ...core.cett import CettCurves, layer_cett
 from ...core.ffn import FFN, mean_ratio
-from ...core.forward import TokenBatches
+from ...core.forward import Batches, TokenBatches
 from ...core.hooks import hook_ffns, sparse_logits
 from ...core.layout import find_ffns
 from ...core.rules import FAT, Rule, StraightforwardReLU
