@@ -18,6 +18,7 @@ from .forward import Batch, Batches, TokenBatches
 from .hooks import as_seen, hook_ffns, probe, sparse_logits
 from .layout import find_ffns
 from .rules import above_threshold
+from .thresholds import Thresholds
 
 KEPT_BYTES = 2**28  # neuron values of a dense pass held at once: of a text that fits, all of them are
 SAMPLE_TOKENS = (64, 1024)  # tokens a layer's curve is drawn from, least and most
@@ -34,7 +35,7 @@ def layer_cett(ffn: FFN, neurons: Tensor, threshold: float, full: Tensor | None 
     full = ffn.output(neurons).float().norm(dim=-1) if full is None else full
     weak = neurons * ~above_threshold(ffn, neurons, threshold)
     tail = ffn.output(weak).float().norm(dim=-1)
-    return torch.where(full > 0, tail / full, torch.zeros_like(tail))
+    return torch.where(full > 0, tail / full, 0.0)
 
 
 class Sampler:
@@ -274,16 +275,13 @@ class CettCurves:
 
     def measure(self, cett: float, thresholds: Sequence[float], one_in: int = 1) -> Point:
         """One sparse pass at given thresholds (``cett`` is only noted); with KL, a dense one beside it."""
-
-        def active(ffn: FFN, neurons: Tensor, gate: Tensor, valid: Tensor | None) -> Tensor:
-            return above_threshold(ffn, neurons, thresholds[ffn.site])
-
+        rule = Thresholds(tuple(thresholds), cett, math.nan, None, math.nan)
         total = np.zeros(len(self.ffns))
         rises, divergences, tokens = [], [], 0
         for batch, dense_loss in self._pieces(one_in):
             with as_seen(self.ffns):
                 dense = forward.logits(self.model, batch) if self.with_kl else None
-            sparse, counts = sparse_logits(self.model, batch, self.ffns, active)
+            sparse, counts = sparse_logits(self.model, batch, self.ffns, rule)
             total += counts
             loss = forward.require_finite(forward.losses(sparse, batch), "sparse loss")
             rises.append(forward.block_sums(loss - dense_loss, batch))

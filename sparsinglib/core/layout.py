@@ -70,14 +70,14 @@ def _check(model: Any) -> None:
             f"{kind} is an encoder-decoder model: its encoder sees the tokens that its decoder is to predict, so that "
             "perplexity says nothing. Load its decoder alone, if there is a ForCausalLM class of it."
         )
-    if _is_list(embeddings := model.get_input_embeddings()):
+    if isinstance(embeddings := model.get_input_embeddings(), nn.ModuleList):
         raise UnsupportedModel(f"{kind} reads {len(embeddings)} ids at each position, not rows of token ids.")
     for name, module in model.named_modules():
         part = type(module).__name__
         if hasattr(module, "base_layer") and any(map(has_interface, module.modules())):
             raise UnsupportedModel(f"{name} ({part}): an adapter on experts; merge it first (merge_and_unload).")
         unseen = "Expert" in part and not has_interface(module) and not FEED_FORWARD.search(part)
-        if (unseen and not _is_list(module)) or getattr(module, "has_post_expert_norm", False):
+        if (unseen and not isinstance(module, nn.ModuleList)) or getattr(module, "has_post_expert_norm", False):
             why = next((why for word, why in REFUSED.items() if word in part), SEE_NOTHING + "an unknown layout.")
             raise UnsupportedModel(f"{name} ({part}): a mixture of experts. {why}")
 
@@ -95,7 +95,7 @@ def _decoder_layers(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
     for name, module in model.named_modules():
         # A vision tower can be as deep as the text part, and come before it: it has a config of its own.
         owners[name] = getattr(module, "config", owners[name.rpartition(".")[0]])
-        if _is_list(module) and any(map(_is_seen, module.modules())):
+        if isinstance(module, nn.ModuleList) and any(map(_is_seen, module.modules())):
             # A list of attention alone, or in a list, is no list of layers if there is another.
             other = name[-1].isdigit() or all(OTHER_PARTS.search(type(layer).__name__) for layer in module)
             lists.append((type(owners[name]) is not type(config), other, name, module))
@@ -107,10 +107,6 @@ def _decoder_layers(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
         f"{type(model).__name__}: no list of {depth} decoder layers (config.num_hidden_layers), but {held or 'none'}; "
         "a model that runs its layers several times or in several lists is not measured."
     )
-
-
-def _is_list(module: nn.Module) -> bool:
-    return isinstance(module, nn.ModuleList)
 
 
 def _is_projection(module: nn.Module) -> bool:
@@ -139,7 +135,8 @@ def _ffns_of_layer(index: int, name: str, layer: nn.Module) -> list[FFN]:
     ]
     linears = {n: part for n, part in parts.items() if not has_interface(part)}
     named = [n for n in linears if n.rsplit(".", 1)[-1] in DOWN_NAMES]
-    kinds = {n: _kind(n, linears) for n in linears}
+    inputs = {n: _inputs(n, linears) for n in linears}
+    kinds = {n: _kind(features(linears[n])[0], inputs[n][1]) for n in linears}
     wide = [n for n in linears if features(linears[n])[0] > features(linears[n])[1]]
     shaped = [n for n in wide if kinds[n]]
     if len(shaped) != 1 and not named and not found and linears:
@@ -150,14 +147,16 @@ def _ffns_of_layer(index: int, name: str, layer: nn.Module) -> list[FFN]:
             f"{list(linears)}; {hint if helps else 'none is fed by one or two others of its width alone'}."
         )
     for down in named or shaped:
-        parent, widths = _inputs(down, linears)
+        parent, widths = inputs[down]
         module = layer.get_submodule(parent)
         if (kind := kinds[down]) is None:
             raise UnsupportedModel(
                 f"{name}.{parent} ({type(module).__name__}): an FFN with {features(linears[down])[0]} neurons and "
                 f"input projections of width {widths} is neither gated, fused nor plain."
             )
-        found.append(FFN(index, f"{name}.{parent}".rstrip("."), kind, linears[down], _activation_of(module)))
+        activations = [child for child in module.children() if isinstance(child, ACTIVATIONS)]
+        activation = activations[0] if len(activations) == 1 else None
+        found.append(FFN(index, f"{name}.{parent}".rstrip("."), kind, linears[down], activation))
     return found
 
 
@@ -173,12 +172,5 @@ def _inputs(down: str, linears: dict[str, nn.Module]) -> tuple[str, list[int]]:
         parent = parent.rpartition(".")[0]
 
 
-def _kind(down: str, linears: dict[str, nn.Module]) -> str | None:
-    d_ff = features(linears[down])[0]
-    kinds = {(d_ff, d_ff): "gated", (2 * d_ff,): "fused", (d_ff,): "plain"}
-    return kinds.get(tuple(_inputs(down, linears)[1]))
-
-
-def _activation_of(parent: nn.Module) -> nn.Module | None:
-    found = [child for child in parent.children() if isinstance(child, ACTIVATIONS)]
-    return found[0] if len(found) == 1 else None
+def _kind(d_ff: int, widths: list[int]) -> str | None:
+    return {(d_ff, d_ff): "gated", (2 * d_ff,): "fused", (d_ff,): "plain"}.get(tuple(widths))

@@ -51,10 +51,8 @@ class Measurement:
         shapes = [[*m.layers, *(len(c) for c in (*m.neuron_counts, m.vocabulary_tokens))] for m in (self, other)]
         if self.rule != other.rule or shapes[0] != shapes[1]:
             raise ValueError("Only measurements of one model under one rule add up.")
-        summed: dict[str, Any] = {
-            f.name: _merged(f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self)
-        }
-        return Measurement(**summed)
+        names = [field.name for field in fields(self)]
+        return Measurement(*(_merged(name, getattr(self, name), getattr(other, name)) for name in names))
 
     @property
     def tokens(self) -> int:
@@ -152,9 +150,7 @@ class Measurement:
     @property
     def token_activation(self) -> np.ndarray | None:
         """Activation ratio of each layer and token, (layers, tokens), the paper's heat map; None for a long text."""
-        if self.kept is None:
-            return None
-        return (self.kept[1] / self._neurons[:, None]).numpy()
+        return None if self.kept is None else (self.kept[1] / self._neurons[:, None]).numpy()
 
 
 def measure(
@@ -184,8 +180,8 @@ def measure(
     corpus = TokenBatches(model, batches)
     probe(model, ffns, corpus)
     embedding: Any = model.get_input_embeddings()
-    counter = _Counter(rule, ffns, embedding.weight.shape[0], cett)
-    counter.keep = corpus.tokens <= MOST_KEPT_TOKENS if keep_tokens is None else keep_tokens
+    keep = corpus.tokens <= MOST_KEPT_TOKENS if keep_tokens is None else keep_tokens
+    counter = _Counter(rule, ffns, embedding.weight.shape[0], cett, keep)
     for batch in corpus:
         with as_seen(ffns):
             dense = forward.logits(model, batch)
@@ -205,8 +201,8 @@ class _Counter:
     What they find stays on the FFN's device until the batch is done: no layer waits for the host.
     """
 
-    def __init__(self, rule: Rule, ffns: list[FFN], vocabulary: int, cett: bool) -> None:
-        self.rule = rule
+    def __init__(self, rule: Rule, ffns: list[FFN], vocabulary: int, cett: bool, keep: bool) -> None:
+        self.rule, self.keep = rule, keep
         self.layers = tuple(ffn.layer for ffn in ffns)
         self.rows = _ranks(self.layers).tolist()  # of each FFN in what is counted by layer
         layers = len(set(self.layers))
@@ -219,7 +215,6 @@ class _Counter:
         self.vocabulary_tokens = torch.zeros(vocabulary, dtype=torch.int64)
         self.losses: list[tuple[Tensor, Tensor, Tensor | None]] = []
         self.kept: list[tuple[Tensor, Tensor]] = []
-        self.keep = False
         self.after = self.compare if cett else None
 
     def start(self, batch: Batch) -> None:
@@ -245,8 +240,7 @@ class _Counter:
         full = output.float() + self.tail.float()
         tail, full = (x.reshape(-1, x.shape[-1]).float().norm(dim=-1) for x in (self.tail, full))
         counts = full > 0 if self.valid is None else (full > 0) & self.valid.on(full.device)
-        ratio = torch.where(counts, tail / full, torch.zeros_like(tail))
-        self.found[ffn.site]["cett"] = ratio.double().sum()
+        self.found[ffn.site]["cett"] = torch.where(counts, tail / full, 0.0).double().sum()
 
     def finish(self, batch: Batch, dense: Tensor, rise: Tensor, divergence: Tensor | None) -> None:
         if not batch.valid.any():
@@ -261,10 +255,9 @@ class _Counter:
                 self.cett[site] += found["cett"].cpu()
         active = active[:, batch.valid.reshape(-1)]
         ids, positions = batch.ids[batch.valid], batch.positions[batch.valid]
-        grow = int(positions.max()) + 1 - len(self.position_tokens)
-        if grow > 0:
-            self.positions = torch.nn.functional.pad(self.positions, (0, grow))
-            self.position_tokens = torch.nn.functional.pad(self.position_tokens, (0, grow))
+        grow = max(0, int(positions.max()) + 1 - len(self.position_tokens))
+        self.positions = torch.nn.functional.pad(self.positions, (0, grow))
+        self.position_tokens = torch.nn.functional.pad(self.position_tokens, (0, grow))
         self.positions.index_add_(1, positions, active)
         self.position_tokens += torch.bincount(positions, minlength=len(self.position_tokens))
         self.vocabulary.index_add_(1, ids, active)

@@ -16,28 +16,25 @@ from .ffn import FFN, UnsupportedModel
 
 
 class Rule(Protocol):
-    """What ``measure`` and ``sparsify`` need of a rule."""
+    """What ``measure`` and ``sparsify`` need of a rule; one that ranks by gate scores needs no ``check`` of its own."""
 
-    uses_gate: ClassVar[bool]
+    uses_gate: ClassVar[bool] = True
 
     def check(self, ffns: Sequence[FFN]) -> None:
         """Raise ValueError if the rule cannot be used on this model."""
+        for ffn in ffns if self.uses_gate else ():
+            if ffn.kind == "experts":
+                raise UnsupportedModel(
+                    f"{self}: {ffn.name} holds experts, whose gate scores each model computes in its own way; "
+                    "rules on the output vectors can be used: CETT, Thresholds, OutputTopK."
+                )
+            if ffn.kind != "plain" and ffn.activation is None:
+                raise UnsupportedModel(
+                    f"{self}: {ffn.name} has no activation module to read the gate score from; use CETT."
+                )
 
     def active(self, ffn: FFN, neurons: Tensor, gate: Tensor, valid: Tensor | None = None) -> Tensor:
         """Mark the active neurons, shape of ``neurons``; ``valid`` (tokens,) leaves padding out where it matters."""
-
-
-def _check_gates(ffns: Sequence[FFN], rule: object) -> None:
-    for ffn in ffns:
-        if ffn.kind == "experts":
-            raise UnsupportedModel(
-                f"{rule}: {ffn.name} holds experts, whose gate scores each model computes in its own way; "
-                "rules on the output vectors can be used: CETT, Thresholds, OutputTopK."
-            )
-        if ffn.kind != "plain" and ffn.activation is None:
-            raise UnsupportedModel(
-                f"{rule}: {ffn.name} has no activation module to read the gate score from; use CETT."
-            )
 
 
 def _share(name: str, value: Any, of: str) -> float:
@@ -62,14 +59,12 @@ def _largest(size: Tensor, share: float, of: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class StraightforwardReLU:
+class StraightforwardReLU(Rule):
     """Weak: gate score exactly zero. Only for activation functions with exact zeros (Sec 2.2)."""
-
-    uses_gate: ClassVar[bool] = True
 
     def check(self, ffns: Sequence[FFN]) -> None:
         """Raise ValueError unless every FFN's activation gives exact zeros."""
-        _check_gates(ffns, self)
+        super().check(ffns)
         for ffn in ffns:
             if not ffn.zeroes_negatives:
                 raise ValueError(
@@ -83,18 +78,13 @@ class StraightforwardReLU:
 
 
 @dataclass(frozen=True)
-class FAT:
+class FAT(Rule):
     """Forced activation threshold (FAT-eps): weak if \\|gate score\\| < eps, one eps for all layers (Sec 4.1)."""
 
     eps: float
-    uses_gate: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "eps", _not_negative("FAT: eps", self.eps))
-
-    def check(self, ffns: Sequence[FFN]) -> None:
-        """Raise ValueError if a gate score cannot be read."""
-        _check_gates(ffns, self)
 
     def active(self, ffn: FFN, neurons: Tensor, gate: Tensor, valid: Tensor | None = None) -> Tensor:
         """Mark neurons whose gate score is nonzero and at least eps in size."""
@@ -102,7 +92,7 @@ class FAT:
 
 
 @dataclass(frozen=True)
-class TopK:
+class TopK(Rule):
     """Active: the share ``k`` of the layer's neurons with the largest \\|gate score\\| (Sec 4.1).
 
     ``over="token"`` is the paper's definition. ``over="layer"`` ranks the whole layer tensor of a batch at once, as
@@ -112,15 +102,10 @@ class TopK:
 
     k: float
     over: str = "token"
-    uses_gate: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "k", _share("TopK: k", self.k, "neurons"))
         one_of("TopK: over", self.over, ("token", "layer"))
-
-    def check(self, ffns: Sequence[FFN]) -> None:
-        """Raise ValueError if a gate score cannot be read."""
-        _check_gates(ffns, self)
 
     def active(self, ffn: FFN, neurons: Tensor, gate: Tensor, valid: Tensor | None = None) -> Tensor:
         """Mark the neurons with the largest scores, of each token or of the whole tensor."""
@@ -135,7 +120,7 @@ class TopK:
 
 
 @dataclass(frozen=True)
-class OutputTopK:
+class OutputTopK(Rule):
     """Active: the share ``k`` of the layer's neurons with the longest output vectors, |value| · column norm.
 
     Top-k on what CETT's thresholds compare, ||n_i||, in place of the gate score; ties as in ``TopK``. Not in the paper.
@@ -147,30 +132,22 @@ class OutputTopK:
     def __post_init__(self) -> None:
         object.__setattr__(self, "k", _share("OutputTopK: k", self.k, "neurons"))
 
-    def check(self, ffns: Sequence[FFN]) -> None:
-        """Every model will do."""
-
     def active(self, ffn: FFN, neurons: Tensor, gate: Tensor, valid: Tensor | None = None) -> Tensor:
         """Mark each token's neurons with the longest output vectors."""
         return _largest(ffn.magnitudes(neurons), self.k, ffn.d_ff)
 
 
 @dataclass(frozen=True)
-class TopP:
+class TopP(Rule):
     """Active: the fewest neurons of a token whose \\|gate scores\\| add up to the share ``p`` of the layer's total.
 
     As nucleus sampling cuts a distribution. Ties with the last one kept are kept too. Not in the paper.
     """
 
     p: float
-    uses_gate: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "p", _share("TopP: p", self.p, "the total score"))
-
-    def check(self, ffns: Sequence[FFN]) -> None:
-        """Raise ValueError if a gate score cannot be read."""
-        _check_gates(ffns, self)
 
     def active(self, ffn: FFN, neurons: Tensor, gate: Tensor, valid: Tensor | None = None) -> Tensor:
         """Mark each token's largest scores until they reach the share."""
@@ -183,14 +160,13 @@ class TopP:
 
 
 @dataclass(frozen=True)
-class GateThresholds:
+class GateThresholds(Rule):
     """Weak: \\|gate score\\| below the layer's own threshold, ``values[layer]``; FAT with one eps for each layer.
 
     ``gate_thresholds`` sets them to a quantile of each layer's scores over a text, as CATS (arXiv 2404.08763) does.
     """
 
     values: tuple[float, ...]
-    uses_gate: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.values, tuple) or not self.values:
@@ -200,7 +176,7 @@ class GateThresholds:
 
     def check(self, ffns: Sequence[FFN]) -> None:
         """Raise ValueError if a gate score cannot be read or the model has another number of layers."""
-        _check_gates(ffns, self)
+        super().check(ffns)
         if len(ffns) != len(self.values):
             raise ValueError(f"GateThresholds: {len(self.values)} thresholds, but the model has {len(ffns)} layers.")
 
@@ -210,7 +186,7 @@ class GateThresholds:
 
 
 @dataclass(frozen=True)
-class CETT:
+class CETT(Rule):
     """A target for the cumulative error of tail truncation (Sec 4.1, Eq 3), the same in every layer.
 
     A target alone marks nothing: each layer's threshold is found on a text (``measure`` does it by itself,

@@ -61,9 +61,9 @@ class Thresholds:
     uses_gate: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if not self.values or isinstance(self.values, str):
-            raise ValueError("Thresholds: values must be finite numbers ≥ 0, one for each layer.")
         name, wanted = "Thresholds: values", "finite numbers ≥ 0, one for each layer"
+        if not self.values or isinstance(self.values, str):
+            raise ValueError(f"{name} must be {wanted}.")
         values = tuple(number(name, v, wanted, lambda length: 0 <= length < math.inf) for v in self.values)
         object.__setattr__(self, "values", values)
         for name in ("layers", "column_norms"):

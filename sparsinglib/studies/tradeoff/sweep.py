@@ -167,7 +167,7 @@ def scan(model: PreTrainedModel, batches: Batches, rules: Sequence[Rule], *, kl:
         dense_loss = forward.require_finite(forward.losses(dense, batch), "dense loss")
         dense_sums.append(forward.block_sums(dense_loss, batch))
         for index, rule in enumerate(rules):
-            sparse, counts = sparse_logits(model, batch, ffns, rule.active, gate=rule.uses_gate)
+            sparse, counts = sparse_logits(model, batch, ffns, rule)
             active[index] += counts
             loss = forward.require_finite(forward.losses(sparse, batch), "sparse loss")
             rises[index].append(forward.block_sums(loss - dense_loss, batch)[:, 0])
