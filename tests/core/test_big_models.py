@@ -24,8 +24,9 @@ def dispatched(request, tmp_path):
         model, _ = sl.load(source, device_map="cpu")
         cpu_offload(model, execution_device=torch.device("cpu"))
     else:
-        last = {"model.layers.0": "disk"} if request.param == "all from disk" else {}
-        model, _ = sl.load(source, device_map=SPLIT | last, offload_folder=tmp_path / "offload")
+        more = {"device_map": SPLIT | {"model.layers.0": "disk"}, "offload_folder": tmp_path / "offload"}
+        model, _ = sl.load(source, **{"device_map": SPLIT} | (more if request.param == "all from disk" else {}))
+        assert model.hf_device_map["model.layers.1"] == "disk"
     model.set_attn_implementation("eager")
     assert any(parameter.device.type == "meta" for parameter in model.parameters())
     yield model

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import shutil
 
 import pytest
@@ -45,11 +46,6 @@ def test_evaluation_mode_name_and_dtype():
     assert not model.training and model.dtype == torch.float32
     assert model.name_or_path == str(GOLDEN / "tiny_minicpm_relu")
     assert tokenizer is None
-
-
-def test_no_tokenizer_is_told_before_any_work():
-    with pytest.raises(ValueError, match="tokenizer"):
-        sl.token_batches("some text", None)
 
 
 def test_bfloat16_and_the_checkpoints_own_dtype(ids):
@@ -147,63 +143,45 @@ def test_the_trap_of_the_test_above_works(tmp_path):
     assert marker.exists()
 
 
-@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.99])
+@pytest.mark.parametrize("share", [None, 0.0, 0.001, 0.5, 0.99])
 @pytest.mark.parametrize(
     ("name", "file"), [("tiny_minicpm_relu", "model.safetensors"), ("tiny_minicpm_hub_layout", "pytorch_model.bin")]
 )
 def test_half_written_weights(name, file, share, copied):
     path = copied(name)
     data = (path / file).read_bytes()
-    (path / file).write_bytes(data[: int(len(data) * share)])
+    (path / file).unlink()
+    if share is not None:
+        (path / file).write_bytes(data[: int(len(data) * share)])
     with pytest.raises(sl.CheckpointError, match=rf"{name}.*weights"):
         sl.load(path, device_map="cpu")
 
 
-def test_no_weights_at_all(copied):
+DOWN, BIAS, UP = (f"model.layers.0.mlp.{part}" for part in ("down_proj.weight", "down_proj.bias", "up_proj.weight"))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda w: w.pop(DOWN), DOWN),
+        (lambda w: w.update({BIAS: torch.ones(64)}), BIAS),  # of another layout, not to be dropped
+        (lambda w: w.update({UP: w[UP][:128].clone()}), "weights"),  # of another shape
+        *((lambda w, bad=bad: w[UP].__setitem__((3, 5), float(bad)), UP) for bad in ("nan", "inf")),
+    ],
+)
+def test_weights_that_do_not_fit(change, says, copied):
     path = copied("tiny_minicpm_relu")
-    (path / "model.safetensors").unlink()
-    with pytest.raises(sl.CheckpointError, match=r"tiny_minicpm_relu.*weights"):
-        sl.load(path, device_map="cpu")
-
-
-def change_weights(path, change):
     weights = load_file(path / "model.safetensors")
     change(weights)
     save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
-
-
-def test_missing_weights_are_named(copied):
-    path, key = copied("tiny_minicpm_relu"), "model.layers.1.mlp.down_proj.weight"
-    change_weights(path, lambda w: w.pop(key))
-    with pytest.raises(sl.CheckpointError, match=key.replace(".", r"\.")):
-        sl.load(path, device_map="cpu")
-
-
-def test_weights_of_another_shape(copied):
-    path = copied("tiny_minicpm_relu")
-    edit(path, intermediate_size=128)
-    with pytest.raises(sl.CheckpointError, match="weights"):
-        sl.load(path, device_map="cpu")
-
-
-def test_weights_of_another_layout_are_not_dropped(copied):
-    path = copied("tiny_minicpm_relu")
-    change_weights(path, lambda w: w.update({"model.layers.0.mlp.down_proj.bias": torch.ones(64)}))
-    with pytest.raises(sl.CheckpointError, match=r"model\.layers\.0\.mlp\.down_proj\.bias"):
-        sl.load(path, device_map="cpu")
-
-
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite(bad, copied):
-    path, key = copied("tiny_minicpm_relu"), "model.layers.0.mlp.up_proj.weight"
-    change_weights(path, lambda w: w[key].__setitem__((3, 5), bad))
-    with pytest.raises(sl.CheckpointError, match=key.replace(".", r"\.")):
+    with pytest.raises(sl.CheckpointError, match=f"tiny_minicpm_relu.*{re.escape(says)}"):
         sl.load(path, device_map="cpu")
 
 
 @pytest.mark.parametrize(
     ("changes", "word"),
     [
+        ({"intermediate_size": 128}, "weights"),
         ({"model_type": ..., "architectures": ...}, "layout"),
         ({"model_type": "mystery", "architectures": ["MysteryForCausalLM"], "auto_map": ...}, "mystery"),
         ({"attention_type": "mla"}, "mla"),
@@ -236,16 +214,6 @@ def test_broken_tokenizer(copied):
     (path / "tokenizer.model").write_bytes(b"not a model")
     with pytest.raises(sl.CheckpointError, match=r"tiny_minicpm_hub_layout.*tokenizer"):
         sl.load(path, device_map="cpu")
-
-
-def test_native_checkpoints_load_too(tmp_path):
-    model = tiny_llama()
-    model.save_pretrained(tmp_path / "llama")
-    again, tokenizer = sl.load(tmp_path / "llama", device_map="cpu")
-    ids = torch.tensor([[1, 2, 3]])
-    with torch.no_grad():
-        assert torch.equal(again(ids).logits, model(ids).logits)
-    assert tokenizer is None
 
 
 def test_unknown_name_lists_the_ladder(tmp_path, monkeypatch):
@@ -322,23 +290,3 @@ def test_gguf_that_is_none(tmp_path):
     (tmp_path / "model.gguf").write_bytes(b"GGUF" + bytes(20))
     with pytest.raises(sl.CheckpointError, match=r"model\.gguf"):
         sl.load(tmp_path / "model.gguf", device_map="cpu")
-
-
-def test_device_map_of_accelerate_is_passed_through(ids):
-    spread = {"model.embed_tokens": "cpu", "model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "cpu"}
-    spread |= {"model.layers.0": "cpu", "model.layers.1": "disk"}
-    model, _ = sl.load(GOLDEN / "tiny_minicpm_relu", device_map=spread)
-    assert model.hf_device_map["model.layers.1"] == "disk"
-    with torch.no_grad():
-        assert torch.allclose(model(ids["tiny64"]).logits, golden_model("relu")(ids["tiny64"]).logits, atol=1e-5)
-
-
-def test_layers_offloaded_to_disk_are_measured_alike(ids, tmp_path):
-    from accelerate import disk_offload
-
-    model, _ = sl.load(GOLDEN / "tiny_minicpm_relu", device_map="cpu")
-    disk_offload(model, str(tmp_path), execution_device="cpu")
-    assert model.model.layers[0].mlp.down_proj.weight.device.type == "meta"
-    spread = sl.thresholds_for_cett(model, [ids["tiny64"]], 0.1)
-    whole = sl.thresholds_for_cett(golden_model("relu"), [ids["tiny64"]], 0.1)
-    assert spread.values == pytest.approx(whole.values, rel=1e-4)

@@ -1,7 +1,5 @@
 """FFNs are found in every decoder family, masking nothing changes nothing, and neuron outputs add up to the FFN's."""
 
-import warnings
-
 import entries
 import pytest
 import torch
@@ -32,8 +30,6 @@ def test_family(family):
     outputs = {}
     with sl.hook_ffns(ffns, look, gate=True, on_output=lambda ffn, output: outputs.update({ffn.layer: output.clone()})):
         assert torch.equal(run(model), dense), "looking must not change the logits"
-    with sl.hook_ffns(ffns, lambda ffn, neurons, gate: neurons.masked_fill(torch.zeros_like(neurons, dtype=bool), 0)):
-        assert torch.equal(run(model), dense), "masking nothing must not change the logits"
 
     for ffn in ffns:
         neurons, gate = seen[ffn.layer]
@@ -46,15 +42,6 @@ def test_family(family):
         assert torch.allclose(ffn.output(neurons.reshape(-1, ffn.d_ff)).detach().double(), whole, atol=1e-5)
         assert torch.allclose(ffn.column_norms.double(), columns.norm(dim=1), atol=1e-6)
     assert {f.d_ff for f in ffns} == {columns.shape[0]}
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        found = sl.find_thresholds(model, [TEXT], 5.0)
-    assert len(found.values) == 2 and (0 < found.activation_ratio <= 1 or not found.target_met)
-    with sl.sparsify(model, found):
-        sparse = run(model)
-    assert not torch.equal(sparse, dense)
-    assert torch.equal(run(model), dense)
 
 
 @pytest.mark.parametrize("family", ["Llama", "Phi3", "Gemma", "OPT", "Nemotron", "Glm4"])
@@ -138,6 +125,7 @@ def test_a_model_that_sees_later_tokens_is_refused():
     [
         ("causal", "blt", "BltConfig names no number of decoder layers.*several networks"),
         ("causal", "dbrx", r"blocks\.0\.ffn\.experts \(DbrxExperts\): a mixture.*cut from one matrix"),
+        ("causal", "jetmoe", r"JetMoe\w*\): a mixture of experts. Its neurons cannot be seen"),
         ("causal", "hrm_text", "no list of 16 decoder layers .*H_module.layers with 2.*several times"),
         ("causal", "longcat_flash", r"LongcatFlashExperts\): a mixture of experts.*return their input"),
         ("causal", "musicgen", "reads 4 ids at each position"),
@@ -255,15 +243,16 @@ def test_projection_that_is_never_called_is_named():
         sl.measure(model, [TEXT], sl.FAT(0.1))
 
 
-@pytest.mark.parametrize("family", ["GPT2", "OPT", "GPTNeo", "GPTBigCode", "Llama", "Bloom", "Mpt"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_left_padding_does_not_shift_positions(family):
     model, _ = build(family)
     mask = torch.cat([torch.zeros(2, 5, dtype=torch.long), torch.ones_like(TEXT)], dim=1)
     ids = torch.cat([torch.full((2, 5), 3), TEXT], dim=1)
-    plain = sl.measure(model, [TEXT], sl.FAT(1e-3)) if family != "Bloom" else sl.measure(model, [TEXT], sl.CETT(0.1))
+    plain = sl.measure(model, [TEXT], sl.CETT(0.1))
     batch = {"input_ids": ids, "attention_mask": mask}
     # An outer wrapper whose forward pass names no position ids: of torch's compiler, of an adapter, or of one's own.
     for wrapped in (model, torch.compile(model, backend="eager")):
         padded = sl.measure(wrapped, [batch], plain.rule)
+        assert padded.tokens == plain.tokens == TEXT.numel()
         assert padded.dense_ppl == pytest.approx(plain.dense_ppl, rel=1e-6)
         assert padded.activation_ratio == pytest.approx(plain.activation_ratio, abs=2e-3)

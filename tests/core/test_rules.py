@@ -203,6 +203,8 @@ def test_check_names_what_does_not_fit():
         sl.GateThresholds((0.1, 0.2)).check([silu])
     with pytest.raises(ValueError, match="thresholds_for_cett"):
         sl.CETT(0.1).check([silu])
+    with pytest.raises(ValueError, match="thresholds_for_cett"), sl.sparsify(tiny_llama(), sl.CETT(0.1)):
+        pass
     with pytest.raises(ValueError, match="no thresholds yet"):
         sl.CETT(0.1).active(silu, torch.ones(1, 1), torch.ones(1, 1))
 

@@ -78,16 +78,6 @@ def test_layers_share_the_cett_that_the_search_reports(method, p, responsive, qu
     assert reached_cett(model, text, found) == pytest.approx([found.cett] * 2, rel=0.02)
 
 
-@pytest.mark.parametrize(
-    "run", [r for r in golden()["tiny_runs"] if r["strategy"] == "cett"], ids=lambda r: str(r["arg"])
-)
-def test_activation_ratio_and_thresholds_of_the_authors_code(run, ids):
-    model = golden_model(run["model"].removeprefix("tiny_minicpm_"))
-    found = sl.thresholds_for_cett(model, [ids[run["input"]]], run["arg"])
-    assert found.activation_ratio == pytest.approx(run["activation_ratio"], abs=0.002)
-    assert found.values == pytest.approx(run["thresholds"], rel=0.03)
-
-
 def test_layer_cett_of_single_tokens_by_loop():
     model = tiny_llama()
     ids = torch.tensor([[3, 1, 4, 1, 5, 9]])
@@ -410,16 +400,6 @@ def test_rows_of_nothing_but_padding_do_not_matter(responsive, whole):
     mask = torch.ones_like(ids)
     mask[12:] = 0
     same(sl.thresholds_for_cett(model, [{"input_ids": ids, "attention_mask": mask}], 0.15), whole[0], rel=2e-4)
-
-
-def test_number_of_threads_does_not_matter(responsive, whole):
-    model, text = responsive
-    try:
-        torch.set_num_threads(2)
-        found = sl.thresholds_for_cett(model, [text], 0.15)
-    finally:
-        torch.set_num_threads(1)
-    same(found, whole[0])
 
 
 def test_rows_split_to_save_memory_do_not_matter(responsive, whole, monkeypatch):

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import transformers as tf
-from families import COMMON, FAMILIES, TEXT, build
+from families import COMMON, TEXT, build
 from helpers import greedy
 
 import sparsinglib as sl
@@ -60,21 +60,6 @@ def test_a_sliding_window_as_wide_as_the_text_is_none():
     none, wide, narrow = (numbers(model, [TEXT]) for model in models)
     assert wide == pytest.approx(none, rel=1e-6)
     assert narrow[1] != pytest.approx(none[1], rel=1e-4), "a narrow window is another model"
-
-
-@pytest.mark.parametrize("family", [f for f in FAMILIES if f not in ("Bloom", "Mpt", "Falcon", "GPTNeo")])
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_padding_on_either_side(family, side):
-    model, _ = build(family)
-    fill, ones = torch.full((2, 4), 3), torch.ones_like(TEXT)
-    parts = [(fill, 0 * fill), (TEXT, ones)]
-    parts = parts if side == "left" else parts[::-1]
-    padded = {"input_ids": torch.cat([a for a, _ in parts], 1), "attention_mask": torch.cat([b for _, b in parts], 1)}
-    rule = sl.thresholds_for_cett(model, [TEXT], 0.1)
-    plain, other = sl.measure(model, [TEXT], rule), sl.measure(model, [padded], rule)
-    assert other.tokens == plain.tokens == TEXT.numel()
-    assert other.dense_ppl == pytest.approx(plain.dense_ppl, rel=1e-4)
-    assert other.activation_ratio == pytest.approx(plain.activation_ratio, abs=0.01)
 
 
 def test_one_and_two_threads():
