@@ -8,12 +8,13 @@ import random
 import resource
 import shutil
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
-from helpers import GOLDEN
+from helpers import GOLDEN, golden_model
 
 import sparsinglib as sl
 from sparsinglib import laws, suites
@@ -65,38 +66,40 @@ def attempt(read, path: Path, kind: type[Exception]) -> list:
         return []
 
 
+def tried(versions: Iterable[bytes | str], path: Path, read, kind: type[Exception]) -> tuple[int, list]:
+    """How many of the versions of a file are refused, and what is read of the others."""
+    found = []
+    for version in versions:
+        path.write_bytes(version.encode() if isinstance(version, str) else version)
+        found.append(attempt(read, path, kind))
+    return found.count([]), [one for ones in found for one in ones]
+
+
 def on_cpu(path: Path):
     return sl.load(path, device_map="cpu")
 
 
 @pytest.fixture(scope="module")
 def thresholds_file(tmp_path_factory, ids):
-    from helpers import golden_model
-
     path = tmp_path_factory.mktemp("thresholds") / "thresholds.json"
     sl.thresholds_for_cett(golden_model("silu"), [ids["tiny64"]], 0.1).save(path)
     return path
 
 
 def test_damaged_thresholds(thresholds_file, tmp_path):
-    good, path = sl.Thresholds.load(thresholds_file), tmp_path / "damaged.json"
-    refused = 0
-    for seed in range(120):
-        path.write_bytes(damaged(thresholds_file.read_bytes(), seed))
-        loaded = attempt(sl.Thresholds.load, path, ValueError)
-        refused += not loaded
-        # What is still readable as thresholds has sound values: applying it cannot go wrong in silence.
-        assert all(len(t.values) == len(good.values) and min(t.values) >= 0 for t in loaded)
+    good, data = sl.Thresholds.load(thresholds_file), thresholds_file.read_bytes()
+    versions = (damaged(data, seed) for seed in range(120))
+    refused, loaded = tried(versions, tmp_path / "damaged.json", sl.Thresholds.load, ValueError)
+    # What is still readable as thresholds has sound values: applying it cannot go wrong in silence.
+    assert all(len(t.values) == len(good.values) and min(t.values) >= 0 for t in loaded)
     assert refused > 80
 
 
 def test_swapped_entries_of_thresholds(thresholds_file, tmp_path):
-    entry, path = json.loads(thresholds_file.read_text()), tmp_path / "swapped.json"
-    read, tries = 0, 120
-    for seed in range(tries):
-        path.write_text(json.dumps(swapped(entry, seed)))
-        read += len(attempt(sl.Thresholds.load, path, ValueError))
-    assert read < tries / 5  # nearly every entry matters
+    entry = json.loads(thresholds_file.read_text())
+    versions = (json.dumps(swapped(entry, seed)) for seed in range(120))
+    refused, _ = tried(versions, tmp_path / "swapped.json", sl.Thresholds.load, ValueError)
+    assert refused > 96  # nearly every entry matters
 
 
 def test_hostile_thresholds_allocate_nothing_large(thresholds_file, tmp_path):
@@ -121,26 +124,18 @@ def test_hostile_thresholds_allocate_nothing_large(thresholds_file, tmp_path):
 
 
 def test_damaged_suites(tmp_path):
-    good, path = (SUITES / "ladder.yaml").read_bytes(), tmp_path / "damaged.yaml"
-    refused = 0
-    for seed in range(80):
-        path.write_bytes(damaged(good, seed))
-        loaded = attempt(suites.read, path, SuiteError)
-        refused += not loaded
-        assert all(suite.checkpoints for suite in loaded)
-    assert refused > 20
+    good = (SUITES / "ladder.yaml").read_bytes()
+    versions = (damaged(good, seed) for seed in range(80))
+    refused, loaded = tried(versions, tmp_path / "damaged.yaml", suites.read, SuiteError)
+    assert refused > 20 and all(suite.checkpoints for suite in loaded)
 
 
 def test_swapped_entries_of_suites(tmp_path):
-    entry, path = yaml.safe_load((SUITES / "example.yaml").read_text()), tmp_path / "swapped.yaml"
-    read, tries = 0, 60
-    for seed in range(tries):
-        path.write_text(yaml.safe_dump(swapped(entry, seed)))
-        read += len(attempt(suites.read, path, SuiteError))
-        checkpoint = swapped(entry["checkpoints"][0], seed)
-        path.write_text(yaml.safe_dump({**entry, "checkpoints": [checkpoint]}))
-        read += len(attempt(suites.read, path, SuiteError))
-    assert read < 2 * tries / 5  # two files each
+    entry = yaml.safe_load((SUITES / "example.yaml").read_text())
+    versions = [swapped(entry, seed) for seed in range(60)]
+    versions += [{**entry, "checkpoints": [swapped(entry["checkpoints"][0], seed)]} for seed in range(60)]
+    refused, _ = tried(map(yaml.safe_dump, versions), tmp_path / "swapped.yaml", suites.read, SuiteError)
+    assert refused > 96
 
 
 def test_a_suite_runs_nothing(tmp_path):
@@ -199,8 +194,8 @@ def test_swapped_entries_of_a_config(tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(GOLDEN / "tiny_minicpm_relu", folder)
     config = json.loads((folder / "config.json").read_text())
-    read, tries = 0, 60
-    for seed in range(tries):
+    read = 0
+    for seed in range(60):
         (folder / "config.json").write_text(json.dumps(swapped(config, seed)))
         read += len(attempt(on_cpu, folder, CheckpointError))
-    assert 0 < read < 5 * tries / 6  # transformers lets most of the entries be anything
+    assert 0 < read < 50  # transformers lets most of the entries be anything
