@@ -289,7 +289,7 @@ def _read_tokenizer(name: str, where: str, options: dict[str, Any]) -> PreTraine
     if Path(where).is_dir() and "gguf_file" not in options:
         files = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json", "spiece.model")
         if not any((Path(where) / file).is_file() for file in files):
-            if Path(where).parent != LADDER and LADDER not in Path(where).parents:
+            if LADDER not in Path(where).parents:
                 return None
             source = str(LADDER_TOKENIZER)
     try:
