@@ -12,20 +12,22 @@ from sparsinglib.studies.neurons.frequency import POSITIONS
 CORPORA = ("code", "wikipedia")
 
 
-def test_distances_have_a_panel_for_each_activation_and_a_mark_for_each_row():
+def test_distances_have_a_mark_for_each_kind_and_position():
     kinds = ("scales", "halves")
     rows = [(a, c, p, k, 1.0) for a in style.ACTIVATIONS for c in CORPORA for p in POSITIONS for k in kinds]
     rows += [("both", c, p, "activations", 8.0) for c in CORPORA for p in POSITIONS]
     table = pd.DataFrame(rows, columns=["activation", "corpus", "position", "kind", "distance_pp"])
     figure = use_figures.distances(table.assign(distance_pp=np.arange(len(table)) + 1.0), POSITIONS)
     table = table.assign(distance_pp=np.arange(len(table)) + 1.0)
-    assert [ax.get_title("left") for ax in figure.axes] == list(style.ACTIVATION_LABELS.values())
-    for ax, activation in zip(figure.axes, style.ACTIVATIONS, strict=True):
-        mine = table[table.activation.isin([activation, "both"])]
-        for bar, kind in zip(ax.containers, ("halves", "scales", "activations"), strict=True):
-            expected = mine[mine.kind == kind].groupby("position").distance_pp.median().reindex(POSITIONS)
-            assert bar.lines[0].get_ydata().tolist() == expected.tolist()
-    assert f"Two sizes differ by {table[table.kind == 'scales'].distance_pp.median():.1f} points" in figure.message
+    (ax,) = figure.axes
+    drawn = [(kind, a) for kind in ("halves", "scales") for a in style.ACTIVATIONS] + [("activations", "both")]
+    first = []
+    for bar, (kind, activation) in zip(ax.containers, drawn, strict=True):
+        rows = table[(table.kind == kind) & (table.activation == activation)]
+        expected = rows.groupby("position").distance_pp.median().reindex(POSITIONS).tolist()
+        assert bar.lines[0].get_ydata().tolist() == expected
+        first.append(f"{expected[0]:.1f}")
+    assert f"two sizes {first[2]} and {first[3]}, ReLU against SiLU {first[4]}" in figure.message
 
 
 @pytest.mark.parametrize("models", [1, 5])
@@ -42,8 +44,7 @@ def test_overlap_is_written_into_both_halves_of_a_symmetric_matrix(models):
     for ax in shown:
         assert sorted(text.get_text() for text in ax.texts if text.get_text()) == ["25", "25", "90"]
     assert figure.message == (
-        "Code and Wikipedia share 25 to 25 % of their most active neurons "
-        "(chance 10 %, two halves of one corpus 90 to 90 %)"
+        "Of the most active neurons code and wikipedia share 25 to 25 %; chance 10 %; two halves of one 90 to 90 %"
     )
 
 
@@ -54,12 +55,12 @@ def test_pairs_lie_around_the_line_of_equality():
         ratio = rng.uniform(0.1, 0.3, 50)
         parts.append(pd.DataFrame({"activation": activation, "a": names[0], "b": names[1], "ratio_a": ratio,
                                    "ratio_b": ratio}))  # fmt: skip
-    columns = ["activation", "a", "b", "share_near", "rank_correlation", "halves_correlation"]
-    pairs = pd.DataFrame([(p.activation[0], p.a[0], p.b[0], 1.0, 0.5 + i / 4, 0.95) for i, p in enumerate(parts)],
+    columns = ["activation", "a", "b", "share_near", "rank_correlation", "halves_correlation", "shuffled_near"]
+    pairs = pd.DataFrame([(p.activation[0], p.a[0], p.b[0], 1.0, 0.5 + i / 4, 0.95, 0.9) for i, p in enumerate(parts)],
                          columns=columns)  # fmt: skip
     figure = use_figures.figure_10(pd.concat(parts), pairs)
     shown = [ax for ax in figure.axes if ax.lines]
-    titles = ["rank corr. 0.50\nnear 100 %", "rank corr. 0.75\nnear 100 %"]
+    titles = [f"rank corr. {r}\nnear 100 %\nshuffled 90 %" for r in ("0.50", "0.75")]
     assert [ax.get_title("left") for ax in shown] == titles
     for ax, part in zip(shown, parts, strict=True):
         assert ax.get_xlim() == ax.get_ylim()
@@ -76,7 +77,7 @@ def test_kinds_are_marks_at_their_ratio_in_the_given_order():
         [("m", c, k, 0.1 * (1 + i) + 0.01 * j) for j, c in enumerate(CORPORA) for i, k in enumerate(kinds)],
         columns=["checkpoint", "corpus", "kind", "activation_ratio"],
     )
-    table = table.assign(low=table.activation_ratio - 0.01, high=table.activation_ratio + 0.02)
+    table = table.assign(low=table.activation_ratio - 0.01, high=table.activation_ratio + 0.02, tokens=[1, 1, 3, 3])
     figure = use_figures.kinds(table, order)
     (ax,) = figure.axes
     assert [label.get_text() for label in ax.get_yticklabels()] == [order[0], order[2]]
@@ -85,15 +86,23 @@ def test_kinds_are_marks_at_their_ratio_in_the_given_order():
         at = {order[2 * round(y)]: x for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)}
         expected = table[table.corpus == corpus].set_index("kind").activation_ratio
         assert at == pytest.approx({k: 100 * expected[k] for k in kinds})
+    # Means over tokens: 1 of the first corpus and 3 of the second.
+    assert ax.lines[-1].get_xdata().tolist() == pytest.approx([20.75, 10.75])
+    assert f"most for “{order[0]}” (20.8 %), fewest for “{order[2]}” (10.8 %)" in figure.message
 
 
 def test_extremes_are_ranked_with_a_gap_between_the_ends():
     order = token_use.KINDS
-    rows = [("m", "most", "$x_1$", 0.9), ("m", "most", "b", 0.8), ("m", "fewest", "c", 0.1), ("m", "fewest", "d", 0.05)]
+    rows = [
+        ("m", "most", "$x_1$", 0.9),
+        ("m", "most", "⏎······", 0.8),
+        ("m", "fewest", "c", 0.1),
+        ("m", "fewest", "d", 0.05),
+    ]
     table = pd.DataFrame(rows, columns=["checkpoint", "side", "token", "activation_ratio"]).assign(kind=order[0])
     figure = use_figures.extremes(table, order)
     (ax,) = figure.axes
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["$x_1$", "b", "c", "d"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["$x_1$", "⏎·×6", "c", "d"]
     assert [bar.get_width() for bar in ax.patches] == pytest.approx([90, 80, 10, 5])
     middles = [bar.get_y() + bar.get_height() / 2 for bar in ax.patches]
     assert np.diff(middles).tolist() == pytest.approx([1, 2.5, 1])

@@ -1,5 +1,6 @@
 """Figures on neurons and tokens (9, 10, 16 and our own): tidy frames in, a Picture out."""
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -47,9 +48,11 @@ def _alike(largest: pd.DataFrame, position: str) -> str:
     rows = largest[largest.position == position].dropna(subset=["scales"])
     if rows.empty:
         return "How often each neuron is active, most frequent first"
-    words = [f"{_label(r.activation)} curves of all sizes lie within {r.scales:.0f} points" for r in rows.itertuples()]
+    words = " or ".join(f"{r.scales:.0f} ({_label(r.activation)})" for r in rows.itertuples())
     between = rows.activations.min()
-    return ", ".join(words) + ("" if np.isnan(between) else f"; ReLU and SiLU are {between:.0f} or more apart")
+    return f"Sorted curves of two sizes lie at most {words} points apart in the mean" + (
+        "" if np.isnan(between) else f", ReLU and SiLU at least {between:.0f}"
+    )
 
 
 def _curves(ax: Axes, part: pd.DataFrame) -> None:
@@ -71,68 +74,59 @@ def _keys(ax: Axes, table: pd.DataFrame) -> None:
 
 
 def figure_16(table: pd.DataFrame, largest: pd.DataFrame) -> style.Picture:
-    """The same for first, middle and last layer (down), the smallest and the largest model of each activation."""
+    """The same for first, middle and last layer (down)."""
     positions, corpora = (list(dict.fromkeys(table[name])) for name in ("position", "corpus"))
-    scales = table.groupby("activation").scale.agg(lambda s: (min(s), max(s)))
-    few = table[[r.scale in scales[r.activation] for r in table.itertuples()]]
     with style.context():
         fig, panels = style.axes(len(positions), len(corpora), height=1.9, sharex=True, sharey=True)
         for ax, (position, corpus) in zip(panels, ((p, c) for p in positions for c in corpora), strict=True):
-            _curves(ax, few[(few.position == position) & (few.corpus == corpus)])
+            _curves(ax, table[(table.position == position) & (table.corpus == corpus)])
         for ax, corpus in zip(panels, corpora, strict=False):
             ax.set_title(_name(corpus), parse_math=False)
         for ax, position in zip(panels[:: len(corpora)], positions, strict=True):
             ax.set_ylabel(position)
         fig.supxlabel("share of neurons, most frequent first (%)", fontsize=9)
         fig.supylabel("activation frequency (% of tokens)", fontsize=9)
-        _keys(panels[len(corpora) - 1], few)
+        _keys(panels[len(corpora) - 1], table)
         rows = largest[largest.position.isin(positions)].dropna(subset=["scales"])
         message = "How often each neuron is active in the first, middle and last layer"
         if len(rows):
-            far = rows.groupby("position").scales.max().reindex(positions)
-            message = "Sizes lie furthest apart in the " + f"{far.idxmax()} (" + ", ".join(
-                f"{p.removesuffix(' layer')} {d:.0f}" for p, d in far.items()) + " points at most)"  # fmt: skip
-        return fig.says(
-            message, "Drawn: smallest and largest of each activation; all sizes are in the data beside the figure."
-        )
+            far = rows.pivot(index="activation", columns="position", values="scales").reindex(columns=positions)
+            words = [", ".join(f"{d:.0f}" for d in row) + f" ({_label(str(a))})" for a, row in far.iterrows()]
+            layers = ", ".join(p.removesuffix(" layer") for p in positions)
+            message = f"Two sizes lie at most {' or '.join(words)} points apart in the {layers} layer"
+        return fig.says(message, "Distance: mean gap between two sorted curves. Darker: larger.")
 
 
 def distances(table: pd.DataFrame, positions: Sequence[str]) -> style.Picture:
-    """How far curves lie apart by layer, a panel an activation: median over corpora and pairs, bars from least to most.
+    """How far curves lie apart by layer: median over corpora and pairs, bars from least to most.
 
     ``table`` (``frequency.distances``): activation ("both" for ReLU against SiLU), corpus, position, kind ("halves",
-    "scales", "activations"), distance_pp.
+    "scales", "activations"), distance_pp. The message has the medians at the first of ``positions``.
     """
-    looks = {
-        "halves": "one model, two halves of the text",
-        "scales": "two sizes",
-        "activations": "ReLU and SiLU, one size",
-    }
-    activations = [a for a in dict.fromkeys(table.activation) if a != "both"]
+    labels = {"halves": "two halves of the text", "scales": "two sizes", "activations": "ReLU against SiLU"}
+    series = table.groupby(["kind", "activation"], sort=False).size().index
+    middle, step = {kind: [] for kind in labels}, 0.8 / max(1, len(series))
     with style.context():
-        fig, panels = style.axes(1, len(activations), height=2.8, sharey=True)
-        for ax, activation in zip(panels, activations, strict=True):
-            mine = table[table.activation.isin([activation, "both"])]
-            for k, (kind, label) in enumerate(looks.items()):
-                rows = mine[mine.kind == kind].groupby("position").distance_pp.agg(["median", "min", "max"])
-                rows = rows.reindex([p for p in positions if p in rows.index])
-                x = np.array([list(positions).index(p) for p in rows.index]) + 0.22 * (k - 1)
-                bars = style.error_bars(rows["min"], rows["median"], rows["max"])
-                ax.errorbar(x, rows["median"], bars, ls="", ms=5, capsize=3, label=label, **style.other((6, 0, 1)[k]))
-            ax.set_xticks(range(len(positions)), [p.replace(" ", "\n", 1) for p in positions])
-            ax.set_title(_label(activation))
-            ax.grid(axis="x", visible=False)
-        panels[0].set(ylim=(0, None), ylabel="distance of curves (points)")
-        panels[0].legend()
-        middle = table.groupby("kind").distance_pp.median()
-        words = (
-            f"Two sizes differ by {middle['scales']:.1f} points in the median" if "scales" in middle else "No two sizes"
+        fig, (ax,) = style.axes(1, 1, height=3.2)
+        for k, (kind, activation) in enumerate(sorted(series, key=lambda s: list(labels).index(s[0]))):
+            rows = table[(table.kind == kind) & (table.activation == activation)].groupby("position").distance_pp
+            rows = rows.agg(["median", "min", "max"]).reindex(positions)
+            look = style.other(1) if kind == "activations" else style.look("", activation)
+            look |= {"mfc": "none"} if kind == "halves" else {}
+            label = labels[kind] if kind == "activations" else f"{_label(activation)}: {labels[kind]}"
+            bars = style.error_bars(rows["min"], rows["median"], rows["max"])
+            x = np.arange(len(positions)) + step * (k - (len(series) - 1) / 2)
+            ax.errorbar(x, rows["median"], bars, ms=5, capsize=3, label=label, **look | {"ls": ""})
+            middle[kind].append(f"{rows['median'].iloc[0]:.1f}")
+        ax.set_xticks(range(len(positions)), positions)
+        ax.grid(axis="x", visible=False)
+        ax.set(ylim=(0, None), ylabel="distance of curves (points)")
+        ax.legend(ncols=len(labels))
+        words = [f"{labels[kind]} {' and '.join(found)}" for kind, found in middle.items() if found]
+        return fig.says(
+            f"Distance of two curves in points ({positions[0]}, median): {', '.join(words)}",
+            "Mark: median over corpora and pairs of models; bar: least to most.",
         )
-        if "activations" in middle:
-            words += f", ReLU and SiLU by {middle['activations']:.1f}"
-        if "halves" in middle:
-            words += f"; two halves of one text by {middle['halves']:.1f}"
-        return fig.says(words, "Mark: median over corpora and pairs of models; bar: least to most.")
 
 
 def overlap(table: pd.DataFrame, share: float) -> style.Picture:
@@ -171,17 +165,22 @@ def overlap(table: pd.DataFrame, share: float) -> style.Picture:
 def _least_shared(table: pd.DataFrame) -> str:
     apart = table[table.corpus_a != table.corpus_b]
     halves, chance = 100 * table[table.corpus_a == table.corpus_b].overlap, 100 * table.chance.mean()
-    words = f"chance {chance:.0f} %" + (
-        f", two halves of one corpus {halves.min():.0f} to {halves.max():.0f} %" if len(halves) else ""
-    )
+    words = f"chance {chance:.0f} %" + (f"; two halves of one {_from_to(halves)}" if len(halves) else "")
     if apart.empty:
         return f"The same neurons are active in two halves of a corpus: {words}"
-    a, b = apart.groupby(["corpus_a", "corpus_b"]).overlap.mean().idxmin()
-    pair = 100 * apart[(apart.corpus_a == a) & (apart.corpus_b == b)].overlap
-    return (
-        f"{_name(a).capitalize()} and {_name(b).capitalize()} share {pair.min():.0f} to {pair.max():.0f} % of their "
-        f"most active neurons ({words})"
+    pairs = {pair: 100 * rows.overlap for pair, rows in apart.groupby(["corpus_a", "corpus_b"])}
+    a, b = max(pairs, key=lambda pair: pairs[pair].mean())
+    alike, both = _from_to(pairs.pop((a, b))), f"{_name(a)} and {_name(b)}"
+    rest = (
+        f"two corpora share {_from_to(pd.concat(pairs.values()))} ({both} {alike})"
+        if pairs
+        else f"{both} share {alike}"
     )
+    return f"Of the most active neurons {rest}; {words}"
+
+
+def _from_to(values: pd.Series) -> str:
+    return f"{values.min():.0f} to {values.max():.0f} %"
 
 
 def figure_10(table: pd.DataFrame, pairs: pd.DataFrame) -> style.Picture:
@@ -205,22 +204,22 @@ def figure_10(table: pd.DataFrame, pairs: pd.DataFrame) -> style.Picture:
             ax.set(xlim=extent[:2], ylim=extent[:2], xlabel=style.name(a), ylabel=style.name(b), aspect="equal")
             ax.locator_params(nbins=4)
             row = numbers.loc[(a, b)]
-            ax.set_title(f"rank corr. {row.rank_correlation:.2f}\nnear {100 * row.share_near:.0f} %", fontsize=8)
+            near = f"near {100 * row.share_near:.0f} %\nshuffled {100 * row.shuffled_near:.0f} %"
+            ax.set_title(f"rank corr. {row.rank_correlation:.2f}\n{near}", fontsize=8)
         # One colour scale for all panels: cells of one panel are only then comparable with those of another.
         norm = LogNorm(1, max(2, *(int(np.asarray(cells.get_array(), dtype=float).max()) for cells in drawn)))
         for cells in drawn:
             cells.set(norm=norm, cmap="viridis")
         fig.colorbar(ScalarMappable(norm, "viridis"), ax=panels, shrink=0.6, label="entries in a cell", pad=0.01)
         ends = pairs.groupby("activation", sort=False).rank_correlation.agg(["min", "max"])
-        words = [f"{_label(str(a))} {row['min']:.2f} to {row['max']:.2f}" for a, row in ends.iterrows()]
+        words = [f"{row['min']:.2f} to {row['max']:.2f} ({_label(str(a))})" for a, row in ends.iterrows()]
         halves = pairs.halves_correlation.dropna()
-        noise = (
-            f" Two halves of the text on one model: {halves.min():.2f} to {halves.max():.2f}." if len(halves) else ""
-        )
+        if len(halves):
+            words.append(f"one model on two halves of the text {halves.min():.2f} to {halves.max():.2f}")
         return fig.says(
-            f"Tokens that need many neurons in one size need many in another: rank correlation {', '.join(words)}",
+            f"Tokens that need many neurons in one size tend to in another: rank correlation {', '.join(words)}",
             "Activation ratio (%) of each vocabulary entry, mean over its occurrences. Line: equal. Near: entries "
-            f"whose two ratios differ by 20 % at most.{noise}",
+            "whose two ratios differ by 20 % at most; shuffled: where entries are paired at random.",
         )
 
 
@@ -233,6 +232,7 @@ def kinds(table: pd.DataFrame, order: Sequence[str]) -> style.Picture:
     shown = [k for k in order if k in set(table.kind)]
     with style.context():
         fig, panels = style.axes(1, len(names), height=0.36 * len(shown) + 0.8, sharey=True)
+        words = []
         for ax, name in zip(panels, names, strict=True):
             for k, corpus in enumerate(corpora):
                 part = table[(table.checkpoint == name) & (table.corpus == corpus)]
@@ -242,16 +242,18 @@ def kinds(table: pd.DataFrame, order: Sequence[str]) -> style.Picture:
                 ax.errorbar(100 * part.activation_ratio, y, xerr=bars, **look)
             ax.set_yticks(range(len(shown)), shown)
             ax.set(ylim=(len(shown) - 0.5, -0.5), xlabel="activation ratio (%)")
-            mine = table[table.checkpoint == name]
+            mine = table[table.checkpoint == name].assign(active=lambda t: t.activation_ratio * t.tokens)
+            sums = mine.groupby("kind")[["active", "tokens"]].sum().reindex(shown)
+            mean = 100 * sums.active / sums.tokens
+            ax.plot(mean, range(len(shown)), ls="", marker="|", ms=13, mew=2, color="0.3", label="all corpora")
+            least = " and ".join(f"“{k}”" for k in mean.index[mean.round(1) == mean.min().round(1)])
+            most = f"most for “{mean.idxmax()}” ({mean.max():.1f} %)"
+            words.append(f"{style.name(name)} needs {most}, fewest for {least} ({mean.min():.1f} %)")
             ax.set_xlim(90 * mine.low.min(), 105 * mine.high.max())
             ax.set_title(style.name(name), parse_math=False)
-        fig.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(corpora))
-        words = []
-        for name in names:
-            mean = table[table.checkpoint == name].groupby("kind").activation_ratio.mean()
-            words.append(f"{style.name(name)} needs most for “{mean.idxmax()}”, fewest for “{mean.idxmin()}”")
+        fig.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(corpora) + 1)
         return fig.says(
-            f"Neurons by kind of token: {'; '.join(words)}",
+            "; ".join(words),
             "Mean over tokens with its 90 % interval, the vocabulary entries of a kind drawn anew.",
         )
 
@@ -276,7 +278,8 @@ def extremes(table: pd.DataFrame, order: Sequence[str]) -> style.Picture:
         keys = [Line2D([], [], ls="", marker="s", color=inks[k], label=k) for k in order if k in set(table.kind)]
         fig.legend(handles=keys, loc="outside lower center", ncols=4)
         return fig.says(
-            f"The most and the least demanding entries need {', '.join(words)} of the neurons",
+            f"The {longest // 2} entries that need most neurons and the {longest // 2} that need fewest average "
+            + ", ".join(words),
             "Mean activation ratio over an entry's occurrences; · is a space, ⏎ a line end.",
         )
 
@@ -286,7 +289,9 @@ def _ranked(ax: Axes, part: pd.DataFrame, inks: dict[str, str]) -> None:
     most = int((part.side == "most").sum())
     y = np.arange(len(part)) + 1.5 * (np.arange(len(part)) >= most)
     ax.barh(y, 100 * part.activation_ratio, color=[inks[k] for k in part.kind], height=0.7)
-    ax.set_yticks(y, part.token, family=style.monospace(), fontsize=8)
+    # A run of one sign is written as the sign and its count: white space can be as wide as the page.
+    texts = [re.sub(r"(.)\1{3,}", lambda run: f"{run[1]}×{len(run[0])}", token) for token in part.token]
+    ax.set_yticks(y, texts, family=style.monospace(), fontsize=8)
     for label in ax.get_yticklabels():
         label.set_parse_math(False)
     ax.axhline(most + 0.25, color="0.5", lw=0.8, ls=":")
