@@ -1,8 +1,9 @@
 """The authors' numbers and claims, the verdicts on them, and how figures look."""
 
-from .claims import Estimate, Verdict, judge, record_verdicts
+from .claims import judge, record_verdicts
 from .markdown import show_table
 from .published import read, table, trend
+from .rules import Estimate, Verdict
 
 __all__ = [
     "Estimate",

@@ -6,7 +6,8 @@ import pandas as pd
 from matplotlib.lines import Line2D
 
 from . import published, scoreboard, style
-from .claims import FURTHEST, Verdict
+from .claims import FURTHEST
+from .rules import Verdict
 
 LOOKS = {kind: style.other(i) for i, kind in enumerate(published.EVIDENCE)}
 

@@ -14,9 +14,10 @@ import pandas as pd
 
 from ..files import FIGURES, ROOT, output_dir, replacing, write_atomically
 from . import published
-from .claims import COLUMNS, Row, Verdict, combined
+from .claims import COLUMNS, Row
 from .markdown import markdown
 from .published import EVIDENCE
+from .rules import Verdict, combined
 
 NOT_RECORDED = "no notebook recorded it"
 WIDEST = 120  # characters of a cell of the page

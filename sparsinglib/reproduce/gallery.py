@@ -27,7 +27,7 @@ from ..core.search import thresholds_for_cett
 from ..core.token_batches import token_batches
 from ..files import DATA, FIGURES, NOTEBOOKS, write_atomically
 from ..paper import scoreboard, style
-from ..paper.claims import Verdict
+from ..paper.rules import Verdict
 from ..studies.scaling import limits
 from ..suites import read as read_suite
 from ..suites import survey

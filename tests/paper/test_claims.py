@@ -10,24 +10,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from sparsinglib.paper import claims, figures, published, scoreboard
-from sparsinglib.paper.claims import (
-    Estimate,
-    Verdict,
-    bounds,
-    combined,
-    equivalent,
-    exact,
-    judge,
-    matches,
-    mean_of,
-    not_worse,
-    of_draws,
-    proportion,
-    record_verdicts,
-    share,
-    sign,
-    with_error,
-)
+from sparsinglib.paper.claims import exact, judge, mean_of, of_draws, proportion, record_verdicts, with_error
+from sparsinglib.paper.rules import Estimate, Verdict, bounds, combined, equivalent, matches, not_worse, share, sign
 
 HOLDS, FAILS, OPEN, NO_DATA = Verdict.HOLDS, Verdict.FAILS, Verdict.INCONCLUSIVE, Verdict.NO_DATA
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from sparsinglib.files import FIGURES
 from sparsinglib.paper import published, scoreboard
-from sparsinglib.paper.claims import COLUMNS, Row, Verdict, combined, record_verdicts
+from sparsinglib.paper.claims import COLUMNS, Row, record_verdicts
+from sparsinglib.paper.rules import Verdict, combined
 
 REMEDY = "make store writes both anew"
 IDS = published.claims().id.tolist()

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from sparsinglib import laws, paper
-from sparsinglib.paper.claims import Verdict
+from sparsinglib.paper.rules import Verdict
 from sparsinglib.studies.scaling import claims, figures, forecast_figures, forecasts, limits, scales, trends
 
 PARAMS = pd.Series({"0.1M": 1e5, "0.2M": 2e5, "0.4M": 4e5, "0.8M": 8e5, "1.6M": 1.6e6})

@@ -5,7 +5,7 @@ import math
 import pandas as pd
 import pytest
 
-from sparsinglib.paper.claims import matches
+from sparsinglib.paper.rules import matches
 from sparsinglib.studies.downstream import claims
 from sparsinglib.studies.downstream import scores as downstream
 from sparsinglib.tasks import offline as offline_tasks

@@ -15,7 +15,7 @@ from sparsinglib import laws, paper
 from sparsinglib.ladder import recipe
 from sparsinglib.laws import two_segments as bend
 from sparsinglib.paper import style
-from sparsinglib.paper.claims import Verdict
+from sparsinglib.paper.rules import Verdict
 from sparsinglib.studies.width_depth import claims, figures, numbers
 
 STEPS = [244, 308, 388, 488, 615, 775, 977, 1230, 1550, 1953, 2461, 3100, 3906, 4922, 6201, 7812, 9843]
