@@ -66,12 +66,6 @@ class Report:
         """Most the FFNs can gain if reading weights is all that takes time: 3 / (1 + share of up + share of down)."""
         return 3 / (3 - self.skipped_before_up - self.skipped_before_down)
 
-    def count(self, neurons: int, up_read: int, down_read: int) -> None:
-        """Add one token in one layer."""
-        self.neurons += neurons
-        self.up_read += up_read
-        self.down_read += down_read
-
     def __str__(self) -> str:
         dense = ", ".join(f"{count} {why}" for why, count in sorted(self.dense_steps.items())) or "none"
         return (
@@ -120,7 +114,9 @@ class SparseFFN:
             out, active = kernel.run(kernel.all_up, self.threads, score, ups, self.limits, columns)
         if up < 0 or active < 0:
             raise ValueError(f"{self.name}: its input holds NaN; look for the first layer whose output is not finite.")
-        self.report.count(self.limits.size, up, active)
+        self.report.neurons += self.limits.size
+        self.report.up_read += up
+        self.report.down_read += active
         result = torch.from_numpy(out)
         if self.down[1] is not None:
             result += self.down[1].float()

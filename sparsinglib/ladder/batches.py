@@ -81,21 +81,21 @@ class Windows(torch.utils.data.Dataset):
     random order each time it has been read through.
     """
 
-    def __init__(self, texts: dict[str, np.ndarray], seed: int, length: int = 10**7) -> None:
-        """``texts``: token ids of each set in ``corpora.SHARES``; ``length``: more windows than any run will read."""
+    def __init__(self, texts: dict[str, np.ndarray], seed: int) -> None:
+        """``texts``: token ids of each set in ``corpora.SHARES``. Raises ValueError for one shorter than a window."""
         short = [name for name in corpora.SHARES if len(texts[name]) < recipe.CONTEXT]
         if short:
             raise ValueError(f"{', '.join(short)}: fewer than {recipe.CONTEXT} tokens, not one window")
         self.texts = {name: torch.from_numpy(ids.astype(np.int32)) for name, ids in texts.items()}
         self.counts = {name: round(PATTERN * share) for name, share in corpora.SHARES.items()}
-        self.seed, self.length = seed, length
+        self.seed = seed
         self._slots = lru_cache(4)(self._shuffled_slots)
         self._order = lru_cache(2 * len(texts))(self._shuffled_windows)
         self._part = lru_cache(2)(lambda part: torch.from_numpy(tokens("math", part=part).astype(np.int32)))
 
     def __len__(self) -> int:
-        """Number of windows."""
-        return self.length
+        """More windows than any run will read."""
+        return 10**7
 
     def _shuffled_slots(self, block: int) -> list[tuple[str, int]]:
         slots = [(name, block * n + rank) for name, n in self.counts.items() for rank in range(n)]

@@ -141,13 +141,12 @@ EXPERTS = (16, 30, 60)
 VANILLA = Run("moe-vanilla", 96, 3, "relu", 10, 6_000_000, 96 // HEAD_SIZE)
 
 
-def _scale(scale: str, activation: str) -> Run:
-    width, layers, batch, tokens = SCALES[scale]
-    return Run(f"{scale}-{activation}", width, layers, activation, batch, tokens, width // HEAD_SIZE)
-
-
 def _runs() -> dict[str, Run]:
-    main = [_scale(scale, activation) for scale in SCALES for activation in ("relu", "silu")]
+    main = [
+        Run(f"{scale}-{activation}", width, layers, activation, batch, tokens, width // HEAD_SIZE)
+        for scale, (width, layers, batch, tokens) in SCALES.items()
+        for activation in ("relu", "silu")
+    ]
     long = [
         replace(run, name=f"{run.name}-long", tokens=LONG[run.name], snapshots=True) for run in main if run.name in LONG
     ]

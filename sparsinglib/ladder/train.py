@@ -13,7 +13,6 @@ import json
 import shutil
 import sys
 import time
-import zipfile
 from dataclasses import asdict
 from datetime import timedelta
 from importlib.metadata import version
@@ -24,7 +23,6 @@ import numpy as np
 import pandas as pd
 import torch
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoModelForCausalLM,
     PreTrainedModel,
@@ -43,10 +41,10 @@ from . import recipe, snapshots
 from .batches import Windows, training_texts
 from .model import build, make_optimizer, use_block_attention
 from .recipe import Run, chosen
+from .resume import FOLDER, keep_state, last_checkpoint, restore, step_of
 
 WORK = ROOT / "build" / "ladder"
 LOG_TOKENS = 65_536  # the training loss is averaged over about this many tokens
-STATE = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
 
 
 class Recorder(TrainerCallback):
@@ -167,30 +165,6 @@ def save(model: PreTrainedModel, directory: Path) -> None:
         half.save_pretrained(partial)
 
 
-def step_of(checkpoint: Path) -> int:
-    """Step of a Trainer checkpoint, from its name."""
-    return int(checkpoint.name.rpartition("-")[2])
-
-
-def last_checkpoint(work: Path) -> Path | None:
-    """Newest complete Trainer checkpoint: all that a run continues from is there and can be read."""
-    for path in sorted(work.glob("checkpoint-*"), key=step_of, reverse=True):
-        if _readable(path):
-            return path
-        print(f"{path.name} is only half written and is left out", file=sys.stderr)
-    return None
-
-
-def _readable(checkpoint: Path) -> bool:
-    try:
-        with safe_open(checkpoint / "model.safetensors", "pt"):  # a file that was cut off does not open
-            # Pickles in a zip, whose directory is at its end: one that was cut off is no zip any more.
-            whole = all(zipfile.is_zipfile(checkpoint / name) for name in STATE if name.endswith((".pt", ".pth")))
-        return whole and bool(json.loads((checkpoint / "trainer_state.json").read_text()))
-    except (OSError, ValueError, SafetensorError):
-        return False
-
-
 def _history(checkpoint: Path) -> pd.DataFrame:
     """The Trainer's log up to a checkpoint, one row for each logged loss."""
     state = json.loads((checkpoint / "trainer_state.json").read_text())
@@ -252,28 +226,9 @@ def publish(run: Run, work: Path, target: Path) -> None:
         loss_log(run, checkpoint).to_csv(file, index=False)
     if (work / snapshots.FILE).is_file():
         copy_file(work / snapshots.FILE, target / snapshots.FILE)
-    resume = target / "resume"
-    if step_of(checkpoint) < run.steps:
-        with replacing_directory(resume) as partial:
-            for name in STATE:
-                shutil.copy(checkpoint / name, partial / name)
-    else:
-        shutil.rmtree(resume, ignore_errors=True)
+    keep_state(checkpoint, target, finished=step_of(checkpoint) >= run.steps)
     # Last: what it says is there is there.
     write_atomically(target / "run.json", json.dumps(describe(run, model, checkpoint), indent=1))
-
-
-def restore(work: Path, target: Path) -> None:
-    """Bring back the state of an unfinished run from where ``publish`` put it, if this machine has none of its own."""
-    resume = target / "resume"
-    if last_checkpoint(work) is not None or not _readable(resume):
-        return
-    step = json.loads((resume / "trainer_state.json").read_text())["global_step"]
-    with replacing_directory(work / f"checkpoint-{step}") as partial:
-        shutil.copytree(resume, partial, dirs_exist_ok=True)
-        shutil.copy(target / "config.json", partial)
-    if (target / snapshots.FILE).is_file():
-        copy_file(target / snapshots.FILE, work / snapshots.FILE)
 
 
 def decay_branch(run: Run, texts: dict[str, np.ndarray], work: Path, target: Path) -> None:
@@ -317,7 +272,7 @@ def _one(run: Run, minutes: float | None, decay: bool) -> None:
             print(f"{run.name}: trained to its {tokens}. To train it anew, remove {work} and {target} first")
         elif shipped and found is None:
             remedy = f"bring it back (git restore), or remove {target} to train from nothing"
-            raise ValueError(f"{run.name}: {target / 'resume'}, to go on from, is gone or damaged: {remedy}")
+            raise ValueError(f"{run.name}: {target / FOLDER}, to go on from, is gone or damaged: {remedy}")
         else:
             train(run, training_texts(), work, minutes=minutes)
             publish(run, work, target)

@@ -9,7 +9,6 @@ parameters are those of the folder the command is given in. A run that ends with
 
 import argparse
 import ast
-import difflib
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ from filelock import FileLock, Timeout
 from .. import suites
 from ..core import checkpoints
 from ..files import NOTEBOOKS, ROOT
+from ..suites.suite import hint
 from .runner import Job, run, store
 
 OUT = ROOT / "build"
@@ -60,9 +60,7 @@ def parse_settings(settings: Sequence[str], notebooks: Sequence[Path]) -> dict[s
         if not equals:
             raise ValueError(f"--set takes name=value, got {setting!r}.")
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(known))}."
-            raise ValueError(f"No chosen notebook has the parameter {name}; {hint}")
+            raise ValueError(f"No chosen notebook has the parameter {name}; {hint(name, known)}")
         given[name] = _value(name, value, known[name]["default"])
         _look_for(name, given[name])
     return given

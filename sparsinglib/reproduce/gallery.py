@@ -156,13 +156,9 @@ def _groups(figures: Path, notebooks: Mapping[str, Mapping[str, Any]]) -> Iterat
 
 def _item(figures: Path, name: str, run: Record | None) -> dict[str, Any]:
     drawn = (figures / f"{name}.png").is_file() and (figures / f"{name}.svg").is_file()
-    table = None if drawn else _table(pd.read_csv(figures / f"{name}.csv"))
+    rows = style.rounded(pd.read_csv(figures / f"{name}.csv")).head(MOST_ROWS)
+    table = None if drawn else rows.to_html(index=False, border=0, na_rep="", float_format="{:.10g}".format)
     return {"name": name, "caption": _caption(name, figures), "table": table, "run": run}
-
-
-def _table(frame: pd.DataFrame) -> str:
-    shown = style.rounded(frame).head(MOST_ROWS)
-    return shown.to_html(index=False, border=0, na_rep="", float_format="{:.10g}".format)
 
 
 def _caption(name: str, figures: Path) -> str:

@@ -5,6 +5,7 @@
 
 import difflib
 import os
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -150,15 +151,11 @@ def read(suite: str | Path) -> Suite:
 
 def _present(suite: Suite) -> Suite:
     """Leave out what is not there; a hub id counts as there, only loading can tell."""
-    there = tuple(c for c in suite.checkpoints if c.here or _hub_id(c.source))
+    there = tuple(c for c in suite.checkpoints if c.here or re.fullmatch(r"(?!data/)[^./~][^/]*/[^/]*", c.source))
     if not there:
         names = ", ".join(c.source for c in suite.checkpoints)
         raise SuiteError(f"suite {suite.name}: none of its checkpoints is there: {names}.")
     return replace(suite, checkpoints=there, missing=tuple(c.name for c in suite.checkpoints if c not in there))
-
-
-def _hub_id(source: str) -> bool:
-    return source.count("/") == 1 and not source.startswith((".", "/", "~")) and not source.startswith("data/")
 
 
 DEFAULTS = {"evidence": "own", "corpora": ["mixture"], "sequence_length": 512, "tokens": 16_384}
@@ -176,7 +173,7 @@ def _parse(path: Path) -> Suite:
         entries = [{"source": e.get("name"), **e} if isinstance(e, dict) else e for e in entries]
     known = (*DEFAULTS, "checkpoints")
     if unknown := [name for name in written if name not in known]:
-        raise SuiteError(f"{path.name}: {short(unknown[0])} is unknown{_hint(unknown[0], known)}")
+        raise SuiteError(f"{path.name}: {short(unknown[0])} is unknown; {hint(str(unknown[0]), known)}")
     try:
         suite = TypeAdapter(Suite).validate_python(DEFAULTS | written | {"name": path.stem, "checkpoints": entries})
     except ValidationError as error:
@@ -194,7 +191,7 @@ def _said(errors: Sequence[Mapping[str, Any]]) -> str:
     place = [str(part + 1) if isinstance(part, int) else str(part) for part in error["loc"]]
     where = " ".join(place)
     if error["type"] == "unexpected_keyword_argument":
-        return f"{where} is unknown{_hint(place[-1], [field.name for field in fields(Checkpoint)])}"
+        return f"{where} is unknown; {hint(place[-1], [field.name for field in fields(Checkpoint)])}"
     if error["type"] == "missing":
         return f"{where} is missing; see example.yaml."
     remedy = "quote it if it looks like a number" if error["type"] == "string_type" else "see example.yaml"
@@ -202,9 +199,10 @@ def _said(errors: Sequence[Mapping[str, Any]]) -> str:
     return f"{where}: {said.replace('tuple', 'list').replace('Tuple', 'list')}, got {short(error['input'])}; {remedy}."
 
 
-def _hint(name: Any, known: Collection[str]) -> str:
-    near = difflib.get_close_matches(str(name), known, 1)
-    return f"; did you mean {near[0]}?" if near else f"; known: {', '.join(sorted(known))}."
+def hint(name: str, known: Collection[str]) -> str:
+    """For the error about an unknown ``name``: the one of ``known`` that is like it, or all of them."""
+    near = difflib.get_close_matches(name, known, 1)
+    return f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(known))}."
 
 
 def _from(suite: Path, name: str, known: Collection[str]) -> str:

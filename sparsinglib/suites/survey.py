@@ -127,7 +127,7 @@ def run(function: Callable[[Any], Any], tasks: Sequence[Any], jobs: int = 1) -> 
         if jobs == 1:
             return _shared(function, tasks)
         stack.enter_context(joblib.parallel_config(backend="loky", inner_max_num_threads=1))
-        return list(joblib.Parallel(n_jobs=jobs)(joblib.delayed(_one_thread)(function, task) for task in tasks))
+        return list(joblib.Parallel(n_jobs=jobs)(joblib.delayed(function)(task) for task in tasks))
 
 
 def _shared(function: Callable[[Any], Any], tasks: Sequence[Any]) -> list[Any]:
@@ -147,11 +147,6 @@ def _shared(function: Callable[[Any], Any], tasks: Sequence[Any]) -> list[Any]:
         if len(done) == before:
             time.sleep(0.2)
     return [done[i] for i in range(len(tasks))]
-
-
-def _one_thread(function: Callable[[Any], Any], task: Any) -> Any:
-    torch.set_num_threads(1)
-    return function(task)
 
 
 def measured(task: Task[Rule | PPLIncrease]) -> Measurement:
@@ -238,15 +233,8 @@ def batches(text: Text, tokenizer: PreTrainedTokenizerBase) -> list[torch.LongTe
 
 def _text_digests(task: Task[Any]) -> list[str]:
     names = {task.text.corpus, getattr(task.rule, "corpus", task.text.corpus)}
-    return [_text_digest(name) for name in sorted(names)]
-
-
-def _text_digest(corpus: str) -> str:
-    if corpus in corpora.SHA256:
-        return corpora.SHA256[corpus]
-    if corpus == "mixture":
-        return joblib.hash((corpora.SHA256, corpora.PIECES))
-    return content_digest(Path(corpus).expanduser())
+    known = corpora.SHA256 | {"mixture": joblib.hash((corpora.SHA256, corpora.PIECES))}
+    return [known.get(name) or content_digest(Path(name).expanduser()) for name in sorted(names)]
 
 
 def _checkpoint_digest(checkpoint: Checkpoint) -> str:

@@ -66,11 +66,6 @@ def _paragraphs(corpus: str) -> tuple[tuple[int, str], ...]:
     return tuple(found)
 
 
-def _at_word(text: str, position: int) -> int:
-    """First position from ``position`` on where a word begins, the space before it included."""
-    return max(text.find(" ", position), 0)
-
-
 def _piece(r: random.Random, text: str) -> tuple[str, str]:
     """A context of about ``CONTEXT`` characters and the ``ENDING`` characters after it; ("", "") if too short."""
     room = len(text) - CONTEXT - ENDING - 40
@@ -119,7 +114,7 @@ def agreement(r: random.Random) -> Iterator[Example]:
     r.shuffle(places)
     for text, match in places:
         word, found = match[1], match[0]
-        start = _at_word(text, max(0, match.start() - 80))
+        start = max(0, text.find(" ", max(0, match.start() - 80)))  # where a word begins
         yield _shuffled(r, text[start : match.start()].strip(), [found, found.replace(word, other[word], 1)])
 
 
@@ -247,11 +242,6 @@ def _recipe() -> str:
     return hashlib.sha256(b"\0".join([*parts, json.dumps(corpora.SHA256).encode()])).hexdigest()
 
 
-def template(task: str) -> Path:
-    """The task's YAML file as shipped, without the place of its examples."""
-    return TEMPLATES / f"{task.removeprefix('offline_')}.yaml"
-
-
 def _complete(folder: Path) -> bool:
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
@@ -276,7 +266,8 @@ def _write(folder: Path, task: str) -> dict[str, Any]:
 def _yaml(folder: Path, task: str) -> str:
     """The task's YAML file with the place of its examples, which lm-eval takes as a whole path only."""
     place = json.dumps({"data_files": {"test": str(folder / f"{task}.jsonl")}})
-    return f"{template(task).read_text(encoding='utf-8')}dataset_kwargs: {place}\n"
+    shipped = TEMPLATES / f"{task.removeprefix('offline_')}.yaml"
+    return f"{shipped.read_text(encoding='utf-8')}dataset_kwargs: {place}\n"
 
 
 def chance(task: str, examples: Sequence[Example]) -> dict[str, float]:
@@ -294,8 +285,6 @@ def floors() -> pd.DataFrame:
     """Chance of each offline task (built if need be): task, metric, n (examples), chance and ceiling (0 to 1)."""
     record = json.loads((build() / RECORD).read_text(encoding="utf-8"))
     rows = [
-        {"task": task, "metric": metric, "n": entry["n"], "chance": value, "ceiling": 1.0}
-        for task, entry in record.items()
-        for metric, value in entry["chance"].items()
+        (t, metric, entry["n"], value, 1.0) for t, entry in record.items() for metric, value in entry["chance"].items()
     ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["task", "metric", "n", "chance", "ceiling"])

@@ -23,7 +23,10 @@ def summarise(examples: pd.DataFrame) -> pd.DataFrame:
     for key, part in paired.groupby(["model", "rule", "p", "task", "metric"], sort=False, dropna=False):
         error = float(part.score.std(ddof=1) / math.sqrt(len(part))) if len(part) > 1 else float("nan")
         row = (*key, float(part.score.mean()), error, len(part))
-        rows.append(row + (_compared(part) if key[1] != DENSE else (0.0, 0.0, 0.0, math.nan)))
+        change, test = (0.0, 0.0, 0.0), math.nan
+        if key[1] != DENSE:
+            change, test = interval([(part.score - part.dense).to_numpy()]), mcnemar(part.dense, part.score)
+        rows.append((*row, *change, test))
     names = ["value", "standard_error", "n", "difference", "difference_low", "difference_high", "p_value"]
     return pd.DataFrame(rows, columns=[*COLUMNS[:5], *names])
 
@@ -37,10 +40,6 @@ def with_dense(examples: pd.DataFrame) -> pd.DataFrame:
         lost = paired[paired.dense.isna()].iloc[0]
         raise ValueError(f"{lost.model}, {lost.task}: example {lost.example} was not scored by the dense model.")
     return paired
-
-
-def _compared(part: pd.DataFrame) -> tuple[float, float, float, float]:
-    return (*interval([(part.score - part.dense).to_numpy()]), mcnemar(part.dense, part.score))
 
 
 def interval(samples: Sequence[np.ndarray]) -> tuple[float, float, float]:

@@ -24,10 +24,7 @@ def token_pieces(tokenizer: Any, ids: Sequence[int] | np.ndarray) -> list[str]:
         runs = (str(tokenizer.decode(ids[start : start + n], clean_up_tokenization_spaces=False)) for n in range(1, 5))
         whole = next(((n, text) for n, text in enumerate(runs, 1) if text and BROKEN not in text), None)
         length, text = whole or (1, f"<{ids[start]}>")
-        pieces += [_visible(text), *["‥"] * (length - 1)]
+        text = text.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "·")
+        shown = "".join(c if unicodedata.category(c)[0] != "C" else f"<{ord(c):x}>" for c in text)
+        pieces += [shown, *["‥"] * (length - 1)]
     return pieces[: len(ids)]
-
-
-def _visible(text: str) -> str:
-    shown = text.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "·")
-    return "".join(c if unicodedata.category(c)[0] != "C" else f"<{ord(c):x}>" for c in shown)

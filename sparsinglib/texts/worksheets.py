@@ -93,8 +93,6 @@ UNITS = [
     ("metres", "centimetres", 100),
     ("hours", "minutes", 60),
     ("days", "hours", 24),
-]
-UNITS += [
     ("kilograms", "grams", 1000),
     ("litres", "millilitres", 1000),
     ("weeks", "days", 7),

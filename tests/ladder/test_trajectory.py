@@ -1,0 +1,144 @@
+"""Measurements along a run: what the library measures, once for each checkpoint and shared CETT."""
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import sparsinglib as sl
+from sparsinglib.files import LADDER
+from sparsinglib.ladder import recipe, trajectory
+from sparsinglib.ladder.recipe import RUNS
+
+
+def test_a_trajectory_is_resumed_and_holds_what_the_library_measures(tmp_path, monkeypatch):
+    run = RUNS["0.1m-relu"]
+    shipped = sorted((LADDER / run.name / "steps").iterdir())[-5:]
+    for path in shipped:
+        shutil.copytree(path, tmp_path / run.name / "steps" / path.name)
+    monkeypatch.setattr(trajectory, "LADDER", tmp_path)
+    monkeypatch.setattr(trajectory, "WORK", tmp_path / "none")
+    monkeypatch.setattr(trajectory, "INCREASES", (1.0,))  # the other two take as long again each
+    table = trajectory.measure_run(run, 2048)
+    assert set(table["step"]) == {int(path.name[5:]) for path in shipped}
+    assert set(table["p_pct"].dropna()) == {1.0}
+    last = table[table["step"] == max(table["step"])].set_index("metric")["value"]
+    batches = trajectory.validation_batches(2048)
+    models = [trajectory.load(path)[0] for path in shipped]
+    shared = sl.shared_cett(models, batches, 1.0)
+    assert last["cett_shared"] == pytest.approx(shared)
+    found = sl.thresholds_for_cett(models[-1], batches, shared)
+    assert last["activation_ratio_shared_cett"] == pytest.approx(found.activation_ratio)
+    assert last["cett_searched"] == pytest.approx(sl.find_thresholds(models[-1], batches, 1.0).cett)
+    assert last["relu_nonzero_ratio"] == pytest.approx(
+        sl.measure(models[-1], batches, sl.StraightforwardReLU()).activation_ratio
+    )
+    monkeypatch.setattr(trajectory, "measure_checkpoint", lambda *_, **__: pytest.fail("measured again"))
+    assert len(trajectory.measure_run(run, 2048)) == len(table)
+
+
+def stubbed(monkeypatch, tmp_path, run, cett):
+    """Measures of a run's kept checkpoints made up, all but the bookkeeping; returns the steps that were measured."""
+    measured = []
+
+    def rows(path, batches, cett, relu):
+        measured.append(int(path.name[5:]))
+        found = [("cett_shared", p, value) for p, value in cett.items()] + [("cett_searched", 1.0, 0.1)]
+        return pd.DataFrame(found, columns=["metric", "p_pct", "value"])
+
+    def loss(path, batches):
+        measured.append(int(path.name[5:]))
+        return pd.DataFrame([("validation_loss", math.nan, 3.0)], columns=["metric", "p_pct", "value"])
+
+    monkeypatch.setattr(trajectory, "LADDER", tmp_path / "shipped")
+    monkeypatch.setattr(trajectory, "WORK", tmp_path / "work")
+    monkeypatch.setattr(trajectory, "validation_batches", lambda _: [])
+    monkeypatch.setattr(trajectory, "load", lambda path: (None, None))
+    monkeypatch.setattr(trajectory, "shared_cett", lambda models, batches, p: cett * p)
+    monkeypatch.setattr(trajectory, "measure_checkpoint", rows)
+    monkeypatch.setattr(trajectory, "measure_loss", loss)
+    for step in recipe.kept_steps(run)[-6:]:
+        (tmp_path / "work" / run.name / f"step_{step:07d}").mkdir(parents=True)
+    return measured
+
+
+@pytest.mark.parametrize("cett", [0.0123456789012345, 0.2345678901234567])
+def test_what_was_measured_at_this_shared_cett_is_kept(tmp_path, monkeypatch, cett):
+    run = RUNS["0.1m-relu"]
+    measured = stubbed(monkeypatch, tmp_path, run, cett)
+    table = trajectory.measure_run(run, 2048)
+    assert sorted(measured) == sorted(set(table["step"])) and len(measured) > 4
+    measured.clear()
+    trajectory.measure_run(run, 2048)
+    assert not measured
+    monkeypatch.setattr(trajectory, "shared_cett", lambda models, batches, p: (cett + 1e-6) * p)
+    trajectory.measure_run(run, 2048)
+    assert sorted(measured) == sorted(set(table["step"]))
+
+
+@pytest.mark.parametrize("missing", ["another p", "its own CETT"])
+def test_an_incomplete_checkpoint_is_measured_again(tmp_path, monkeypatch, missing):
+    run = RUNS["0.1m-relu"]
+    measured = stubbed(monkeypatch, tmp_path, run, 0.1)
+    whole = trajectory.measure_run(run, 2048)
+    step = whole["step"].iloc[0]
+    gone = (whole["p_pct"] == 5.0) if missing == "another p" else (whole["metric"] == "cett_searched")
+    whole[~gone | (whole["step"] != step)].to_csv(trajectory.LADDER / run.name / "trajectory.csv", index=False)
+    measured.clear()
+    again = trajectory.measure_run(run, 2048)
+    assert measured == [step]
+    assert len(again) == len(whole) and not again.duplicated(["step", "metric", "p_pct"]).any()
+
+
+def test_measurements_whose_checkpoints_are_gone_are_not_thrown_away(tmp_path, monkeypatch):
+    run = RUNS["0.1m-relu"]
+    stubbed(monkeypatch, tmp_path, run, 0.1)
+    trajectory.measure_run(run, 2048)
+    kept = (tmp_path / "shipped" / run.name / "trajectory.csv").read_bytes()
+    shutil.rmtree(min((tmp_path / "work" / run.name).iterdir()))
+    monkeypatch.setattr(trajectory, "shared_cett", lambda models, batches, p: 0.2 * p)
+    with pytest.raises(ValueError, match="checkpoints are gone"):
+        trajectory.measure_run(run, 2048)
+    assert (tmp_path / "shipped" / run.name / "trajectory.csv").read_bytes() == kept
+
+
+def test_all_measures_finished_runs_once(tmp_path, monkeypatch):
+    shape, whole, mixture = RUNS["0.1m-relu-w24x16"], RUNS["0.1m-silu"], RUNS["moe-16"]
+    for run in (shape, whole, mixture):
+        measured = stubbed(monkeypatch, tmp_path, run, 0.1)
+    for run, finished in ((shape, True), (whole, False), (mixture, True), (RUNS["0.4m-relu"], True)):
+        facts = tmp_path / "shipped" / run.name / "run.json"
+        facts.parent.mkdir(parents=True)
+        facts.write_text(json.dumps({"finished": finished, "steps": run.steps}))
+    trajectory.main(["--all"])
+    table = pd.read_csv(tmp_path / "shipped" / shape.name / "trajectory.csv")
+    losses = pd.read_csv(tmp_path / "shipped" / mixture.name / "trajectory.csv")
+    assert sorted(measured) == sorted([*set(table["step"]), *losses["step"]])
+    assert set(table["p_pct"]) == {1.0, 5.0, 10.0}
+    assert set(losses["metric"]) == {"validation_loss"} and losses["p_pct"].isna().all()
+    assert {path.parent.name for path in (tmp_path / "shipped").glob("*/trajectory.csv")} == {shape.name, mixture.name}
+    for run, rows in ((shape, table), (mixture, losses)):  # they were interrupted: late checkpoints are measured first
+        late = rows[rows["step"] > rows["step"].min()]
+        late.to_csv(tmp_path / "shipped" / run.name / "trajectory.csv", index=False)
+    assert trajectory.unmeasured() == [shape, mixture]
+    measured.clear()
+    trajectory.main(["--all"])
+    assert measured == [table["step"].min(), losses["step"].min()]
+    assert not trajectory.unmeasured()
+
+
+def test_the_loss_along_a_mixture_is_that_of_transformers():
+    path, held_out = LADDER / "moe-30", trajectory.validation_batches(1024)
+    (row,) = trajectory.measure_loss(path, held_out).itertuples()
+    model = trajectory.load(path)[0]
+    model.set_experts_implementation("eager")
+    with torch.inference_mode():
+        losses = [  # of rows of one length, without the router's
+            float(model(input_ids=batch, labels=batch, output_router_logits=False).loss) for batch in held_out
+        ]
+    assert row.metric == "validation_loss"
+    assert row.value == pytest.approx(np.average(losses, weights=[len(batch) for batch in held_out]), rel=1e-4)
