@@ -1,0 +1,29 @@
+"""Made-up scores on tasks."""
+
+import pandas as pd
+
+from sparsinglib.tasks import statistics
+
+
+def scores(cells):
+    """Rows of scores from {(model, rule, p, task, metric): scores}."""
+    rows = [(*key, f"{key[3]}/{i}", float(s)) for key, scores in cells.items() for i, s in enumerate(scores)]
+    return pd.DataFrame(rows, columns=statistics.COLUMNS)
+
+
+def two_groups():
+    """Scores of two models on two groups of two tasks, of which u2 is at chance; the groups; the floors."""
+    right, half = [1.0] * 30 + [0.0] * 10, [1.0] * 20 + [0.0] * 20
+    worse = [1.0] * 28 + [0.0] * 12
+    cells = {}
+    for model in ("a-relu", "a-silu"):
+        for rule, p, values in (("dense", 0.0, right), ("r", 1.0, worse)):
+            cells |= {(model, rule, p, task, "acc"): values for task in ("t1", "t2")}
+            cells[model, rule, p, "u1", "acc"] = values
+            cells[model, rule, p, "u2", "acc"] = half
+    groups = pd.DataFrame(
+        [("t1", "acc", "T"), ("t2", "acc", "T"), ("u1", "acc", "U"), ("u2", "acc", "U")],
+        columns=["task", "metric", "group"],
+    )
+    floors = groups.assign(chance=0.5)[["task", "metric", "chance"]]
+    return scores(cells), groups, floors

@@ -1,0 +1,310 @@
+"""Tasks through lm-eval: scores are those of plain forward passes, each made once, and bad input is named."""
+
+import copy
+import json
+import math
+import re
+import subprocess
+import sys
+import warnings
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from helpers import PlainMLP, hooks_on, same_weights, tiny_granite
+from transformers import PreTrainedTokenizerFast
+
+import sparsinglib as sl
+from sparsinglib import tasks
+from sparsinglib.files import LADDER
+from sparsinglib.tasks import harness, offline, offline_scoring, statistics
+
+N = 6  # examples in a small evaluation
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return PreTrainedTokenizerFast.from_pretrained(LADDER / "tokenizer")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_granite(2048, max_position_embeddings=256, initializer_range=0.3, bos_token_id=0, eos_token_id=0)
+
+
+@pytest.fixture(scope="module")
+def thresholds(model):
+    ids = torch.randint(0, 2048, (2, 64), generator=torch.Generator().manual_seed(1))
+    return sl.thresholds_for_cett(model, [ids], 0.6)
+
+
+@pytest.fixture(scope="module")
+def examples():
+    return {task: offline.make(task, 40) for task in offline.MAKERS}
+
+
+@pytest.fixture
+def evaluate(model, tokenizer, tmp_path):
+    return partial(tasks.evaluate, model, tokenizer, cache=tmp_path / "cache")
+
+
+@pytest.fixture(scope="module")
+def scored(model, tokenizer, thresholds, tmp_path_factory):
+    cache = tmp_path_factory.mktemp("scores")
+    names = ["offline_word_order", "offline_last_word", "offline_span"]
+    return tasks.examples(model, tokenizer, names, thresholds, N, cache=cache, name="tiny")
+
+
+def plain_scores(model, tokenizer, examples):
+    """Whether the right choice is the likeliest by a plain forward pass, example by example."""
+
+    def log_probability(context, continuation):
+        before, both = (tokenizer(text)["input_ids"] for text in (context, context + continuation))
+        with torch.no_grad():
+            chances = model(torch.tensor([both])).logits[0, :-1].log_softmax(-1)
+        return float(chances.gather(-1, torch.tensor(both[1:])[:, None])[len(before) - 1 :].sum())
+
+    out = []
+    for example in examples["offline_word_order"][:N]:
+        chances = [log_probability(example["query"], choice) for choice in example["choices"]]
+        out.append(float(int(np.argmax(chances)) == example["gold"]))
+    return out
+
+
+def test_choices_are_scored_as_a_plain_forward_pass_scores_them(model, tokenizer, thresholds, examples, scored):
+    got = scored[scored.task == "offline_word_order"].groupby("rule", sort=False).score.apply(list)
+    assert got[tasks.DENSE] == plain_scores(model, tokenizer, examples)
+    masked = PlainMLP(model, lambda i, gate, value, norm: (value.abs() * norm >= thresholds.values[i]) & (value != 0))
+    with masked:
+        sparse = plain_scores(model, tokenizer, examples)
+    assert got[tasks.rule_name(thresholds)] == sparse
+
+
+def test_generated_answers_are_the_models_own(model, tokenizer, examples, scored):
+    got = scored[(scored.task == "offline_span") & (scored.metric == "f1") & (scored.rule == tasks.DENSE)].score
+    for example, score in zip(examples["offline_span"], got, strict=False):
+        ids = torch.tensor([tokenizer(example["query"])["input_ids"]])
+        for _ in range(8):
+            with torch.no_grad():
+                ids = torch.cat([ids, model(ids).logits[:, -1:].argmax(-1)], 1)
+        text = tokenizer.decode(ids[0], skip_special_tokens=True)[len(example["query"]) :]
+        assert offline_scoring.f1(text.partition("\n")[0], example["answer"]) == pytest.approx(score)
+
+
+def test_tidy_columns_and_the_same_examples(scored):
+    assert list(scored.columns) == statistics.COLUMNS
+    wide = scored.pivot(index=["task", "metric", "example"], columns="rule", values="score")
+    assert wide.shape == (4 * N, 2) and not wide.isna().any().any()
+    assert set(scored.p.dropna()) == {0.0}  # thresholds for a CETT, not for a p
+
+
+def test_the_model_is_left_as_it_was(model, thresholds, evaluate):
+    before = copy.deepcopy(model.state_dict())
+    evaluate("offline_agreement", thresholds, 2)
+    assert same_weights(model, before) and hooks_on(model) == 0
+
+
+def test_a_summary_has_the_promised_columns(scored):
+    table = statistics.summarise(scored)
+    assert {"model", "rule", "p", "task", "metric", "value", "standard_error", "n"} <= set(table.columns)
+    row = table[(table.rule == tasks.DENSE) & (table.metric == "f1")].iloc[0]
+    values = scored[(scored.rule == tasks.DENSE) & (scored.metric == "f1")].score
+    assert row.value == pytest.approx(sum(values) / N)
+    assert row.standard_error == pytest.approx(values.std() / math.sqrt(N))
+    assert (table[table.rule == tasks.DENSE][["difference", "difference_low", "difference_high"]] == 0).all().all()
+
+
+class Interrupted(Exception):
+    pass
+
+
+def count_scores(monkeypatch, stop_after=None):
+    seen, score = [], harness.Harness.score
+
+    def counted(self, task, rule, limit):
+        if stop_after is not None and len(seen) == stop_after:
+            raise Interrupted
+        seen.append((task[0], None if rule is None else tasks.rule_name(rule)))
+        return score(self, task, rule, limit)
+
+    monkeypatch.setattr(harness.Harness, "score", counted)
+    return seen
+
+
+def test_an_interrupted_evaluation_goes_on(thresholds, evaluate, monkeypatch):
+    arguments = (["offline_agreement", "offline_true_false"], thresholds, 3)
+    first = count_scores(monkeypatch, stop_after=3)
+    with pytest.raises(Interrupted):
+        evaluate(*arguments)
+    assert len(first) == 3
+    monkeypatch.undo()
+    rest = count_scores(monkeypatch)
+    table = evaluate(*arguments)
+    assert rest == [("offline_true_false", tasks.rule_name(thresholds))]
+    pd.testing.assert_frame_equal(table, evaluate(*arguments))
+    assert len(rest) == 1
+
+
+def test_other_weights_other_thresholds_and_other_limits_are_scored_anew(
+    model, tokenizer, evaluate, tmp_path, monkeypatch
+):
+    seen = count_scores(monkeypatch)
+    run = partial(evaluate, "offline_agreement")
+    run(None, 2)
+    changed = copy.deepcopy(model)
+    with torch.no_grad():
+        changed.model.layers[0].mlp.down_proj.weight[0, 0] += 1e-3
+    tasks.evaluate(changed, tokenizer, "offline_agreement", None, 2, cache=tmp_path / "cache")
+    run(None, 3)
+    assert len(seen) == 3
+    run(sl.TopK(0.5), 2)
+    run(sl.TopK(0.25), 2)
+    run([sl.TopK(0.25), sl.FAT(0.1)], 2)
+    assert [rule for _, rule in seen[3:]] == ["TopK(k=0.5, over='token')", "TopK(k=0.25, over='token')", "FAT(eps=0.1)"]
+
+
+def own_task(folder, lines):
+    folder.mkdir()
+    (folder / "own.jsonl").write_text("\n".join(lines))
+    (folder / "own.yaml").write_text(
+        "task: own\ndataset_path: json\ntest_split: test\noutput_type: loglikelihood\ndoc_to_text: query\n"
+        f"doc_to_target: answer\ndataset_kwargs:\n  data_files: {{test: {folder / 'own.jsonl'}}}\n"
+        "metric_list:\n  - metric: acc\n"
+    )
+    return folder
+
+
+GOOD = '{"query": "a b", "answer": " c"}'
+
+
+def test_a_task_of_ones_own(evaluate, tmp_path):
+    folder = own_task(tmp_path / "mine", [GOOD, '{"query": "x", "answer": " y"}'])
+    table = evaluate("own", folder=folder)
+    assert table.n.tolist() == [2] and table.metric.tolist() == ["acc"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ([GOOD, '{"query": "a b", '], "own.jsonl, line 2: not JSON"),
+        ([GOOD, '{"question": "a"}'], "own.jsonl, line 2: not an object with the fields"),
+        ([GOOD, "[1]"], "own.jsonl, line 2"),
+        ([], "own.jsonl holds no examples"),
+    ],
+)
+def test_a_broken_example_file_is_named(lines, said, evaluate, tmp_path):
+    folder = own_task(tmp_path / "mine", lines)
+    with pytest.raises(tasks.TaskError, match=re.escape(said)):
+        evaluate("own", folder=folder)
+
+
+def test_a_task_without_data_says_what_to_do(evaluate, tmp_path):
+    folder = own_task(tmp_path / "mine", [GOOD])
+    (folder / "own.jsonl").unlink()
+    with pytest.raises(tasks.TaskError, match=r"own: its examples cannot be read here .*HF_HOME.*offline_span"):
+        evaluate("own", folder=folder)
+
+
+def test_thresholds_of_another_model_are_refused(model, tokenizer, thresholds, tmp_path):
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.model.layers[1].mlp.down_proj.weight.mul_(1.1)
+    with pytest.raises(ValueError, match="Find thresholds for this model"):
+        tasks.evaluate(other, tokenizer, "offline_span", thresholds, 1, cache=tmp_path)
+
+
+def test_a_task_named_twice_is_scored_once(evaluate):
+    one = evaluate("offline_span", sl.FAT(0.3), 4)
+    for names in (["offline_span"] * 2, "offline_span, offline_span", (name for name in ["offline_span"] * 3)):
+        pd.testing.assert_frame_equal(one, evaluate(names, sl.FAT(0.3), 4))
+
+
+def test_prompts_that_the_context_cannot_hold_are_told_each_time(evaluate, tmp_path):
+    """Scored by their ends, as lm-eval does; from the cache too, and for answers that are written."""
+    long = json.dumps({"query": "Is it so? " + "word " * 900, "answer": " yes"})
+    folder = own_task(tmp_path / "mine", [GOOD, long])
+    body = (folder / "own.yaml").read_text().replace("task: own", "task: written")
+    body = body.replace("loglikelihood", "generate_until").replace("metric: acc", "metric: exact_match")
+    (folder / "written.yaml").write_text(body + "generation_kwargs: {max_gen_toks: 8, until: []}\n")
+    for task in ("own", "own", "written"):
+        with pytest.warns(UserWarning, match=f"{task}: 1 prompts are longer than the model's context of 256 tokens"):
+            evaluate(task, folder=str(folder), cache=str(tmp_path / "cache"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        evaluate("own", folder=folder, limit=1)
+
+
+def test_examples_that_changed_are_scored_anew(evaluate, tmp_path, monkeypatch):
+    """Wherever they lie: here outside the folder of the task."""
+    folder = own_task(tmp_path / "mine", [GOOD])
+    data = (folder / "own.jsonl").rename(tmp_path / "elsewhere.jsonl")
+    text = (folder / "own.yaml").read_text()
+    (folder / "own.yaml").write_text(text.replace(str(folder / "own.jsonl"), str(data)))
+    seen = count_scores(monkeypatch)
+    for lines in ([GOOD], [GOOD], [GOOD, GOOD]):
+        data.write_text("\n".join(lines))
+        table = evaluate("own", folder=folder)
+        assert table.n.tolist() == [len(lines)]
+    assert len(seen) == 2
+
+
+def test_the_path_of_thresholds_is_a_rule(evaluate, thresholds, tmp_path):
+    path = tmp_path / "thresholds.json"
+    thresholds.save(path)
+    wanted = evaluate("offline_span", thresholds, 2)
+    for given in (path, str(path), [path]):
+        pd.testing.assert_frame_equal(wanted, evaluate("offline_span", given, 2))
+    assert set(evaluate("offline_span", {"mine": path}, 2).rule) == {"dense", "mine"}
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"tasks": "ofline_span"}, r"unknown task 'ofline_span'.*offline_span"),
+        ({"max_new_tokens": 256, "limit": 1}, r"may generate 256 tokens.*context holds 256.*max_new_tokens"),
+        ({"thresholds": [sl.TopK(0.5), sl.TopK(0.5)]}, r"two rules are called TopK.*names of your own"),
+        ({"thresholds": {"dense": sl.TopK(0.5)}}, "'dense' names the rows of the model without a rule"),
+        ({"tokenizer": None}, "no tokenizer"),
+        ({"limit": 0}, "limit"),
+        ({"limit": 1.5}, "limit"),
+        ({"limit": "3"}, "limit"),
+        ({"limit": True}, "limit"),
+        ({"batch_size": "auto"}, "batch_size"),
+        ({"max_new_tokens": 0}, "max_new_tokens"),
+        ({"tasks": 3}, "names of tasks"),
+        ({"tasks": [None]}, "names of tasks"),
+        ({"shots": {"offline_spam": 2}}, "offline_spam"),
+        ({"shots": {"offline_span": -1}}, "shots of offline_span"),
+        ({"folder": 3}, "folder must be a path"),
+        ({"cache": 3}, "cache must be a path"),
+        ({"run_code": "no"}, "run_code"),
+        ({"thresholds": 0.1}, "the rule must be Thresholds"),
+        ({"thresholds": {"mine": 0.1}}, "the rule must be Thresholds"),
+        ({"thresholds": "none.json"}, "none.json"),
+        ({"tokenizer": "gpt2"}, "tokenizer must be one"),
+        ({"model": "0.4m-relu"}, "model must be a loaded model"),
+    ],
+    ids=str,
+)
+def test_each_argument_at_fault_is_named(options, says, model, tokenizer, tmp_path):
+    known = {"model": model, "tokenizer": tokenizer, "tasks": "offline_span", "cache": tmp_path}
+    with pytest.raises(ValueError, match=says):
+        tasks.evaluate(**known | options)
+
+
+def test_lm_evals_command_line_knows_the_model(tmp_path):
+    """Its own options, its own tables: the scores are those of ``evaluate``."""
+    model, tokenizer = sl.load("0.1m-relu", device_map="cpu")
+    ids = sl.token_batches("The mill stood still. " * 200, tokenizer, 64, 8, 512)
+    found = sl.thresholds_for_cett(model, ids, 0.9)
+    found.save(tmp_path / "thresholds.json")
+    args = f"pretrained=0.1m-relu,thresholds={tmp_path / 'thresholds.json'},dtype=float32"
+    command = ["run", "--model", "sparsinglib", "--model_args", args, "--tasks", "offline_last_word", "--limit", "30"]
+    command += ["--output_path", str(tmp_path / "out")]  # on the device that lm-eval takes where none is named
+    subprocess.run([sys.executable, "-m", "sparsinglib.tasks", *command], check=True, capture_output=True, text=True)
+    (path,) = (tmp_path / "out").rglob("results_*.json")
+    theirs = json.loads(path.read_text())["results"]["offline_last_word"]["acc,none"]
+    ours = tasks.evaluate(model, tokenizer, "offline_last_word", found, 30, cache=tmp_path).set_index("rule").value
+    assert theirs == pytest.approx(ours[tasks.rule_name(found)]) != pytest.approx(ours["dense"])
