@@ -60,18 +60,9 @@ def test_nbval_passes_and_fails_by_it(tmp_path, stored, status):
     cell.outputs = [nbformat.v4.new_output("stream", text=stored)]
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata=kernel), tmp_path / "n.ipynb")
-    options = ["--nbval", "-c", str(ROOT / "pyproject.toml"), "-p", "no:cacheprovider", "-p", "no:cov"]
-    call = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        *options,
-        "--confcutdir",
-        str(ROOT),
-        str(ROOT / "conftest.py"),
-        str(tmp_path / "n.ipynb"),
-    ]
+    options = ["-c", str(ROOT / "pyproject.toml"), "-p", "no:cacheprovider", "-p", "no:cov", "--confcutdir", str(ROOT)]
+    files = [str(ROOT / "conftest.py"), str(tmp_path / "n.ipynb")]
+    call = [sys.executable, "-m", "pytest", "-q", "--nbval", *options, *files]
     done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == status, done.stdout
     assert "1 passed" in done.stdout or "Cell outputs differ" in done.stdout

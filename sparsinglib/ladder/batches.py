@@ -38,13 +38,8 @@ def train_tokenizer(directory: Path = LADDER_TOKENIZER, characters: int = 12_000
         show_progress=False,
     )
     tokenizer.train_from_iterator((text[i : i + 5000] for i in range(0, len(text), 5000)), trainer)
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<|endoftext|>",
-        eos_token="<|endoftext|>",
-        pad_token="<|endoftext|>",
-        model_max_length=recipe.CONTEXT,
-    )
+    ends = dict.fromkeys(("bos_token", "eos_token", "pad_token"), "<|endoftext|>")
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **ends, model_max_length=recipe.CONTEXT)
     with replacing_directory(directory) as partial:
         fast.save_pretrained(partial)
     return fast

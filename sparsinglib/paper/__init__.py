@@ -5,13 +5,4 @@ from .markdown import show_table
 from .published import read, table, trend
 from .rules import Estimate, Verdict
 
-__all__ = [
-    "Estimate",
-    "Verdict",
-    "judge",
-    "read",
-    "record_verdicts",
-    "show_table",
-    "table",
-    "trend",
-]
+__all__ = ["Estimate", "Verdict", "judge", "read", "record_verdicts", "show_table", "table", "trend"]

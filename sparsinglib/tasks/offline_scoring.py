@@ -63,17 +63,9 @@ def runs(program: str, seconds: int = SECONDS, megabytes: int = MEGABYTES) -> bo
     limits = LIMITS.format(seconds=seconds, bytes=megabytes * 2**20)
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-I", "-S", "-c", limits + program]
+        closed: Any = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
         try:
-            done = subprocess.run(
-                command,
-                cwd=folder,
-                env={},
-                timeout=2 * seconds,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                check=False,
-            )
+            done = subprocess.run(command, cwd=folder, env={}, timeout=2 * seconds, check=False, **closed)
         except subprocess.TimeoutExpired:
             return False
     return done.returncode == 0

@@ -43,9 +43,8 @@ def test_claims_say_what_the_tables_say():
     assert table.paper_value["C61"] == "6.48 in 6.14 to 7.82 percent"
     limits = paper.table(2).set_index(["scale", "activation"]).a0.mul(100)
     assert limits["2.4B", "relu"] == pytest.approx(float(table.printed["C54"]))
-    assert limits.xs("relu", level="activation").drop("2.4B").agg(["min", "max"]).tolist() == pytest.approx(
-        [6.14, 7.82]
-    )
+    others = limits.xs("relu", level="activation").drop("2.4B")
+    assert [others.min(), others.max()] == pytest.approx([6.14, 7.82])
 
 
 def test_every_file_has_its_source_in_the_readme():
@@ -69,15 +68,8 @@ def write_run(folder, run, points=14):
     (folder / run).mkdir()
     tokens = np.arange(1, points + 1) * 1_000_000
     value = 0.4 - 0.1 / np.sqrt(tokens / 1e6) + np.random.default_rng(0).normal(0, 1e-4, points)
-    frame = {
-        "run": run,
-        "step": 1,
-        "tokens": tokens,
-        "metric": "activation_ratio_shared_cett",
-        "p_pct": 1.0,
-        "value": value,
-    }
-    pd.DataFrame(frame).to_csv(folder / run / "trajectory.csv", index=False)
+    facts = {"run": run, "step": 1, "metric": "activation_ratio_shared_cett", "p_pct": 1.0}
+    pd.DataFrame({"tokens": tokens, "value": value, **facts}).to_csv(folder / run / "trajectory.csv", index=False)
 
 
 def test_ladder_runs_appear_when_measured_and_are_named_when_not(tmp_path, monkeypatch):
@@ -113,10 +105,8 @@ def test_figures_draw_both_kinds_of_evidence_and_say_what_is_missing(tmp_path, m
     fitted = law_tables.fit_all(trend)
     limits, points, drawn = law_tables.limits(fitted), law_tables.used(fitted), law_tables.curves(fitted)
     figure = law_figures.figure_4(points, drawn, limits.assign(identified=True))
-    assert (
-        figure.message
-        == "With more data the activation ratio of ReLU falls in every one of 1 runs, SiLU rises in every one of 2 runs"
-    )
+    trends_said = "ReLU falls in every one of 1 runs, SiLU rises in every one of 2 runs"
+    assert figure.message == f"With more data the activation ratio of {trends_said}"
     texts = [text.get_text() for ax in figure.axes for text in ax.texts]
     assert "ladder: no ReLU run measured yet" in texts and {"0.8B", "0.4M"} <= set(texts)
     run, strip = trend[trend.run == "0.8b-relu"], figure.axes[1]

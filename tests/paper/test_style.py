@@ -58,13 +58,9 @@ def test_a_ladder_scale_has_the_colour_of_its_paper_scale_and_every_printed_scal
 
 @pytest.mark.parametrize(
     ("run", "spelled"),
-    [
-        ("0.1m-relu", "0.1M ReLU"),
-        ("2.4b-silu", "2.4B SiLU"),
-        ("0.1m-relu-seed2", "0.1M ReLU, seed 2"),
-        ("my/m-1", "my/m-1"),
-    ],
-)
+    [("0.1m-relu", "0.1M ReLU"), ("2.4b-silu", "2.4B SiLU"), ("0.1m-relu-seed2", "0.1M ReLU, seed 2"),
+     ("my/m-1", "my/m-1")],
+)  # fmt: skip
 def test_a_model_has_one_spelling(run, spelled):
     assert style.name(run) == spelled
 

@@ -82,9 +82,8 @@ def published():
 
 def cells():
     image = nbformat.v4.new_output("display_data", {"image/png": base64.b64encode(b"picture").decode()})
-    table = nbformat.v4.new_output(
-        "display_data", {"text/markdown": "[the rule](02_two.ipynb) of [03](03_three.ipynb#Checks)"}
-    )
+    links = "[the rule](02_two.ipynb) of [03](03_three.ipynb#Checks)"
+    table = nbformat.v4.new_output("display_data", {"text/markdown": links})
     code = nbformat.v4.new_code_cell("draw()", outputs=[image, table], execution_count=1)
     return [nbformat.v4.new_markdown_cell("## What is drawn"), code, nbformat.v4.new_markdown_cell("## Checks")]
 
@@ -106,20 +105,16 @@ def made(tmp_path_factory):
     for name, title in (("02_two", "# 02 · Two"), ("03_three", "# 03 · Three")):
         document = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(title), *cells()])
         nbformat.write(document, notebooks / f"{name}.ipynb")
-    drew = {f"{name}": "" for name in ("figure_04.png", "figure_04.csv", "table_02.csv")}
-    run = Record("02_two", "1", {"x": 5}, "abc+", "2026-01-02T03:04:05Z", 12.0, drew)
-    run.save(out / "notebooks" / "state")
-    failed = Record("03_three", "1", {}, "abc+", "2026-01-02T03:04:05Z", 12.0, {}, "ZeroDivisionError: <division>")
-    failed.save(out / "notebooks" / "state")
+    drew, ended = dict.fromkeys(("figure_04.png", "figure_04.csv", "table_02.csv"), ""), "2026-01-02T03:04:05Z"
+    for run in (
+        Record("02_two", "1", {"x": 5}, "abc+", ended, 12.0, drew),
+        Record("03_three", "1", {}, "abc+", ended, 12.0, {}, "ZeroDivisionError: <division>"),
+    ):
+        run.save(out / "notebooks" / "state")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gallery, "read_states", states)
         patch.setattr(gallery, "INCREASES", (0.0, 0.5, 1.0, 5.0))
-        path = gallery.write(out, shipped, notebooks)
-    return path
-
-
-def words(path):
-    return " ".join(" ".join(Page(path).text).split())
+        return gallery.write(out, shipped, notebooks)
 
 
 def test_every_link_leads_to_something_beside_the_page(made):
@@ -151,7 +146,7 @@ def test_every_picture_says_what_it_is(made):
 
 
 def test_provenance_claims_and_failures_are_shown(made):
-    text = words(made)
+    text = " ".join(" ".join(Page(made).text).split())
     assert "notebook 02_two · x = 5 · commit abc+ · 2026-01-02T03:04:05Z" in text
     assert "Table 2: the laws' coefficients" in text and "0.06141" in text and "0.061412" not in text
     assert "Unknown name" in text and "not drawn by a run recorded here" in text
@@ -163,21 +158,14 @@ def test_provenance_claims_and_failures_are_shown(made):
 
 def test_claims_can_be_filtered_by_what_each_row_carries(made):
     html = made.read_text(encoding="utf-8")
-    choices = {
-        name: re.findall(r"<option>([^<]*)", body)
-        for name, body in re.findall(r'<select name="(\w+)">(.*?)</select>', html)
-    }
-    assert choices == {
-        "verdict": ["holds", "fails", "inconclusive", "no data"],
-        "evidence": ["paper", "ladder", "released"],
-        "notebook": ["02"],
-    }
+    selects = dict(re.findall(r'<select name="(\w+)">(.*?)</select>', html))
+    choices = {name: re.findall(r"<option>([^<]*)", body) for name, body in selects.items()}
+    assert choices["verdict"] == ["holds", "fails", "inconclusive", "no data"] and len(choices) == 3
+    assert choices["evidence"] == ["paper", "ladder", "released"] and choices["notebook"] == ["02"]
     rows = re.findall(r'<tr id="(C\d\d)">(.*?)</tr>', html, re.DOTALL)
     assert [name for name, _ in rows] == paper.published.claims().id.tolist()
-    carried = {
-        name: re.findall(r'data-verdict="([^"]*)" ?data-evidence="([^"]*)" ?data-notebook="([^"]*)"', body)
-        for name, body in rows
-    }
+    data = re.compile(r'data-verdict="([^"]*)" ?data-evidence="([^"]*)" ?data-notebook="([^"]*)"')
+    carried = {name: data.findall(body) for name, body in rows}
     assert carried["C01"] == [("no data", "paper", "02")]
     assert all(carried.values())
     assert all(verdict in choices["verdict"] for found in carried.values() for verdict, _, _ in found)
@@ -188,10 +176,8 @@ def test_claims_can_be_filtered_by_what_each_row_carries(made):
 def test_the_laws_on_the_page_are_the_fits_of_the_published_points(made):
     html = made.read_text(encoding="utf-8")
     runs = json.loads(re.search(r'id="runs">(.*?)</script>', html, re.DOTALL)[1])
-    assert {kind: [run["name"] for run in mine] for kind, mine in runs.items()} == {
-        "ReLU": ["0.1B ReLU"],
-        "SiLU": ["1.2B SiLU"],
-    }
+    named = {kind: [run["name"] for run in mine] for kind, mine in runs.items()}
+    assert named == {"ReLU": ["0.1B ReLU"], "SiLU": ["1.2B SiLU"]}
     for run, name in ((runs["ReLU"][0], "0.1b-relu"), (runs["SiLU"][0], "1.2b-silu")):
         points = published().query("run == @name").sort_values("d")
         np.testing.assert_allclose(run["points"], points[["d", "activation_ratio"]], rtol=1e-3)
@@ -235,9 +221,8 @@ def test_the_slider_shows_the_states_that_were_measured_and_every_token_can_be_r
 @pytest.mark.parametrize("room", ["light", "dark"])
 def test_texts_of_the_page_can_be_read(made, room):
     html = made.read_text(encoding="utf-8")
-    light, dark = (
-        dict(re.findall(r"--(\w+): (#\w{6})", block)) for block in re.findall(r":root \{(.*?)\}", html, re.DOTALL)
-    )
+    blocks = re.findall(r":root \{(.*?)\}", html, re.DOTALL)
+    light, dark = (dict(re.findall(r"--(\w+): (#\w{6})", block)) for block in blocks)
     colours = light | (dark if room == "dark" else {})
     for ink in ("ink", "faint", "link", "holds", "fails"):
         assert min(contrast(colours[ink], colours[ground]) for ground in ("ground", "card")) >= 4.5, ink
@@ -254,12 +239,8 @@ def test_chinese_characters_come_with_the_page():
 
 def test_a_variant_of_a_picture_is_named_as_one(tmp_path):
     said = [gallery._caption(name, tmp_path) for name in ("figure_04", "figure_04_mine", "table_02", "own_run")]
-    assert said == [
-        "Figure 4",
-        "Figure 4 (mine)",
-        "Table 2: the laws' coefficients, printed and fitted again",
-        "Own run",
-    ]
+    table = "Table 2: the laws' coefficients, printed and fitted again"
+    assert said == ["Figure 4", "Figure 4 (mine)", table, "Own run"]
 
 
 def test_the_exhibit_is_measured_with_the_thresholds_of_each_p(monkeypatch, tmp_path):
@@ -269,8 +250,7 @@ def test_the_exhibit_is_measured_with_the_thresholds_of_each_p(monkeypatch, tmp_
     found = gallery.measure_states(suites.read("ladder").pick("0.1M", "relu")[0])
     one = found.drop_duplicates("p_pct").set_index("p_pct")
     assert one.activation_ratio.is_monotonic_decreasing and one.ppl_increase_pct.is_monotonic_increasing
-    assert one.ppl_increase_pct[5.0] == pytest.approx(5, abs=1) and one.ppl_increase_pct[0.0] == pytest.approx(
-        0, abs=1e-3
-    )
+    assert one.ppl_increase_pct[5.0] == pytest.approx(5, abs=1)
+    assert one.ppl_increase_pct[0.0] == pytest.approx(0, abs=1e-3)
     assert found.groupby("p_pct").size().nunique() == 1 and found.share.between(0, 1).all()
     assert (found.groupby("p_pct").share.mean().diff().dropna() < 0).all()

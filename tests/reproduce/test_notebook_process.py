@@ -20,11 +20,8 @@ def test_the_copy_holds_what_ran_and_the_error_is_told(tmp_path, monkeypatch, ca
     (tmp_path / "book").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     copy = tmp_path / "copy.ipynb"
-    asked = {
-        "notebook": str(write_notebook(tmp_path / "book" / "n.ipynb", source)),
-        "copy": str(copy),
-        "parameters": {"x": 41},
-    }
+    notebook = write_notebook(tmp_path / "book" / "n.ipynb", source)
+    asked = {"notebook": str(notebook), "copy": str(copy), "parameters": {"x": 41}}
     monkeypatch.setattr(sys, "argv", ["notebook_process.py", json.dumps(asked)])
     monkeypatch.setattr(notebook_process, "end_with_parent", lambda: None)  # pytest's standard input is closed
     assert notebook_process.main() == bool(error)

@@ -265,8 +265,7 @@ def git_status():
 
 def test_kernels_are_told_where_tasks_run():
     given = cli.kernel_environment(2, "tcp://host:8786")
-    assert given["SPARSINGLIB_DASK"] == "tcp://host:8786"
-    assert given["OMP_NUM_THREADS"] == "1"
+    assert (given["SPARSINGLIB_DASK"], given["OMP_NUM_THREADS"]) == ("tcp://host:8786", "1")
 
 
 KINDS = """
@@ -294,19 +293,10 @@ def reader(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("setting", "expected"),
-    [
-        ("tokens=1e6", 1e6),
-        ("tokens=7", 7),
-        ("size=1e6", 1_000_000),
-        ("size=2_000", 2000),
-        ("bands=[1e-3, 2]", [0.001, 2]),
-        ("bands=[one, two]", ["one", "two"]),
-        ("live=true", True),
-        ("live=True", True),
-        ("model=ckpt/mine", "ckpt/mine"),
-        ("text_file=mine.txt", "mine.txt"),
-    ],
-)
+    [("tokens=1e6", 1e6), ("tokens=7", 7), ("size=1e6", 1_000_000), ("size=2_000", 2000),
+     ("bands=[1e-3, 2]", [0.001, 2]), ("bands=[one, two]", ["one", "two"]), ("live=true", True), ("live=True", True),
+     ("model=ckpt/mine", "ckpt/mine"), ("text_file=mine.txt", "mine.txt")],
+)  # fmt: skip
 def test_values_are_read_as_the_notebook_writes_them(reader, setting, expected):
     assert cli.parse_settings([setting], [reader]) == {setting.partition("=")[0]: expected}
 
