@@ -82,31 +82,15 @@ class Job:
     out: Path
 
     def __post_init__(self) -> None:
+        self.name = self.notebook.stem
+        self.copy = self.out / "notebooks" / self.notebook.name  # the executed one
+        self.state = self.out / "notebooks" / "state"  # where records lie
+        self.last = self.name.endswith("_claims")  # the claims notebook reads the results of the others
         cells = [(cell.cell_type, cell.source) for cell in nbformat.read(self.notebook, as_version=4).cells]
         named = [content_digest(Path(value)) for value in _named(self.parameters.values()) if os.path.exists(value)]
         made_from = json.dumps([cells, sorted(self.parameters.items()), named, _shipped()])
         self._digest = hashlib.sha256(made_from.encode()).hexdigest()
         self.before = load(self.state, self.name)
-
-    @property
-    def name(self) -> str:
-        """Its name without ending."""
-        return self.notebook.stem
-
-    @property
-    def copy(self) -> Path:
-        """The executed copy."""
-        return self.out / "notebooks" / self.notebook.name
-
-    @property
-    def state(self) -> Path:
-        """Where records lie."""
-        return self.out / "notebooks" / "state"
-
-    @property
-    def last(self) -> bool:
-        """Whether it is the claims notebook, which reads the results of the others."""
-        return self.name.endswith("_claims")
 
     @property
     def inputs(self) -> str:

@@ -8,7 +8,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
@@ -113,21 +113,21 @@ def run(function: Callable[[Any], Any], tasks: Sequence[Any], jobs: int = 1) -> 
     ``SPARSINGLIB_DASK``, and what ``function`` raises.
     """
     address = os.environ.get(DASK)
-    with ExitStack() as stack:
-        if address:
-            from distributed import Client
+    if not address and jobs == 1:
+        return _shared(function, tasks)
+    delayed = [joblib.delayed(function)(task) for task in tasks]
+    if not address:
+        with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
+            return list(joblib.Parallel(n_jobs=jobs)(delayed))
+    from distributed import Client
 
-            try:
-                stack.enter_context(Client(address, timeout="10s", set_as_default=True))
-            except (OSError, ValueError) as error:
-                raise ValueError(f"{DASK}={address}: no dask scheduler answers there ({error}).") from error
-            # No batches of tasks: each can be repeated by itself if its worker dies.
-            stack.enter_context(joblib.parallel_config(backend="dask"))
-            return list(joblib.Parallel(batch_size=1)(joblib.delayed(function)(task) for task in tasks))
-        if jobs == 1:
-            return _shared(function, tasks)
-        stack.enter_context(joblib.parallel_config(backend="loky", inner_max_num_threads=1))
-        return list(joblib.Parallel(n_jobs=jobs)(joblib.delayed(function)(task) for task in tasks))
+    try:
+        client = Client(address, timeout="10s", set_as_default=True)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{DASK}={address}: no dask scheduler answers there ({error}).") from error
+    with client, joblib.parallel_config(backend="dask"):
+        # No batches of tasks: each can be repeated by itself if its worker dies.
+        return list(joblib.Parallel(batch_size=1)(delayed))
 
 
 def _shared(function: Callable[[Any], Any], tasks: Sequence[Any]) -> list[Any]:
