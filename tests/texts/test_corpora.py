@@ -8,8 +8,6 @@ import sys
 from collections import Counter
 from fractions import Fraction
 
-import numpy as np
-import pandas as pd
 import pytest
 from transformers import AutoTokenizer
 
@@ -113,16 +111,6 @@ def test_unknown_split():
 # --- a user's own text ---------------------------------------------------------------------------
 
 
-def test_own_files_and_documents(tmp_path):
-    plain, lines = tmp_path / "a.txt", tmp_path / "a.jsonl"
-    plain.write_text("Grüße, 世界\n", encoding="utf-8")
-    lines.write_text('{"text": "one"}\n{"text": "two"}\n', encoding="utf-8")
-    assert corpora.load(plain) == "Grüße, 世界"
-    assert corpora.load(str(lines), "validation") == "one\n\ntwo"
-    for documents in (["one", "two"], pd.Series(["one", "two"]), np.array(["one", "two"]), iter(["one", "two"])):
-        assert corpora.load(documents) == "one\n\ntwo"
-
-
 def test_hidden_folders_and_files_are_no_text(tmp_path):
     for name in (".cache/huggingface/a.txt", "b/.git/c.txt", ".d.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -141,15 +129,6 @@ def test_lines_are_texts_as_written(tmp_path):
         path.write_text(f'{{"text": {value}}}\n')
         with pytest.raises(ValueError, match=f"documents are strings, got {kind}"):
             corpora.load(path)
-
-
-def test_own_file_without_text(tmp_path):
-    (tmp_path / "empty.txt").write_text("\n")
-    (tmp_path / "other.jsonl").write_text('{"body": "one"}\n')
-    with pytest.raises(ValueError, match="no text"):
-        corpora.load(tmp_path / "empty.txt")
-    with pytest.raises(ValueError, match=r"no column text.*body"):
-        corpora.load(tmp_path / "other.jsonl")
 
 
 def test_import_needs_no_corpus_package():

@@ -8,6 +8,7 @@ import lzma
 import subprocess
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -33,7 +34,6 @@ def test_plain_file_and_directory(tmp_path):
     write(folder / "b.txt", "second")
     write(folder / "a.md", "first")
     write(folder / "deep" / "c.py", "third")
-    write(folder / ".hidden", "never")
     assert corpora.load(folder) == "first\n\nsecond\n\nthird"
     assert corpora.load(folder / "b.txt") == "second"
 
@@ -93,7 +93,8 @@ def test_the_formats_people_have(name, body, tmp_path):
     """Endings in capitals, two names of one format, packed, with the marks of other systems' editors."""
     path = tmp_path / name
     plain = body.encode()
-    for data in (plain, codecs.BOM_UTF8 + plain, body.encode("utf-16"), body.replace("\n", "\r\n").encode()):
+    windows = body.replace("\n", "\r\n").encode()
+    for data in (plain, codecs.BOM_UTF8 + plain, body.encode("utf-16"), windows, codecs.BOM_UTF8 + windows):
         path.write_bytes(data)
         assert corpora.load(path) == corpora.load(str(path)) == JOINED
     for ending, pack in ((".gz", gzip.compress), (".BZ2", bz2.compress), (".xz", lzma.compress)):
@@ -137,8 +138,9 @@ def test_texts_that_are_not_in_files(tmp_path):
     table = pd.DataFrame({"id": range(4), "text": [*ROWS, None]})
     (tmp_path / "a.txt").write_text(JOINED, encoding="utf-8")
     with (tmp_path / "a.txt").open(encoding="utf-8") as text, (tmp_path / "a.txt").open("rb") as data:
-        for source in (table, {"text": ROWS}, text, data, (row for row in ROWS)):
-            assert corpora.load(source) == JOINED
+        lists = (ROWS, pd.Series(ROWS), np.array(ROWS), iter(ROWS))
+        for source in (table, {"text": ROWS}, text, data, *lists):
+            assert corpora.load(source, "validation") == JOINED
     for source in (None, 3, b"bytes", table.drop(columns="text"), {"a": ["b"]}):
         with pytest.raises(ValueError, match=r"documents|no column text"):
             corpora.load(source)
@@ -156,8 +158,9 @@ def test_what_cannot_be_read_is_named(tmp_path):
     datasets.DatasetDict({"train": datasets.Dataset.from_dict({"text": ["x"]})}).save_to_disk(tmp_path / "splits")
     datasets.Dataset.from_dict({"body": ["x"]}).save_to_disk(tmp_path / "other")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "blank.txt").write_text("\n")
     words = {"broken.jsonl": "jsonl", "broken.parquet": "parquet", "picture.txt": "zero bytes"}
-    words |= {"splits": "train", "other": "body", "empty": "no text"}
+    words |= {"splits": "train", "other": "body", "empty": "no text", "blank.txt": "no text"}
     for name, word in words.items():
         with pytest.raises(ValueError, match=word) as error:
             corpora.load(tmp_path / name)
@@ -169,12 +172,6 @@ def test_bytes_that_are_not_utf8_are_replaced_and_counted(tmp_path):
     path.write_bytes("na\u00efve caf\u00e9 \ufffd".encode("latin-1", "ignore") + "\ufffd ok".encode())
     with pytest.warns(UserWarning, match=r"latin\.txt: 2 places"):
         assert corpora.load(path) == "na\ufffdve caf\ufffd \ufffd ok"
-
-
-def test_byte_order_mark_and_line_ends_of_other_systems(tmp_path):
-    path = tmp_path / "windows.txt"
-    path.write_bytes(b"\xef\xbb\xbfone\r\ntwo")
-    assert corpora.load(path) == "one\ntwo"
 
 
 @pytest.mark.parametrize("text", [TEXT * 40, "x" * 30_000, "神" * 3000, "🧠" * 1500, "של" * 3000, "\n" * 500 + "a b"])
