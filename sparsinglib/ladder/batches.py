@@ -117,8 +117,8 @@ class Windows(torch.utils.data.Dataset):
         return {"input_ids": ids, "labels": ids}
 
 
-def validation_batches(max_tokens: int, batch_size: int = 32) -> list[torch.Tensor]:
-    """Held-out windows in the shares of the training data, each ``batch_size`` × ``CONTEXT`` at most."""
+def validation_batches(max_tokens: int) -> list[torch.Tensor]:
+    """Held-out windows in the shares of the training data, batches of up to 32 × ``CONTEXT``."""
     data = Windows({name: tokens(name, "validation") for name in corpora.SHARES}, seed=0)
     rows = torch.stack([data[i]["input_ids"] for i in range(max_tokens // recipe.CONTEXT)])
-    return list(rows.split(batch_size))
+    return list(rows.split(32))

@@ -52,12 +52,12 @@ def of_draws(draws: Iterable[float], value: float | None = None, unit: str = "",
     return Estimate(middle if value is None else value, low, high, unit, note)
 
 
-def proportion(hits: int, cases: int, note: str = "") -> Estimate:
+def proportion(hits: int, cases: int) -> Estimate:
     """Percent of ``cases`` drawn at random that are hits, with Clopper and Pearson's interval."""
     from scipy import stats
 
     ends = stats.binomtest(hits, cases).proportion_ci(1 - 2 * TAIL)
-    return Estimate(100 * hits / cases, 100 * ends.low, 100 * ends.high, "%", note or f"{hits} of {cases}:")
+    return Estimate(100 * hits / cases, 100 * ends.low, 100 * ends.high, "%", f"{hits} of {cases}:")
 
 
 class Row(NamedTuple):

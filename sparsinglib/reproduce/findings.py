@@ -5,7 +5,6 @@ computed when they were drawn.
 """
 
 import re
-from pathlib import Path
 
 import nbformat
 
@@ -15,11 +14,11 @@ from ..paper import style
 LINE = re.compile(r"^\*\*Found\*\* \((.+?)\): .*$", re.MULTILINE)
 
 
-def with_findings(source: str, figures: Path = FIGURES) -> str:
+def with_findings(source: str) -> str:
     """A cell's text, its line of findings as the pictures named in it say it."""
 
     def line(found: re.Match[str]) -> str:
-        said = [style.caption(name, figures) for name in re.findall(r"`(\w+)`", found[1])]
+        said = [style.caption(name, FIGURES) for name in re.findall(r"`(\w+)`", found[1])]
         return f"**Found** ({found[1]}): {'. '.join(said)}."
 
     return LINE.sub(line, source)

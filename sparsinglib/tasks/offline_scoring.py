@@ -12,10 +12,10 @@ SECONDS = 2  # of processor time that a generated program may take; twice that o
 MEGABYTES = 256  # of memory
 
 # Runs in the new process, before the generated program, which cannot raise hard limits again.
-LIMITS = """
+LIMITS = f"""
 import resource
-resource.setrlimit(resource.RLIMIT_CPU, ({seconds}, {seconds}))
-resource.setrlimit(resource.RLIMIT_AS, ({bytes}, {bytes}))
+resource.setrlimit(resource.RLIMIT_CPU, ({SECONDS}, {SECONDS}))
+resource.setrlimit(resource.RLIMIT_AS, ({2**20 * MEGABYTES}, {2**20 * MEGABYTES}))
 resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 """
@@ -50,7 +50,7 @@ def code_line(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
 
 
 @lru_cache(maxsize=4096)
-def runs(program: str, seconds: int = SECONDS, megabytes: int = MEGABYTES) -> bool:
+def runs(program: str) -> bool:
     """Whether a Python program ends without an error in a process of its own, within limits of time and memory.
 
     The process has no environment, no site packages, an empty working directory, and cannot write files. That guards
@@ -60,12 +60,11 @@ def runs(program: str, seconds: int = SECONDS, megabytes: int = MEGABYTES) -> bo
         compile(program, "<generated>", "exec")
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         return False
-    limits = LIMITS.format(seconds=seconds, bytes=megabytes * 2**20)
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-I", "-S", "-c", limits + program]
+        command = [sys.executable, "-I", "-S", "-c", LIMITS + program]
         closed: Any = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
         try:
-            done = subprocess.run(command, cwd=folder, env={}, timeout=2 * seconds, check=False, **closed)
+            done = subprocess.run(command, cwd=folder, env={}, timeout=2 * SECONDS, check=False, **closed)
         except subprocess.TimeoutExpired:
             return False
     return done.returncode == 0
