@@ -22,11 +22,11 @@ NEW_PROBLEMS = 4297
 NEW_WINDOWS = 40_000  # of each new seed; its problems make some 43,000
 
 
-def train_tokenizer(directory: Path = LADDER_TOKENIZER, characters: int = 12_000_000) -> PreTrainedTokenizerBase:
-    """Train the byte-level BPE tokenizer on the mixture and save it where ``AutoTokenizer`` can load it."""
+def train_tokenizer(directory: Path = LADDER_TOKENIZER) -> PreTrainedTokenizerBase:
+    """Train the byte-level BPE tokenizer on 12M characters and save it where ``AutoTokenizer`` can load it."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    text = corpora.load("mixture", "train")[:characters]
+    text = corpora.load("mixture", "train")[:12_000_000]
     tokenizer = Tokenizer(models.BPE())
     digits, pieces = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, pieces])

@@ -70,14 +70,14 @@ class Run:
         """Weights of the layers' matrices, 11.5 · layers · d²: 4 d² of attention, 7.5 d² of the FFN; no norms."""
         return 23 * self.layers * self.width**2 // 2
 
-    def flops_per_token(self, causal: bool = True) -> int:
+    def flops_per_token(self) -> int:
         """Floating-point operations of training on a token, forward and backward, with every FFN neuron active.
 
-        Six for each weight of a matrix product, the tied output layer among them, and for attention 12 · layers ·
-        context · d, or half of that where only what comes before a token is computed (``causal``).
+        Six for each weight of a matrix product, the tied output layer among them, and for attention 6 · layers ·
+        context · d: only what comes before a token is computed.
         """
-        attention = (6 if causal else 12) * self.layers * CONTEXT * self.width
-        return 6 * (self.non_embedding_parameters + VOCABULARY * self.width) + attention
+        weights = self.non_embedding_parameters + VOCABULARY * self.width
+        return 6 * (weights + self.layers * CONTEXT * self.width)
 
 
 @dataclass(frozen=True)
