@@ -10,6 +10,7 @@ from families import MIXTURES
 import sparsinglib as sl
 from sparsinglib.ladder import ends, recipe, snapshots
 from sparsinglib.ladder.batches import validation_batches
+from sparsinglib.ladder.model import build
 from sparsinglib.ladder.recipe import RUNS, Run
 
 BETWEEN = [0.0229, 0.118, 0.35]  # as far as can be from the values of the grid
@@ -56,9 +57,8 @@ def test_between_the_grid_it_is_what_a_measurement_gives(name):
         found = sl.measure(model, held_out, sl.thresholds_for_cett(model, held_out, cett))
         assert row.activation_ratio == pytest.approx(found.activation_ratio, abs=5e-4)  # 0.05 points
         assert row.kl == pytest.approx(found.kl, rel=0.03)
-        assert row.log_ppl_ratio == pytest.approx(
-            np.log(found.ppl_ratio), abs=found.ppl_ratio_se
-        )  # as noisy along CETT
+        rise = np.log(found.ppl_ratio)
+        assert row.log_ppl_ratio == pytest.approx(rise, abs=found.ppl_ratio_se)  # as noisy along CETT
 
 
 def test_on_the_grid_errors_and_loss_are_those_of_a_measurement(measured):
@@ -113,11 +113,8 @@ def test_groups_of_the_long_runs():
         run = RUNS[f"{name}-long"]
         steps = snapshots.groups(run)
         sizes = pd.Series(list(steps.values())).value_counts().sort_index()
-        assert (
-            sizes.iloc[-5:].eq(10).all()
-            and sizes.index[-1] == run.steps
-            and 0.1e6 < sizes.index[0] * run.batch_tokens < 1e6
-        )
+        assert sizes.iloc[-5:].eq(10).all() and sizes.index[-1] == run.steps
+        assert 0.1e6 < sizes.index[0] * run.batch_tokens < 1e6
         assert 24 <= len(sizes) <= 29 and (sizes[sizes.index >= 900] == 10).all()
         shares = np.array(sizes.index[-5:]) / run.steps
         np.testing.assert_allclose(shares, [0.88, 0.91, 0.94, 0.97, 1.0], atol=0.01)
@@ -127,8 +124,6 @@ def test_groups_of_the_long_runs():
 def test_a_recorded_snapshot_is_of_the_model_as_shipped_and_leaves_it_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(snapshots, "TOKENS", 2048)
     run = Run("tiny", 16, 2, "relu", 1, 100 * recipe.CONTEXT, 1)
-    from sparsinglib.ladder.model import build
-
     model = build(run)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     path = tmp_path / "snapshots.csv"

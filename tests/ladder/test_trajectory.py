@@ -34,9 +34,8 @@ def test_a_trajectory_is_resumed_and_holds_what_the_library_measures(tmp_path, m
     found = sl.thresholds_for_cett(models[-1], batches, shared)
     assert last["activation_ratio_shared_cett"] == pytest.approx(found.activation_ratio)
     assert last["cett_searched"] == pytest.approx(sl.find_thresholds(models[-1], batches, 1.0).cett)
-    assert last["relu_nonzero_ratio"] == pytest.approx(
-        sl.measure(models[-1], batches, sl.StraightforwardReLU()).activation_ratio
-    )
+    zeros = sl.measure(models[-1], batches, sl.StraightforwardReLU())
+    assert last["relu_nonzero_ratio"] == pytest.approx(zeros.activation_ratio)
     monkeypatch.setattr(trajectory, "measure_checkpoint", lambda *_, **__: pytest.fail("measured again"))
     assert len(trajectory.measure_run(run, 2048)) == len(table)
 
@@ -45,14 +44,12 @@ def stubbed(monkeypatch, tmp_path, run, cett):
     """Measures of a run's kept checkpoints made up, all but the bookkeeping; returns the steps that were measured."""
     measured = []
 
-    def rows(path, batches, cett, relu):
+    def rows(path, batches, cett=None, relu=False):
         measured.append(int(path.name[5:]))
-        found = [("cett_shared", p, value) for p, value in cett.items()] + [("cett_searched", 1.0, 0.1)]
+        found = [("validation_loss", math.nan, 3.0)]
+        if cett:
+            found = [("cett_shared", p, value) for p, value in cett.items()] + [("cett_searched", 1.0, 0.1)]
         return pd.DataFrame(found, columns=["metric", "p_pct", "value"])
-
-    def loss(path, batches):
-        measured.append(int(path.name[5:]))
-        return pd.DataFrame([("validation_loss", math.nan, 3.0)], columns=["metric", "p_pct", "value"])
 
     monkeypatch.setattr(trajectory, "LADDER", tmp_path / "shipped")
     monkeypatch.setattr(trajectory, "WORK", tmp_path / "work")
@@ -60,7 +57,7 @@ def stubbed(monkeypatch, tmp_path, run, cett):
     monkeypatch.setattr(trajectory, "load", lambda path: (None, None))
     monkeypatch.setattr(trajectory, "shared_cett", lambda models, batches, p: cett * p)
     monkeypatch.setattr(trajectory, "measure_checkpoint", rows)
-    monkeypatch.setattr(trajectory, "measure_loss", loss)
+    monkeypatch.setattr(trajectory, "measure_loss", rows)
     for step in recipe.kept_steps(run)[-6:]:
         (tmp_path / "work" / run.name / f"step_{step:07d}").mkdir(parents=True)
     return measured

@@ -9,7 +9,7 @@ import papermill
 import pytest
 
 from sparsinglib.files import NOTEBOOKS, ROOT
-from sparsinglib.reproduce import cli, findings
+from sparsinglib.reproduce import findings
 from sparsinglib.studies.checkpoint import numbers
 
 FILES = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
@@ -73,11 +73,6 @@ def test_one_parameters_cell_that_papermill_reads(path):
     parameters = papermill.inspect_notebook(str(path))
     assert parameters
     assert all(entry["help"] for entry in parameters.values()), "every parameter has a comment"
-
-
-def test_settings_keep_text_and_read_numbers():
-    given = cli.parse_settings(["strategy=123", "argument=1.05", "window=64"], FILES[:1])
-    assert given == {"strategy": "123", "argument": 1.05, "window": 64}
 
 
 @pytest.mark.parametrize(

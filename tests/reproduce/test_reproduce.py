@@ -272,6 +272,7 @@ KINDS = """
 text_file = ""  # a text
 model = "0.4m-relu"  # a model
 my_csv: str = ""  # a table
+label = "a"  # some text
 tokens: float = 1e9  # a number
 bands: list = [0.005, 0.01]  # some numbers
 size = 16_384  # a whole number
@@ -293,7 +294,7 @@ def reader(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("setting", "expected"),
-    [("tokens=1e6", 1e6), ("tokens=7", 7), ("size=1e6", 1_000_000), ("size=2_000", 2000),
+    [("label=123", "123"), ("tokens=1e6", 1e6), ("tokens=7", 7), ("size=1e6", 1_000_000), ("size=2_000", 2000),
      ("bands=[1e-3, 2]", [0.001, 2]), ("bands=[one, two]", ["one", "two"]), ("live=true", True), ("live=True", True),
      ("model=ckpt/mine", "ckpt/mine"), ("text_file=mine.txt", "mine.txt")],
 )  # fmt: skip
