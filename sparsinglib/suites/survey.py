@@ -133,19 +133,17 @@ def run(function: Callable[[Any], Any], tasks: Sequence[Any], jobs: int = 1) -> 
 def _shared(function: Callable[[Any], Any], tasks: Sequence[Any]) -> list[Any]:
     """Results of the tasks, in order; a task that another process is at work on is come back to after the others."""
     done: dict[int, Any] = {}
-    while len(done) < len(tasks):
-        before = len(done)
-        for i, task in enumerate(tasks):
-            if i not in done:
-                waits = WAIT.set(0)
-                try:
-                    done[i] = function(task)
-                except Timeout:
-                    continue
-                finally:
-                    WAIT.reset(waits)
-        if len(done) == before:
-            time.sleep(0.2)
+    waits = WAIT.set(0)
+    try:
+        while len(done) < len(tasks):
+            before = len(done)
+            for i in [i for i in range(len(tasks)) if i not in done]:
+                with suppress(Timeout):
+                    done[i] = function(tasks[i])
+            if len(done) == before:
+                time.sleep(0.2)
+    finally:
+        WAIT.reset(waits)
     return [done[i] for i in range(len(tasks))]
 
 

@@ -1,4 +1,4 @@
-"""Corpora: what is read, split, checked and cached; and token windows against slices made by hand."""
+"""Corpora: what is read, split, checked and cached; generated problems, solved by another road."""
 
 import itertools
 import math
