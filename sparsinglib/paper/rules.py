@@ -94,7 +94,7 @@ def matches(estimate: Estimate, rounding: bool = False) -> Verdict:
 
 @dataclass(frozen=True)
 class Bound:
-    """One part of a claim's bound: its ``rule`` with what it asks for; "" for a value that is shown and not judged.
+    """One part of a claim's bound: its ``rule`` with what it asks for; None for a value that is shown and not judged.
 
     ``at`` are the values where the verdict changes; where there are none, it is the printed number. ``each``: the share
     is that of the cases which hold by this bound. ``missing``: what the list of claims itself says cannot be had.
