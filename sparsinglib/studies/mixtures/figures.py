@@ -11,6 +11,7 @@ from scipy import stats
 from ...paper import style
 from .numbers import AXIS_END, CETT_ALIKE, MIXTURES, VANILLA, Curve, missing
 
+NUDGE = 0.6  # points of activation ratio between large marks
 LOOKS = {name: style.other(i) for i, name in enumerate((VANILLA, *MIXTURES))}
 
 
@@ -46,7 +47,7 @@ def figure_12(
         return fig.says(
             f"As trained, {worse} of {len(here)} mixtures have a higher perplexity than a plain FFN cut to the same "
             f"share ({_span(here)})" + turned(within),
-            "Large marks: the number of experts that a mixture was trained with, the one fair comparison by experts. "
+            "Large marks: the number of experts that a mixture was trained with, side by side. "
             "Dashed: those experts, and CETT leaves out neurons of theirs too. Left of the dotted line: the range of "
             "the paper's axis.",
         )
@@ -111,4 +112,5 @@ def _draw(ax: Axes, name: str, rows: pd.DataFrame, column: str, **line: str | No
     x, y = 100 * rows["activation_ratio"], rows[column]
     ax.plot(x, y, **LOOKS[name] | {"ms": 3.5, "lw": 1.1, "label": _label(name)} | line)
     here = rows["trained_here"].to_numpy(bool)
-    ax.plot(x[here], y[here], ls="", **LOOKS[name], ms=9, mfc="white", mew=1.8, zorder=4)
+    aside = NUDGE * (list(LOOKS).index(name) - len(LOOKS) / 2)  # two mixtures were trained with the same share
+    ax.plot(x[here] + aside, y[here], ls="", **LOOKS[name], ms=9, mfc="white", mew=1.8, zorder=4)

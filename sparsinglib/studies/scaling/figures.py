@@ -12,12 +12,15 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
+from scipy import stats
 
+from ...laws import Posterior
 from ...paper import published, style
+from .limits import LARGEST, printed
 
 Laws = Mapping[str, Callable[[np.ndarray], np.ndarray]]
 KINDS = ("paper", "ladder")
-HALO: style.Look = {"path_effects": [withStroke(linewidth=2, foreground="white")]}
+HALO: style.Look = {"path_effects": [withStroke(linewidth=3, foreground="white")]}
 
 
 def _changes(trend: pd.DataFrame) -> pd.Series:
@@ -45,7 +48,7 @@ def figure_4(trend: pd.DataFrame, laws: Laws, limits: pd.DataFrame) -> style.Pic
 
     Evidence down, activation across. ``trend`` with ``used``: paler points are warm-up.
     """
-    printed = published.table(2).assign(run=lambda t: t.scale.str.lower() + "-" + t.activation).set_index("run").a0
+    known = printed().a0
     with style.context():
         ratios = {"width_ratios": [4, 1.3, 4, 1.3]}
         fig, panels = style.axes(2, 4, height=3.3, gridspec_kw=ratios)
@@ -61,17 +64,17 @@ def figure_4(trend: pd.DataFrame, laws: Laws, limits: pd.DataFrame) -> style.Pic
             mine = limits[limits.run.isin(part.run)]
             fixed = mine[mine.identified.astype(bool)]
             # An open limit may lie anywhere; it does not stretch the axis.
-            ends = 100 * pd.concat([shown, fixed.low, fixed.high, printed[printed.index.isin(part.run)]])
+            ends = 100 * pd.concat([shown, fixed.low, fixed.high, known[known.index.isin(part.run)]])
             room = 0.06 * np.ptp(ends)
             left.set_ylim(ends.min() - room, ends.max() + room)
-            _limits(right, mine, printed)
             right.set_ylim(left.get_ylim())
+            _limits(right, mine, known)
             right.tick_params(axis="y", labelleft=False)
         return fig.says(
             f"With more data the activation ratio of {_which_way(trend)}",
             "Line: law. Pale: points left out of it as warm-up. Right of each panel the limits: bars are our 90 % "
-            "intervals by the model of all runs, hollow where the points do not fix the limit (the bar then "
-            "may leave the panel); black diamonds are the limits printed in Table 2. Darker: larger."
+            "intervals by the model of all runs, hollow where the points do not fix the limit (a triangle at "
+            "the edge: it lies beyond); black diamonds are the limits printed in Table 2. Darker: larger."
             f"{_drifted(trend, limits)}",
         )
 
@@ -116,7 +119,9 @@ def _limits(ax: Axes, limits: pd.DataFrame, printed: pd.Series) -> None:
         x = scales.index(row.scale) + 0.22 * (row.seed - 1)
         face = look["color"] if row.identified else "white"
         ax.plot([x, x], [100 * row.low, 100 * row.high], color=look["color"], lw=1, alpha=1 if row.identified else 0.35)
-        ax.plot(x, 100 * row.a0, **look, mfc=face, ms=4)
+        seen = np.clip(100 * row.a0, *ax.get_ylim())
+        look["marker"] = {-1: "v", 0: look["marker"], 1: "^"}[int(np.sign(100 * row.a0 - seen))]
+        ax.plot(x, seen, **look, mfc=face, ms=4, clip_on=False)
         if row.run in printed:
             ax.plot(x + 0.25, 100 * printed[row.run], "kD", ms=3)
     ax.set_xticks(range(len(scales)), [scale.rstrip("BM") for scale in scales], fontsize=7, rotation=60)
@@ -124,28 +129,39 @@ def _limits(ax: Axes, limits: pd.DataFrame, printed: pd.Series) -> None:
     ax.grid(axis="x", visible=False)
 
 
-def figure_11(trend: pd.DataFrame, laws: Laws) -> style.Picture:
-    """The 2.4B run's points with several laws (name to law), each drawn on to the end of the paper's axis."""
+def figure_11(trend: pd.DataFrame, laws: Laws, model: Posterior) -> style.Picture:
+    """The 2.4B run's points with several laws (name to law), drawn on to the end of the paper's axis, and our limit.
+
+    ``model`` is that of all ReLU runs of the paper; its laws are drawn as a band.
+    """
     end = float(published.read("figure_axes").query("figure == 11").x_tick_max.iloc[0])
     with style.context():
         fig, (ax,) = style.axes(1, 1, height=3.6)
-        part = trend[trend.run == "2.4b-relu"]
-        ax.plot(part.d, 100 * part.activation_ratio, **style.look("2.4B") | {"ls": ""}, ms=5, mew=0)
-        ends, inks = [], (style.FIT, style.OTHERS[1], style.OTHERS[4], style.OTHERS[3])
+        part, look = trend[trend.run == LARGEST], style.look("2.4B") | {"ls": "", "clip_on": False}
+        ax.plot(part.d, 100 * part.activation_ratio, **look, ms=5, mew=0)
+        limit = 100 * model.limits().set_index("run").loc[LARGEST, ["low", "a0", "high"]].astype(float)
+        d = np.linspace(part.d.min(), end, 300)
+        low, high = 100 * np.quantile(model.curves(LARGEST, d), [0.05, 0.95], axis=0)
+        ax.fill_between(d, low, high, color=look["color"], alpha=0.15, lw=0)
+        bar = [[limit.a0 - limit.low], [limit.high - limit.a0]]
+        ax.errorbar(end, limit.a0, bar, **look, ms=5, mfc="white", capsize=3, zorder=4)
+        inks = (style.FIT, style.OTHERS[1], style.OTHERS[4], style.OTHERS[3])
+        ends = [(limit.low, f"our limit, 90 %:\n{limit.low:.1f} to {limit.high:.1f} %", look["color"])]
         for (name, law), ink, dash in zip(laws.items(), inks, ("-", "--", "-.", ":"), strict=False):
-            d = np.linspace(part.d.min(), end, 300)
             ax.plot(d, 100 * law(d), color=ink, ls=dash, lw=1.4)
             ends.append((100 * float(law(d)[-1]), name.replace(" (", "\n("), ink))
         ax.axvspan(part.d.max(), end, color="0.93", zorder=0)
         middle, across = (part.d.max() + end) / 2, ax.get_xaxis_transform()
         ax.text(middle, 0.96, "no published points", ha="center", va="center", color="0.4", transform=across)
         ax.set(xlabel=style.TOKEN_LABELS[1e9], ylabel="activation ratio (%)", xlim=(None, end))
-        style.label_ends(ax, ends, gap=0.13)
-        values = [value for value, _, _ in ends]
+        style.label_ends(ax, ends, gap=0.13, x=1.03)
+        theirs = 100 * printed().a0[LARGEST]
         return fig.says(
-            f"The published 2.4B points end at {part.d.max():.0f} billion tokens; laws through them end "
-            f"{min(values):.2f} to {max(values):.2f} % active",
-            "Points: 2.4B ReLU, published. Each law is drawn on to the end of the paper's axis.",
+            f"The published 2.4B points leave the limit open, {limit.low:.1f} to {limit.high:.1f} % active (90 %); "
+            f"{theirs:.2f} % is printed, the abstract's {100 - theirs:.2f} % sparsity",
+            f"Points: 2.4B ReLU, published, up to {part.d.max():.0f} billion tokens. Band: 90 % of the laws "
+            "through them by the model of all runs; bar at the right edge: their limits. Table 2's law was not fitted to "
+            "these points.",
         )
 
 
@@ -234,11 +250,12 @@ def limit_by_cut(table: pd.DataFrame) -> style.Picture:
             ax.set_ylim(ends.min() - 0.1 * np.ptp(ends), ends.max() + 0.1 * np.ptp(ends))
             ax.axhline(100 * part.printed.iloc[0], color=style.FIT, ls="--", lw=1)
             ax.set_title(style.name(run))
-            moves.append(100 * np.ptp(fixed.a0) if len(fixed) else 0.0)
+            moves.append((100 * np.ptp(fixed.a0) if len(fixed) else 0.0, style.name(run)))
         fig.supxlabel("end of warm-up (tokens a parameter)", fontsize=9)
         fig.supylabel("limit activation ratio (%)", fontsize=9)
         return fig.says(
-            f"Where the warm-up ends moves a limit by up to {max(moves):.1f} points, even where the points fix it",
+            f"Where the warm-up ends moves a limit by up to {max(moves)[0]:.1f} points ({max(moves)[1]}), even where "
+            "the points fix it",
             "Bars: 90 %, with the end of warm-up taken as known; darker: the points fit better. Dashed: printed in "
             "Table 2. Hollow: not fixed by the points (the bar may leave the panel).",
         )
@@ -257,14 +274,19 @@ def coverage(table: pd.DataFrame) -> style.Picture:
             groups = table[table.quantity == kind].groupby(["design", "activation"])
             for k, ((design, activation), part) in enumerate(groups):
                 label = f"{style.ACTIVATION_LABELS[str(activation)]}, {design} checkpoints"
-                ax.plot(100 * part.level, 100 * part.right / part.intervals, **style.other(k), ms=4, lw=1, label=label)
+                share = part.right / part.intervals
+                low, high = stats.beta.ppf([[0.05], [0.95]], part.right + 0.5, part.intervals - part.right + 0.5)
+                bars = 100 * style.error_bars(low, share, high)
+                ax.errorbar(100 * part.level + 0.5 * k, 100 * share, bars, **style.other(k), ms=4, lw=1, label=label)
             ax.set(xlim=(45, 100), ylim=(45, 100), xlabel="interval (%)", ylabel="holds the truth (%)", title=kind)
         panels[0].legend()
-        ninety = table[(table.level == 0.9) & (table.quantity == "limit")]
-        shares = 100 * ninety.right / ninety.intervals
+        ninety = table[table.level == 0.9].groupby(["quantity", "activation"])[["right", "intervals"]].sum()
+        shares = (100 * ninety.right / ninety.intervals).unstack()
+        words = [f"{kind} {row.relu:.0f} % (ReLU), {row.silu:.0f} % (SiLU)" for kind, row in shares.iterrows()]
         return fig.says(
-            f"90 % intervals of a limit hold the truth in {shares.min():.0f} to {shares.max():.0f} % of simulated runs",
-            "Simulated sets of seven runs with seeds, wander and a warm-up; slope: of the limit over scale.",
+            f"How often 90 % intervals hold the truth in simulated runs: {'; '.join(words)}",
+            "Simulated sets of seven runs with seeds, wander and a warm-up; slope: of the limit over scale. Bars: 90 % "
+            "of the share (Jeffreys). Above the dashed line intervals are wider than they need be.",
         )
 
 
@@ -287,8 +309,9 @@ def table_2(table: pd.DataFrame, limits: pd.DataFrame) -> style.Picture:
                 ax.plot([low, high], [y, y], color=look["color"], lw=2, alpha=0.4 if open_limit else 1)
                 ax.plot(100 * ours.a0[run], y, **look, mfc="white" if open_limit else look["color"], ms=6)
                 ax.plot(100 * rows.refit[run], y + 0.22, "|", color="0.45", ms=9, mew=1.5)
-                ax.plot(100 * rows.printed[run], y, "kD", ms=4)
                 inside.append(low <= 100 * rows.printed[run] <= high)
+                ink = style.FIT if inside[-1] else style.ALARM
+                ax.plot(100 * rows.printed[run], y, "D", color=ink, ms=4, zorder=4)
             ax.set_yticks(range(len(mine)), [style.name(run) for run in mine])
             values = 100 * pd.concat([rows.printed[mine], rows.refit[mine], ours.a0[mine]])
             fixed = ours.loc[mine][ours.identified[mine].astype(bool)]
@@ -299,8 +322,10 @@ def table_2(table: pd.DataFrame, limits: pd.DataFrame) -> style.Picture:
                 ylim=(len(mine) - 0.5, -0.5),
                 xlabel="limit activation ratio (%)",
             )
+            for y in np.flatnonzero(100 * ours.low[mine] < ax.get_xlim()[0]):
+                ax.plot(ax.get_xlim()[0], y, "<", color=style.colour(ours.scale[mine[y]], activation), clip_on=False)
         return fig.says(
             f"{sum(inside)} of {len(inside)} printed limits lie within our 90 % interval",
             "Mark and bar: median and 90 % interval by the model of all runs (hollow: limit not fixed; the "
-            "bar may leave the panel). Black diamond: Table 2. Grey tick: refit at the number nearest to it.",
+            "bar may go on, arrow). Diamond: Table 2, red outside the interval. Grey tick: refit at the number nearest to it.",
         )

@@ -77,10 +77,15 @@ def forecast(table: pd.DataFrame) -> style.Picture:
     with style.context():
         height = 0.19 * sum(rows) / len(rows) + 0.45
         fig, panels = style.axes(len(kinds), len(shares), height=height, height_ratios=[n + 2 for n in rows])
+        # Wide enough for every prediction and for most intervals: a few long ones would squeeze all the others.
+        far = 100 * table[["low", "high"]].sub(table.measured, axis=0).abs().max(axis=1)
+        far = np.maximum(
+            far.groupby(table.evidence).quantile(0.8), 100 * table.error.abs().groupby(table.evidence).max()
+        )
         for i, ax in enumerate(panels):
             kind, share = kinds[i // len(shares)], shares[i % len(shares)]
             part = table[(table.evidence == kind) & (table.share == share)].set_index("run")
-            _forecast_rows(ax, part.loc[style.by_size(part.index)], bool(i % len(shares)))
+            _forecast_rows(ax, part.loc[style.by_size(part.index)], bool(i % len(shares)), 1.15 * far[kind])
             ax.set_title(f"{kind}, {100 * share:.0f} % of the tokens seen: {part.inside.sum()} of {len(part)} inside")
         for ax in panels[-len(shares) :]:
             ax.set_xlabel("predicted less measured end (points)")
@@ -93,12 +98,10 @@ def forecast(table: pd.DataFrame) -> style.Picture:
         )
 
 
-def _forecast_rows(ax: Axes, part: pd.DataFrame, bare: bool) -> None:
-    """Intervals about the measured end; an arrow where one runs out of the panel."""
+def _forecast_rows(ax: Axes, part: pd.DataFrame, bare: bool, reach: float) -> None:
+    """Intervals about the measured end; an arrow where one runs out of the panel, which goes to ``reach`` points."""
     ends = 100 * part[["low", "high"]].sub(part.measured, axis=0)
     middle = 100 * part.error
-    # Wide enough for every prediction and for most intervals: a few long ones would squeeze all the others.
-    reach = 1.15 * max(middle.abs().max(), ends.abs().stack().quantile(0.8))
     for i, (run, row) in enumerate(part.iterrows()):
         low, high = ends.iloc[i]
         look = style.look_of(str(run)) | {"ls": ""}

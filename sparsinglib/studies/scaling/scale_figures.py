@@ -12,6 +12,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from ...paper import published, style
 
 KINDS = ("paper", "ladder")
+FLATTEST = 1e-3  # points per token unit, where Figure 8's axis begins
 APART = 1.05  # a seed's mark right of the last one's, so that none hides another
 
 
@@ -92,11 +93,12 @@ def _intervals(ax: Axes, part: pd.DataFrame, params: pd.Series, ink: str, activa
     ax.errorbar(x, 100 * part.a0, bars, ls="", color=ink, marker=style.ACTIVATION_MARKERS[activation], ms=4, capsize=2)
 
 
-def figure_8(derivative: pd.DataFrame) -> style.Picture:
+def figure_8(derivative: pd.DataFrame, slopes: pd.DataFrame) -> style.Picture:
     """Size of dA/dD against tokens per parameter, both logarithmic, where the run has points; ReLU and SiLU apart.
 
     ``derivative`` (``scales.derivatives``): evidence, run, scale, activation, tokens_per_param, derivative, low, high
     (90 %), inside (the run has points there), identified. Runs whose limit is open are pale and have no band.
+    ``slopes`` (``scales.slopes``): of (log_speed or log_speed_by_lnd), evidence, activation, slope, low, high.
     """
     with style.context():
         fig, panels = style.axes(2, 2, height=2.7)
@@ -109,25 +111,31 @@ def figure_8(derivative: pd.DataFrame) -> style.Picture:
             if part.empty:
                 style.empty(ax, f"{evidence}: no {style.ACTIVATION_LABELS[activation]} run measured yet")
                 continue
-            ends = [_slope(ax, line) for _, line in part.groupby("run", sort=True)]
+            size = 100 * part.derivative.abs()
+            # A slope far below the others says no more than that it is small.
+            ax.set_ylim(max(0.5 * size[size > 0].quantile(0.02), FLATTEST), 2 * size.max())
+            lines = [_slope(ax, line) for _, line in part.groupby("run", sort=True)]
+            ends = pd.DataFrame(lines, columns=["x", "y", "scale", "ink"]).dropna().sort_values("y")
+            for x, near in ends.groupby("x"):
+                heights = 10 ** style.spread(np.log10(near.y), 0.06 * np.ptp(np.log10(ax.get_ylim())))
+                for y, scale, ink in zip(heights, near.scale, near.ink, strict=True):
+                    place = {"xytext": (3, 0), "textcoords": "offset points", "va": "center"}
+                    ax.annotate(scale, (x, y), color=ink, fontsize=8, **place)
             unit = "billion" if evidence == "paper" else "million"
             ax.set(xscale="log", yscale="log", ylabel=f"|dA/dD| (points\nper {unit} tokens)")
             ax.set_xlabel("tokens per parameter")
-            size = 100 * part.derivative.abs()
-            ax.set_ylim(0.5 * size[size > 0].quantile(0.02), 2 * size.max())
             ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             ax.xaxis.set_major_formatter("{x:g}")
             ax.xaxis.set_minor_formatter(NullFormatter())
-            style.label_ends(ax, [end for end in ends if end is not None], gap=0.08)
         return fig.says(
-            _smaller_first(derivative),
+            f"Per token larger ReLU models change less; {_by_size(slopes, 'relu')}",
             "Size of the law's slope where a run has points; bands are 90 % intervals by the model of "
             "all runs. Pale, without a band: the run's limit is open. Since D = tokens per parameter × parameters, "
-            "part of this order is arithmetic.",
+            f"ln 2 of a doubling is arithmetic, |dA/dlnD| is free of it; SiLU: {_by_size(slopes, 'silu')}.",
         )
 
 
-def _slope(ax: Axes, line: pd.DataFrame) -> tuple[float, str, str] | None:
+def _slope(ax: Axes, line: pd.DataFrame) -> tuple[float, float, str | None, str]:
     scale, activation, run = line.scale.iloc[0], line.activation.iloc[0], line.run.iloc[0]
     ink, pale = style.colour(scale, activation), not line.identified.iloc[0]
     x, size = line.tokens_per_param, 100 * line.derivative.abs()
@@ -136,19 +144,18 @@ def _slope(ax: Axes, line: pd.DataFrame) -> tuple[float, str, str] | None:
         ends = 100 * line[["low", "high"]].abs()
         crosses = np.sign(line.low) != np.sign(line.high)  # the slope may be zero: the band goes down to the edge
         ax.fill_between(x, ends.min(axis=1).where(~crosses, 1e-9), ends.max(axis=1), color=ink, alpha=0.15, lw=0)
-    return None if "seed" in run else (float(size.iloc[-1]), scale, ink)
+    end = size[size > 1.3 * ax.get_ylim()[0]].index[-1]  # where it ends, or leaves the panel
+    return x[end], size[end], None if "seed" in run else scale, ink
 
 
-def _smaller_first(derivative: pd.DataFrame) -> str:
-    """How often the smaller of two neighbouring sizes has the larger slope, where both have points."""
-    words = []
-    for evidence, rows in derivative[derivative.inside].groupby("evidence", sort=False):
-        counts = []
-        for _, part in rows.groupby("activation"):
-            size = part.assign(size=part.derivative.abs()).groupby(["tokens_per_param", "scale"])["size"].mean()
-            counts.append((size.unstack().diff(axis=1).iloc[:, 1:].stack() < 0).to_numpy())
-        words.append(f"{100 * np.concatenate(counts).mean():.0f} % of the {evidence}'s")
-    return f"Smaller models change faster for each token in {' and '.join(words)} comparisons of neighbouring sizes"
+def _by_size(slopes: pd.DataFrame, activation: str) -> str:
+    """The two speeds of an activation over size, by D and by ln D, each evidence in turn."""
+    mine = slopes[slopes.activation == activation].sort_values("evidence", ascending=False)
+    by_d, by_ln = mine[mine.of == "log_speed"], mine[mine.of == "log_speed_by_lnd"]
+    faster = ", ".join(f"{row.evidence} {row.slope:.2f}" for row in by_d.itertuples())
+    rest = ", ".join(f"{row.slope:.2f} ({row.low:.2f} to {row.high:.2f})" for row in by_ln.itertuples())
+    opened = "it is open: " if (by_ln.low * by_ln.high < 0).all() else ""
+    return f"ln |dA/dD| a doubling: {faster}; by ln D {opened}{rest}"
 
 
 def figure_13(loss: pd.DataFrame) -> style.Picture:
@@ -178,9 +185,10 @@ def figure_13(loss: pd.DataFrame) -> style.Picture:
         last = [end for end, _, _ in ends]
         left.set(ylim=(min(last) - 0.15, max(last) + 1.2), title="solid: ReLU, dashed: SiLU")
         left.set(ylabel="smoothed training loss (nats per token)")
-        right.axhspan(-spread, spread, color="0.9", zorder=0)
+        for end in (-spread, spread):
+            right.axhline(end, color="0.3", lw=0.8, ls=":")
         right.axhline(0, color="0.3", lw=0.8)
-        right.set(ylabel="ReLU less SiLU (nats per token)", title="difference; grey: range of seeds at the end")
+        right.set(ylabel="ReLU less SiLU (nats per token)", title="difference; dotted: range of seeds at the end")
         for ax, names in ((left, ends), (right, gaps)):
             ax.set(xscale="log", xlim=(1, None), xlabel=style.TOKEN_LABELS[1e6])
             style.label_ends(ax, names)

@@ -46,10 +46,13 @@ def _readings(ax: Axes, quantities: tuple[str, ...]) -> None:
             "lw": 1.2,
             "ls": "-" if len(part) > 1 else "",
         }
-        drawn = part.ratio.clip(low, high)
-        ax.plot(drawn, [-0.01] * len(part), transform=across, label=str(reading), clip_on=False, **look)
+        drawn = part.ratio.clip(low, high / 1.03)
+        inside = np.flatnonzero(part.ratio <= high).tolist()
+        ax.plot(
+            drawn, [-0.01] * len(part), transform=across, label=str(reading), clip_on=False, markevery=inside, **look
+        )
         if part.ratio.max() > high:
-            ax.plot(high, -0.01, transform=across, clip_on=False, **look | {"marker": ">", "ms": 8})
+            ax.plot(high / 1.03, -0.01, transform=across, clip_on=False, **look | {"marker": ">", "ms": 8})
 
 
 def figure_5(
@@ -88,8 +91,8 @@ def figure_5(
         return fig.says(
             message,
             "Bars: 90 %. Shaded: 90 % interval of the turn. Carets below the axis: the paper's bottleneck of "
-            f"{float(_facts().bottleneck_ratio):g}, carried over to this size in three ways. The points of the paper's "
-            "curve are not published.",
+            f"{float(_facts().bottleneck_ratio):g}, carried over to this size in three ways. Left: the points "
+            "of the paper's curve are not published; grey ticks are the shapes of its configurations.",
         )
 
 
@@ -103,7 +106,7 @@ def _draw_laws(ax: Axes, activation: pd.DataFrame, b: Bend, misfit: tuple[float,
     error = np.hypot(activation.last_error, b.scatter)
     line = np.polynomial.Polynomial.fit(np.log2(activation.ratio), activation["last"], 1, w=1 / error)
     label = f"line in log(ratio): misfit {misfit[1]:.2f}"
-    ax.plot(x, line(np.log2(x)), color=style.OTHERS[1], ls="--", lw=1.5, label=label)
+    ax.plot(x, line(np.log2(x)), color=style.OTHERS[4], ls="--", lw=1.5, label=label)
     deepest, widest = activation.sort_values("ratio")["last"].iloc[[0, -1]]
     return (
         f"From the deepest to the widest shape the activation ratio goes from {deepest:.1f} to {widest:.1f} %; a line "
