@@ -160,8 +160,8 @@ def figure_11(trend: pd.DataFrame, laws: Laws, model: Posterior) -> style.Pictur
             f"The published 2.4B points leave the limit open, {limit.low:.1f} to {limit.high:.1f} % active (90 %); "
             f"{theirs:.2f} % is printed, the abstract's {100 - theirs:.2f} % sparsity",
             f"Points: 2.4B ReLU, published, up to {part.d.max():.0f} billion tokens. Band: 90 % of the laws "
-            "through them by the model of all runs; bar at the right edge: their limits. Table 2's law was not fitted to "
-            "these points.",
+            "through them by the model of all runs; bar at the right edge: their limits. Table 2's law was not fitted "
+            "to these points.",
         )
 
 
@@ -322,10 +322,10 @@ def table_2(table: pd.DataFrame, limits: pd.DataFrame) -> style.Picture:
                 ylim=(len(mine) - 0.5, -0.5),
                 xlabel="limit activation ratio (%)",
             )
-            for y in np.flatnonzero(100 * ours.low[mine] < ax.get_xlim()[0]):
-                ax.plot(ax.get_xlim()[0], y, "<", color=style.colour(ours.scale[mine[y]], activation), clip_on=False)
+            for row in np.flatnonzero(100 * ours.low[mine] < ax.get_xlim()[0]):
+                ax.plot(ax.get_xlim()[0], row, "<", color=style.look_of(mine[row])["color"], clip_on=False)
         return fig.says(
             f"{sum(inside)} of {len(inside)} printed limits lie within our 90 % interval",
-            "Mark and bar: median and 90 % interval by the model of all runs (hollow: limit not fixed; the "
-            "bar may go on, arrow). Diamond: Table 2, red outside the interval. Grey tick: refit at the number nearest to it.",
+            "Mark and bar: median and 90 % interval by the model of all runs (hollow: limit not fixed; arrow: "
+            "the bar goes on). Diamond: Table 2, red outside the interval. Grey tick: refit at the nearest number.",
         )

@@ -119,8 +119,7 @@ def figure_8(derivative: pd.DataFrame, slopes: pd.DataFrame) -> style.Picture:
             for x, near in ends.groupby("x"):
                 heights = 10 ** style.spread(np.log10(near.y), 0.06 * np.ptp(np.log10(ax.get_ylim())))
                 for y, scale, ink in zip(heights, near.scale, near.ink, strict=True):
-                    place = {"xytext": (3, 0), "textcoords": "offset points", "va": "center"}
-                    ax.annotate(scale, (x, y), color=ink, fontsize=8, **place)
+                    ax.annotate(scale, (x, y), (3, 0), textcoords="offset points", color=ink, fontsize=8, va="center")
             unit = "billion" if evidence == "paper" else "million"
             ax.set(xscale="log", yscale="log", ylabel=f"|dA/dD| (points\nper {unit} tokens)")
             ax.set_xlabel("tokens per parameter")
