@@ -41,7 +41,7 @@ def speed_up(table: pd.DataFrame) -> style.Picture:
         own, torch = few.over_kernel, few.speedup
         return fig.says(
             f"At {100 * rows.a.min():g} % active neurons an FFN runs {own.min():.1f} to {own.max():.1f} times as fast "
-            f"as the same kernel with all neurons active, {torch.min():.1f} to {torch.max():.1f} times as fast as torch",
+            f"as the same kernel with all neurons active, {torch.min():.1f} to {torch.max():.1f} times as torch",
             "One FFN of the 2.4B shape, random weights, imposed activity. Colour: over our kernel with all neurons "
             "active; grey: over dense torch, which reads memory more slowly (bars: quartiles over rounds).",
         )
@@ -144,8 +144,8 @@ def tokens_per_second(table: pd.DataFrame) -> style.Picture:
         sparse, printed = rows[rows.variant == "sparse"].speedup, engines.decode_tokens_per_s
         read, predicted = most_gain()["whole model"]
         return fig.says(
-            f"Whole models run at {sparse.min():.2f} to {sparse.max():.2f} times the speed of dense torch, another "
-            f"kernel; of the paper's {printed.max() / printed.min():.1f} times skipping neurons can give at most {read:.2f}, "
+            f"Whole models run at {sparse.min():.2f} to {sparse.max():.2f} times dense torch, another kernel; of "
+            f"the paper's {printed.max() / printed.min():.1f} times skipping neurons can give at most {read:.2f}, "
             f"{predicted:.2f} with a free and perfect predictor",
             "Marks: median of the rounds' ratios with quartiles; below: dense torch, tokens a second. The paper's two "
             "numbers (2.4B ReLU) compare two engines and have no spread.",
