@@ -154,40 +154,6 @@ def _spread_thresholds(magnitude: Tensor, full: Tensor) -> np.ndarray:
     return np.unique(np.append(found, largest * 1.001))
 
 
-def exact_cett(
-    model: PreTrainedModel,
-    corpus: TokenBatches,
-    ffns: Sequence[FFN],
-    grid: np.ndarray,
-    kept: Sequence[tuple[FFN, Tensor, Tensor]] | None = None,
-) -> np.ndarray:
-    """Mean CETT over all tokens of the dense pass at each threshold of ``grid``; both are (FFNs, thresholds).
-
-    ``kept`` holds each FFN, its neuron values of all tokens and their outputs' lengths, if at hand: no pass is made.
-    """
-    sums: list[list[Tensor]] = [[] for _ in ffns]
-    valid = forward.Copies(torch.empty(0))
-
-    def visit(ffn: FFN, neurons: Tensor, gate: Tensor) -> None:
-        flat = neurons.reshape(-1, ffn.width)
-        full = ffn.output(flat).float().norm(dim=-1)
-        add(ffn, flat, full * valid.on(full.device))  # a token that is padding has no CETT
-
-    def add(ffn: FFN, flat: Tensor, full: Tensor) -> None:
-        cett = [layer_cett(ffn, flat, float(threshold), full).double().sum() for threshold in grid[ffn.site]]
-        sums[ffn.site].append(torch.stack(cett))
-
-    if kept is not None:
-        for ffn, values, full in kept:
-            add(ffn, values, full)
-    else:
-        with hook_ffns(ffns, visit):
-            for batch in corpus:
-                valid = forward.Copies(batch.valid.reshape(-1))
-                forward.logits(model, batch)
-    return np.array([torch.stack(layer).sum(dim=0).tolist() for layer in sums]) / corpus.tokens
-
-
 @dataclass
 class Point:
     """One sparse pass over a text: the CETT tried, log(sparse / dense perplexity) and, if asked for, KL; in nats.
@@ -246,12 +212,33 @@ class CettCurves:
 
         What a ``level`` leaves inexact, because CETT was not quite what was asked, the next mends.
         """
-        kept = self.samples if self.sampler.whole else None
         grid = np.array([self.thresholds(c, level) for c in cett]).T
-        found = exact_cett(self.model, self.corpus, self.ffns, grid, kept)
-        for curve, reached in zip(self.curves, found, strict=True):
+        for curve, reached in zip(self.curves, self._exact_cett(grid), strict=True):
             curve.correct(list(cett), reached, level)
-        self.dense_passes += kept is None
+
+    def _exact_cett(self, grid: np.ndarray) -> np.ndarray:
+        """Mean CETT over all tokens of the dense pass at each threshold of ``grid``; both are (FFNs, thresholds)."""
+        sums: list[list[Tensor]] = [[] for _ in self.ffns]
+
+        def add(ffn: FFN, values: Tensor, full: Tensor) -> None:
+            cett = [layer_cett(ffn, values, float(threshold), full).double().sum() for threshold in grid[ffn.site]]
+            sums[ffn.site].append(torch.stack(cett))
+
+        def visit(ffn: FFN, neurons: Tensor, gate: Tensor) -> None:
+            flat = neurons.reshape(-1, ffn.width)
+            full = ffn.output(flat).float().norm(dim=-1)
+            add(ffn, flat, full * valid.on(full.device))  # a token that is padding has no CETT
+
+        if self.sampler.whole:
+            for sample in self.samples:
+                add(*sample)
+        else:
+            with hook_ffns(self.ffns, visit):
+                for batch in self.corpus:
+                    valid = forward.Copies(batch.valid.reshape(-1))
+                    forward.logits(self.model, batch)
+            self.dense_passes += 1
+        return np.array([torch.stack(layer).sum(dim=0).tolist() for layer in sums]) / self.corpus.tokens
 
     def evaluate(self, cett: float, one_in: int = 1) -> Point:
         """One sparse pass at the thresholds of ``cett``, over the text or one in so many of its rows."""
