@@ -70,9 +70,7 @@ def page() -> str:
     """The whole page."""
     lines = ["# Which models can be measured", ""]
     lines += [f"Made by `python tests/core/test_entries.py` with transformers {tf.__version__}: a tiny random model of"]
-    lines += [
-        "each entry of its mappings from config to class. *Works* means: measuring leaves logits as they were,"
-    ]
+    lines += ["each entry of its mappings from config to class. *Works* means: measuring leaves logits as they were,"]
     lines += ["and so do thresholds of zero; masking all neurons equals zero output projections; counts agree with a"]
     lines += ["neuron-by-neuron computation in float64, and CETT to 1e-7; padding changes nothing beyond 1e-6."]
     lines += ["*Not built*: our tiny configuration, made by rule, was not valid for the class, so it was not tried."]
