@@ -4,7 +4,7 @@ import importlib.util
 
 import pytest
 import torch
-from helpers import GOLDEN, golden, golden_model
+from helpers import golden, golden_model
 
 import sparsinglib as sl
 
