@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from ..core import forward
 from ..core.checkpoints import load
 from ..core.measure import measure
 from ..core.rules import StraightforwardReLU
@@ -26,7 +26,7 @@ from ..core.search import find_thresholds, shared_cett, thresholds_for_cett
 from ..files import LADDER, replacing
 from .batches import validation_batches
 from .model import use_one_product
-from .recipe import LAST, RUNS, MixtureRun, Run, chosen, measured_steps
+from .recipe import LAST, RUNS, Run, chosen, measured_steps
 from .train import WORK
 
 TOKENS = 16_384  # of held-out text that is measured on
@@ -65,12 +65,20 @@ def unmeasured() -> list[Run]:
     return found
 
 
+def open_checkpoint(path: Path) -> PreTrainedModel:
+    """A checkpoint; a mixture computes its experts by a product that takes experts of any width."""
+    model, _ = load(path)
+    if getattr(model.config, "num_local_experts", None):
+        use_one_product(model)
+    return model
+
+
 def measure_checkpoint(path: Path, batches: list[torch.Tensor], cett: dict[float, float], relu: bool) -> pd.DataFrame:
     """Metric, p and value of one checkpoint, at the shared CETT and at one searched at this checkpoint by itself.
 
     ``cett`` is the shared CETT for each p in percent. With ``relu`` also the straightforward ReLU ratio.
     """
-    model, _ = load(path)
+    model = open_checkpoint(path)
     rows: list[tuple[str, float, float]] = []
     for p, target in cett.items():
         found = thresholds_for_cett(model, batches, target)
@@ -90,35 +98,25 @@ def measure_checkpoint(path: Path, batches: list[torch.Tensor], cett: dict[float
     return pd.DataFrame(rows, columns=["metric", "p_pct", "value"])
 
 
-def measure_loss(path: Path, batches: list[torch.Tensor]) -> pd.DataFrame:
-    """Validation loss of one checkpoint of a mixture of experts."""
-    model, _ = load(path)
-    use_one_product(model)
-    losses = [forward.losses(forward.logits(model, batch), batch) for batch in forward.TokenBatches(model, batches)]
-    loss = float(forward.require_finite(torch.cat(losses), "loss").double().mean())
-    return pd.DataFrame([("validation_loss", math.nan, loss)], columns=["metric", "p_pct", "value"])
-
-
 def current(rows: pd.DataFrame, cett: dict[float, float]) -> bool:
     """Whether one checkpoint's rows hold every p of ``cett`` at that shared CETT, and the checkpoint's own CETT."""
     shared = rows[rows["metric"] == "cett_shared"].set_index("p_pct")["value"]
     # Compared as closely as it is written: a small CETT differs from its rounded self by more than a share of 1e-9.
     same = [abs(shared.get(p, math.inf) - value) <= 10.0 ** (1 - DIGITS) for p, value in cett.items()]
-    return all(same) and (not cett or "cett_searched" in set(rows["metric"]))
+    return all(same) and "cett_searched" in set(rows["metric"])
 
 
 def measure_run(run: Run, max_tokens: int = TOKENS) -> pd.DataFrame:
     """Tidy trajectory of a run: run, step, tokens, metric, p_pct, value. Written after every checkpoint.
 
-    Of a mixture of experts there is only the loss. What is in ``trajectory.csv`` at these CETTs is not measured again.
+    What is in ``trajectory.csv`` at these CETTs is not measured again.
     Raises ValueError, and leaves the file as it is, where a new CETT would ask for a checkpoint that is on no disk any
     more.
     """
     batches = validation_batches(max_tokens)
     paths, target = checkpoints(run), LADDER / run.name / "trajectory.csv"
-    only_loss = isinstance(run, MixtureRun)
-    last = [] if only_loss else [load(paths[step])[0] for step in sorted(paths)[-LAST:]]
-    cett = {p: shared_cett(last, batches, p) for p in INCREASES if last}
+    last = [open_checkpoint(paths[step]) for step in sorted(paths)[-LAST:]]
+    cett = {p: shared_cett(last, batches, p) for p in INCREASES}
     table = pd.read_csv(target) if target.is_file() else pd.DataFrame(columns=COLUMNS)
     stale = {step for step, rows in table.groupby("step") if not current(rows, cett)}
     if gone := stale - set(paths):
@@ -128,10 +126,7 @@ def measure_run(run: Run, max_tokens: int = TOKENS) -> pd.DataFrame:
         )
     table = table[~table["step"].isin(stale)]
     for step in sorted(set(paths) - set(table["step"]), reverse=True):  # the late ones matter most
-        if only_loss:
-            rows = measure_loss(paths[step], batches)
-        else:
-            rows = measure_checkpoint(paths[step], batches, cett, run.activation == "relu")
+        rows = measure_checkpoint(paths[step], batches, cett, run.activation == "relu")
         rows = rows.assign(run=run.name, step=step, tokens=step * run.batch_tokens)
         table = pd.concat([table, rows], ignore_index=True) if len(table) else rows
         with replacing(target) as file:

@@ -31,7 +31,7 @@ function draw(svg) {
     out.push(`<path d="M${x(d)} ${box.bottom}v4" stroke="#000"/><text x="${x(d)}" y="296" text-anchor="middle">${+d.toFixed(2)}</text>`);
   out.push(`<path d="M${box.left} ${box.top}V${box.bottom}H${box.right}" fill="none" stroke="#000"/>`);
   part.forEach((run, i) => {
-    const k = Math.min(Number(drop.value), run.fits.length - 1), fit = run.fits[k], at = 394 + 11 * i;
+    const k = Math.min(Number(drop.value), run.fits.length - 1), fit = run.fits[k], at = 390 + 12 * i;
     const marks = run.points.map(([d, a], j) => inside(y(a)) ?
       `<circle cx="${x(d)}" cy="${y(a)}" r="2" fill="${run.colour}" opacity="${j < k ? 0.25 : 0.8}"/>` : "");
     const [start, end] = [run.points[k][0], run.points[run.points.length - 1][0]];
