@@ -26,7 +26,7 @@ from ..core.search import find_thresholds, shared_cett, thresholds_for_cett
 from ..files import LADDER, replacing
 from .batches import validation_batches
 from .model import use_one_product
-from .recipe import LAST, RUNS, Run, chosen, measured_steps
+from .recipe import LAST, RUNS, MixtureRun, Run, chosen, measured_steps
 from .train import WORK
 
 TOKENS = 16_384  # of held-out text that is measured on
@@ -115,6 +115,7 @@ def measure_run(run: Run, max_tokens: int = TOKENS) -> pd.DataFrame:
     """
     batches = validation_batches(max_tokens)
     paths, target = checkpoints(run), LADDER / run.name / "trajectory.csv"
+    relu = run.activation == "relu" and not isinstance(run, MixtureRun)  # whose gate scores no rule can ask for
     last = [open_checkpoint(paths[step]) for step in sorted(paths)[-LAST:]]
     cett = {p: shared_cett(last, batches, p) for p in INCREASES}
     table = pd.read_csv(target) if target.is_file() else pd.DataFrame(columns=COLUMNS)
@@ -126,7 +127,7 @@ def measure_run(run: Run, max_tokens: int = TOKENS) -> pd.DataFrame:
         )
     table = table[~table["step"].isin(stale)]
     for step in sorted(set(paths) - set(table["step"]), reverse=True):  # the late ones matter most
-        rows = measure_checkpoint(paths[step], batches, cett, run.activation == "relu")
+        rows = measure_checkpoint(paths[step], batches, cett, relu)
         rows = rows.assign(run=run.name, step=step, tokens=step * run.batch_tokens)
         table = pd.concat([table, rows], ignore_index=True) if len(table) else rows
         with replacing(target) as file:

@@ -1,7 +1,6 @@
 """Measurements along a run: what the library measures, once for each checkpoint and shared CETT."""
 
 import json
-import math
 import shutil
 
 import numpy as np
@@ -44,20 +43,17 @@ def stubbed(monkeypatch, tmp_path, run, cett):
     """Measures of a run's kept checkpoints made up, all but the bookkeeping; returns the steps that were measured."""
     measured = []
 
-    def rows(path, batches, cett=None, relu=False):
+    def rows(path, batches, cett, relu):
         measured.append(int(path.name[5:]))
-        found = [("validation_loss", math.nan, 3.0)]
-        if cett:
-            found = [("cett_shared", p, value) for p, value in cett.items()] + [("cett_searched", 1.0, 0.1)]
+        found = [("cett_shared", p, value) for p, value in cett.items()] + [("cett_searched", 1.0, 0.1)]
         return pd.DataFrame(found, columns=["metric", "p_pct", "value"])
 
     monkeypatch.setattr(trajectory, "LADDER", tmp_path / "shipped")
     monkeypatch.setattr(trajectory, "WORK", tmp_path / "work")
     monkeypatch.setattr(trajectory, "validation_batches", lambda _: [])
-    monkeypatch.setattr(trajectory, "load", lambda path: (None, None))
+    monkeypatch.setattr(trajectory, "open_checkpoint", lambda path: None)
     monkeypatch.setattr(trajectory, "shared_cett", lambda models, batches, p: cett * p)
     monkeypatch.setattr(trajectory, "measure_checkpoint", rows)
-    monkeypatch.setattr(trajectory, "measure_loss", rows)
     for step in recipe.kept_steps(run)[-6:]:
         (tmp_path / "work" / run.name / f"step_{step:07d}").mkdir(parents=True)
     return measured
@@ -112,30 +108,29 @@ def test_all_measures_finished_runs_once(tmp_path, monkeypatch):
         facts.parent.mkdir(parents=True)
         facts.write_text(json.dumps({"finished": finished, "steps": run.steps}))
     trajectory.main(["--all"])
-    table = pd.read_csv(tmp_path / "shipped" / shape.name / "trajectory.csv")
-    losses = pd.read_csv(tmp_path / "shipped" / mixture.name / "trajectory.csv")
-    assert sorted(measured) == sorted([*set(table["step"]), *losses["step"]])
-    assert set(table["p_pct"]) == {1.0, 5.0, 10.0}
-    assert set(losses["metric"]) == {"validation_loss"} and losses["p_pct"].isna().all()
-    assert {path.parent.name for path in (tmp_path / "shipped").glob("*/trajectory.csv")} == {shape.name, mixture.name}
-    for run, rows in ((shape, table), (mixture, losses)):  # they were interrupted: late checkpoints are measured first
-        late = rows[rows["step"] > rows["step"].min()]
-        late.to_csv(tmp_path / "shipped" / run.name / "trajectory.csv", index=False)
+    paths = {run: tmp_path / "shipped" / run.name / "trajectory.csv" for run in (shape, mixture)}
+    assert set((tmp_path / "shipped").glob("*/trajectory.csv")) == set(paths.values())
+    tables = {run: pd.read_csv(path) for run, path in paths.items()}
+    assert sorted(measured) == sorted(step for table in tables.values() for step in set(table["step"]))
+    assert all(set(table["p_pct"]) == {1.0, 5.0, 10.0} for table in tables.values())
+    for run, table in tables.items():  # they were interrupted: late checkpoints are measured first
+        table[table["step"] > table["step"].min()].to_csv(paths[run], index=False)
     assert trajectory.unmeasured() == [shape, mixture]
     measured.clear()
     trajectory.main(["--all"])
-    assert measured == [table["step"].min(), losses["step"].min()]
+    assert measured == [table["step"].min() for table in tables.values()]
     assert not trajectory.unmeasured()
 
 
 def test_the_loss_along_a_mixture_is_that_of_transformers():
     path, held_out = LADDER / "moe-30", trajectory.validation_batches(1024)
-    (row,) = trajectory.measure_loss(path, held_out).itertuples()
+    value = trajectory.measure_checkpoint(path, held_out, {1.0: 0.1}, relu=False).set_index("metric")["value"]
+    assert 0 < value["activation_ratio_shared_cett"] < 8 / 30 and value["dead_neuron_share"] > 0
     model = trajectory.load(path)[0]
     model.set_experts_implementation("eager")
     with torch.inference_mode():
         losses = [  # of rows of one length, without the router's
             float(model(input_ids=batch, labels=batch, output_router_logits=False).loss) for batch in held_out
         ]
-    assert row.metric == "validation_loss"
-    assert row.value == pytest.approx(np.average(losses, weights=[len(batch) for batch in held_out]), rel=1e-4)
+    expected = np.average(losses, weights=[len(batch) for batch in held_out])
+    assert value["validation_loss"] == pytest.approx(expected, rel=1e-4)
