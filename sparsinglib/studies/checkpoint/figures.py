@@ -164,7 +164,8 @@ def coloured_text(
     name and mean); ``subject`` is the rule or model that all have in common; ``width`` is the most characters of a
     line.
     """
-    parts, words, means = {}, [], {}
+    parts, means = {}, {}
+    words: list[str] = []
     for name, part in table.groupby("rule", sort=False):
         need = part.groupby("position").agg(token=("token", "first"), share=("activation_ratio", "mean"))
         parts[name] = need.assign(place=_places(need.token.tolist(), width))

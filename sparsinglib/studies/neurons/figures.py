@@ -105,7 +105,8 @@ def distances(table: pd.DataFrame, positions: Sequence[str]) -> style.Picture:
     """
     labels = {"halves": "two halves of the text", "scales": "two sizes", "activations": "ReLU against SiLU"}
     series = table.groupby(["kind", "activation"], sort=False).size().index
-    middle, step = {kind: [] for kind in labels}, 0.8 / max(1, len(series))
+    middle: dict[str, list[str]] = {kind: [] for kind in labels}
+    step = 0.8 / max(1, len(series))
     with style.context():
         fig, (ax,) = style.axes(1, 1, height=3.2)
         for k, (kind, activation) in enumerate(sorted(series, key=lambda s: list(labels).index(s[0]))):
