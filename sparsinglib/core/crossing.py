@@ -39,6 +39,11 @@ def log_share(rise: float, target: float) -> float:
     return math.log(min(max(rise / target, 1 / CLIP), CLIP))
 
 
+def certainty(rise: float, error: float, target: float) -> float:
+    """How much the log of a rise with a standard error is to be believed, 0 to 1."""
+    return 1 / (1 + (error / max(rise, target / CLIP)) ** 2)
+
+
 def reach_of(targets: int) -> float:
     """How far on both sides of the answer lattice points have a say: two or three points, in a short text up to five.
 
@@ -71,7 +76,7 @@ def fit_curve(seen: Mapping[int, tuple[float, float]], target: float, reach: flo
     index = np.array(list(seen))
     x = np.array([math.log(lattice(i)) for i in seen])
     y = np.array([log_share(rise, target) for rise, _ in seen.values()])
-    sure = np.array([1 / (1 + (error / max(rise, target / CLIP)) ** 2) for rise, error in seen.values()])
+    sure = np.array([certainty(rise, error, target) for rise, error in seen.values()])
     at = start
     for _ in range(200):
         away = x - at

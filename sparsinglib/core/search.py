@@ -19,7 +19,18 @@ from transformers import PreTrainedModel
 
 from .arguments import number, one_of
 from .cett import CettCurves, Point
-from .crossing import CLIP, EXPONENT, LARGEST_CETT, STEP, Crossing, find_crossing, lattice, log_share, reach_of
+from .crossing import (
+    CLIP,
+    EXPONENT,
+    LARGEST_CETT,
+    STEP,
+    Crossing,
+    certainty,
+    find_crossing,
+    lattice,
+    log_share,
+    reach_of,
+)
 from .forward import Z90, Batches, TokenBatches, as_list, mean_and_error
 from .rules import CETT
 from .thresholds import Thresholds
@@ -157,7 +168,7 @@ class _Runs:
             self.exact.update(wanted)
         points, rise = self.at(lattice(index))
         self.lattice[index] = points[0]
-        return rise, sum(point.error or 0.0 for point in points) / len(points)
+        return rise, _mean_error(points)
 
 
 def _solve(
@@ -186,6 +197,11 @@ def _bisection(rise: Callable[[float], float], target: float, stop_width: float)
     return (low + high) / 2
 
 
+def _mean_error(points: Sequence[Point]) -> float:
+    """Standard error of a rise over several models, as if they erred together: they read one text."""
+    return sum(point.error or 0.0 for point in points) / len(points)
+
+
 def _start(runs: _Runs, target: float) -> float:
     """Log of the CETT to begin with: from the number of FFNs, and of many rows a look at some at one lattice point."""
     ffns, corpus = runs.curves[0].ffns, runs.curves[0].corpus
@@ -193,7 +209,9 @@ def _start(runs: _Runs, target: float) -> float:
     if corpus.targets < PROBED * LEAST_PROBED or sum(len(batch.ids) for batch in corpus.batches) < PROBED:
         return guess
     index = round(guess / STEP)
-    return index * STEP - log_share(runs.at(lattice(index), PROBED)[1], target) / EXPONENT
+    points, rise = runs.at(lattice(index), PROBED)
+    # So few tokens can be far off: the less sure the look, the less it moves the guess.
+    return index * STEP - certainty(rise, _mean_error(points), target) * log_share(rise, target) / EXPONENT
 
 
 def _errors(runs: _Runs, answer: Point, fit: Crossing | None, target: float) -> tuple[float | None, float]:
