@@ -24,19 +24,20 @@ def claims_forest(recorded: pd.DataFrame) -> style.Picture:
         fig, (ax,) = style.axes(1, 1, height=0.19 * len(ids) + 0.6)
         ax.axvspan(0, 2 * FURTHEST, color="#009E73", alpha=0.08, lw=0)
         ax.axvspan(-2 * FURTHEST, 0, color=style.ALARM, alpha=0.08, lw=0)
-        for row in measured.dropna(subset=["margin"]).itertuples():
-            y = ids.index(row.id) + 0.25 * (list(LOOKS).index(row.evidence) - 0.5)
+        clear = measured.dropna(subset=["margin"]).sort_values("margin", key=abs, kind="stable")
+        for row in clear.drop_duplicates(["id", "evidence"]).itertuples():
+            y = ids.index(row.id) + 0.36 * (list(LOOKS).index(row.evidence) - 0.5)
             face = "white" if row.verdict == Verdict.INCONCLUSIVE else LOOKS[row.evidence]["color"]
             ax.plot(row.margin, y, ls="", **LOOKS[row.evidence], mfc=face, ms=5)
         for y, claim in enumerate(ids):
             if claim not in set(measured.id):
                 ax.text(0, y, "no data", ha="center", va="center", fontsize=7, color="0.5")
-        labels = [f"{row.id} {shorten(row.claim, 62, placeholder=' …')}" for row in known.itertuples()]
-        ax.set_yticks(range(len(ids)), labels, fontsize=7)
+        labels = [f"{row.id} {shorten(row.claim, 76, placeholder=' …')}" for row in known.itertuples()]
+        ax.set_yticks(range(len(ids)), labels, fontsize=6.5)
         ax.set_xscale("symlog", linthresh=1)
         ax.xaxis.set_major_formatter("{x:g}")
         ax.set(xlim=(-1.3 * FURTHEST, 1.3 * FURTHEST), ylim=(len(ids) - 0.4, -0.6))
-        ax.set_xlabel("from the interval to the bound, in half widths: fails left, holds right")
+        ax.set_xlabel("distance from the bound, in half widths of the interval\n(left: fails, right: holds)")
         kinds = [kind for kind in LOOKS if kind in set(measured.evidence)]
         ax.legend(handles=[Line2D([], [], ls="", **LOOKS[kind], label=kind) for kind in kinds], loc="lower left")
         summary = "; ".join(_summary(kind, said) for kind, said in scoreboard.verdicts(measured, kinds).items())
@@ -44,7 +45,8 @@ def claims_forest(recorded: pd.DataFrame) -> style.Picture:
         return fig.says(
             f"Of {len(ids)} claims {summary or 'none is measured yet'}"
             + f"; they contradict each other on {', '.join(opposed)}" * bool(len(opposed)),
-            "Of a claim with several estimates the least clear. Hollow: inconclusive, the interval holds the bound. At "
+            "Of a claim with several estimates the least clear. Hollow: inconclusive, the interval holds the bound "
+            "or a part is not measured. At "
             f"{FURTHEST:g}: as far or further, or numbers without an interval.",
         )
 
