@@ -45,8 +45,8 @@ def figure_12(
             ax.set(xlabel="activation ratio (%)", xlim=(0, None))
         worse = int((here.low_pct > 0).sum())
         return fig.says(
-            f"As trained, {worse} of {len(here)} mixtures have a higher perplexity than a plain FFN cut to the same "
-            f"share ({_span(here)})" + turned(within),
+            f"As trained {worse} of {len(here)} mixtures have more perplexity than a plain FFN as sparse "
+            f"({_span(here)} active)" + turned(within),
             "Large marks: the number of experts that a mixture was trained with, side by side. "
             "Dashed: those experts, and CETT leaves out neurons of theirs too. Left of the dotted line: the range of "
             "the paper's axis.",
@@ -59,12 +59,12 @@ def turned(within: pd.DataFrame) -> str:
     if rows.empty:
         return ""
     better = int((rows.high_pct < 0).sum())
-    return f"; with CETT {CETT_ALIKE} in their experts, {better} of {len(rows)} have a lower one ({_span(rows)})"
+    return f"; with CETT {CETT_ALIKE} inside, {better} of {len(rows)} have less ({_span(rows)})"
 
 
 def _span(rows: pd.DataFrame) -> str:
     gaps, shares = rows.gap_pct, 100 * rows.activation_ratio
-    return f"{gaps.min():+.1f} to {gaps.max():+.1f} % at {shares.min():.0f} to {shares.max():.0f} % active"
+    return f"{gaps.min():+.1f} to {gaps.max():+.1f} % at {shares.min():.0f} to {shares.max():.0f} %"
 
 
 def _perplexities(ax: Axes, found: Mapping[str, Curve], chosen: Mapping[str, Curve]) -> None:
