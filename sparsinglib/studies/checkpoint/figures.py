@@ -171,7 +171,7 @@ def coloured_text(
         parts[name] = need.assign(place=_places(need.token.tolist(), width))
         low, mean, high = (100 * getattr(need.share, of)() for of in ("min", "mean", "max"))
         means[name] = f"{style.name(str(name))}: {mean:.1f} % active"
-        word = "{} {:.0f} % ({:.0f} to {:.0f} %)" if words else _FIRST_NEED
+        word = "{} {:.0f} % ({:.0f} to {:.0f} %)" if len(parts) > 1 else _FIRST_NEED
         words.append(word.format(style.name(str(name)), mean, low, high))
     lines = [1 + max(line for line, _ in part.place) for part in parts.values()]
     used = max(at + _columns(t) for part in parts.values() for (_, at), t in zip(part.place, part.token, strict=True))
