@@ -145,9 +145,9 @@ def figure_11(trend: pd.DataFrame, laws: Laws, model: Posterior) -> style.Pictur
         ax.fill_between(d, low, high, color=look["color"], alpha=0.15, lw=0)
         bar = [[limit.a0 - limit.low], [limit.high - limit.a0]]
         ax.errorbar(end, limit.a0, bar, **look, ms=5, mfc="white", capsize=3, zorder=4)
-        inks = (style.FIT, style.OTHERS[1], style.OTHERS[4], style.OTHERS[3])
+        inks = (style.FIT, style.OTHERS[1])
         ends = [(limit.low, f"our limit, 90 %:\n{limit.low:.1f} to {limit.high:.1f} %", look["color"])]
-        for (name, law), ink, dash in zip(laws.items(), inks, ("-", "--", "-.", ":"), strict=False):
+        for (name, law), ink, dash in zip(laws.items(), inks, ("-", "--"), strict=False):
             ax.plot(d, 100 * law(d), color=ink, ls=dash, lw=1.4)
             ends.append((100 * float(law(d)[-1]), name.replace(" (", "\n("), ink))
         ax.axvspan(part.d.max(), end, color="0.93", zorder=0)
