@@ -1,5 +1,6 @@
 """The estimates by which notebooks 06 and 07 judge claims C46, C47 and C49."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -9,7 +10,7 @@ from scipy.stats import spearmanr
 from ...core.forward import Z90
 from ...paper.claims import Estimate, Row, judge, with_error
 from ...suites.suite import Suite
-from .frequency import FIRST, LAST, MEAN, MIDDLE, POSITIONS, NeuronActivity, neighbours, stretched
+from .frequency import FIRST, LAST, MEAN, MIDDLE, POSITIONS, NeuronActivity, by_activation, curves, pairs, stretched
 from .tokens import pair_entries
 
 DRAWS, SEED = 200, 2411_02335
@@ -17,7 +18,7 @@ GRID = 200  # evenly spaced ranks at which two curves are compared
 NEEDS = "Needs two scales of each activation, and text enough to be cut in two halves"
 ONE_RUN = "One run a model: the interval holds the draw of neurons and of text, not that of seeds"
 
-Curves = Mapping[tuple[str, str], np.ndarray]  # by checkpoint and corpus: draws × positions × GRID, percent
+Drawn = Mapping[tuple[str, str], np.ndarray]  # by checkpoint and corpus: draws × positions × GRID, percent
 
 
 def frequency_verdicts(suite: Suite, uses: Sequence[NeuronActivity]) -> list[Row]:
@@ -27,17 +28,19 @@ def frequency_verdicts(suite: Suite, uses: Sequence[NeuronActivity]) -> list[Row
     of ReLU and SiLU at one scale, each time the largest.
     """
     missing = unreached(uses) or ("" if all(use.halves for use in uses) else NEEDS)
-    scales, activations = neighbours(uses), _at_one_scale(uses)
+    scales, models = pairs(uses), by_activation(uses)
+    both = itertools.product(models.get("relu", []), models.get("silu", []))
+    activations = [(a, b) for a, b in both if a.scale == b.scale]
     if missing or not scales or not activations:
         return [judge(claim, suite.evidence, missing or NEEDS) for claim in ("C46", "C47")]
-    curves, corpora = drawn_curves(uses), dict.fromkeys(use.corpus for use in uses)
+    drawn, corpora = drawn_curves(uses), dict.fromkeys(use.corpus for use in uses)
     alike, ends = [], {position: np.zeros(DRAWS + 1) for position in (FIRST, LAST)}
     for corpus in corpora:
-        between = _largest(curves, activations, corpus, MEAN)
-        alike.append(_estimate(_largest(curves, scales, corpus, MEAN) - between, f"{corpus}:"))
-        middle = _gaps(curves, scales, corpus, MIDDLE).mean(axis=0)
+        apart = [_gaps(drawn, which, corpus, MEAN).max(axis=0) for which in (scales, activations)]
+        alike.append(_estimate(apart[0] - apart[1], f"{corpus}:"))
+        middle = _gaps(drawn, scales, corpus, MIDDLE).mean(axis=0)
         for position in ends:
-            ends[position] += (_gaps(curves, scales, corpus, position).mean(axis=0) - middle) / len(corpora)
+            ends[position] += (_gaps(drawn, scales, corpus, position).mean(axis=0) - middle) / len(corpora)
     estimates = [_estimate(values, f"{position} less middle layer:") for position, values in ends.items()]
     rows = (("C46", alike), ("C47", estimates))
     return [judge(claim, suite.evidence, found, note=ONE_RUN) for claim, found in rows]
@@ -45,7 +48,7 @@ def frequency_verdicts(suite: Suite, uses: Sequence[NeuronActivity]) -> list[Row
 
 def token_verdicts(suite: Suite, uses: Sequence[NeuronActivity], min_occurrences: int) -> list[Row]:
     """C49: tokens keep their order by activation ratio from one scale to the next, beyond what shuffles reach."""
-    names = [(a.name, b.name) for a, b in neighbours(uses)]
+    names = [(a.name, b.name) for a, b in pairs(uses)]
     table = pair_entries(uses, min_occurrences)
     estimates = [
         _correlation(part.ratio_a.to_numpy(), part.ratio_b.to_numpy(), f"{a}, {b}:")
@@ -58,13 +61,11 @@ def token_verdicts(suite: Suite, uses: Sequence[NeuronActivity], min_occurrences
 
 def unreached(uses: Sequence[NeuronActivity]) -> str:
     """What is missing where thresholds do not reach the rise of perplexity asked for on this text; "" if all do."""
-    names = dict.fromkeys(u.checkpoint.name for u in uses if not getattr(u.whole.rule, "target_met", True))
-    if not names:
-        return ""
-    return f"Missing: a text on which leaving neurons out raises the perplexity of {', '.join(names)} that far"
+    names = ", ".join(dict.fromkeys(u.checkpoint.name for u in uses if not getattr(u.whole.rule, "target_met", True)))
+    return names and f"Missing: a text on which leaving neurons out raises the perplexity of {names} that far"
 
 
-def drawn_curves(uses: Sequence[NeuronActivity]) -> Curves:
+def drawn_curves(uses: Sequence[NeuronActivity]) -> Drawn:
     """Sorted frequencies at each position, as measured (first) and in resamples of neurons and of the halves of text.
 
     The halves drawn of a corpus are the same for all checkpoints, which have read the same text.
@@ -84,26 +85,14 @@ def drawn_curves(uses: Sequence[NeuronActivity]) -> Curves:
 
 
 def _positions(layers: Sequence[np.ndarray]) -> np.ndarray:
-    """Curves at the places of ``POSITIONS``: mean over layers rank by rank, first, middle and last layer."""
-    curves = np.stack([stretched(np.sort(layer)[::-1], GRID) for layer in layers])
-    return np.stack([curves.mean(axis=0), curves[0], curves[len(layers) // 2], curves[-1]])
+    return np.stack([stretched(curve, GRID) for curve in curves(layers).values()])
 
 
-def _at_one_scale(uses: Sequence[NeuronActivity]) -> list[tuple]:
-    checkpoints = list(dict.fromkeys(use.checkpoint for use in uses))
-    relu, silu = ([c for c in checkpoints if c.activation == activation] for activation in ("relu", "silu"))
-    return [(a, b) for a in relu for b in silu if a.scale == b.scale]
-
-
-def _gaps(curves: Curves, pairs: Sequence[tuple], corpus: str, position: str) -> np.ndarray:
+def _gaps(drawn: Drawn, pairs: Sequence[tuple], corpus: str, position: str) -> np.ndarray:
     """Distance of each pair in each draw, (pairs, draws + 1)."""
     place = POSITIONS.index(position)
-    ends = [(curves[a.name, corpus][:, place], curves[b.name, corpus][:, place]) for a, b in pairs]
+    ends = [(drawn[a.name, corpus][:, place], drawn[b.name, corpus][:, place]) for a, b in pairs]
     return np.stack([np.abs(x - y).mean(axis=1) for x, y in ends])
-
-
-def _largest(curves: Curves, pairs: Sequence[tuple], corpus: str, position: str) -> np.ndarray:
-    return _gaps(curves, pairs, corpus, position).max(axis=0)
 
 
 def _estimate(values: np.ndarray, note: str) -> Estimate:

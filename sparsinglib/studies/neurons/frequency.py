@@ -7,6 +7,8 @@ compared by Wasserstein distance in percentage points: the mean gap between the 
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import cast
 
 import numpy as np
@@ -26,6 +28,8 @@ SPECIALISED = 5  # times as often on one corpus as on any other
 RARE = 0.01  # neurons that fire less often than this on every corpus are not called specialised
 POINTS_DRAWN = 200
 
+Curves = dict[str, np.ndarray]  # by position
+
 
 @dataclass(frozen=True, eq=False)
 class NeuronActivity:
@@ -39,10 +43,9 @@ class NeuronActivity:
 
 def validate_parameters(suite: Suite, tokens: int, ppl_increase_pct: float) -> None:
     """Raise ValueError for sizes that make no sense, before anything is loaded; ``tokens`` 0 means the suite's."""
-    if tokens and tokens < suite.sequence_length:
-        raise ValueError(
-            f"tokens is {tokens}: give at least one window of {suite.sequence_length}, or 0 for the suite's."
-        )
+    length = suite.sequence_length
+    if tokens and tokens < length:
+        raise ValueError(f"tokens is {tokens}: give at least one window of {length}, or 0 for the suite's.")
     if not 0 < ppl_increase_pct <= 1000:
         raise ValueError(f"ppl_increase_pct is a rise in percent, above 0; got {ppl_increase_pct}.")
 
@@ -56,33 +59,44 @@ def measure_frequencies(
     differences are the noise floor. Raises ValueError for bad sizes and what measuring raises.
     """
     validate_parameters(suite, tokens, ppl_increase_pct)
-    size = tokens or suite.tokens
-    parts = 2 if size >= 2 * max(survey.BATCH_TOKENS, suite.sequence_length) else 1
+    size, length = tokens or suite.tokens, suite.sequence_length
+    parts = 2 if size >= 2 * max(survey.BATCH_TOKENS, length) else 1
     rule = survey.PPLIncrease(ppl_increase_pct)
-    places = [(c, corpus) for c in suite.checkpoints for corpus in suite.corpora]
-    tasks = [
-        survey.Task(c, rule, survey.Text(corpus, size, suite.sequence_length, part, parts))
-        for c, corpus in places
-        for part in range(parts)
-    ]
-    done = survey.run(survey.measured, tasks, jobs)
+    places = list(itertools.product(suite.checkpoints, suite.corpora))
+    texts = [(c, survey.Text(corpus, size, length, part, parts)) for c, corpus in places for part in range(parts)]
+    done = survey.run(survey.measured, [survey.Task(c, rule, text) for c, text in texts], jobs)
     pieces = [tuple(done[i : i + parts]) for i in range(0, len(done), parts)]
     return [
-        NeuronActivity(c, corpus, found[0] + found[1] if parts == 2 else found[0], found if parts == 2 else ())
+        NeuronActivity(c, corpus, reduce(add, found), found if parts == 2 else ())
         for (c, corpus), found in zip(places, pieces, strict=True)
     ]
 
 
-def neighbours(uses: Iterable[NeuronActivity]) -> list[tuple[Checkpoint, Checkpoint]]:
-    """Pairs of neighbouring scales of one activation, in the suite's order."""
-    checkpoints = list(dict.fromkeys(use.checkpoint for use in uses))
-    of = [[c for c in checkpoints if c.activation == a] for a in dict.fromkeys(c.activation for c in checkpoints)]
-    return [pair for mine in of for pair in itertools.pairwise(mine) if pair[0].scale != pair[1].scale]
+def by_checkpoint(uses: Iterable[NeuronActivity]) -> dict[Checkpoint, list[NeuronActivity]]:
+    """The measurements of each checkpoint, one a corpus, in the order of the suite."""
+    return {checkpoint: list(group) for checkpoint, group in itertools.groupby(uses, lambda use: use.checkpoint)}
+
+
+def by_activation(uses: Iterable[NeuronActivity]) -> dict[str, list[Checkpoint]]:
+    """The checkpoints of each activation, in the order of the suite: from the smallest scale to the largest."""
+    found: dict[str, list[Checkpoint]] = {}
+    for checkpoint in by_checkpoint(uses):
+        found.setdefault(checkpoint.activation, []).append(checkpoint)
+    return found
+
+
+def pairs(uses: Iterable[NeuronActivity], ends: bool = False) -> list[tuple[Checkpoint, Checkpoint]]:
+    """Pairs of neighbouring scales of one activation in the suite's order, with ``ends`` its first and last too."""
+    chosen = []
+    for mine in by_activation(uses).values():
+        chosen += [*itertools.pairwise(mine), *([(mine[0], mine[-1])] if ends and len(mine) > 2 else [])]
+    return [pair for pair in chosen if pair[0].scale != pair[1].scale]
 
 
 def ending(suite: Suite, save_as: str = "") -> str:
-    """How the names of pictures end: ``save_as``, or nothing for the ladder and the suite's name for another."""
-    return save_as or ("" if suite.evidence == "ladder" else suite.name)
+    """How names of pictures end: "_" and ``save_as`` or the suite's name; "" for the ladder."""
+    name = save_as or ("" if suite.evidence == "ladder" else suite.name)
+    return name and f"_{name}"
 
 
 def summary(uses: Iterable[NeuronActivity]) -> pd.DataFrame:
@@ -95,12 +109,12 @@ def summary(uses: Iterable[NeuronActivity]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("checkpoint").reset_index()
 
 
-def curves(measurement: Measurement) -> dict[str, np.ndarray]:
-    """Activation frequencies (fractions), most frequent first: first, exact middle (L // 2) and last layer, and mean.
+def curves(frequencies: Sequence[np.ndarray]) -> Curves:
+    """The activation frequencies of each layer's neurons, most frequent first, at ``POSITIONS``; middle is L // 2.
 
     The mean over layers is that of the sorted curves, rank by rank; a narrower layer is stretched to the widest.
     """
-    layers = [np.sort(f)[::-1] for f in measurement.neuron_frequency]
+    layers = [np.sort(f)[::-1] for f in frequencies]
     width = max(map(len, layers))
     mean = np.mean([stretched(layer, width) for layer in layers], axis=0)
     return dict(zip(POSITIONS, (mean, layers[0], layers[len(layers) // 2], layers[-1]), strict=True))
@@ -115,17 +129,13 @@ def curve_table(uses: Iterable[NeuronActivity]) -> pd.DataFrame:
     """Tidy: checkpoint, scale, activation, corpus, position, neurons_pct (share of neurons), frequency_pct."""
     frames = []
     for use in uses:
-        for position, curve in curves(use.whole).items():
+        c = use.checkpoint
+        for position, curve in curves(use.whole.neuron_frequency).items():
             shown = stretched(curve, min(POINTS_DRAWN, len(curve)))
-            frame = pd.DataFrame({"neurons_pct": 100 * (np.arange(len(shown)) + 0.5) / len(shown)})
-            labels = {
-                "checkpoint": use.checkpoint.name,
-                "scale": use.checkpoint.scale,
-                "activation": use.checkpoint.activation,
-                "corpus": use.corpus,
-                "position": position,
-            }
-            frames.append(frame.assign(frequency_pct=100 * shown, **labels)[[*labels, "neurons_pct", "frequency_pct"]])
+            labels = {"checkpoint": c.name, "scale": c.scale, "activation": c.activation}
+            share = 100 * (np.arange(len(shown)) + 0.5) / len(shown)
+            values = {"neurons_pct": share, "frequency_pct": 100 * shown}
+            frames.append(pd.DataFrame(labels | {"corpus": use.corpus, "position": position} | values))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -135,35 +145,24 @@ def distances(uses: Sequence[NeuronActivity]) -> pd.DataFrame:
     Kinds: "scales" (one activation, two scales), "activations" (one scale, two activations), "halves" (one checkpoint
     on the two halves of the text: the noise floor, on the wide side, since a half has half the tokens).
     """
-    rows = []
-    for use in uses:
-        if use.halves:
-            ends = [curves(half) for half in use.halves]
-            rows += _gaps("halves", use.checkpoint.activation, use.corpus, [use.checkpoint.name] * 2, ends)
-    found = [(use, curves(use.whole)) for use in uses]
-    for (a, x), (b, y) in itertools.combinations(found, 2):
-        same = a.checkpoint.activation == b.checkpoint.activation, a.checkpoint.scale == b.checkpoint.scale
-        if a.corpus == b.corpus and sum(same) == 1:
-            kind = "scales" if same[0] else "activations"
-            label = a.checkpoint.activation if same[0] else "both"
-            rows += _gaps(kind, label, a.corpus, [a.checkpoint.name, b.checkpoint.name], [x, y])
-    return pd.DataFrame(rows, columns=["kind", "activation", "position", "corpus", "a", "b", "distance_pp"])
-
-
-def _gaps(
-    kind: str, activation: str, corpus: str, names: Sequence[str], ends: Sequence[dict[str, np.ndarray]]
-) -> list[tuple]:
-    return [
-        (
-            kind,
-            activation,
-            position,
-            corpus,
-            *names,
-            wasserstein_distance(100 * ends[0][position], 100 * ends[1][position]),
-        )
-        for position in POSITIONS
+    compared: list[tuple] = [
+        ("halves", use.checkpoint.activation, use, use, *(curves(half.neuron_frequency) for half in use.halves))
+        for use in uses
+        if use.halves
     ]
+    whole = [(use, curves(use.whole.neuron_frequency)) for use in uses]
+    for (a, x), (b, y) in itertools.combinations(whole, 2):
+        alike, level = a.checkpoint.activation == b.checkpoint.activation, a.checkpoint.scale == b.checkpoint.scale
+        if a.corpus == b.corpus and alike != level:
+            kind = ("scales", a.checkpoint.activation) if alike else ("activations", "both")
+            compared.append((*kind, a, b, x, y))
+    rows = [
+        (*kind, position, a.corpus, a.checkpoint.name, b.checkpoint.name,
+         wasserstein_distance(100 * x[position], 100 * y[position]))
+        for *kind, a, b, x, y in compared
+        for position in POSITIONS
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=["kind", "activation", "position", "corpus", "a", "b", "distance_pp"])
 
 
 def largest(table: pd.DataFrame) -> pd.DataFrame:
@@ -176,8 +175,7 @@ def largest(table: pd.DataFrame) -> pd.DataFrame:
     wide = wide.reindex(columns=["scales", "halves"])
     between = table[table.kind == "activations"].groupby("position").distance_pp.min()
     wide["activations"] = wide.index.get_level_values("position").map(between)
-    order = {name: i for i, name in enumerate(POSITIONS)}
-    return wide.reset_index().sort_values(keys, key=lambda c: c.map(order) if c.name == "position" else c)
+    return wide.reset_index().sort_values(keys, key=lambda c: c.map(POSITIONS.index) if c.name == "position" else c)
 
 
 def top_overlap(uses: Sequence[NeuronActivity], share: float = TOP) -> pd.DataFrame:
@@ -186,11 +184,10 @@ def top_overlap(uses: Sequence[NeuronActivity], share: float = TOP) -> pd.DataFr
     Columns checkpoint, corpus_a, corpus_b, overlap, chance (fractions). A corpus against itself compares its halves.
     """
     rows = []
-    for name, group in itertools.groupby(uses, lambda use: use.checkpoint.name):
-        mine = list(group)
-        pairs = [(a.corpus, b.corpus, a.whole, b.whole) for a, b in itertools.combinations(mine, 2)]
-        pairs += [(use.corpus, use.corpus, use.halves[0], use.halves[1]) for use in mine if use.halves]
-        rows += [(name, a, b, *_overlap(x, y, share)) for a, b, x, y in pairs]
+    for c, mine in by_checkpoint(uses).items():
+        compared = [(a.corpus, b.corpus, a.whole, b.whole) for a, b in itertools.combinations(mine, 2)]
+        compared += [(use.corpus, use.corpus, *use.halves) for use in mine if use.halves]
+        rows += [(c.name, a, b, *_overlap(x, y, share)) for a, b, x, y in compared]
     return pd.DataFrame(rows, columns=["checkpoint", "corpus_a", "corpus_b", "overlap", "chance"])
 
 
@@ -212,13 +209,11 @@ def neuron_table(uses: Sequence[NeuronActivity], share: float = TOP) -> pd.DataF
     """
     overlap = top_overlap(uses, share)
     rows = []
-    for name, group in itertools.groupby(uses, lambda use: use.checkpoint.name):
-        mine = list(group)
+    for c, mine in by_checkpoint(uses).items():
         frequency = np.array([np.concatenate(use.whole.neuron_frequency) for use in mine])
-        tokens = np.array([use.whole.tokens for use in mine])
-        row = {"checkpoint": name, "neurons": frequency.shape[1]}
-        row["dead"] = 100 * float((np.average(frequency, axis=0, weights=tokens) < DEAD).mean())
-        own = overlap[overlap.checkpoint == name]
+        overall = np.average(frequency, axis=0, weights=[use.whole.tokens for use in mine])
+        row = {"checkpoint": c.name, "neurons": frequency.shape[1], "dead": 100 * float((overall < DEAD).mean())}
+        own = overlap[overlap.checkpoint == c.name]
         if len(mine) > 1:
             row |= {f"only {use.corpus}": 100 * _specialised(frequency, i) for i, use in enumerate(mine)}
             row["top overlap, corpora"] = 100 * own[own.corpus_a != own.corpus_b].overlap.mean()

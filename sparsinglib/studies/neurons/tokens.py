@@ -4,7 +4,6 @@ The activation ratio of a vocabulary entry is its mean over occurrences and laye
 all corpora of a suite together.
 """
 
-import itertools
 import unicodedata
 from collections.abc import Sequence
 from functools import reduce
@@ -18,35 +17,16 @@ from transformers import PreTrainedTokenizerBase
 from ...core.forward import Z90
 from ...core.measure import Measurement
 from ...suites import survey
-from ...suites.suite import Checkpoint
 from ...texts.pieces import BROKEN, token_pieces
-from .frequency import NeuronActivity
+from .frequency import NeuronActivity, by_activation, by_checkpoint, pairs
 
 NEAR = 1.25  # ratios from 0.8 to 1.25 are "within 20 %", seen from either model
 SHUFFLES, SEED = 200, 2411_02335  # of the entries of one model: what the two levels alone give
 SURE = 0.95  # of the shuffles that real pairs must beat
-KINDS = (
-    "word start",
-    "word continuation",
-    "digit",
-    "punctuation",
-    "Chinese character",
-    "part of a character",
-    "space or line end",
-    "special",
-)
-PAIR_COLUMNS = (
-    "activation",
-    "a",
-    "b",
-    "entries",
-    "rank_correlation",
-    "halves_correlation",
-    "share_near",
-    "halves_near",
-    "shuffled_near",
-    "median_ratio",
-)
+KINDS = ("word start", "word continuation", "digit", "punctuation", "Chinese character", "part of a character",
+         "space or line end", "special")  # fmt: skip
+PAIR_COLUMNS = ["activation", "a", "b", "entries", "rank_correlation", "halves_correlation", "share_near",
+                "halves_near", "shuffled_near", "median_ratio"]  # fmt: skip
 
 
 def validate_parameters(min_occurrences: int) -> None:
@@ -55,26 +35,9 @@ def validate_parameters(min_occurrences: int) -> None:
         raise ValueError(f"min_occurrences is how often an entry must occur, at least 1; got {min_occurrences}.")
 
 
-def by_checkpoint(uses: Sequence[NeuronActivity]) -> dict[Checkpoint, list[NeuronActivity]]:
-    """The measurements of each checkpoint, one a corpus, in the order of the suite."""
-    groups = itertools.groupby(uses, lambda use: use.checkpoint)
-    return {checkpoint: list(group) for checkpoint, group in groups}
-
-
 def together(measurements: Sequence[Measurement]) -> pd.DataFrame:
     """Entries that occur in any of the texts: index token_id, columns activation_ratio, tokens (occurrences)."""
     return reduce(add, measurements).by_vocabulary.set_index("token_id")
-
-
-def pairs(uses: Sequence[NeuronActivity]) -> list[tuple[Checkpoint, Checkpoint]]:
-    """Pairs of scales of one activation: neighbours in the suite's order, and its ends."""
-    checkpoints = list(by_checkpoint(uses))
-    chosen = []
-    for activation in dict.fromkeys(c.activation for c in checkpoints):
-        mine = [c for c in checkpoints if c.activation == activation]
-        chosen += list(itertools.pairwise(mine))
-        chosen += [(mine[0], mine[-1])] if len(mine) > 2 else []
-    return [pair for pair in chosen if pair[0].scale != pair[1].scale]
 
 
 def same_entries(a: Sequence[NeuronActivity], b: Sequence[NeuronActivity]) -> bool:
@@ -87,19 +50,18 @@ def same_entries(a: Sequence[NeuronActivity], b: Sequence[NeuronActivity]) -> bo
 def unlike(uses: Sequence[NeuronActivity]) -> str:
     """A sentence naming the pairs that are left out because their tokenizers differ; "" if none is."""
     groups = by_checkpoint(uses)
-    names = [f"{a.name} and {b.name}" for a, b in pairs(uses) if not same_entries(groups[a], groups[b])]
+    names = [f"{a.name} and {b.name}" for a, b in pairs(uses, ends=True) if not same_entries(groups[a], groups[b])]
     return f"Other token ids on the same text, so not compared: {'; '.join(names)}." if names else ""
 
 
 def pair_entries(uses: Sequence[NeuronActivity], min_occurrences: int) -> pd.DataFrame:
     """Tidy: activation, a, b (names), token_id, tokens, ratio_a, ratio_b (fractions); entries seen often enough."""
     groups, frames = by_checkpoint(uses), []
-    for a, b in pairs(uses):
-        if not same_entries(groups[a], groups[b]):
-            continue
-        x, y = (together([use.whole for use in groups[c]]) for c in (a, b))
-        joint = x.rename(columns={"activation_ratio": "ratio_a"}).assign(ratio_b=y.activation_ratio)
-        frames.append(_often(joint, min_occurrences).assign(activation=a.activation, a=a.name, b=b.name))
+    for a, b in pairs(uses, ends=True):
+        if same_entries(groups[a], groups[b]):
+            x, y = (together([use.whole for use in groups[c]]) for c in (a, b))
+            joint = x.rename(columns={"activation_ratio": "ratio_a"}).assign(ratio_b=y.activation_ratio)
+            frames.append(_often(joint, min_occurrences).assign(activation=a.activation, a=a.name, b=b.name))
     columns = ["activation", "a", "b", "token_id", "tokens", "ratio_a", "ratio_b"]
     return pd.concat(frames).reset_index()[columns] if frames else pd.DataFrame(columns=columns)
 
@@ -107,10 +69,8 @@ def pair_entries(uses: Sequence[NeuronActivity], min_occurrences: int) -> pd.Dat
 def _often(table: pd.DataFrame, min_occurrences: int) -> pd.DataFrame:
     often = table[table.tokens >= min_occurrences]
     if often.empty:
-        most = int(table.tokens.max())
-        raise ValueError(
-            f"no entry occurs {min_occurrences} times: lower min_occurrences (at most {most}) or read more."
-        )
+        found = f"no entry occurs {min_occurrences} times"
+        raise ValueError(f"{found}: lower min_occurrences (at most {int(table.tokens.max())}) or read more.")
     return often
 
 
@@ -124,11 +84,10 @@ def pair_table(uses: Sequence[NeuronActivity], min_occurrences: int) -> pd.DataF
     """
     groups, rows = by_checkpoint(uses), []
     for (activation, a, b), part in pair_entries(uses, min_occurrences).groupby(["activation", "a", "b"], sort=False):
-        chance = [_halves(groups[c], min_occurrences) for c in groups if c.name in (a, b)]
-        correlation, near = (min(values) for values in zip(*chance, strict=True))
-        own = float(spearmanr(part.ratio_a, part.ratio_b).statistic), within(part.ratio_a, part.ratio_b)
-        middle = float((part.ratio_b / part.ratio_a).median())
-        shuffled = shuffled_near(part.ratio_a, part.ratio_b)
+        halves = [_halves(groups[c], min_occurrences) for c in groups if c.name in (a, b)]
+        correlation, near = (min(values) for values in zip(*halves, strict=True))
+        shuffled, middle = shuffled_near(part.ratio_a, part.ratio_b), float((part.ratio_b / part.ratio_a).median())
+        own = _agreement(part.ratio_a, part.ratio_b)
         rows.append((activation, a, b, len(part), own[0], correlation, own[1], near, shuffled, middle))
     return pd.DataFrame(rows, columns=PAIR_COLUMNS)
 
@@ -153,8 +112,11 @@ def _halves(uses: Sequence[NeuronActivity], min_occurrences: int) -> tuple[float
     joint = joint[joint[["tokens", "tokens_other"]].min(axis=1) >= min_occurrences]
     if len(joint) < 2:
         return np.nan, np.nan
-    ratios = joint.activation_ratio, joint.activation_ratio_other
-    return float(spearmanr(*ratios).statistic), within(*ratios)
+    return _agreement(joint.activation_ratio, joint.activation_ratio_other)
+
+
+def _agreement(a: pd.Series, b: pd.Series) -> tuple[float, float]:
+    return float(spearmanr(a, b).statistic), within(a, b)
 
 
 def kind(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
@@ -176,11 +138,6 @@ def kind(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
     return "digit" if body[0].isdigit() else "punctuation"
 
 
-def largest_of_each(uses: Sequence[NeuronActivity]) -> list[Checkpoint]:
-    """The last checkpoint of each activation in the suite's order: its largest scale."""
-    return list({c.activation: c for c in by_checkpoint(uses)}.values())
-
-
 def kind_table(uses: Sequence[NeuronActivity], min_occurrences: int) -> pd.DataFrame:
     """Tidy: checkpoint, activation, corpus, kind, activation_ratio, low, high, tokens; the largest models.
 
@@ -189,10 +146,10 @@ def kind_table(uses: Sequence[NeuronActivity], min_occurrences: int) -> pd.DataF
 
     Kinds with fewer than ``min_occurrences`` tokens in a corpus are left out.
     """
-    frames = []
-    for checkpoint in largest_of_each(uses):
-        tokenizer = survey.loaded(checkpoint)[1]
-        for use in by_checkpoint(uses)[checkpoint]:
+    frames, groups = [], by_checkpoint(uses)
+    for *_, c in by_activation(uses).values():
+        tokenizer = survey.loaded(c)[1]
+        for use in groups[c]:
             table = use.whole.by_vocabulary
             table["kind"] = [kind(tokenizer, i) for i in table.token_id]
             table["active"] = table.activation_ratio * table.tokens
@@ -202,8 +159,8 @@ def kind_table(uses: Sequence[NeuronActivity], min_occurrences: int) -> pd.DataF
             entries = table.groupby("kind").square.agg(["sum", "count"]).to_numpy(float).T
             with np.errstate(invalid="ignore"):  # one entry alone has no spread
                 sums["error"] = np.sqrt(entries[0] * entries[1] / (entries[1] - 1)) / sums.tokens
-            labels = {"checkpoint": checkpoint.name, "activation": checkpoint.activation, "corpus": use.corpus}
-            frames.append(sums[sums.tokens >= min_occurrences].assign(**labels))
+            sums = sums.assign(checkpoint=c.name, activation=c.activation, corpus=use.corpus)
+            frames.append(sums[sums.tokens >= min_occurrences])
     table = pd.concat(frames, ignore_index=True)
     ratio = table.active / table.tokens
     table = table.assign(activation_ratio=ratio, low=ratio - Z90 * table.error, high=ratio + Z90 * table.error)
@@ -215,24 +172,18 @@ def extremes(uses: Sequence[NeuronActivity], count: int, min_occurrences: int) -
 
     Columns checkpoint, activation, side ("most", "fewest"), token, kind, activation_ratio, tokens, mostly_in (corpus).
     """
-    frames = []
-    for checkpoint in largest_of_each(uses):
-        mine = by_checkpoint(uses)[checkpoint]
-        tokenizer = survey.loaded(checkpoint)[1]
+    frames, groups = [], by_checkpoint(uses)
+    for *_, c in by_activation(uses).values():
+        mine, tokenizer = groups[c], survey.loaded(c)[1]
         table = _often(together([use.whole for use in mine]), min_occurrences)
         table = table.sort_values("activation_ratio", ascending=False, kind="stable")
         number = min(count, len(table) // 2)
         for side, part in (("most", table.head(number)), ("fewest", table.tail(number)[::-1])):
-            ids = part.index.tolist()
-            counts = np.array([[int(use.whole.vocabulary_tokens[i]) for use in mine] for i in ids])
-            found = {
-                "checkpoint": checkpoint.name,
-                "activation": checkpoint.activation,
-                "side": side,
-                "token": [token_pieces(tokenizer, [i])[0] for i in ids],
-                "kind": [kind(tokenizer, i) for i in ids],
-                "mostly_in": [mine[j].corpus for j in counts.argmax(axis=1)] if ids else [],
-            }
+            seen = {i: [int(use.whole.vocabulary_tokens[i]) for use in mine] for i in part.index.tolist()}
+            found = {"checkpoint": c.name, "activation": c.activation, "side": side}
+            found |= {"token": [token_pieces(tokenizer, [i])[0] for i in seen]}
+            found |= {"kind": [kind(tokenizer, i) for i in seen]}
+            found |= {"mostly_in": [mine[int(np.argmax(counts))].corpus for counts in seen.values()]}
             frames.append(part.assign(**found))
     order = ["checkpoint", "activation", "side", "token", "kind", "activation_ratio", "tokens", "mostly_in"]
     return pd.concat(frames).reset_index()[[*order, "token_id"]]
