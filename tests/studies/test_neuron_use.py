@@ -23,10 +23,6 @@ from sparsinglib.suites.suite import Checkpoint, Suite
 RULE = sl.FAT(0.05)
 
 
-def checkpoint(name, scale="0.1M", activation="relu"):
-    return Checkpoint(name=name, source=name, scale=scale, activation=activation)
-
-
 def made_up(*layers, tokens=1000, rule=RULE):
     """A measurement with given activation frequencies of each layer's neurons."""
     counts = [(torch.tensor(layer, dtype=torch.float64) * tokens).round().long() for layer in layers]
@@ -39,9 +35,8 @@ def made_up(*layers, tokens=1000, rule=RULE):
 
 
 def use(name, *layers, scale="0.1M", activation="relu", corpus="code", halves=()):
-    return NeuronActivity(
-        checkpoint(name, scale, activation), corpus, made_up(*layers), tuple(made_up(*h) for h in halves)
-    )
+    checkpoint = Checkpoint(name, name, scale, activation)
+    return NeuronActivity(checkpoint, corpus, made_up(*layers), tuple(made_up(*h) for h in halves))
 
 
 @pytest.fixture(scope="module")
@@ -50,58 +45,42 @@ def small():
     return model, greedy(model, 20, rows=6)
 
 
-def brute_frequency(model, ids):
-    """Share of tokens on which each neuron fires, counted one token and one neuron at a time in a sparse run."""
-    layers = [layer.tolist() for layer in firing(model, ids, RULE.eps)]
-    return [[sum(token[i] for token in fired) / len(fired) for i in range(len(fired[0]))] for fired in layers]
+def curves(measurement):
+    return neuron_use.curves(measurement.neuron_frequency)
 
 
 def test_frequencies_are_those_of_a_plain_count(small):
+    """The share of tokens on which each neuron fires, counted one token and one neuron at a time in a sparse run."""
     model, ids = small
     found = sl.measure(model, [ids], RULE, kl=False).neuron_frequency
-    for layer, expected in zip(found, brute_frequency(model, ids), strict=True):
-        assert layer.tolist() == pytest.approx(expected)
+    for layer, fired in zip(found, (layer.tolist() for layer in firing(model, ids, RULE.eps)), strict=True):
+        assert layer.tolist() == pytest.approx([sum(neuron) / len(fired) for neuron in zip(*fired, strict=True)])
 
 
-def test_curves_are_the_same_from_one_batch_and_from_many(small):
+def test_curves_do_not_mind_batches_and_padding(small):
     model, ids = small
-    one, many = (sl.measure(model, batches, RULE, kl=False) for batches in ([ids], list(ids.split(1))))
-    for position in neuron_use.POSITIONS:
-        assert neuron_use.curves(one)[position] == pytest.approx(neuron_use.curves(many)[position])
+    pad = lambda x: torch.nn.functional.pad(x, (0, 7))  # noqa: E731
+    padded = [{"input_ids": pad(ids), "attention_mask": pad(torch.ones_like(ids))}]
+    one, *others = (sl.measure(model, text, RULE, kl=False) for text in ([ids], list(ids.split(1)), padded))
+    for other in others:
+        assert other.tokens == one.tokens
+        for position, curve in curves(one).items():
+            assert curves(other)[position] == pytest.approx(curve)
 
 
-def test_padding_changes_no_curve(small):
-    model, ids = small
-    padded = torch.nn.functional.pad(ids, (0, 7))
-    mask = torch.nn.functional.pad(torch.ones_like(ids), (0, 7))
-    bare = sl.measure(model, [ids], RULE, kl=False)
-    found = sl.measure(model, [{"input_ids": padded, "attention_mask": mask}], RULE, kl=False)
-    assert found.tokens == bare.tokens
-    for position in neuron_use.POSITIONS:
-        assert neuron_use.curves(found)[position] == pytest.approx(neuron_use.curves(bare)[position])
-
-
-def test_curves_by_hand():
-    found = neuron_use.curves(made_up([0.1, 0.5], [0.3, 0.2], [0.9, 0.8]))
-    assert found["first layer"].tolist() == pytest.approx([0.5, 0.1])
-    assert found["middle layer"].tolist() == pytest.approx([0.3, 0.2])
-    assert found["last layer"].tolist() == pytest.approx([0.9, 0.8])
-    assert found["mean over layers"] == pytest.approx([(0.5 + 0.3 + 0.9) / 3, (0.1 + 0.2 + 0.8) / 3])
-
-
-def test_the_middle_of_an_even_number_of_layers_is_half_of_it():
-    assert neuron_use.curves(made_up([0.1], [0.2], [0.3], [0.4]))["middle layer"].tolist() == pytest.approx([0.3])
-
-
-def test_one_layer_is_first_middle_and_last():
-    for curve in neuron_use.curves(made_up([0.2, 0.4])).values():
-        assert curve.tolist() == pytest.approx([0.4, 0.2])
-
-
-def test_layers_of_different_width_are_averaged_rank_by_rank():
-    assert neuron_use.curves(made_up([0.6, 0.2], [0.4, 0.3, 0.2, 0.1]))["mean over layers"] == pytest.approx(
-        [0.5, 0.45, 0.2, 0.15]
-    )
+@pytest.mark.parametrize(
+    ("layers", "expected"),  # mean over layers, first, middle and last
+    [
+        ([[0.1, 0.5], [0.3, 0.2], [0.9, 0.8]], [[1.7 / 3, 1.1 / 3], [0.5, 0.1], [0.3, 0.2], [0.9, 0.8]]),
+        ([[0.1], [0.2], [0.3], [0.4]], [[0.25], [0.1], [0.3], [0.4]]),  # the middle of an even number is half of it
+        ([[0.2, 0.4]], [[0.4, 0.2]] * 4),
+        # Of different width: averaged rank by rank.
+        ([[0.6, 0.2], [0.4, 0.3, 0.2, 0.1]], [[0.5, 0.45, 0.2, 0.15], [0.6, 0.2], [0.4, 0.3, 0.2, 0.1]]),
+    ],
+)
+def test_curves_by_hand(layers, expected):
+    for curve, by_hand in zip(curves(made_up(*layers)).values(), expected, strict=False):
+        assert curve.tolist() == pytest.approx(by_hand)
 
 
 frequencies = arrays.arrays(float, st.integers(1, 30), elements=st.floats(0, 1).map(lambda x: round(x, 3)))
@@ -110,7 +89,7 @@ frequencies = arrays.arrays(float, st.integers(1, 30), elements=st.floats(0, 1).
 @given(frequencies, frequencies)
 def test_the_mean_curve_falls_and_keeps_the_activation_ratio(a, b):
     measured = made_up(a.tolist(), np.resize(b, len(a)).tolist())
-    curve = neuron_use.curves(measured)["mean over layers"]
+    curve = curves(measured)["mean over layers"]
     assert (np.diff(curve) <= 1e-12).all()
     assert curve.mean() == pytest.approx(measured.activation_ratio)
 
@@ -144,15 +123,13 @@ def test_only_fair_pairs_are_compared():
     ]
     table = neuron_use.distances(uses)
     mean = table[table.position == "mean over layers"].set_index(["kind", "a", "b"]).distance_pp
-    assert mean.to_dict() == pytest.approx(
-        {("halves", "a", "a"): 20.0, ("scales", "a", "b"): 20.0, ("activations", "a", "c"): 70.0}
-    )
+    expected = {("halves", "a", "a"): 20.0, ("scales", "a", "b"): 20.0, ("activations", "a", "c"): 70.0}
+    assert mean.to_dict() == pytest.approx(expected)
 
 
 def test_overlap_by_hand():
     a, b = [0.9, 0.8, 0.1, 0.1], [0.9, 0.1, 0.8, 0.1]
-    uses = [use("m", a, a, corpus="code"), use("m", b, a, corpus="math")]
-    (row,) = neuron_use.top_overlap(uses, share=0.5).itertuples()
+    (row,) = neuron_use.top_overlap([use("m", a, a), use("m", b, a, corpus="math")], share=0.5).itertuples()
     assert row.overlap == pytest.approx((1 / 2 + 2 / 2) / 2)
     assert row.chance == pytest.approx(0.5)
 
@@ -166,33 +143,30 @@ def test_overlap_of_random_neurons_is_what_chance_says():
 
 def test_dead_and_specialised_neurons_by_hand():
     code, math = [0.0, 0.5, 0.02, 0.005, 0.3], [0.001, 0.1, 0.0, 0.0, 0.299]
-    table = neuron_use.neuron_table([use("m", code, corpus="code"), use("m", math, corpus="math")])
-    row = table.iloc[0]
-    assert row.dead == pytest.approx(100 * 1 / 5)  # 0.05 % of all tokens; the fourth fires on 0.25 %
+    (row,) = neuron_use.neuron_table([use("m", code), use("m", math, corpus="math")]).to_dict("records")
+    assert row["dead"] == pytest.approx(100 * 1 / 5)  # 0.05 % of all tokens; the fourth fires on 0.25 %
     assert row["only code"] == pytest.approx(100 * 2 / 5)  # five times as often, or on nothing else; the fourth is rare
     assert row["only math"] == 0
 
 
-def suite_of(checkpoints, tokens=32):
-    return Suite("mine", "own", ("code", "math"), 16, tokens, tuple(checkpoints))
+def suite_of(*names):
+    checkpoints = tuple(Checkpoint(name, name, "0.1M", "relu") for name in names)
+    return Suite("mine", "own", ("code", "math"), 16, 32, checkpoints)
 
 
 def judged(uses):
-    return claims.frequency_verdicts(suite_of({u.checkpoint for u in uses}), uses)
-
-
-def three_layers(ends, middle):
-    """Three layers of neurons whose frequencies lie around a level: with spread, so that a draw of them differs."""
-    spread = np.linspace(-0.05, 0.05, 40)
-    return [(ends + spread).tolist(), (middle + spread).tolist(), (ends + spread).tolist()]
+    return claims.frequency_verdicts(suite_of("any"), uses)
 
 
 def four_uses(ends, middle, far):
-    """Two scales of each activation, which differ by ``ends`` and ``middle``; SiLU lies at ``far``."""
-    rows = []
+    """Two scales of each activation, which differ by ``ends`` and ``middle``; SiLU lies at ``far``.
+
+    Frequencies of a layer lie around its level: with spread, so that a draw of neurons differs.
+    """
+    spread, rows = np.linspace(-0.05, 0.05, 40), []
     for activation, level in (("relu", 0.2), ("silu", far)):
         for scale, off in (("0.1M", 0), ("0.4M", 1)):
-            layers = three_layers(level + off * ends, level + off * middle)
+            layers = [(level + off * apart + spread).tolist() for apart in (ends, middle, ends)]
             rows.append(use(f"{scale}-{activation}", *layers, scale=scale, activation=activation, halves=(layers,) * 2))
     return rows
 
@@ -220,9 +194,8 @@ def test_the_statistics_by_hand():
 
 def test_an_interval_holds_the_draw_of_neurons():
     """The mean of 40 neurons drawn anew has their spread over the root of 40, the gap of two root two times that."""
-    (use_a, use_b) = four_uses(0.1, 0.1, 0.6)[:2]
-    drawn = claims.drawn_curves([use_a, use_b])
-    gaps = [drawn[u.checkpoint.name, "code"][1:, 1].mean(axis=1) for u in (use_a, use_b)]
+    drawn = claims.drawn_curves(four_uses(0.1, 0.1, 0.6)[:2])
+    gaps = [curves[1:, 1].mean(axis=1) for curves in drawn.values()]
     expected = 100 * np.linspace(-0.05, 0.05, 40).std() / math.sqrt(40) * math.sqrt(2)
     assert np.std(gaps[1] - gaps[0], ddof=1) == pytest.approx(expected, rel=0.2)
 
@@ -235,9 +208,8 @@ def test_one_checkpoint_is_no_comparison():
 
 
 def test_pictures_of_one_checkpoint_and_of_unknown_scales(tmp_path):
-    uses = [
-        use("mine", [0.2, 0.1], [0.3, 0.2], scale="7B", activation="gelu", corpus=c) for c in ("code", "my/own.txt")
-    ]
+    options = {"scale": "7B", "activation": "gelu"}
+    uses = [use("mine", [0.2, 0.1], [0.3, 0.2], **options, corpus=c) for c in ("code", "my/own.txt")]
     table, distance = neuron_use.curve_table(uses), neuron_use.distances(uses)
     largest = neuron_use.largest(distance)
     mean = table.position == neuron_use.MEAN
@@ -255,16 +227,16 @@ def test_pictures_of_one_checkpoint_and_of_unknown_scales(tmp_path):
 
 
 def test_pictures_of_another_suite_do_not_replace_the_ladder_s():
-    suite = suite_of([checkpoint("x")])
-    assert neuron_use.ending(suite) == "mine"
-    assert neuron_use.ending(suite, "again") == "again"
+    suite = suite_of("x")
+    assert neuron_use.ending(suite) == "_mine"
+    assert neuron_use.ending(suite, "again") == "_again"
     assert neuron_use.ending(dataclasses.replace(suite, evidence="ladder")) == ""
 
 
 @pytest.mark.parametrize(("tokens", "pct", "message"), [(8, 1.0, "one window of 16"), (0, 0.0, "ppl_increase_pct")])
 def test_bad_sizes_are_refused(tokens, pct, message):
     with pytest.raises(ValueError, match=message):
-        neuron_use.measure_frequencies(suite_of([checkpoint("x")]), pct, tokens)
+        neuron_use.measure_frequencies(suite_of("x"), pct, tokens)
 
 
 def test_measuring_asks_for_halves_only_where_the_text_can_be_cut(monkeypatch):
@@ -275,7 +247,7 @@ def test_measuring_asks_for_halves_only_where_the_text_can_be_cut(monkeypatch):
         return [made_up([0.1 * (1 + task.text.part)]) for task in tasks]
 
     monkeypatch.setattr(survey, "run", fake)
-    suite = suite_of([checkpoint("x"), checkpoint("y")])
+    suite = suite_of("x", "y")
     short = neuron_use.measure_frequencies(suite)
     assert [len(u.halves) for u in short] == [0] * 4
     long = neuron_use.measure_frequencies(suite, tokens=2 * survey.BATCH_TOKENS)

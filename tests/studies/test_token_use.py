@@ -16,7 +16,7 @@ import sparsinglib as sl
 from sparsinglib.core.measure import Measurement
 from sparsinglib.studies.neurons import claims
 from sparsinglib.studies.neurons import tokens as token_use
-from sparsinglib.studies.neurons.frequency import NeuronActivity
+from sparsinglib.studies.neurons.frequency import NeuronActivity, pairs
 from sparsinglib.suites import survey
 from sparsinglib.suites.suite import Checkpoint, Suite
 
@@ -24,17 +24,12 @@ RULE = sl.FAT(0.05)
 WIDTH = 1000
 
 
-def checkpoint(name, scale="0.1M", activation="relu"):
-    return Checkpoint(name=name, source=name, scale=scale, activation=activation)
-
-
 def made_up(entries, vocabulary=2048):
     """A measurement of one layer of 1,000 neurons; ``entries`` maps a token id to (activation ratio, occurrences)."""
     counts, tokens = torch.zeros(1, vocabulary, dtype=torch.long), torch.zeros(vocabulary, dtype=torch.long)
     for i, (ratio, times) in entries.items():
         counts[0, i], tokens[i] = round(ratio * WIDTH * times), times
-    total = int(tokens.sum())
-    blocks = torch.ones(4, 2)
+    total, blocks = int(tokens.sum()), torch.ones(4, 2)
     return Measurement(
         RULE, (0,), [torch.zeros(WIDTH, dtype=torch.long)], [torch.zeros(0)], torch.zeros(1),
         torch.zeros(1, 1, dtype=torch.long), torch.tensor([total]), counts, tokens, blocks, blocks, None, None,
@@ -42,8 +37,8 @@ def made_up(entries, vocabulary=2048):
 
 
 def use(name, entries, scale="0.1M", activation="relu", corpus="code", halves=(), vocabulary=2048):
-    whole = made_up(entries, vocabulary)
-    return NeuronActivity(checkpoint(name, scale, activation), corpus, whole, tuple(made_up(h) for h in halves))
+    whole, checkpoint = made_up(entries, vocabulary), Checkpoint(name, name, scale, activation)
+    return NeuronActivity(checkpoint, corpus, whole, tuple(made_up(h) for h in halves))
 
 
 @pytest.fixture(scope="module")
@@ -51,60 +46,30 @@ def tokenizer():
     return sl.load("0.4m-relu")[1]
 
 
-@pytest.fixture(scope="module")
-def small():
+def test_entries_are_those_of_a_plain_count_however_a_text_is_read():
     model = tiny_llama(seed=2, act="relu")
-    return model, greedy(model, 20, rows=6)
-
-
-def brute(model, ids):
-    """Mean share of active neurons over occurrences and layers of each entry, token by token; and occurrences."""
-    need = {}
+    ids, need = greedy(model, 20, rows=6), {}
     layers = [layer.tolist() for layer in firing(model, ids, RULE.eps)]
     for j, token in enumerate(ids.reshape(-1).tolist()):
         need.setdefault(token, []).append(np.mean([np.mean(layer[j]) for layer in layers]))
-    return {token: (np.mean(values), len(values)) for token, values in need.items()}
-
-
-def as_dict(measurements):
-    table = token_use.together(measurements)
-    return {i: (row.activation_ratio, row.tokens) for i, row in table.iterrows()}
-
-
-def close(a, b):
-    assert set(a) == set(b)
-    for i, (ratio, times) in a.items():
-        assert times == b[i][1]
-        assert ratio == pytest.approx(b[i][0])
-
-
-def test_entries_are_those_of_a_plain_count(small):
-    model, ids = small
-    close(as_dict([sl.measure(model, [ids], RULE, kl=False)]), brute(model, ids))
-
-
-def test_the_same_from_one_batch_from_many_and_from_two_texts_together(small):
-    model, ids = small
-    one = as_dict([sl.measure(model, [ids], RULE, kl=False)])
-    close(as_dict([sl.measure(model, list(ids.split(1)), RULE, kl=False)]), one)
-    close(as_dict([sl.measure(model, [part], RULE, kl=False) for part in (ids[:2], ids[2:])]), one)
-
-
-def test_padding_changes_no_entry(small):
-    model, ids = small
-    mask = torch.nn.functional.pad(torch.ones_like(ids), (0, 5))
-    padded = {"input_ids": torch.nn.functional.pad(ids, (0, 5)), "attention_mask": mask}
-    close(as_dict([sl.measure(model, [padded], RULE, kl=False)]), brute(model, ids))
+    pad = lambda x: torch.nn.functional.pad(x, (0, 5))  # noqa: E731
+    padded = {"input_ids": pad(ids), "attention_mask": pad(torch.ones_like(ids))}
+    for parts in ([[ids]], [list(ids.split(1))], [[ids[:2]], [ids[2:]]], [[padded]]):
+        table = token_use.together([sl.measure(model, part, RULE, kl=False) for part in parts])
+        assert table.tokens.to_dict() == {token: len(values) for token, values in need.items()}
+        means = {token: np.mean(values) for token, values in need.items()}
+        assert table.activation_ratio.to_dict() == pytest.approx(means)
 
 
 def test_pairs_are_neighbours_and_ends_of_one_activation():
     uses = [use(f"{a}{s}", {0: (0.1, 1)}, s, a) for a in ("relu", "silu") for s in ("0.1M", "0.2M", "0.4M", "0.8M")]
-    names = [(a.name, b.name) for a, b in token_use.pairs(uses)]
+    names = [(a.name, b.name) for a, b in pairs(uses, ends=True)]
     chain = [("0.1M", "0.2M"), ("0.2M", "0.4M"), ("0.4M", "0.8M"), ("0.1M", "0.8M")]
     assert names[:4] == [(f"relu{a}", f"relu{b}") for a, b in chain]
     assert len(names) == 8
-    assert token_use.pairs(uses[:1]) == []
-    assert len(token_use.pairs(uses[:2])) == 1
+    assert pairs(uses[:1], ends=True) == []
+    assert len(pairs(uses[:2], ends=True)) == 1
+    assert len(pairs(uses)) == 6
 
 
 def two(a, b, **options):
@@ -134,22 +99,20 @@ def test_halves_show_what_noise_leaves():
 
 
 @given(st.lists(st.tuples(st.floats(0.01, 1), st.floats(0.01, 1)), min_size=1, max_size=20))
-def test_within_is_the_same_from_either_side(pairs):
-    a, b = (pd.Series(x) for x in zip(*pairs, strict=True))
+def test_within_is_the_same_from_either_side(ratios):
+    a, b = (pd.Series(x) for x in zip(*ratios, strict=True))
     assert token_use.within(a, b) == token_use.within(b, a)
     assert token_use.within(a, a) == 1
     assert token_use.within(a, 1.3 * a) == 0
 
 
 def test_models_that_read_other_tokens_are_not_compared():
-    uses = two({1: (0.1, 5), 2: (0.2, 5)}, {1: (0.1, 5), 3: (0.2, 5)})
+    entries = {1: (0.1, 5), 2: (0.2, 5)}
+    uses = two(entries, {1: (0.1, 5), 3: (0.2, 5)})
     assert token_use.pair_table(uses, 1).empty
     assert token_use.unlike(uses) == "Other token ids on the same text, so not compared: a and b."
-
-
-def test_an_embedding_padded_further_is_still_the_same_vocabulary():
-    entries = {1: (0.1, 5), 2: (0.2, 5)}
-    uses = [use("a", entries, "0.1M"), use("b", entries, "0.4M", vocabulary=2112)]
+    # An embedding padded further is still the same vocabulary.
+    uses = [uses[0], use("b", entries, "0.4M", vocabulary=2112)]
     assert token_use.unlike(uses) == ""
     assert len(token_use.pair_entries(uses, 5)) == 2
 
@@ -216,12 +179,9 @@ def test_extremes_by_hand(tokenizer, monkeypatch):
 LEVELS = np.linspace(0.1, 0.5, 30)
 
 
-def pair_of(a, b):
+def pair_of(*ratios):
     """Two models, 30 entries each."""
-    return [
-        use(name, {i: (r, 200) for i, r in enumerate(ratios)}, scale)
-        for name, scale, ratios in (("a", "0.1M", a), ("b", "0.4M", b))
-    ]
+    return two(*({i: (r, 200) for i, r in enumerate(levels)} for levels in ratios))
 
 
 def judged(uses):
