@@ -25,7 +25,7 @@ from pygments.formatters import HtmlFormatter
 from ..core.measure import measure
 from ..core.search import thresholds_for_cett
 from ..core.token_batches import token_batches
-from ..files import DATA, FIGURES, NOTEBOOKS, write_atomically
+from ..files import FIGURES, NOTEBOOKS, SAMPLE, write_atomically
 from ..paper import scoreboard, style
 from ..paper.rules import Verdict
 from ..studies.scaling import limits
@@ -47,7 +47,6 @@ TABLES = {
 MOST_ROWS = 200  # of a table; all of them are in its CSV
 START = 1.0  # p at which the slider stands first, in percent
 MODELS = ("0.4m-relu", "0.4m-silu")  # of the exhibit
-SAMPLE = DATA / "texts" / "sample.txt"
 INCREASES = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)  # percent of perplexity; 0: only zeros left out
 LENGTH, TOKENS = 256, 12_288  # of the held-out text that thresholds are found on
 CLASSES = {Verdict.HOLDS: "holds", Verdict.FAILS: "fails"}

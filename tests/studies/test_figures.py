@@ -5,9 +5,11 @@ import pytest
 import torch
 
 import sparsinglib as sl
+from sparsinglib.files import SAMPLE
 from sparsinglib.paper import style
 from sparsinglib.studies.checkpoint import figures
-from sparsinglib.studies.checkpoint.numbers import SAMPLE, decompose_ffn_output, find_rule, halves, validate_strategy
+from sparsinglib.studies.checkpoint.ffn_output import decompose_ffn_output
+from sparsinglib.studies.checkpoint.numbers import find_rule, halves, validate_strategy
 from sparsinglib.texts.pieces import token_pieces
 
 
@@ -22,13 +24,14 @@ def text():
 
 
 @pytest.fixture(scope="module")
-def measured(ladder, text):
-    model, tokenizer = ladder
-    batches = sl.token_batches(text, tokenizer, 128, 1)[:1]
-    return {
-        "FAT": sl.measure(model, batches, sl.FAT(0.1)),
-        "ReLU": sl.measure(model, batches, sl.StraightforwardReLU()),
-    }
+def batches(ladder, text):
+    return sl.token_batches(text, ladder[1], 128, 1)[:1]
+
+
+@pytest.fixture(scope="module")
+def measured(ladder, batches):
+    rules = {"FAT": sl.FAT(0.1), "ReLU": sl.StraightforwardReLU()}
+    return {name: sl.measure(ladder[0], batches, rule) for name, rule in rules.items()}
 
 
 def test_pieces_put_together_give_the_text_back(ladder, text):
@@ -56,11 +59,10 @@ def test_the_table_of_tokens_and_the_heat_map_are_the_measurement(ladder, measur
         assert f"KL {result.kl:.3f}" in ax.get_title("left")
 
 
-def test_a_measurement_without_a_map_is_refused(ladder, text):
-    model, tokenizer = ladder
-    result = sl.measure(model, sl.token_batches(text, tokenizer, 128, 1)[:1], sl.FAT(0.1), keep_tokens=False)
+def test_a_measurement_without_a_map_is_refused(ladder, batches):
+    result = sl.measure(ladder[0], batches, sl.FAT(0.1), keep_tokens=False)
     with pytest.raises(ValueError, match="keep_tokens=True"):
-        figures.token_table({"FAT": result}, tokenizer)
+        figures.token_table({"FAT": result}, ladder[1])
 
 
 @pytest.mark.filterwarnings("ignore:Glyph")
@@ -85,9 +87,8 @@ def test_same_data_give_the_same_bytes(ladder, measured, tmp_path):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
-def test_figure_1_splits_the_output_as_eq_3_says(ladder, text):
-    model, tokenizer = ladder
-    batches = sl.token_batches(text, tokenizer, 128, 1)[:1]
+def test_figure_1_splits_the_output_as_eq_3_says(ladder, batches):
+    model, _ = ladder
     found = sl.thresholds_for_cett(model, batches, 0.2)
     taken = decompose_ffn_output(model, batches[0][0], found, layer=2, position=5)
     full, strong = taken.output["all_neurons"].to_numpy(), taken.output["strong_only"].to_numpy()
@@ -101,36 +102,23 @@ def test_figure_1_splits_the_output_as_eq_3_says(ladder, text):
 
 @pytest.mark.parametrize(
     ("strategy", "argument", "match"),
-    [
-        ("none", 1, "one of"),
-        ("pplp", 5, "ratio"),
-        ("pplp", 1.0, "ratio"),
-        ("topk", 0, "share"),
-        ("fat", -1, "eps"),
-        ("cett", 1, "CETT"),
-    ],
-)
+    [("none", 1, "one of"), ("pplp", 5, "ratio"), ("pplp", 1.0, "ratio"), ("topk", 0, "share"), ("fat", -1, "eps"),
+     ("cett", 1, "CETT")],
+)  # fmt: skip
 def test_strategies_refuse_bad_input_before_any_work(strategy, argument, match):
     with pytest.raises(ValueError, match=match):
         validate_strategy(strategy, argument)
 
 
-def test_find_rule_gives_what_the_name_says(ladder, text):
-    model, tokenizer = ladder
-    batches = sl.token_batches(text, tokenizer, 128, 1)[:1]
-    assert find_rule(model, batches, "topk", 0.1) == sl.TopK(0.1)
-    assert find_rule(model, batches, "fat", 0.1) == sl.FAT(0.1)
-    assert find_rule(model, batches, "relu", 0.0) == sl.StraightforwardReLU()
-    assert find_rule(model, batches, "cett", 0.1) == sl.thresholds_for_cett(model, batches, 0.1)
+def test_find_rule_gives_what_the_name_says(ladder, batches):
+    rules = {"topk": sl.TopK(0.1), "fat": sl.FAT(0.1), "relu": sl.StraightforwardReLU()}
+    rules["cett"] = sl.thresholds_for_cett(ladder[0], batches, 0.1)
+    assert {name: find_rule(ladder[0], batches, name, 0.1) for name in rules} == rules
 
 
 @pytest.mark.parametrize(("tokens", "length", "rows"), [(1000, 128, 4), (200, 256, 1), (100, 256, 1), (40, 32, 8)])
 def test_halves_lose_no_token_and_keep_their_order(tokens, length, rows):
-    class Numbers:
-        def __call__(self, text, **_):
-            return {"input_ids": list(range(tokens))}
-
-    batches = sl.token_batches("x", Numbers(), length, rows)
+    batches = sl.token_batches("x", lambda *_, **__: {"input_ids": list(range(tokens))}, length, rows)
     fit, judge = halves(batches)
     ids = torch.cat([row for batch in [*fit, *(judge or [])] for row in batch])
     assert ids.tolist() == torch.cat([row for batch in batches for row in batch]).tolist()

@@ -71,14 +71,9 @@ def test_the_slider_turns_the_pages_in_the_browser(found):
 
 @pytest.mark.parametrize(
     ("mode", "session", "expected"),
-    [
-        ("auto", None, False),
-        ("auto", "", False),
-        ("auto", "x.ipynb", True),
-        ("slider", None, True),
-        ("picture", "x", False),
-    ],
-)
+    [("auto", None, False), ("auto", "", False), ("auto", "x.ipynb", True), ("slider", None, True),
+     ("picture", "x", False)],
+)  # fmt: skip
 def test_a_slider_only_where_a_server_opened_the_notebook(monkeypatch, mode, session, expected):
     monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
     if session is not None:

@@ -18,9 +18,9 @@ def verdicts(first: Measured, second: Measured | None) -> list[Row]:
 def _at_one_percent(of: Measured) -> Estimate | None:
     """Activation ratio (%) at CETT-PPL-1% with its interval; None if that is not what was measured, or has none."""
     rule = of.rule
-    if not isinstance(rule, Thresholds) or rule.ppl_increase_pct is None or round(rule.ppl_increase_pct, 6) != 1:
+    if not isinstance(rule, Thresholds) or round(rule.ppl_increase_pct or 0, 6) != 1 or not rule.target_met:
         return None
-    if rule.activation_interval is None or not rule.target_met:
+    if rule.activation_interval is None:
         return None
     value, low, high = (100 * x for x in (rule.activation_ratio, *rule.activation_interval))
     return Estimate(value, low, high, "%", f"{of.label}:")

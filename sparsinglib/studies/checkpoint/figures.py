@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
@@ -17,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from ...core.measure import Measurement
 from ...paper import style
 from ...texts.pieces import token_pieces
-from .numbers import FFNOutput
+from .ffn_output import FFNOutput
 
 MOST_TOKENS_DRAWN = 44  # of a heat map: more are not legible in a README
 MOST_TOKENS_WRITTEN = 320
@@ -64,11 +63,9 @@ def heat_map(table: pd.DataFrame, results: Mapping[str, Measurement]) -> style.P
         for label in panels[-1].get_xticklabels():
             label.set_parse_math(False)
         fig.colorbar(panels[0].images[0], ax=panels, label="neurons active (%)", fraction=0.025, pad=0.01)
-        spread = {
-            n: np.ptp(100 * t.groupby("position").activation_ratio.mean()) for n, t in table.groupby("rule", sort=False)
-        }
         first = next(iter(results))
-        message = f"{first} gives some tokens {spread[first]:.0f} points more neurons than others"
+        spread = np.ptp(100 * table[table.rule == first].groupby("position").activation_ratio.mean())
+        message = f"{first} gives some tokens {spread:.0f} points more neurons than others"
         costs = {name: result.kl for name, result in results.items() if result.kl is not None}
         if len(costs) > 1:
             others = " and ".join(f"{n} has {costs[n] / costs[first]:.1f} times" for n in list(costs)[1:])
@@ -84,23 +81,22 @@ def layer_profile(table: pd.DataFrame) -> style.Picture:
 
     ``table``: ``Measurement.by_layer`` (layer, activation_ratio, cett; fractions) with the model's name in ``series``.
     """
+    labels = {"activation_ratio": "activation ratio (%)", "cett": "CETT reached (%)"}
+    models = [(str(name), rows) for name, rows in table.groupby("series", sort=False)]
     with style.context():
         fig, panels = style.axes(1, 2, height=2.7)
-        columns = {"activation_ratio": "activation ratio (%)", "cett": "CETT reached (%)"}
-        for ax, (column, label) in zip(panels, columns.items(), strict=True):
+        for ax, (column, label) in zip(panels, labels.items(), strict=True):
             ends = []
-            for k, (name, rows) in enumerate(table.groupby("series", sort=False)):
-                look = style.look_of(str(name), k) | {"ls": "-"}
-                ax.plot(rows["layer"], 100 * rows[column], **look, ms=4)
-                ends.append((100 * rows[column].iloc[-1], style.name(str(name)), look["color"]))
+            for k, (name, rows) in enumerate(models):
+                look = style.look_of(name, k) | {"ls": "-"}
+                ax.plot(rows.layer, 100 * rows[column], **look, ms=4)
+                ends.append((100 * rows[column].iloc[-1], style.name(name), look["color"]))
             ax.set(xlabel="layer", ylabel=label, ylim=(0, None))
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
             style.label_ends(ax, ends)
-        words = []
-        for name, rows in table.groupby("series", sort=False):
-            low, high = 100 * rows.activation_ratio.min(), 100 * rows.activation_ratio.max()
-            words.append(f"{low:.0f} to {high:.0f} % in {style.name(str(name))}")
-        return fig.says(f"One CETT for all layers keeps a different share of neurons in each: {', '.join(words)}")
+        shares = [(style.name(name), 100 * rows.activation_ratio) for name, rows in models]
+        words = ", ".join(f"{share.min():.0f} to {share.max():.0f} % in {name}" for name, share in shares)
+        return fig.says(f"One CETT for all layers keeps a different share of neurons in each: {words}")
 
 
 def layers_by_p(table: pd.DataFrame) -> style.Picture:
@@ -108,28 +104,22 @@ def layers_by_p(table: pd.DataFrame) -> style.Picture:
 
     ``table``: series (name), p_pct, layer, activation_ratio (a fraction).
     """
-    names = list(dict.fromkeys(table.series))
+    models, few = table.groupby("series", sort=False), table.layer.nunique() <= 12
+    look = {"cmap": "viridis", "vmin": 0, "vmax": 100 * table.activation_ratio.max(), "cbar": not few, "annot": few}
+    height = 0.55 + 0.2 * min(table.layer.nunique() + 3, 20)
     with style.context():
-        height = 0.55 + 0.2 * min(table.layer.nunique() + 3, 20)
-        fig, panels = style.axes(1, len(names), height=height)
-        for ax, name in zip(panels, names, strict=True):
-            cells = 100 * table[table.series == name].pivot(index="layer", columns="p_pct", values="activation_ratio")
-            few = len(cells) <= 12
-            look = {"cmap": "viridis", "vmin": 0, "vmax": 100 * table.activation_ratio.max(), "cbar": not few}
-            sns.heatmap(cells, annot=few, fmt=".0f", ax=ax, annot_kws={"fontsize": 8}, **look)
-            ax.set_xticklabels([f"{p:g}" for p in cells.columns], rotation=0)
-            ax.tick_params(axis="y", rotation=0)
-            ax.tick_params(length=0)
-            ax.set(title=style.name(name), xlabel="allowed rise p of perplexity (%)", ylabel="layer")
+        fig, panels = style.axes(1, len(models), height=height)
         words = []
-        for name in names:
-            wide = table[table.series == name].pivot(index="layer", columns="p_pct", values="activation_ratio")
-            most = (wide.iloc[:, 0] - wide.iloc[:, -1]).idxmax()
-            first, last = 100 * wide.loc[most].iloc[[0, -1]]
-            words.append(f"layer {most} of {style.name(name)} most ({first:.0f} to {last:.0f} %)")
-        ends = table.p_pct.min(), table.p_pct.max()
-        return fig.says(f"From p = {ends[0]:g} to {ends[1]:g} % each layer sheds neurons, {' and '.join(words)}",
-                        "Neurons active (%).")  # fmt: skip
+        for ax, (series, part) in zip(panels, models, strict=True):
+            name, cells = style.name(str(series)), part.pivot(index="layer", columns="p_pct", values="activation_ratio")
+            style.matrix(ax, 100 * cells, fmt=".0f", **look)
+            ax.set_xticklabels([f"{p:g}" for p in cells.columns], rotation=0)
+            ax.set(title=name, xlabel="allowed rise p of perplexity (%)", ylabel="layer")
+            most = (cells.iloc[:, 0] - cells.iloc[:, -1]).idxmax()
+            first, last = 100 * cells.loc[most].iloc[[0, -1]]
+            words.append(f"layer {most} of {name} most ({first:.0f} to {last:.0f} %)")
+        ends = f"From p = {table.p_pct.min():g} to {table.p_pct.max():g} %"
+        return fig.says(f"{ends} each layer sheds neurons, {' and '.join(words)}", "Neurons active (%).")
 
 
 def figure_1(taken: FFNOutput, piece: str) -> style.Picture:
@@ -166,23 +156,23 @@ def coloured_text(
     """
     parts, means = {}, {}
     words: list[str] = []
-    for name, part in table.groupby("rule", sort=False):
+    for rule, part in table.groupby("rule", sort=False):
         need = part.groupby("position").agg(token=("token", "first"), share=("activation_ratio", "mean"))
-        parts[name] = need.assign(place=_places(need.token.tolist(), width))
-        low, mean, high = (100 * getattr(need.share, of)() for of in ("min", "mean", "max"))
-        means[name] = f"{style.name(str(name))}: {mean:.1f} % active"
+        parts[rule] = need.assign(place=_places(need.token.tolist(), width), wide=need.token.map(_columns))
+        name, (low, mean, high) = style.name(str(rule)), 100 * need.share.agg(["min", "mean", "max"])
+        means[rule] = f"{name}: {mean:.1f} % active"
         word = "{} {:.0f} % ({:.0f} to {:.0f} %)" if len(parts) > 1 else _FIRST_NEED
-        words.append(word.format(style.name(str(name)), mean, low, high))
+        words.append(word.format(name, mean, low, high))
     lines = [1 + max(line for line, _ in part.place) for part in parts.values()]
-    used = max(at + _columns(t) for part in parts.values() for (_, at), t in zip(part.place, part.token, strict=True))
+    used = max((part.place.str[1] + part.wide).max() for part in parts.values())
     norm = Normalize(0, 100 * max(part.share.max() for part in parts.values()))
     with style.context():
         height = (0.3 * len(lines) + 0.22 * sum(lines) + 0.5) / len(lines)
         fig, panels = style.axes(len(parts), 1, height=height, height_ratios=[n + 1.5 for n in lines])
-        for ax, (name, part), count in zip(panels, parts.items(), lines, strict=True):
+        for ax, (rule, part), count in zip(panels, parts.items(), lines, strict=True):
             ax.set(xlim=(0, used), ylim=(count, 0))
             ax.set_axis_off()
-            ax.set_title((titles or means)[name], parse_math=False)
+            ax.set_title((titles or means)[rule], parse_math=False)
             _write_tokens(ax, part, norm, min(9.5, 750 / used))
         bar: style.Look = {"orientation": "horizontal", "fraction": 0.05, "aspect": 60, "pad": 0.02}
         scale = fig.colorbar(ScalarMappable(norm, style.TEXT_COLOURS), ax=panels, **bar)
@@ -205,16 +195,14 @@ def _places(pieces: Sequence[str], width: int) -> list[tuple[int, float]]:
         if column and column + _columns(piece) > width:
             line, column = line + 1, 0.0
         places.append((line, column))
-        column += _columns(piece)
-        if piece.endswith("⏎"):
-            line, column = line + 1, 0.0
+        line, column = (line + 1, 0.0) if piece.endswith("⏎") else (line, column + _columns(piece))
     return places
 
 
 def _write_tokens(ax: Axes, part: pd.DataFrame, norm: Normalize, size: float) -> None:
     looks = style.shades(100 * part.share, float(norm.vmax or 1))
     for row, (ground, ink) in zip(part.itertuples(), looks, strict=True):
-        (line, column), wide = row.place, _columns(row.token)
+        (line, column), wide = row.place, row.wide
         ax.add_patch(Rectangle((column, line + 0.06), wide - 0.1, 0.88, color=ground, lw=0))
         # parse_math off: a token may hold any number of dollar signs.
         ax.text(column + wide / 2 - 0.05, line + 0.53, row.token, ha="center", va="center", fontsize=size, color=ink,

@@ -1,4 +1,4 @@
-"""The steps of notebook 00: a rule by the authors' strategies, one checkpoint measured, one FFN taken apart."""
+"""The steps of notebook 00: a rule by the authors' strategies, one checkpoint measured, its tables."""
 
 import itertools
 import json
@@ -16,31 +16,24 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ...core import forward
 from ...core.calibration import rules_at
-from ...core.cett import layer_cett
 from ...core.checkpoints import ladder_names, load
-from ...core.ffn import FFN, UnsupportedModel
-from ...core.forward import Batches, TokenBatches
-from ...core.hooks import hook_ffns
+from ...core.ffn import UnsupportedModel
+from ...core.forward import Batches
 from ...core.layout import find_ffns
 from ...core.measure import Measurement, measure
 from ...core.rules import CETT, FAT, Rule, StraightforwardReLU, TopK
 from ...core.search import find_thresholds, thresholds_for_cett
 from ...core.thresholds import Thresholds
 from ...core.token_batches import token_batches
-from ...files import DATA, LADDER, output_dir
+from ...files import LADDER, SAMPLE, output_dir
 from ...texts import corpora
 from ...texts.pieces import token_pieces
+from .ffn_output import FFNOutput, decompose_ffn_output
 
 FIRST = 44  # tokens of the sample among which Figure 1 picks its own
-SAMPLE = DATA / "texts" / "sample.txt"
-RULES: dict[str, Callable[[float], Rule]] = {
-    "relu": lambda _: StraightforwardReLU(),
-    "topk": TopK,
-    "fat": FAT,
-    "cett": CETT,
-}
+RULES: dict[str, Callable[[float], Rule]]
+RULES = {"relu": lambda _: StraightforwardReLU(), "topk": TopK, "fat": FAT, "cett": CETT}
 STRATEGIES = (*RULES, "pplp")  # as the authors' script names them
 
 
@@ -54,7 +47,7 @@ class Measured:
     rule: Rule
     found_on: list[Tensor]
     measured: Measurement
-    sample_text: str = SAMPLE.read_text(encoding="utf-8")
+    sample_text: str = ""  # what pictures show the beginning of; "" for the shipped sample
 
     @property
     def label(self) -> str:
@@ -72,7 +65,8 @@ class Measured:
     @cached_property
     def sample(self) -> Measurement:
         """The beginning of the sample text under the rule, layer by layer and token by token."""
-        batches = token_batches(self.sample_text, self.tokenizer, length_of(self.model, 160), 1)[:1]
+        text = self.sample_text or SAMPLE.read_text(encoding="utf-8")
+        batches = token_batches(text, self.tokenizer, length_of(self.model, 160), 1)[:1]
         return measure(self.model, batches, self.rule, keep_tokens=True)
 
     @cached_property
@@ -109,9 +103,8 @@ def validate_strategy(strategy: str, argument: float) -> None:
     if strategy != "pplp":
         RULES[strategy](argument)
     elif not 1 < float(argument) < 2:
-        raise ValueError(
-            f"strategy pplp takes the allowed perplexity ratio, 1.01 for one percent (between 1 and 2), got {argument}."
-        )
+        allowed = "the allowed perplexity ratio, 1.01 for one percent (between 1 and 2)"
+        raise ValueError(f"strategy pplp takes {allowed}, got {argument}.")
 
 
 def find_rule(
@@ -152,15 +145,13 @@ def halves(batches: Sequence[Tensor], least: int = 64) -> tuple[list[Tensor], li
         rows = list(rows[0].split(max(least, -(-len(rows[0]) // 2))))
     if len(rows) < 2 or sum(map(len, rows)) < 2 * least:
         return list(batches), None
-    cut = len(rows) // 2
-    size = max(len(batch) for batch in batches)
-    return _stacked(rows[:cut], size), _stacked(rows[cut:], size)
+    cut, size = len(rows) // 2, max(len(batch) for batch in batches)
 
+    def stacked(part: list[Tensor]) -> list[Tensor]:  # each batch of rows of one length
+        groups = [list(group) for _, group in itertools.groupby(part, key=len)]
+        return [torch.stack(group[i : i + size]) for group in groups for i in range(0, len(group), size)]
 
-def _stacked(rows: list[Tensor], size: int) -> list[Tensor]:
-    """Batches of at most ``size`` rows, each of rows of one length."""
-    groups = [list(group) for _, group in itertools.groupby(rows, key=len)]
-    return [torch.stack(group[i : i + size]) for group in groups for i in range(0, len(group), size)]
+    return stacked(rows[:cut]), stacked(rows[cut:])
 
 
 def measure_checkpoint(
@@ -174,8 +165,7 @@ def measure_checkpoint(
     found_on, held_out = halves(token_batches(text, tokenizer, length_of(network, window), 16, max_tokens))
     rule = find_rule(network, found_on, strategy, argument, held_out=held_out, tokenizer=tokenizer)
     measured = measure(network, held_out or found_on, rule)
-    sample = {"sample_text": text[:2000]} if text_file else {}
-    return Measured(model, network, tokenizer, rule, found_on, measured, **sample)
+    return Measured(model, network, tokenizer, rule, found_on, measured, text[:2000] if text_file else "")
 
 
 def summary(*models: Measured | None) -> pd.DataFrame:
@@ -189,14 +179,15 @@ def summary(*models: Measured | None) -> pd.DataFrame:
 def _summary(s: Measured) -> dict[str, str]:
     m, rows = s.measured, {"parameters, no embedding": f"{s.model.num_parameters(exclude_embeddings=True) / 1e6:.2f}M"}
     if isinstance(s.rule, Thresholds):
-        rows["CETT, all layers"] = f"{s.rule.cett:.3f}" + _interval(s.rule.cett_interval, "{:.3f}")
-        rows["tokens to find it on"] = f"{s.rule.tokens}"
-        rows["perplexity ratio there"] = _with_error(s.rule.ppl_ratio, s.rule.ppl_ratio_se)
-        active = f"{100 * s.rule.activation_ratio:.1f}" + _interval(s.rule.activation_interval, "{:.1f}", 100)
-        rows["activation ratio there (%)"] = active
-        rows["passes, sparse and dense"] = f"{s.rule.sparse_passes} and {s.rule.dense_passes}"
-        if s.rule.tokens_needed:
-            rows["tokens to resolve p to a tenth"] = f"{math.ceil(s.rule.tokens_needed / 1000)}k"
+        t = s.rule
+        rows["CETT, all layers"] = f"{t.cett:.3f}" + _interval(t.cett_interval, "{:.3f}")
+        rows["tokens to find it on"] = f"{t.tokens}"
+        rows["perplexity ratio there"] = _with_error(t.ppl_ratio, t.ppl_ratio_se)
+        percent = t.activation_interval and tuple(100 * end for end in t.activation_interval)
+        rows["activation ratio there (%)"] = f"{100 * t.activation_ratio:.1f}" + _interval(percent, "{:.1f}")
+        rows["passes, sparse and dense"] = f"{t.sparse_passes} and {t.dense_passes}"
+        if t.tokens_needed:
+            rows["tokens to resolve p to a tenth"] = f"{math.ceil(t.tokens_needed / 1000)}k"
     else:
         rows["rule"] = str(s.rule)
     rows["tokens to judge it on"] = f"{m.tokens}"
@@ -206,17 +197,12 @@ def _summary(s: Measured) -> dict[str, str]:
     rows["activation ratio (%)"] = f"{100 * m.activation_ratio:.1f}"
     if s.zeros:
         rows["zeros alone, on the first half (%)"] = f"{100 * s.zeros.activation_ratio:.1f}"
-    return rows | _training(s.name)
-
-
-def _training(name: str) -> dict[str, str]:
-    """Training tokens of a ladder model, and the activation ratio at the end of its trend."""
-    record, file = (LADDER / name / part for part in ("run.json", "trajectory.csv"))
-    if name not in ladder_names() or not record.is_file():
-        return {}
-    rows = {"trained on (tokens)": f"{json.loads(record.read_text(encoding='utf-8'))['tokens'] / 1e6:.0f}M"}
-    if file.is_file():
-        along = pd.read_csv(file).query("metric == 'activation_ratio_shared_cett' and p_pct == 1").sort_values("tokens")
+    record, file = (LADDER / s.name / part for part in ("run.json", "trajectory.csv"))
+    if s.name in ladder_names() and record.is_file():
+        tokens = json.loads(record.read_text(encoding="utf-8"))["tokens"]
+        rows["trained on (tokens)"] = f"{tokens / 1e6:.0f}M"
+        trend = "metric == 'activation_ratio_shared_cett' and p_pct == 1"
+        along = pd.read_csv(file).query(trend).sort_values("tokens") if file.is_file() else ()
         rows |= {"on notebook 02's text (%)": f"{100 * along.value.iloc[-1]:.1f}"} if len(along) else {}
     return rows
 
@@ -225,8 +211,8 @@ def _with_error(value: float, error: float | None) -> str:
     return f"{value:.3f} ± " + ("unknown" if error is None else f"{error:.4f}")
 
 
-def _interval(ends: tuple[float, float] | None, form: str, scale: float = 1.0) -> str:
-    return "" if ends is None else " (90 %: " + " to ".join(form.format(scale * end) for end in ends) + ")"
+def _interval(ends: Sequence[float] | None, form: str) -> str:
+    return f" (90 %: {' to '.join(map(form.format, ends))})" if ends else ""
 
 
 def save_thresholds(s: Measured, save_as: str = "") -> Path | None:
@@ -236,10 +222,9 @@ def save_thresholds(s: Measured, save_as: str = "") -> Path | None:
     """
     if not isinstance(s.rule, Thresholds):
         return None
-    place = Path(s.name).expanduser()
-    parts = [place.name, sha256(str(place.resolve()).encode()).hexdigest()[:8] if place.exists() else ""]
-    p = s.rule.ppl_increase_pct
-    parts += [f"cett{s.rule.cett:.3g}" if p is None else f"p{p:.3g}", save_as]
+    place, p = Path(s.name).expanduser(), s.rule.ppl_increase_pct
+    digest = sha256(str(place.resolve()).encode()).hexdigest()[:8] if place.exists() else ""
+    parts = [place.name, digest, f"cett{s.rule.cett:.3g}" if p is None else f"p{p:.3g}", save_as]
     path = output_dir() / f"thresholds-{'-'.join(filter(None, parts))}.json"
     s.rule.save(path)
     return path
@@ -266,50 +251,6 @@ def layers_by_p(p_values: Sequence[float], tokens: int, *models: Measured | None
             rows = measure(s.model, batches, found, kl=False).by_layer[["layer", "activation_ratio"]]
             frames.append(rows.assign(series=s.label, p_pct=p, monotone=found.monotone))
     return pd.concat(frames, ignore_index=True)[["series", "p_pct", "layer", "activation_ratio", "monotone"]]
-
-
-@dataclass(frozen=True, eq=False)
-class FFNOutput:
-    """One FFN's output on one token, by neuron.
-
-    ``neurons``: neuron, magnitude (length of its output vector), strong; longest first. ``output``: dimension of the
-    hidden state, all_neurons, strong_only. ``cett``: the relative error of leaving the weak neurons out (Eq. 3).
-    """
-
-    layer: int
-    threshold: float
-    cett: float
-    neurons: pd.DataFrame
-    output: pd.DataFrame
-
-
-def decompose_ffn_output(
-    model: PreTrainedModel, ids: Tensor, thresholds: Thresholds, layer: int, position: int
-) -> FFNOutput:
-    """Take apart the output of ``layer``'s FFN at one ``position`` of the token ids (tokens,), dense model (Fig. 1).
-
-    Raises ValueError if layer or position do not exist or the thresholds do not fit the model.
-    """
-    ffns = find_ffns(model)
-    thresholds.check(ffns)
-    corpus = TokenBatches(model, [ids.reshape(1, -1)])
-    if not -len(ffns) <= layer < len(ffns) or not 0 <= position < corpus.tokens:
-        raise ValueError(f"No layer {layer} of {len(ffns)} or no position {position} of {corpus.tokens} tokens.")
-    ffn, seen = ffns[layer], []
-
-    def visit(_ffn: FFN, neurons: Tensor, _gate: Tensor) -> None:
-        seen.append(neurons.reshape(corpus.tokens, -1)[position : position + 1])
-
-    with hook_ffns([ffn], visit):
-        for batch in corpus:
-            forward.logits(model, batch)
-    values, threshold = seen[0], thresholds.values[ffn.site]
-    strong = thresholds.active(ffn, values, values)
-    neurons = pd.DataFrame({"magnitude": ffn.magnitudes(values)[0].cpu().numpy(), "strong": strong[0].cpu().numpy()})
-    neurons = neurons.rename_axis("neuron").reset_index().sort_values("magnitude", ascending=False, ignore_index=True)
-    full, kept = (ffn.output(x)[0].float().cpu().numpy() for x in (values, torch.where(strong, values, 0)))
-    output = pd.DataFrame({"dimension": np.arange(len(full)), "all_neurons": full, "strong_only": kept})
-    return FFNOutput(ffn.layer, threshold, float(layer_cett(ffn, values, threshold)), neurons, output)
 
 
 def one_token(s: Measured) -> tuple[FFNOutput, str]:

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from ...core.measure import Measurement, measure
 from ...core.search import thresholds_for_cett
 from ...core.token_batches import token_batches
-from ...files import DATA
+from ...files import SAMPLE
 from ...paper import style
 from ...suites import survey
 from ...suites.suite import Suite
@@ -27,7 +27,6 @@ from . import figures
 if TYPE_CHECKING:
     from ipywidgets import Widget
 
-SAMPLE = DATA / "texts" / "sample.txt"
 STEPS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 DRAWN = (0.05, 0.2, 0.5)
 MODES = ("auto", "slider", "picture")
@@ -44,7 +43,6 @@ class States:
         tokenizer: the checkpoint's.
         pieces: the tokens as readable text.
         at: measurement of the text at each CETT.
-        need: share of neurons that each token needed at each CETT, mean over layers.
         mixture_rise: rise of the mixture's perplexity at each CETT, in percent.
     """
 
@@ -52,8 +50,12 @@ class States:
     tokenizer: PreTrainedTokenizerBase
     pieces: list[str]
     at: dict[float, Measurement]
-    need: dict[float, np.ndarray]
     mixture_rise: dict[float, float]
+
+    @property
+    def need(self) -> dict[float, np.ndarray]:
+        """Share of neurons that each token needed at each CETT, mean over layers."""
+        return {cett: np.asarray(m.token_activation, dtype=float).mean(axis=0) for cett, m in self.at.items()}
 
 
 def validate_parameters(suite: Suite, checkpoint: str, text: str, mode: str, steps: Sequence[float] = STEPS) -> None:
@@ -63,8 +65,7 @@ def validate_parameters(suite: Suite, checkpoint: str, text: str, mode: str, ste
         raise ValueError(f"checkpoint {checkpoint!r} is not in the suite {suite.name}; there are: {', '.join(names)}.")
     if text and not text.strip():
         raise ValueError("the text is empty: write some words, or leave it at '' for the shipped sample.")
-    if mode not in MODES:
-        raise ValueError(f"mode must be one of {', '.join(MODES)}; got {mode!r}.")
+    live(mode)
     if not steps or sorted(set(steps)) != list(steps) or not 0 <= steps[0] <= steps[-1] < 1:
         raise ValueError(f"steps must be CETT values in [0, 1), rising; got {list(steps)}.")
 
@@ -72,8 +73,11 @@ def validate_parameters(suite: Suite, checkpoint: str, text: str, mode: str, ste
 def live(mode: str) -> bool:
     """Whether to show a slider: as ``mode`` says, or, for "auto", where a Jupyter server has opened the notebook.
 
-    papermill, nbval and nbconvert start the kernel by themselves; only a server names the notebook's session.
+    papermill, nbval and nbconvert start the kernel by themselves; only a server names the notebook's session. Raises
+    ValueError for an unknown mode.
     """
+    if mode not in MODES:
+        raise ValueError(f"mode must be one of {', '.join(MODES)}; got {mode!r}.")
     return mode == "slider" or (mode == "auto" and bool(os.environ.get("JPY_SESSION_NAME")))
 
 
@@ -91,9 +95,8 @@ def states(suite: Suite, checkpoint: str = "", text: str = "", steps: Sequence[f
     fit = survey.batches(survey.Text("mixture", FITTED_ON, suite.sequence_length), tokenizer)
     found = {cett: thresholds_for_cett(model, fit, cett) for cett in steps}
     at = {cett: measure(model, sample, rule, kl=False, cett=False, keep_tokens=True) for cett, rule in found.items()}
-    need = {cett: np.asarray(m.token_activation, dtype=float).mean(axis=0) for cett, m in at.items()}
     rise = {cett: 100 * (rule.ppl_ratio - 1) for cett, rule in found.items()}
-    return States(chosen.name, tokenizer, token_pieces(tokenizer, sample[0][0].tolist()), at, need, rise)
+    return States(chosen.name, tokenizer, token_pieces(tokenizer, sample[0][0].tolist()), at, rise)
 
 
 def table(found: States) -> pd.DataFrame:
@@ -102,25 +105,19 @@ def table(found: States) -> pd.DataFrame:
     ``mixture_increase_pct`` is the rise on the longer text that the thresholds were found on: one short text says
     little about perplexity, and may even get easier.
     """
+    columns = ["cett", "activation_ratio", "dense_ppl", "sparse_ppl", "ppl_increase_pct", "mixture_increase_pct"]
     rows = [
-        {
-            "cett": cett,
-            "activation_ratio": m.activation_ratio,
-            "dense_ppl": m.dense_ppl,
-            "sparse_ppl": m.sparse_ppl,
-            "ppl_increase_pct": 100 * (m.ppl_ratio - 1),
-            "mixture_increase_pct": found.mixture_rise[cett],
-        }
+        (cett, m.activation_ratio, m.dense_ppl, m.sparse_ppl, 100 * (m.ppl_ratio - 1), found.mixture_rise[cett])
         for cett, m in found.at.items()
     ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=columns)
 
 
 def page(found: States, cett: float) -> str:
     """The text at one step as HTML: each token on a ground coloured by the share of neurons it needed."""
-    result = found.at[cett]
+    result, need = found.at[cett], found.need
     # Without CETT 0, at which ReLU keeps every nonzero neuron: the steps of interest would all look dark.
-    most = max(float(need.max()) for step, need in found.need.items() if step > 0 or len(found.need) == 1)
+    most = max(float(shares.max()) for step, shares in need.items() if step > 0 or len(need) == 1)
     head = (
         f"<b>{html.escape(style.name(found.checkpoint))}, CETT {cett:.2f}</b>: "
         f"{100 * result.activation_ratio:.1f} % of neurons active; perplexity of this text "
@@ -128,7 +125,7 @@ def page(found: States, cett: float) -> str:
         f"of the mixture {found.mixture_rise[cett]:+.1f} %"
     )
     ends = f"dark: none of its neurons; yellow: {100 * most:.0f} % of them or more (hold the mouse over a token)"
-    text = style.text_html(found.pieces, found.need[cett], most)
+    text = style.text_html(found.pieces, need[cett], most)
     return f'<div style="max-width:72em">{head}<div style="color:gray">{ends}</div>{text}</div>'
 
 
@@ -150,18 +147,14 @@ def _nearest(found: States, to: float) -> float:
 
 def picture(found: States) -> style.Picture:
     """The same as a static figure: the text at three of the steps."""
-    nearest = {f"CETT {cett:.2f}": cett for cett in dict.fromkeys(_nearest(found, cett) for cett in DRAWN)}
-    at = {title: found.at[cett] for title, cett in nearest.items()}
-    titles = {
-        title: f"{title}: {100 * at[title].activation_ratio:.1f} % active, perplexity of the mixture "
-        f"{found.mixture_rise[cett]:+.1f} %"
-        for title, cett in nearest.items()
-    }
+    at, titles = {}, {}
+    for cett in dict.fromkeys(_nearest(found, step) for step in DRAWN):
+        name, rise = f"CETT {cett:.2f}", f"perplexity of the mixture {found.mixture_rise[cett]:+.1f} %"
+        at[name] = found.at[cett]
+        titles[name] = f"{name}: {100 * at[name].activation_ratio:.1f} % active, {rise}"
     return figures.coloured_text(figures.token_table(at, found.tokenizer), style.name(found.checkpoint), titles)
 
 
 def show(found: States, mode: str = "auto") -> "Widget | style.Picture":
     """The slider where it can be moved, else the picture. Raises ValueError for an unknown ``mode``."""
-    if mode not in MODES:
-        raise ValueError(f"mode must be one of {', '.join(MODES)}; got {mode!r}.")
     return slider(found) if live(mode) else picture(found)

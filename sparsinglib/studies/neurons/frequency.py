@@ -185,7 +185,7 @@ def top_overlap(uses: Sequence[NeuronActivity], share: float = TOP) -> pd.DataFr
     """
     rows = []
     for c, mine in by_checkpoint(uses).items():
-        compared = [(a.corpus, b.corpus, a.whole, b.whole) for a, b in itertools.combinations(mine, 2)]
+        compared: list[tuple] = [(a.corpus, b.corpus, a.whole, b.whole) for a, b in itertools.combinations(mine, 2)]
         compared += [(use.corpus, use.corpus, *use.halves) for use in mine if use.halves]
         rows += [(c.name, a, b, *_overlap(x, y, share)) for a, b, x, y in compared]
     return pd.DataFrame(rows, columns=["checkpoint", "corpus_a", "corpus_b", "overlap", "chance"])
