@@ -202,7 +202,7 @@ def _summary(s: Measured) -> dict[str, str]:
         tokens = json.loads(record.read_text(encoding="utf-8"))["tokens"]
         rows["trained on (tokens)"] = f"{tokens / 1e6:.0f}M"
         trend = "metric == 'activation_ratio_shared_cett' and p_pct == 1"
-        along = pd.read_csv(file).query(trend).sort_values("tokens") if file.is_file() else ()
+        along = pd.read_csv(file).query(trend).sort_values("tokens") if file.is_file() else pd.DataFrame()
         rows |= {"on notebook 02's text (%)": f"{100 * along.value.iloc[-1]:.1f}"} if len(along) else {}
     return rows
 
