@@ -207,16 +207,12 @@ def test_the_training_loss_holds_the_routers_loss():
 
 
 def test_perplexity_is_that_of_a_hand_written_mixture(model):
-    curve = moe.mixture_curve("tiny", model, IDS, range(1, 6))
-    assert curve.activation_ratio == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    curve = moe.mixture_curve("tiny", model, IDS)
+    assert curve.varied == [1, 2, 3, 4, 5] and curve.activation_ratio == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     by_hand = [perplexity_by_hand(model, k) for k in range(1, 6)]
     assert curve.perplexity == pytest.approx(by_hand, rel=1e-4)
     assert np.ptp(by_hand) > 1e-3 * by_hand[0]  # the number of experts matters
     assert curve.table["trained_here"].tolist() == [False, True, False, False, False]
-
-
-def test_default_counts_go_up_to_all_experts(model):
-    assert moe.mixture_curve("tiny", model, IDS).varied == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("count", [0, -1, 6, 2.0, True, "3"])
@@ -295,12 +291,28 @@ def test_gap_at_equal_activation_ratio_by_hand():
     assert one["gap_pct"].tolist() == pytest.approx([100 * math.expm1(0.1)] * 2)
     assert one["trained_here"].tolist() == [True, False]
     noisy = moe.gaps(family(0.1, noise=0.5)).iloc[0]
-    error = 0.5 * np.linspace(-1, 1, 20).std(ddof=1) / math.sqrt(20)
-    assert noisy.high_pct == pytest.approx(100 * math.expm1(0.1 + 1.645 * error), rel=1e-6)
+    assert noisy.high_pct == pytest.approx(100 * math.expm1(0.1 + 1.645 * text_error(0.5)), rel=1e-6)
+    assert moe.gaps({"moe-16": family(0.1)["moe-16"]}).empty  # nothing to compare with
 
 
-def test_no_vanilla_no_gap():
-    assert moe.gaps({"moe-16": family(0.1)["moe-16"]}).empty
+def text_error(noise):
+    """The standard error of a mean over the blocks of ``curve``."""
+    return noise * np.linspace(-1, 1, 20).std(ddof=1) / math.sqrt(20)
+
+
+@pytest.fixture
+def judged(monkeypatch):
+    """The ladder's row of C66, given curves, what is known of seeds, and whether the runs are finished."""
+
+    def of(found, seeds, finished=True):
+        monkeypatch.setattr(moe_claims, "facts_of", lambda name: {"finished": finished})
+        monkeypatch.setattr(moe_claims, "seed_error", lambda: seeds)
+        size = pd.DataFrame({"run": [moe.VANILLA, *moe.MIXTURES], "tokens": 1})
+        published, row = moe_claims.verdicts(moe.gaps(found), size)
+        assert published.verdict == "no data" and (row.id, row.evidence) == ("C66", "ladder")
+        return row
+
+    return of
 
 
 @pytest.mark.parametrize(
@@ -315,28 +327,19 @@ def test_no_vanilla_no_gap():
         (0.1, 0.0, (0.02, 4), False, "no data"),
     ],
 )
-def test_verdict(monkeypatch, rise, noise, seeds, finished, verdict):
-    monkeypatch.setattr(moe_claims, "facts_of", lambda name: {"finished": finished})
-    monkeypatch.setattr(moe_claims, "seed_error", lambda: seeds)
+def test_verdict(judged, rise, noise, seeds, finished, verdict):
     found = family(rise, noise)
-    size = pd.DataFrame({"run": [moe.VANILLA, *moe.MIXTURES], "tokens": 1})
-    published, row = moe_claims.verdicts(moe.gaps(found), size)
-    assert published.verdict == "no data"
-    assert (row.id, row.evidence, row.verdict) == ("C66", "ladder", verdict)
+    row = judged(found, seeds, finished)
+    assert row.verdict == verdict
     assert verdict == "no data" or "neurons by CETT" in row.why
     # Away from the rings a mixture runs as it was never trained to: that decides nothing.
     away = {name: curve(name, {0.2: 2.2 + rise, 0.3: 9.0}, 20, noise) for name in moe.MIXTURES}
-    again = moe_claims.verdicts(moe.gaps({moe.VANILLA: found[moe.VANILLA]} | away), size)[1]
-    assert again.verdict == verdict
+    assert judged(found | away, seeds, finished).verdict == verdict
 
 
-def test_seeds_and_text_add_up_in_the_interval(monkeypatch):
-    monkeypatch.setattr(moe_claims, "facts_of", lambda name: {"finished": True})
-    monkeypatch.setattr(moe_claims, "seed_error", lambda: (0.01, 5))
-    size = pd.DataFrame({"run": [moe.VANILLA, *moe.MIXTURES], "tokens": 1})
-    row = moe_claims.verdicts(moe.gaps(family(0.1, 0.2)), size)[1]
-    text = 0.2 * np.linspace(-1, 1, 20).std(ddof=1) / math.sqrt(20)
-    half = 2.015048 * math.sqrt(text**2 + 2 * 0.01**2)  # t of five degrees of freedom, 90 %
+def test_seeds_and_text_add_up_in_the_interval(judged):
+    row = judged(family(0.1, 0.2), (0.01, 5))
+    half = 2.015048 * math.hypot(text_error(0.2), math.sqrt(2) * 0.01)  # t of five degrees of freedom, 90 %
     assert f"moe-16: 0.100 ({0.1 - half:.3f} to {0.1 + half:.3f}) nats" in row.our_value
 
 

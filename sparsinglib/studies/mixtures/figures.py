@@ -71,12 +71,11 @@ def _perplexities(ax: Axes, found: Mapping[str, Curve], chosen: Mapping[str, Cur
     if not found:
         return style.empty(ax, missing())
     for name, curve in found.items():
-        _draw(ax, name, curve.table.sort_values("activation_ratio"), "perplexity")
+        _draw(ax, name, curve.table, "perplexity")
     for name, curve in chosen.items():
-        _draw(ax, name, curve.table.sort_values("activation_ratio"), "perplexity", ls="--", label=None)
-    mixtures = [c.perplexity for name, c in found.items() if name != VANILLA or len(found) == 1]
-    shown = np.concatenate(mixtures)
-    ax.set(ylabel="perplexity", yscale="log")
+        _draw(ax, name, curve.table, "perplexity", ls="--", label=None)
+    shown = np.concatenate([c.perplexity for name, c in found.items() if name != VANILLA or len(found) == 1])
+    ax.set(ylabel="perplexity", yscale="log", title=style.EVIDENCE_LABELS["ladder"])
     # Cut far enough, the vanilla curve leaves any axis on which the mixtures can be told apart.
     ax.set_ylim(0.9 * shown.min(), 1.2 * shown.max())
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 7)))
@@ -85,7 +84,6 @@ def _perplexities(ax: Axes, found: Mapping[str, Curve], chosen: Mapping[str, Cur
     if chosen:
         ax.plot([], [], color="0.4", ls="--", lw=1.1, label="and CETT within the experts")
     ax.legend()
-    ax.set_title(style.EVIDENCE_LABELS["ladder"])
 
 
 def _gaps(ax: Axes, gap: pd.DataFrame, within: pd.DataFrame, seeds: tuple[float, int] | None) -> None:
@@ -104,13 +102,11 @@ def _gaps(ax: Axes, gap: pd.DataFrame, within: pd.DataFrame, seeds: tuple[float,
     ax.set_title(title)
 
 
-def _label(name: str) -> str:
-    return "plain FFN, cut by CETT" if name == VANILLA else f"{name.removeprefix('moe-')} experts"
-
-
 def _draw(ax: Axes, name: str, rows: pd.DataFrame, column: str, **line: str | None) -> None:
+    rows = rows.sort_values("activation_ratio")
     x, y = 100 * rows["activation_ratio"], rows[column]
-    ax.plot(x, y, **LOOKS[name] | {"ms": 3.5, "lw": 1.1, "label": _label(name)} | line)
+    label = "plain FFN, cut by CETT" if name == VANILLA else f"{name.removeprefix('moe-')} experts"
+    ax.plot(x, y, **LOOKS[name] | {"ms": 3.5, "lw": 1.1, "label": label} | line)
     here = rows["trained_here"].to_numpy(bool)
     aside = NUDGE * (list(LOOKS).index(name) - len(LOOKS) / 2)  # two mixtures were trained with the same share
     ax.plot(x[here] + aside, y[here], ls="", **LOOKS[name], ms=9, mfc="white", mew=1.8, zorder=4)

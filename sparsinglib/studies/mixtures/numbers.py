@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -56,46 +56,31 @@ class Curve:
     def at(self, ratio: float) -> Tensor | None:
         """Blocks at an activation ratio, linear between the two settings around it; None outside the settings."""
         order = np.argsort(self.activation_ratio)
-        known = self.activation_ratio[order]
-        if not known[0] <= ratio <= known[-1]:
+        place = np.interp(ratio, self.activation_ratio[order], np.arange(len(order)), left=np.nan, right=np.nan)
+        if np.isnan(place):
             return None
-        right = max(1, int(np.searchsorted(known, ratio)))
-        weight = (ratio - known[right - 1]) / (known[right] - known[right - 1])
-        return torch.lerp(self.blocks[order[right - 1]], self.blocks[order[right]], float(weight))
+        left = min(int(place), len(order) - 2)
+        return torch.lerp(self.blocks[order[left]], self.blocks[order[left + 1]], float(place - left))
 
     @property
     def table(self) -> pd.DataFrame:
         """One row a setting: series, cett or active_experts, activation_ratio, perplexity, trained_here."""
-        settings = pd.Series(self.varied, dtype="Float64")
-        none, mixture = settings.where(settings.isna()), self.trained_at is not None
-        return pd.DataFrame(
-            {
-                "series": self.name,
-                "cett": none if mixture else settings,
-                "active_experts": (settings if mixture else none).astype("Int64"),
-                "activation_ratio": self.activation_ratio,
-                "perplexity": self.perplexity,
-                "trained_here": [value == self.trained_at for value in self.varied],
-            }
-        )
+        varied, none = (pd.array(values, dtype="Float64") for values in (self.varied, [None] * len(self.varied)))
+        cett, experts = (varied, none) if self.trained_at is None else (none, varied)
+        columns = {"series": self.name, "cett": cett, "active_experts": experts.astype("Int64")}
+        columns |= {"activation_ratio": self.activation_ratio, "perplexity": self.perplexity}
+        return pd.DataFrame(columns | {"trained_here": np.array(self.varied) == self.trained_at})
 
 
-class Router(Protocol):
-    """What is used of a router: how many experts there are, and how many each token is given."""
-
-    num_experts: int
-    top_k: int
-
-
-def routers(model: PreTrainedModel) -> list[Router]:
-    """Routers of a mixture of experts, first layer first. Raises ValueError for a model that has none."""
+def routers(model: PreTrainedModel) -> list[Any]:
+    """The routers of a mixture (``num_experts``, ``top_k``), first layer first. ValueError for a model without one."""
     found = [m for m in model.modules() if isinstance(getattr(m, "top_k", None), int) and hasattr(m, "num_experts")]
     if not found:
         raise ValueError(
             f"{type(model).__name__} has no router with num_experts and top_k: it is no mixture of experts of a known "
             "layout; vary its activation ratio by CETT (cett_curve)."
         )
-    return cast(list[Router], found)
+    return found
 
 
 @contextmanager
@@ -134,17 +119,11 @@ def mixture_curve(name: str, model: PreTrainedModel, batches: Batches, counts: S
     blocks = []
     for count in counts:
         with active_experts(model, count):
-            blocks.append(_blocks(model, corpus))
+            found = (forward.losses(forward.logits(model, batch), batch) for batch in corpus)
+            losses = [forward.require_finite(loss, "loss") for loss in found]
+        blocks.append(torch.cat(list(map(forward.block_sums, losses, corpus))))
     ratio = np.array(counts) / experts
     return Curve(name, [float(c) for c in counts], ratio, torch.stack(blocks), float(routers(model)[0].top_k))
-
-
-def _blocks(model: PreTrainedModel, corpus: TokenBatches) -> Tensor:
-    parts = []
-    for batch in corpus:
-        losses = forward.require_finite(forward.losses(forward.logits(model, batch), batch), "loss")
-        parts.append(forward.block_sums(losses, batch))
-    return torch.cat(parts)
 
 
 def cett_curve(name: str, model: PreTrainedModel, batches: Batches, cetts: Sequence[float] = CETTS) -> Curve:
@@ -154,8 +133,7 @@ def cett_curve(name: str, model: PreTrainedModel, batches: Batches, cetts: Seque
     """
     curves = CettCurves(model, forward.as_list(batches))
     curves.refine(cetts)
-    pieces = zip(curves.dense_losses, curves.corpus, strict=True)
-    dense = torch.cat([forward.block_sums(losses, batch) for losses, batch in pieces])
+    dense = torch.cat(list(map(forward.block_sums, curves.dense_losses, curves.corpus)))
     points = [curves.evaluate(cett) for cett in cetts]
     rises = torch.stack([point.blocks[:, 0] for point in points])
     blocks = torch.stack([dense[:, 0] + rises, dense[:, 1].expand_as(rises)], dim=2)
@@ -171,10 +149,9 @@ def missing() -> str:
     """Which of the four runs are not there or not finished, and the command that trains them."""
     absent = [name for name in (VANILLA, *MIXTURES) if name not in trained()]
     partly = [name for name in trained() if not facts_of(name)["finished"]]
-    said = [f"Not trained yet: {', '.join(absent)}."] * bool(absent)
-    said += [f"Not trained to the end: {', '.join(partly)}."] * bool(partly)
-    said += [f"Train with: python -m sparsinglib.ladder.train {' '.join(absent + partly)}"] * bool(said)
-    return " ".join(said) or "All four runs are trained."
+    said = [f"Not trained {how}: {', '.join(runs)}." for how, runs in (("yet", absent), ("to the end", partly)) if runs]
+    command = f"Train with: python -m sparsinglib.ladder.train {' '.join(absent + partly)}"
+    return " ".join([*said, command]) if said else "All four runs are trained."
 
 
 def facts_of(name: str) -> dict[str, Any]:
@@ -194,10 +171,7 @@ def sizes(names: Sequence[str]) -> pd.DataFrame:
     """One row a run: experts, how many are active in training, their neurons, FFN and router parameters, tokens."""
     rows = []
     for name in names:
-        facts, model = facts_of(name), open_model(name)
-        parts = {n: p.numel() for n, p in model.named_parameters()}
-        router = sum(size for n, size in parts.items() if "router" in n)
-        ffn = sum(size for n, size in parts.items() if "mlp." in n or "experts." in n)
+        facts, parts = facts_of(name), {n: p.numel() for n, p in open_model(name).named_parameters()}
         experts = facts.get("experts", 1)
         rows.append(
             {
@@ -205,8 +179,8 @@ def sizes(names: Sequence[str]) -> pd.DataFrame:
                 "experts": experts,
                 "active in training": facts.get("active_experts", 1),
                 "neurons of an expert": facts["neurons"] // experts,
-                "FFN parameters": ffn,
-                "router parameters": router,
+                "FFN parameters": sum(size for n, size in parts.items() if "mlp." in n or "experts." in n),
+                "router parameters": sum(size for n, size in parts.items() if "router" in n),
                 "tokens": facts["tokens"],
             }
         )
@@ -245,9 +219,8 @@ def table(*found: Mapping[str, Curve]) -> pd.DataFrame:
     each = [curve.table for curves in found for curve in curves.values()]
     if not each:
         return pd.DataFrame()
-    rows = pd.concat(each, ignore_index=True).drop_duplicates(ignore_index=True)
-    rows.insert(0, "evidence", "ladder")
-    return rows
+    rows = pd.concat(each).drop_duplicates(ignore_index=True)
+    return rows.assign(evidence="ladder")[["evidence", *rows]]
 
 
 def show(frame: pd.DataFrame) -> str:
@@ -266,20 +239,17 @@ def gaps(found: Mapping[str, Curve]) -> pd.DataFrame:
     the chosen experts' neurons), activation_ratio, gap_pct, low_pct, high_pct (90 %, paired by blocks of text; the
     spread between seeds is not in it: there is one run of each), trained_here.
     """
-    by_cett = any(name != VANILLA and curve.trained_at is None for name, curve in found.items())
+    mixtures = {name: curve for name, curve in found.items() if name != VANILLA}
+    by_cett = any(curve.trained_at is None for curve in mixtures.values())
     varied = "cett" if by_cett else "active_experts"
     columns = ["series", varied, "activation_ratio", "gap_pct", "low_pct", "high_pct", "trained_here"]
     rows = []
-    for name, curve in found.items():
-        for i, ratio in enumerate(curve.activation_ratio):
-            other = found[VANILLA].at(ratio) if name != VANILLA and VANILLA in found else None
-            if other is None:
-                continue
-            difference = other.clone()
-            difference[:, 0] = curve.blocks[i, :, 0] - other[:, 0]
-            mean, error = forward.mean_and_error(difference)
-            ends = [mean + z * (np.nan if error is None else error) for z in (0.0, -forward.Z90, forward.Z90)]
-            values = 100 * np.expm1(ends)
-            setting = curve.varied[i] if by_cett else int(curve.varied[i])
-            rows.append((name, setting, ratio, *values, curve.varied[i] == curve.trained_at))
+    for name, curve in mixtures.items() if VANILLA in found else ():
+        for setting, ratio, blocks in zip(curve.varied, curve.activation_ratio, curve.blocks, strict=True):
+            if (plain := found[VANILLA].at(ratio)) is not None:
+                mean, error = forward.mean_and_error(torch.column_stack([blocks[:, 0] - plain[:, 0], plain[:, 1]]))
+                half = np.nan if error is None else forward.Z90 * error
+                percent = 100 * np.expm1([mean, mean - half, mean + half])
+                here = setting == curve.trained_at
+                rows.append((name, setting if by_cett else int(setting), ratio, *percent, here))
     return pd.DataFrame(rows, columns=columns)

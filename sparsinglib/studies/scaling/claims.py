@@ -1,6 +1,7 @@
 """The verdicts on the laws (notebooks 02, 04 and 05): numbers of this room held against the rules in ``claims.csv``."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -14,17 +15,22 @@ NO_LOSSES = "The paper prints no losses"
 BOOTSTRAPS = 2000
 
 
-def _named(name: str, estimate: Estimate) -> Estimate:
-    """``estimate`` with what it is of."""
-    return Estimate(estimate.value, estimate.low, estimate.high, estimate.unit, name, estimate.printed)
-
-
-def _slopes(table: pd.DataFrame, unit: str) -> list[Estimate]:
-    """Estimates of ``scales.slopes``, one an activation; without those that have too few runs for a line."""
-    return [
-        Estimate(r.slope, r.low, r.high, unit, f"{r.activation} {getattr(r, 'quantity', '')}".strip())
+def _slopes(table: pd.DataFrame, unit: str, note: str = "") -> list[Estimate] | str:
+    """Estimates of ``scales.slopes``, one an activation, or what is missing: those with too few runs have no line."""
+    estimates = [
+        Estimate(r.slope, r.low, r.high, unit, note or f"{r.activation} {getattr(r, 'quantity', '')}".strip())
         for r in table.dropna(subset=["slope"]).itertuples()
     ]
+    return estimates or "Fewer than three scales"
+
+
+def _over_scale(claim: str, equal: pd.DataFrame, params: pd.Series, columns: Mapping[str, str]) -> list[Row]:
+    """A claim on slopes over scale of ``columns`` of ``scales.at_equal_tokens``, with names ("": the activations')."""
+    rows = []
+    for evidence, part in equal.groupby("evidence"):
+        parts = [_slopes(scales.slopes(part, params, of), "a doubling", note) for of, note in columns.items()]
+        rows.append(judge(claim, str(evidence), *parts))
+    return rows
 
 
 def form(moved: pd.DataFrame, likelier: pd.DataFrame) -> list[Row]:
@@ -34,7 +40,7 @@ def form(moved: pd.DataFrame, likelier: pd.DataFrame) -> list[Row]:
     """
     rows = []
     for claim, activation, rival in (("C18", "relu", "plain power law"), ("C19", "silu", "logarithm")):
-        for evidence, part in moved[moved.activation == activation].groupby("evidence", sort=True):
+        for evidence, part in moved[moved.activation == activation].groupby("evidence"):
             ahead = likelier[(likelier.evidence == evidence) & (likelier.activation == activation)][rival]
             way = mean_of(100 * part.change, "points", "last third less first, mean over runs")
             better = mean_of(ahead, "", f"log-likelihood of the law less that of the {rival}, mean over runs")
@@ -49,20 +55,20 @@ def ends(reached: pd.DataFrame, trend: pd.DataFrame) -> list[Row]:
     activations), else the scatter of the last checkpoints: the authors published one run of each.
     """
     rows = []
-    last = trend.sort_values("tokens").groupby("run").activation_ratio.apply(lambda y: y.iloc[-scales.LAST :].std())
-    for evidence, part in reached.groupby("evidence", sort=True):
-        wide = part.pivot_table(index="scale", columns="activation", values="reached")
-        wide = wide.reindex(columns=["relu", "silu"]).dropna()
-        count = part.pivot_table(index="scale", columns="activation", values="seed", aggfunc="count")
-        seeds = scales.seed_spread(part).set_index("activation")
-        estimates = []
-        for scale, row in wide.iterrows():
+    last = trend.sort_values("tokens").groupby("run").tail(scales.LAST).groupby("run").activation_ratio.std()
+    for evidence, part in reached.groupby("evidence"):
+        seeds, estimates = scales.seed_spread(part).set_index("activation"), []
+        for scale, runs in part.groupby("scale"):
+            if runs.activation.nunique() < 2:
+                continue
+            groups = runs.groupby("activation")
+            means = groups.reached.mean()
             if len(seeds):
-                errors, freedom = seeds.standard_deviation / np.sqrt(count.loc[scale]), int((seeds.seeds - 1).sum())
+                errors, freedom = seeds.standard_deviation / np.sqrt(groups.size()), int((seeds.seeds - 1).sum())
             else:
-                errors, freedom = part[part.scale == scale].run.map(last) / np.sqrt(scales.LAST), scales.LAST - 1
+                errors, freedom = runs.run.map(last) / np.sqrt(scales.LAST), scales.LAST - 1
             error = 100 * float(np.linalg.norm(errors))
-            estimates.append(with_error(100 * (row.silu - row.relu), error, "points", str(scale), freedom))
+            estimates.append(with_error(100 * (means.silu - means.relu), error, "points", str(scale), freedom))
         rows.append(judge("C21", str(evidence), estimates or "No scale has both activations"))
     return rows
 
@@ -70,36 +76,24 @@ def ends(reached: pd.DataFrame, trend: pd.DataFrame) -> list[Row]:
 def table_2(limits: pd.DataFrame) -> list[Row]:
     """C23: the ten limits printed in Table 2 against those from the published points (``limits.limits``)."""
     known = limits[limits.printed.notna() & (limits.run != tables.LARGEST)]
-    return [
-        judge(
-            "C23",
-            "paper",
-            [
-                Estimate(100 * r.a0, 100 * r.low, 100 * r.high, "percent", r.run, f"{100 * r.printed:.2f}")
-                for r in known.itertuples()
-            ],
-        )
-    ]
+    found = 100 * known.set_index("run")[["a0", "low", "high", "printed"]]
+    cases = [Estimate(r.a0, r.low, r.high, "percent", r.Index, f"{r.printed:.2f}") for r in found.itertuples()]
+    return [judge("C23", "paper", cases)]
 
 
 def coefficients(equal: pd.DataFrame, params: pd.Series) -> list[Row]:
     """C33: slopes of ReLU's ln alpha and ln c over log2 of the scale (``scales.at_equal_tokens``)."""
-    relu, rows = equal[equal.activation == "relu"], []
-    for evidence, part in relu.groupby("evidence", sort=True):
-        both = [_slopes(scales.slopes(part, params, of), "a doubling") for of in ("log_alpha", "log_c")]
-        named = [[_named(name, e) for e in found] for name, found in zip(("ln alpha", "ln c"), both, strict=True)]
-        rows.append(judge("C33", str(evidence), *(found or "Fewer than three scales" for found in named)))
-    return rows
+    relu = equal[equal.activation == "relu"]
+    return _over_scale("C33", relu, params, {"log_alpha": "ln alpha", "log_c": "ln c"})
 
 
 def settling(come: pd.DataFrame) -> list[Row]:
     """C52: the share of its change that the ratio still has to go at half of the tokens, less the loss's."""
-    rows = [judge("C52", "paper", NO_LOSSES)]
-    if len(come) < 2:
-        return [*rows, judge("C52", "ladder", "Fewer than two runs measured")]
-    found = laws.mean(100 * (come.ratio - come.loss), 100 * come.error)
-    note = f"mean over {len(come)} runs"
-    return [*rows, judge("C52", "ladder", Estimate(found.value, found.low, found.high, "% of the change", note))]
+    ladder: Estimate | str = "Fewer than two runs measured"
+    if len(come) > 1:
+        found = laws.mean(100 * (come.ratio - come.loss), 100 * come.error)
+        ladder = Estimate(*found[:3], "% of the change", f"mean over {len(come)} runs")
+    return [judge("C52", "paper", NO_LOSSES), judge("C52", "ladder", ladder)]
 
 
 def jumps(table: pd.DataFrame) -> list[Row]:
@@ -111,18 +105,14 @@ def jumps(table: pd.DataFrame) -> list[Row]:
 def dependence(limit_slopes: pd.DataFrame) -> list[Row]:
     """C41: the limit's slope over scale (``scales.limit_slopes``), both activations within the bound."""
     return [
-        judge("C41", str(evidence), _slopes(part, "points a doubling") or "Fewer than three scales")
-        for evidence, part in limit_slopes.groupby("evidence", sort=True)
+        judge("C41", str(evidence), _slopes(part, "points a doubling"))
+        for evidence, part in limit_slopes.groupby("evidence")
     ]
 
 
 def speed(equal: pd.DataFrame, params: pd.Series) -> list[Row]:
     """C44: slopes over scale of ln |dA/dD| and of ln |dA/dlnD| at equal tokens a parameter."""
-    rows = []
-    for evidence, part in equal.groupby("evidence", sort=True):
-        both = [_slopes(scales.slopes(part, params, of), "a doubling") for of in ("log_speed", "log_speed_by_lnd")]
-        rows.append(judge("C44", str(evidence), *(found or "Fewer than three scales" for found in both)))
-    return rows
+    return _over_scale("C44", equal, params, {"log_speed": "", "log_speed_by_lnd": ""})
 
 
 def largest(model: laws.Posterior) -> list[Row]:
@@ -131,10 +121,7 @@ def largest(model: laws.Posterior) -> list[Row]:
     ``model`` is that of the paper's ReLU runs.
     """
     table, row = model.draws[tables.LARGEST], tables.printed().loc[tables.LARGEST]
-    back = []
-    for name in ("alpha", "b", "c"):
-        found = of_draws(table[name], note=name)
-        back.append(Estimate(found.value, found.low, found.high, "", name, f"{row[name]:.2e}"))
+    back = [replace(of_draws(table[name], note=name), printed=f"{row[name]:.2e}") for name in ("alpha", "b", "c")]
     others = np.mean([draws.a0 for run, draws in model.draws.items() if run != tables.LARGEST], axis=0)
     apart = of_draws(100 * (table.a0 - others), None, "points", "limit less the mean of the others'")
     return [judge("C54", "paper", back), judge("C61", "paper", apart)]
@@ -149,9 +136,9 @@ def losses(table: pd.DataFrame, params: pd.Series) -> list[Row]:
     if table.empty:
         return [*rows, judge("C67", "ladder", "No run trained"), judge("C68", "ladder", "No run trained")]
     falls = []
-    for activation, part in table.groupby("activation", sort=True):
+    for activation, part in table.groupby("activation"):
         found = laws.line(np.log2(params.loc[part.scale].astype(float)), part.common, np.zeros(len(part)))
-        falls.append(Estimate(found.value, found.low, found.high, "nats a doubling", str(activation)))
+        falls.append(Estimate(*found[:3], "nats a doubling", str(activation)))
     gaps = [with_error(r.gap, r.error, "%", r.scale, max(r.freedom, 1)) for r in scales.loss_gaps(table).itertuples()]
     return [*rows, judge("C67", "ladder", falls), judge("C68", "ladder", gaps)]
 
@@ -162,15 +149,10 @@ def forecast_intervals(forecasts: pd.DataFrame) -> list[Row]:
     ``forecasts`` from two thirds of each run. The width is the median over runs, its interval from runs drawn anew.
     """
     rows = []
-    for evidence, part in forecasts.groupby("evidence", sort=True):
+    for evidence, part in forecasts.groupby("evidence"):
         width = 100 * ((part.high - part.low) / part.to_come.abs()).to_numpy()
         draws = np.median(width[np.random.default_rng(0).integers(len(width), size=(BOOTSTRAPS, len(width)))], axis=1)
         hits = proportion(int(part.inside.sum()), len(part))
         share = of_draws(draws, float(np.median(width)), "% of the change to come", "median width")
         rows.append(judge("C53", str(evidence), hits, share))
     return rows
-
-
-def scoreboard(rows: Iterable[Row]) -> pd.DataFrame:
-    """Rows as a table for a notebook: id, evidence, our_value, verdict."""
-    return pd.DataFrame(list(rows), columns=Row._fields).drop(columns="why")

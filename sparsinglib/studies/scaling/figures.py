@@ -6,12 +6,14 @@ to its law, a function of d. ``limits``: evidence, run, scale, activation, seed,
 identified (the points fix the limit).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import product
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import LogLocator, NullFormatter
 from scipy import stats
 
 from ...laws import Posterior
@@ -19,25 +21,41 @@ from ...paper import published, style
 from .limits import LARGEST, printed
 
 Laws = Mapping[str, Callable[[np.ndarray], np.ndarray]]
-KINDS = ("paper", "ladder")
 HALO: style.Look = {"path_effects": [withStroke(linewidth=3, foreground="white")]}
 
 
-def _changes(trend: pd.DataFrame) -> pd.Series:
-    """By how much each run's last five points lie above its first five after the first tenth of its tokens."""
+def by_kind(panels: Sequence[Axes], frame: pd.DataFrame) -> Iterator[tuple[Axes, str, pd.DataFrame]]:
+    """Panels with their evidence and rows, paper and ladder down, ReLU and SiLU across; one without rows says so."""
+    for ax, (evidence, activation) in zip(panels, product(("paper", "ladder"), style.ACTIVATIONS), strict=True):
+        part = frame[(frame.evidence == evidence) & (frame.activation == activation)]
+        label = style.ACTIVATION_LABELS[activation]
+        ax.set_title(f"{label} ({style.EVIDENCE_LABELS[evidence]})")
+        if part.empty:
+            style.empty(ax, f"{evidence}: no {label} run measured yet")
+        else:
+            yield ax, evidence, part
 
-    def change(part: pd.DataFrame) -> float:
-        late = part[part.d > 0.1 * part.d.max()].sort_values("d").activation_ratio
-        return float(late.iloc[-5:].mean() - late.iloc[:5].mean())
 
-    return pd.Series({run: change(part) for run, part in trend.groupby("run")})
+def around(values: pd.Series, room: float) -> tuple[float, float]:
+    """The ends of an axis that shows ``values``, with ``room`` (a share of their range) on either side."""
+    room *= np.ptp(values)
+    return values.min() - room, values.max() + room
+
+
+def ticks_1_2_5(ax: Axes) -> None:
+    """Plain numbers at 1, 2, 5, 10 … along a logarithmic x axis."""
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _which_way(trend: pd.DataFrame) -> str:
-    change, words = _changes(trend), []
-    kinds = trend.drop_duplicates("run").set_index("run").activation
+    """How many runs' last five points lie beyond their first five after the first tenth of the tokens."""
+    late = trend[trend.d > 0.1 * trend.groupby("run").d.transform("max")].sort_values("d")
+    ratios = late.groupby(["activation", "run"]).activation_ratio
+    change, words = ratios.agg(lambda y: y.iloc[-5:].mean() - y.iloc[:5].mean()).reset_index(), []
     for activation, verb, sign in (("relu", "falls", -1), ("silu", "rises", 1)):
-        mine = sign * change[kinds == activation] > 0
+        mine = sign * change[change.activation == activation].activation_ratio > 0
         count = f"every one of {len(mine)} runs" if mine.all() else f"{mine.sum()} of {len(mine)} runs"
         words.append(f"{style.ACTIVATION_LABELS[activation]} {verb} in {count}")
     return ", ".join(words)
@@ -48,25 +66,20 @@ def figure_4(trend: pd.DataFrame, laws: Laws, limits: pd.DataFrame) -> style.Pic
 
     Evidence down, activation across. ``trend`` with ``used``: paler points are warm-up.
     """
-    known = printed().a0
     with style.context():
-        ratios = {"width_ratios": [4, 1.3, 4, 1.3]}
-        fig, panels = style.axes(2, 4, height=3.3, gridspec_kw=ratios)
-        for i, (left, right) in enumerate(zip(panels[::2], panels[1::2], strict=True)):
-            evidence, activation = KINDS[i // 2], style.ACTIVATIONS[i % 2]
-            part = trend[(trend.evidence == evidence) & (trend.activation == activation)]
-            left.set_title(f"{style.ACTIVATION_LABELS[activation]} ({style.EVIDENCE_LABELS[evidence]})")
-            if part.empty:
-                style.empty(left, f"{evidence}: no {style.ACTIVATION_LABELS[activation]} run measured yet")
-                right.set_axis_off()
-                continue
-            shown = _curves(left, part, laws)
+        fig, panels = style.axes(2, 4, height=3.3, gridspec_kw={"width_ratios": [4, 1.3, 4, 1.3]})
+        beside, known = dict(zip(panels[::2], panels[1::2], strict=True)), printed().a0
+        for right in beside.values():
+            right.set_axis_off()
+        for left, _, part in by_kind(panels[::2], trend):
+            right = beside[left]
+            right.set_axis_on()
             mine = limits[limits.run.isin(part.run)]
             fixed = mine[mine.identified.astype(bool)]
+            theirs = known[known.index.isin(part.run)]
             # An open limit may lie anywhere; it does not stretch the axis.
-            ends = 100 * pd.concat([shown, fixed.low, fixed.high, known[known.index.isin(part.run)]])
-            room = 0.06 * np.ptp(ends)
-            left.set_ylim(ends.min() - room, ends.max() + room)
+            ends = 100 * pd.concat([_curves(left, part, laws), fixed.low, fixed.high, theirs])
+            left.set_ylim(around(ends, 0.06))
             right.set_ylim(left.get_ylim())
             _limits(right, mine, known)
             right.tick_params(axis="y", labelleft=False)
@@ -90,7 +103,7 @@ def _drifted(trend: pd.DataFrame, limits: pd.DataFrame) -> str:
 def _curves(ax: Axes, trend: pd.DataFrame, laws: Laws) -> pd.Series:
     """Points and law of each run, named at its end; gives the activation ratios that must be seen."""
     shown, ends = [], []
-    for run, part in trend.groupby("run", sort=True):
+    for run, part in trend.groupby("run"):
         scale, activation = part.scale.iloc[0], part.activation.iloc[0]
         law, look, used = laws[str(run)], style.look(scale, activation), part.used >= 0.5
         for rows, alpha in ((part[used], 0.6), (part[~used], 0.2)):
@@ -101,9 +114,9 @@ def _curves(ax: Axes, trend: pd.DataFrame, laws: Laws) -> pd.Series:
         shown.append(part.activation_ratio[used & (part.d > 0.03 * part.d.max())])
         if part.seed.iloc[0] == 1:
             ends.append((d[-1], 100 * float(law(d)[-1]), scale, look["color"]))
-    ax.set(xlim=(0, 1.12 * trend.d.max()), ylabel="activation ratio (%)")
-    ax.set_xlabel(style.TOKEN_LABELS[1e9 if trend.evidence.iloc[0] == "paper" else 1e6])
     wide, high = trend.d.max(), 100 * np.ptp(pd.concat(shown))
+    ax.set(xlim=(0, 1.12 * wide), ylabel="activation ratio (%)")
+    ax.set_xlabel(style.TOKEN_LABELS[published.TOKEN_UNITS[trend.evidence.iloc[0]]])
     for d, y, scale, ink in ends:
         close = [other - y for at, other, *_ in ends if 0 < abs(other - y) < 0.06 * high and abs(at - d) < 0.12 * wide]
         down = -5 * np.sign(close[0]) if close else 0
@@ -135,9 +148,10 @@ def figure_11(trend: pd.DataFrame, laws: Laws, model: Posterior) -> style.Pictur
     ``model`` is that of all ReLU runs of the paper; its laws are drawn as a band.
     """
     end = float(published.read("figure_axes").query("figure == 11").x_tick_max.iloc[0])
+    part = trend[trend.run == "2.4b-relu"]
     with style.context():
         fig, (ax,) = style.axes(1, 1, height=3.6)
-        part, look = trend[trend.run == LARGEST], style.look("2.4B") | {"ls": "", "clip_on": False}
+        look = style.look("2.4B") | {"ls": "", "clip_on": False}
         ax.plot(part.d, 100 * part.activation_ratio, **look, ms=5, mew=0)
         limit = 100 * model.limits().set_index("run").loc[LARGEST, ["low", "a0", "high"]].astype(float)
         d = np.linspace(part.d.min(), end, 300)
@@ -173,23 +187,22 @@ def residuals(trend: pd.DataFrame, laws: Laws) -> style.Picture:
         late = []
         for ax, run in zip(panels, runs, strict=True):
             part = trend[trend.run == run]
-            apart = 100 * (part.activation_ratio - laws[run](part.d.to_numpy(float))).to_numpy(float)
-            used = (part.used >= 0.5).to_numpy()
-            look = style.look(part.scale.iloc[0], part.activation.iloc[0]) | {"ls": ""}
-            ax.plot(part.d, apart, **look, ms=3)
+            d, used = part.d.to_numpy(float), (part.used >= 0.5).to_numpy()
+            apart = 100 * (part.activation_ratio.to_numpy(float) - laws[run](d))
+            ax.plot(d, apart, **style.look_of(run) | {"ls": ""}, ms=3)
             ax.axhline(0, color="0.4", lw=0.8)
             if not used.all():
-                ax.axvspan(0, (part.d[~used].max() + part.d[used].min()) / 2, color="0.88", zorder=0)
+                ax.axvspan(0, (d[~used].max() + d[used].min()) / 2, color="0.88", zorder=0)
             ax.set_title(style.name(run))
             ax.set_xlim(0, None)
             late.append(np.abs(apart[used]))
-        reach = 4 * np.quantile(np.concatenate(late), 0.9)
+        far = np.concatenate(late)
+        reach = 4 * np.quantile(far, 0.9)
         panels[0].set_ylim(-reach, reach)
         fig.supxlabel(style.TOKEN_LABELS[1e9], fontsize=9)
         fig.supylabel("point less law (points)", fontsize=9)
-        middle = np.median(np.concatenate(late))
         return fig.says(
-            f"After warm-up the laws pass the published points at a median distance of {middle:.2f} points",
+            f"After warm-up the laws pass the published points at a median distance of {np.median(far):.2f} points",
             "Grey: points left out as warm-up; some of them lie beyond the axis.",
         )
 
@@ -207,15 +220,14 @@ def seed_trends(frame: pd.DataFrame, value: str, label: str, unit: str, factor: 
             return fig.says(f"{label}: the spread of seeds is not measured yet")
         last = []
         for ax, ((activation, scale), part) in zip(panels, groups, strict=True):
-            grid = np.linspace(part.groupby("seed").d.min().max(), part.groupby("seed").d.max().min(), 200)
-            lines = np.array(
-                [np.interp(grid, p.d, factor * p[value]) for _, p in part.sort_values("d").groupby("seed")]
-            )
+            seeds = [points for _, points in part.sort_values("d").groupby("seed")]
+            d = np.linspace(max(points.d.min() for points in seeds), min(points.d.max() for points in seeds), 200)
+            lines = np.array([np.interp(d, points.d, factor * points[value]) for points in seeds])
             ink = style.colour(scale, activation)
-            ax.fill_between(grid, lines.min(0), lines.max(0), color=ink, alpha=0.25, lw=0)
-            ax.plot(grid, lines.T, color=ink, lw=0.6)
+            ax.fill_between(d, lines.min(0), lines.max(0), color=ink, alpha=0.25, lw=0)
+            ax.plot(d, lines.T, color=ink, lw=0.6)
             ax.set_title(f"{scale} {style.ACTIVATION_LABELS[activation]}, {len(lines)} seeds")
-            half = lines[:, grid > grid.max() / 2]
+            half = lines[:, d > d.max() / 2]
             ax.set_ylim(half.min() - 2 * np.ptp(half), half.max() + 3 * np.ptp(half))
             last.append(float(np.ptp(lines[:, -1])))
         fig.supxlabel(style.TOKEN_LABELS[1e6], fontsize=9)
@@ -229,25 +241,21 @@ def seed_trends(frame: pd.DataFrame, value: str, label: str, unit: str, factor: 
 def limit_by_cut(table: pd.DataFrame) -> style.Picture:
     """How each limit of the paper moves with where the warm-up ends; the printed limit as a line, darker: more weight.
 
-    ``table`` (``limits.by_cut``): run, scale, activation, cut (tokens a parameter), weight, a0, low, high, identified,
-    printed.
+    ``table`` is ``limits.by_cut``.
     """
-    table = table[table.printed.notna()]
+    table, moves = table[table.printed.notna()], []
+    runs = style.by_size(table.run)
     with style.context():
-        runs = style.by_size(table.run)
         fig, panels = style.grid(len(runs), 4, 1.9)
-        moves = []
         for ax, run in zip(panels, runs, strict=True):
-            part = table[table.run == run].sort_values("cut")
-            ink = style.look(part.scale.iloc[0], part.activation.iloc[0])["color"]
+            part, ink = table[table.run == run].sort_values("cut"), style.look_of(run)["color"]
             for row in part.itertuples():
                 alpha = 0.35 + 0.65 * row.weight / part.weight.max()
                 ax.plot([row.cut] * 2, [100 * row.low, 100 * row.high], color=ink, alpha=alpha, lw=1.2)
                 ax.plot(row.cut, 100 * row.a0, "o", ms=3.5, color=ink, mfc=ink if row.identified else "white")
             fixed = part[part.identified.astype(bool)]
             shown = fixed if len(fixed) else part
-            ends = 100 * pd.concat([shown.low, shown.high, part.printed])
-            ax.set_ylim(ends.min() - 0.1 * np.ptp(ends), ends.max() + 0.1 * np.ptp(ends))
+            ax.set_ylim(around(100 * pd.concat([shown.low, shown.high, part.printed]), 0.1))
             ax.axhline(100 * part.printed.iloc[0], color=style.FIT, ls="--", lw=1)
             ax.set_title(style.name(run))
             moves.append((100 * np.ptp(fixed.a0) if len(fixed) else 0.0, style.name(run)))
@@ -267,12 +275,10 @@ def coverage(table: pd.DataFrame) -> style.Picture:
     ``table`` (``data/laws/coverage.csv``): design, activation, quantity, level, intervals, right.
     """
     with style.context():
-        kinds = list(table.quantity.unique())
-        fig, panels = style.axes(1, len(kinds), height=3.0)
-        for ax, kind in zip(panels, kinds, strict=True):
+        fig, panels = style.axes(1, table.quantity.nunique(), height=3.0)
+        for ax, (kind, rows) in zip(panels, table.groupby("quantity", sort=False), strict=True):
             ax.plot([0, 100], [0, 100], color="0.5", lw=0.8, ls="--")
-            groups = table[table.quantity == kind].groupby(["design", "activation"])
-            for k, ((design, activation), part) in enumerate(groups):
+            for k, ((design, activation), part) in enumerate(rows.groupby(["design", "activation"])):
                 label = f"{style.ACTIVATION_LABELS[str(activation)]}, {design} checkpoints"
                 share = part.right / part.intervals
                 low, high = stats.beta.ppf([[0.05], [0.95]], part.right + 0.5, part.intervals - part.right + 0.5)
@@ -295,35 +301,24 @@ def table_2(table: pd.DataFrame, limits: pd.DataFrame) -> style.Picture:
 
     ``table`` (``limits.table_2``): run, coefficient, printed, refit; ``limits`` as above.
     """
-    rows = table[table.coefficient == "a0"].set_index("run")
-    runs = style.by_size(rows.index)
-    ours = limits.set_index("run").loc[runs]
+    rows = table[table.coefficient == "a0"].merge(limits, on="run", suffixes=("", "_again")).set_index("run")
+    rows, inside = rows.loc[style.by_size(rows.index)], []
     with style.context():
         fig, panels = style.axes(1, 2, height=3.0)
-        inside = []
-        for ax, activation in zip(panels, style.ACTIVATIONS, strict=True):
-            mine = [run for run in runs if run.split("-")[1] == activation]
-            for y, run in enumerate(mine):
-                look, open_limit = style.look_of(run) | {"ls": ""}, not ours.identified[run]
-                low, high = 100 * ours.low[run], 100 * ours.high[run]
-                ax.plot([low, high], [y, y], color=look["color"], lw=2, alpha=0.4 if open_limit else 1)
-                ax.plot(100 * ours.a0[run], y, **look, mfc="white" if open_limit else look["color"], ms=6)
-                ax.plot(100 * rows.refit[run], y + 0.22, "|", color="0.45", ms=9, mew=1.5)
-                inside.append(low <= 100 * rows.printed[run] <= high)
-                ink = style.FIT if inside[-1] else style.ALARM
-                ax.plot(100 * rows.printed[run], y, "D", color=ink, ms=4, zorder=4)
-            ax.set_yticks(range(len(mine)), [style.name(run) for run in mine])
-            values = 100 * pd.concat([rows.printed[mine], rows.refit[mine], ours.a0[mine]])
-            fixed = ours.loc[mine][ours.identified[mine].astype(bool)]
-            values = pd.concat([values, 100 * fixed.low, 100 * fixed.high])
-            room = 0.08 * np.ptp(values)
-            ax.set(
-                xlim=(values.min() - room, values.max() + room),
-                ylim=(len(mine) - 0.5, -0.5),
-                xlabel="limit activation ratio (%)",
-            )
-            for row in np.flatnonzero(100 * ours.low[mine] < ax.get_xlim()[0]):
-                ax.plot(ax.get_xlim()[0], row, "<", color=style.look_of(mine[row])["color"], clip_on=False)
+        for ax, (_, mine) in zip(panels, rows.groupby("activation"), strict=True):
+            fixed = mine[mine.identified.astype(bool)]
+            ax.set_xlim(around(100 * pd.concat([mine.printed, mine.refit, mine.a0, fixed.low, fixed.high]), 0.08))
+            for y, row in enumerate((100 * mine[["low", "high", "a0", "printed", "refit"]]).itertuples()):
+                look, open_limit = style.look_of(row.Index) | {"ls": ""}, row.Index not in fixed.index
+                ax.plot([row.low, row.high], [y, y], color=look["color"], lw=2, alpha=0.4 if open_limit else 1)
+                ax.plot(row.a0, y, **look, mfc="white" if open_limit else look["color"], ms=6)
+                ax.plot(row.refit, y + 0.22, "|", color="0.45", ms=9, mew=1.5)
+                inside.append(row.low <= row.printed <= row.high)
+                ax.plot(row.printed, y, "D", color=style.FIT if inside[-1] else style.ALARM, ms=4, zorder=4)
+                if row.low < ax.get_xlim()[0]:
+                    ax.plot(ax.get_xlim()[0], y, "<", color=look["color"], clip_on=False)
+            ax.set_yticks(range(len(mine)), [style.name(run) for run in mine.index])
+            ax.set(ylim=(len(mine) - 0.5, -0.5), xlabel="limit activation ratio (%)")
         return fig.says(
             f"{sum(inside)} of {len(inside)} printed limits lie within our 90 % interval",
             "Mark and bar: median and 90 % interval by the model of all runs (hollow: limit not fixed; arrow: "

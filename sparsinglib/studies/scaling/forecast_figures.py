@@ -6,10 +6,10 @@
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, NullFormatter
 from scipy import stats
 
 from ...paper import style
+from .figures import ticks_1_2_5
 
 
 def _evidence(table: pd.DataFrame) -> list[str]:
@@ -21,36 +21,28 @@ def hold_out(table: pd.DataFrame) -> style.Picture:
 
     ``table`` (``forecasts.hold_outs``): law, mae_ahead (a fraction), evidence, run.
     """
-    laws = table[table.evidence == _evidence(table)[0]].groupby("law").mae_ahead.mean().sort_values().index.tolist()
+    kinds = _evidence(table)
+    laws = table[table.evidence == kinds[0]].groupby("law").mae_ahead.mean().sort_values().index.tolist()
     with style.context():
-        fig, panels = style.axes(1, len(_evidence(table)), height=2.9, sharey=True)
-        best: dict[str, str] = {}
-        sure: dict[str, bool] = {}
-        for ax, kind in zip(panels, _evidence(table), strict=True):
-            part = table[table.evidence == kind]
-            means = {}
+        fig, panels = style.axes(1, len(kinds), height=2.9, sharey=True)
+        words = []
+        for ax, kind in zip(panels, kinds, strict=True):
+            errors = 100 * table[table.evidence == kind].pivot(index="run", columns="law", values="mae_ahead")
             for y, law in enumerate(laws):
-                rows = part[part.law == law]
-                for k, run in enumerate(style.by_size(rows.run)):
-                    look = style.look_of(run) | {"ls": ""}
-                    error = 100 * float(rows[rows.run == run].mae_ahead.iloc[0])
-                    ax.plot(error, y - 0.1 + 0.5 * (k / len(rows) - 0.5), **look, ms=4, mew=0, alpha=0.8)
-                low, means[law], high = _mean_interval(100 * rows.mae_ahead)
+                for k, run in enumerate(style.by_size(errors.index)):
+                    height = y - 0.1 + 0.5 * (k / len(errors) - 0.5)
+                    ax.plot(errors[law][run], height, **style.look_of(run) | {"ls": ""}, ms=4, mew=0, alpha=0.8)
+                low, mean, high = _mean_interval(errors[law])
                 ax.plot([low, high], [y + 0.33, y + 0.33], color="k", lw=2)
-                ax.plot(means[law], y + 0.33, "kD", ms=4)
+                ax.plot(mean, y + 0.33, "kD", ms=4)
             ax.set_yticks(range(len(laws)), laws)
             ax.set(xscale="log", ylim=(len(laws) - 0.4, -0.6), title=style.EVIDENCE_LABELS[kind])
-            ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            ax.xaxis.set_major_formatter("{x:g}")
-            ax.xaxis.set_minor_formatter(NullFormatter())
+            ticks_1_2_5(ax)
             ax.set_xlabel("mean absolute error (points of activation ratio)")
-            best[kind] = min(means, key=lambda law: means[law])
-            wide = part.pivot(index="run", columns="law", values="mae_ahead")
-            behind = wide.drop(columns=best[kind]).sub(wide[best[kind]], axis=0)
-            sure[kind] = all(_mean_interval(behind[law])[0] > 0 for law in behind)
-        words = [
-            f"{law} errs least on the {kind}'s runs{'' if sure[kind] else ', not surely'}" for kind, law in best.items()
-        ]
+            best = errors.mean().idxmin()
+            behind = errors.drop(columns=best).sub(errors[best], axis=0)
+            sure = all(_mean_interval(behind[law])[0] > 0 for law in behind)
+            words.append(f"{best} errs least on the {kind}'s runs{'' if sure else ', not surely'}")
         return fig.says(
             f"Predicting the last third of a run from the first two: {'; '.join(words)}",
             "One mark a run: blue circles ReLU, orange squares SiLU, darker is larger. Black: mean over runs with its "
@@ -121,22 +113,21 @@ def calibration(table: pd.DataFrame) -> style.Picture:
 
     ``table`` (``forecasts.forecasts``): evidence, share, inside.
     """
-    groups = list(table.groupby(["evidence", "share"], sort=False))
+    counts = table.groupby(["evidence", "share"], sort=False).inside.agg(["sum", "size"])
+    percent = 100 * counts["sum"] / counts["size"]
     with style.context():
-        fig, (ax,) = style.axes(1, 1, height=0.55 * len(groups) + 0.7)
-        shares, look = [], style.other(0) | {"ls": "", "ms": 6}
-        for y, (_, part) in enumerate(groups):
-            hits, n = int(part.inside.sum()), len(part)
+        fig, (ax,) = style.axes(1, 1, height=0.55 * len(counts) + 0.7)
+        look = style.other(0) | {"ls": "", "ms": 6}
+        for y, (hits, n) in enumerate(counts.to_numpy().tolist()):
             low, high = (100 * end for end in stats.binomtest(hits, n).proportion_ci(0.9))
             ax.plot([low, high], [y, y], color=look["color"], lw=1.5)
             ax.plot(100 * hits / n, y, **look)
             ax.text(high + 1, y, f"{hits} of {n}", va="center", fontsize=7.5, color=look["color"])
-            shares.append(100 * hits / n)
         ax.axvline(90, color="0.4", lw=0.8, ls="--")
-        ax.set_yticks(range(len(groups)), [f"{kind}, {100 * share:.0f} % seen" for (kind, share), _ in groups])
-        ax.set(xlim=(0, 112), ylim=(len(groups) - 0.5, -0.5), xlabel="intervals that held the end of the run (%)")
+        ax.set_yticks(range(len(counts)), [f"{kind}, {100 * share:.0f} % seen" for kind, share in counts.index])
+        ax.set(xlim=(0, 112), ylim=(len(counts) - 0.5, -0.5), xlabel="intervals that held the end of the run (%)")
         return fig.says(
-            f"90 % intervals of forecasts hold {min(shares):.0f} to {max(shares):.0f} % of the ends of runs",
+            f"90 % intervals of forecasts hold {percent.min():.0f} to {percent.max():.0f} % of the ends of runs",
             "Bars: 90 % interval of the share (Clopper and Pearson); dashed: what 90 % intervals should reach.",
         )
 
@@ -155,27 +146,26 @@ def own_run(points: pd.DataFrame, ahead: pd.DataFrame, unit: float, later: pd.Da
     """
     with style.context():
         fig, (ax,) = style.axes(1, 1, height=3.2)
-        ink, used, now = style.ACTIVATION_COLOURS["relu"], points.used >= 0.5, points.d.max()
-        ax.fill_between(
-            ahead.tokens, 100 * ahead.low, 100 * ahead.high, color=ink, alpha=0.2, lw=0, label="90 % interval"
-        )
+        ink, used = style.ACTIVATION_COLOURS["relu"], points.used >= 0.5
+        band: style.Look = {"color": ink, "alpha": 0.2, "lw": 0, "label": "90 % interval"}
+        ax.fill_between(ahead.tokens, 100 * ahead.low, 100 * ahead.high, **band)
         ax.plot(ahead.tokens, 100 * ahead.activation_ratio, color=style.FIT, lw=1.2, label="law")
         rows = {"left out as warm-up": (points[~used], "0.75", "0.75"), "points used": (points[used], ink, ink)}
         words = ""
         if later is not None and len(later):
             after = later[later.d <= ahead.tokens.max()]
             rows["came later"] = (after, ink, "white")
-            low, high = (np.interp(after.d, ahead.tokens, ahead[end]) for end in ("low", "high"))
-            count = int(((low <= after.activation_ratio) & (after.activation_ratio <= high)).sum())
-            below = int((after.activation_ratio < np.interp(after.d, ahead.tokens, ahead.activation_ratio)).sum())
+            ends = ("low", "activation_ratio", "high")
+            low, law, high = (np.interp(after.d, ahead.tokens, ahead[end]) for end in ends)
+            inside, below = after.activation_ratio.between(low, high).sum(), (after.activation_ratio < law).sum()
             words = (
                 f"{style.name(str(after.run.iloc[0]))}, from its first {100 * points.d.max() / after.d.max():.0f} % of "
+                f"tokens: {inside} of {len(after)} later points lie within the interval, {below} below the law; "
             )
-            words += f"tokens: {count} of {len(after)} later points lie within the interval, {below} below the law; "
         for label, (part, edge, face) in rows.items():
             if len(part):
                 ax.plot(part.d, 100 * part.activation_ratio, "o", ms=3.5, color=edge, mfc=face, label=label)
-        ax.axvline(now, color="0.5", lw=0.8, ls=":")
+        ax.axvline(points.d.max(), color="0.5", lw=0.8, ls=":")
         ax.set(xlabel=token_unit(unit), ylabel="activation ratio (%)", xlim=(0, None))
         ax.legend(ncols=2)
         end = ahead.iloc[-1]

@@ -11,12 +11,12 @@ LAST = 3  # checkpoints whose mean is the end that is predicted
 TAILS = [0.05, 0.5, 0.95]
 
 
-def hold_outs(trend: pd.DataFrame, share: float = 2 / 3) -> pd.DataFrame:
-    """``rivals.hold_out`` for every run: its columns with evidence and run."""
+def hold_outs(trend: pd.DataFrame) -> pd.DataFrame:
+    """``rivals.hold_out`` for every run, fitted to two thirds of it: its columns with evidence and run."""
     parts = []
-    for run, g in trend.groupby("run", sort=True):
-        labels = {"evidence": g.evidence.iloc[0], "run": run}
-        parts.append(rivals.hold_out(g.activation.iloc[0], g.d, g.activation_ratio, share).assign(**labels))
+    for (run, evidence, activation), points in trend.groupby(["run", "evidence", "activation"]):
+        errors = rivals.hold_out(str(activation), points.d, points.activation_ratio)
+        parts.append(errors.assign(evidence=evidence, run=run))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -24,9 +24,9 @@ def likelier(fitted: Laws) -> pd.DataFrame:
     """``rivals.ahead`` of every run, past the warm-up: evidence, activation, run, and a column a rival."""
     rows = []
     for (evidence, activation), model in fitted.items():
-        for run, part in model.points[model.points.used >= 0.5].groupby("run", sort=True):
-            found = rivals.ahead(activation, part.d, part.activation_ratio)
-            rows.append({"evidence": evidence, "activation": activation, "run": run, **found})
+        for run, part in model.points[model.points.used >= 0.5].groupby("run"):
+            ahead = rivals.ahead(activation, part.d, part.activation_ratio)
+            rows.append({"evidence": evidence, "activation": activation, "run": run, **ahead})
     return pd.DataFrame(rows)
 
 
@@ -38,20 +38,18 @@ def forecasts(trend: pd.DataFrame, share: float) -> pd.DataFrame:
     inside, to_come (what the ratio still moved), tokens_low, tokens_high, tokens_inside, flags.
     """
     rows = []
-    for (evidence, activation), part in trend.groupby(["evidence", "activation"], sort=True):
-        end = part.groupby("run").d.transform("max")
-        model = laws.posterior(activation, part[part.d <= share * end])
+    for (evidence, activation), part in trend.groupby(["evidence", "activation"]):
+        model = laws.posterior(activation, part[part.d <= share * part.groupby("run").d.transform("max")])
         fixed = model.limits().set_index("run").identified
-        for run, points in part.sort_values("d").groupby("run", sort=True):
-            last, seen = points.d.to_numpy()[-LAST:], model.points[model.points.run == run]
-            low, middle, high = np.quantile(model.sample(run, last).mean(1), TAILS)
-            measured = float(points.activation_ratio.iloc[-LAST:].mean())
-            to_come = measured - float(seen.activation_ratio.iloc[-LAST:].mean())
+        for run, points in part.sort_values("d").groupby("run"):
+            last, seen = points.tail(LAST), model.points[model.points.run == run].tail(LAST)
+            low, middle, high = np.quantile(model.sample(run, last.d).mean(1), TAILS)
+            measured, tokens = float(last.activation_ratio.mean()), last.d.mean()
             _, soonest, latest = model.tokens_for(run, measured)
-            row = {"evidence": evidence, "run": run, "share": share, "tokens": last.mean(), "predicted": middle}
+            row = {"evidence": evidence, "run": run, "share": share, "tokens": tokens, "predicted": middle}
             row |= {"low": low, "high": high, "measured": measured, "error": middle - measured}
-            row |= {"inside": low <= measured <= high, "to_come": to_come}
-            row |= {"tokens_low": soonest, "tokens_high": latest, "tokens_inside": soonest <= last.mean() <= latest}
+            row |= {"inside": low <= measured <= high, "to_come": measured - float(seen.activation_ratio.mean())}
+            row |= {"tokens_low": soonest, "tokens_high": latest, "tokens_inside": soonest <= tokens <= latest}
             rows.append(row | {"flags": "" if fixed[run] else "a0 not identified"})
     return pd.DataFrame(rows)
 
@@ -63,19 +61,11 @@ def forecast_score(table: pd.DataFrame) -> pd.DataFrame:
     of the width over what the ratio still moved).
     """
     width = table.high - table.low
-    return (
-        table.assign(error_pp=100 * table.error.abs(), width=100 * width, relative=width / table.to_come.abs())
-        .groupby(["evidence", "share"])
-        .agg(
-            runs=("run", "size"),
-            inside=("inside", "sum"),
-            tokens_inside=("tokens_inside", "sum"),
-            median_error_pp=("error_pp", "median"),
-            width_pp=("width", "median"),
-            width_to_come=("relative", "median"),
-        )
-        .reset_index()
-    )
+    table = table.assign(error_pp=100 * table.error.abs(), width_pp=100 * width, relative=width / table.to_come.abs())
+    counts = {"runs": ("run", "size"), "inside": ("inside", "sum"), "tokens_inside": ("tokens_inside", "sum")}
+    medians = {"median_error_pp": "error_pp", "width_pp": "width_pp", "width_to_come": "relative"}
+    found = {name: (column, "median") for name, column in medians.items()}
+    return table.groupby(["evidence", "share"], as_index=False).agg(**counts, **found)
 
 
 def came(model: laws.Posterior, run: str, later: pd.DataFrame, rows: int = 4) -> pd.DataFrame:

@@ -34,16 +34,11 @@ def limits(fitted: Laws) -> pd.DataFrame:
     ``identified``: the points fix the limit; ``against``: the run moves against its law. Columns: evidence, run, scale,
     activation, seed, a0, low, high, identified, against, printed (Table 2's).
     """
-    parts = []
-    for model in fitted.values():
-        labels = model.points.drop_duplicates("run")[["evidence", "run", "scale", "activation", "seed"]]
-        parts.append(labels.merge(model.limits(), on="run"))
-    table = pd.concat(parts, ignore_index=True)
+    parts = [model.points.drop_duplicates("run").merge(model.limits(), on="run") for model in fitted.values()]
+    table = pd.concat(parts).sort_values(["evidence", "activation", "run"], ascending=[False, True, True])
     table = table.assign(printed=table.run.map(printed().a0).where(table.evidence == "paper"))
-    order = {"paper": 0, "ladder": 1}
-    table = table.sort_values(["evidence", "activation", "run"], key=lambda c: c.replace(order), ignore_index=True)
     names = ["evidence", "run", "scale", "activation", "seed", "a0", "low", "high", "identified", "against", "printed"]
-    return table[names]
+    return table[names].reset_index(drop=True)
 
 
 def curves(fitted: Laws) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
@@ -62,13 +57,12 @@ def warm_up(fitted: Laws) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)[["evidence", "activation", "cut", "weight"]]
 
 
-def by_cut(trend: pd.DataFrame, fitted: Laws) -> pd.DataFrame:
+def by_cut(fitted: Laws) -> pd.DataFrame:
     """The limits again for each end of warm-up, taken as known: ``limits`` with cut and weight (``warm_up``)."""
     parts = []
     for (evidence, activation), model in fitted.items():
-        points = trend[(trend.evidence == evidence) & (trend.activation == activation)]
         for cut, weight in model.cuts.items():
-            alone = {(evidence, activation): laws.posterior(activation, points, cuts=[float(cut)])}
+            alone = {(evidence, activation): laws.posterior(activation, model.points, cuts=[float(cut)])}
             parts.append(limits(alone).assign(cut=cut, weight=weight))
     return pd.concat(parts, ignore_index=True)
 
@@ -100,18 +94,19 @@ def table_2(fits: pd.DataFrame) -> pd.DataFrame:
     absolute difference: it is an exponent, and printed near zero in one row). Columns: run, drop, points, coefficient,
     printed, refit, difference_pct, back (within 1 %).
     """
-    rows = []
+    parts = []
     for run, part in fits.groupby("run", sort=False):
-        row, known = printed().loc[run], list(laws.COEFFICIENTS[part.activation.iloc[0]])
-        away = part[known] / row[known].astype(float) - 1
+        known = list(laws.COEFFICIENTS[part.activation.iloc[0]])
+        row = printed().loc[run, known].astype(float)
+        away = part[known] / row - 1
         if "b" in known:
             away["b"] = part.b - row.b
         near = part.loc[away.abs().max(axis=1).idxmin()]
-        for k in known:
-            apart = near[k] / row[k] - 1
-            rows.append((run, near["drop"], near.points, k, row[k], near[k], 100 * apart, abs(apart) <= TOLERANCE))
-    names = ["run", "drop", "points", "coefficient", "printed", "refit", "difference_pct", "back"]
-    return pd.DataFrame(rows, columns=names)
+        labels = {"run": run, "drop": near["drop"], "points": near.points, "coefficient": known}
+        parts.append(pd.DataFrame({**labels, "printed": row.to_numpy(), "refit": near[known].to_numpy(float)}))
+    table = pd.concat(parts, ignore_index=True)
+    apart = table.refit / table.printed - 1
+    return table.assign(difference_pct=100 * apart, back=apart.abs() <= TOLERANCE)
 
 
 def table_2_rows(table: pd.DataFrame) -> pd.DataFrame:
@@ -172,36 +167,23 @@ def table_3() -> pd.DataFrame:
     Columns: evidence, scale, hidden_size, num_layers, intermediate_size, width_depth_ratio, printed_params,
     computed_params, params_difference_pct, printed_batch_tokens, computed_batch_tokens, batch_difference_pct.
     """
-    t = published.read("model_architectures").merge(published.table(3), on="scale")
-    params = t.num_layers * (4 * t.hidden_size**2 + 3 * t.hidden_size * t.intermediate_size)
-    batch = t.batch_sequences * t.sequence_length
-    printed = pd.DataFrame(
-        {
-            "evidence": "paper",
-            "scale": t.scale,
-            "hidden_size": t.hidden_size,
-            "num_layers": t.num_layers,
-            "intermediate_size": t.intermediate_size,
-            "width_depth_ratio": t.hidden_size / t.num_layers,
-            "printed_params": t.non_embedding_params,
-            "computed_params": params,
-            "params_difference_pct": 100 * (params / t.non_embedding_params - 1),
-            "printed_batch_tokens": t.batch_size_tokens,
-            "computed_batch_tokens": batch,
-            "batch_difference_pct": 100 * (batch / t.batch_size_tokens - 1),
-        }
+    paper = published.read("model_architectures").merge(published.table(3), on="scale")
+    attention, ffn = 4 * paper.hidden_size**2, 3 * paper.hidden_size * paper.intermediate_size
+    paper = paper.assign(
+        evidence="paper",
+        printed_params=paper.non_embedding_params,
+        computed_params=paper.num_layers * (attention + ffn),
+        printed_batch_tokens=paper.batch_size_tokens,
+        computed_batch_tokens=paper.batch_sequences * paper.sequence_length,
     )
-    runs = [recipe.RUNS[f"{scale}-relu"] for scale in recipe.SCALES]
-    ours = pd.DataFrame(
-        {
-            "evidence": "ladder",
-            "scale": [run.name.split("-")[0].upper() for run in runs],
-            "hidden_size": [run.width for run in runs],
-            "num_layers": [run.layers for run in runs],
-            "intermediate_size": [run.neurons for run in runs],
-            "width_depth_ratio": [run.width / run.layers for run in runs],
-            "computed_params": [run.non_embedding_parameters for run in runs],
-            "computed_batch_tokens": [run.batch_tokens for run in runs],
-        }
-    )
-    return pd.concat([printed, ours], ignore_index=True)
+    runs = [(scale.upper(), recipe.RUNS[f"{scale}-relu"]) for scale in recipe.SCALES]
+    ours = [(scale, r.width, r.layers, r.neurons, r.non_embedding_parameters, r.batch_tokens) for scale, r in runs]
+    sizes = ["hidden_size", "num_layers", "intermediate_size"]
+    ladder = pd.DataFrame(ours, columns=["scale", *sizes, "computed_params", "computed_batch_tokens"])
+    table = pd.concat([paper, ladder.assign(evidence="ladder")], ignore_index=True)
+    table["width_depth_ratio"] = table.hidden_size / table.num_layers
+    table["params_difference_pct"] = 100 * (table.computed_params / table.printed_params - 1)
+    table["batch_difference_pct"] = 100 * (table.computed_batch_tokens / table.printed_batch_tokens - 1)
+    params = ["printed_params", "computed_params", "params_difference_pct"]
+    batch = ["printed_batch_tokens", "computed_batch_tokens", "batch_difference_pct"]
+    return table[["evidence", "scale", *sizes, "width_depth_ratio", *params, *batch]]

@@ -7,20 +7,20 @@ fractions), identified (the points fix the limit).
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import NullFormatter
 
 from ...paper import published, style
+from .figures import by_kind, ticks_1_2_5
 
-KINDS = ("paper", "ladder")
 FLATTEST = 1e-3  # points per token unit, where Figure 8's axis begins
 APART = 1.05  # a seed's mark right of the last one's, so that none hides another
 
 
 def _params_axis(ax: Axes, params: pd.Series, scales: pd.Series) -> None:
     """Parameters on a logarithmic axis whose ticks are the scales by name."""
-    known = sorted(set(scales), key=lambda scale: float(params[scale]))
+    known = params.loc[scales.unique()].astype(float)
     ax.set_xscale("log")
-    ax.set_xticks([float(params[scale]) for scale in known], known)
+    ax.set_xticks(known, known.index)
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.tick_params(axis="x", which="minor", length=0)
     ax.set_xlabel("size (parameters without embedding)")
@@ -31,40 +31,43 @@ def _at(part: pd.DataFrame, params: pd.Series) -> np.ndarray:
     return params.loc[part.scale].to_numpy(float) * APART ** (part.seed.to_numpy(float) - 1)
 
 
+def _means(values: pd.Series, scales: pd.Series, params: pd.Series) -> pd.Series:
+    """The mean of a scale's seeds, by rising parameters, which are the index."""
+    means = values.groupby(scales).mean()
+    return means.set_axis(params.loc[means.index]).sort_index()
+
+
 def figure_7(limits: pd.DataFrame, reached: pd.DataFrame, params: pd.Series) -> style.Picture:
     """Limit against parameters, from zero; for the ladder the ratio at the end, and limits where they are fixed.
 
     ``reached`` is ``scales.reached`` (the mean of the last checkpoints of each run), ``params`` maps scale to a count.
     """
-    printed = published.table(2).assign(seed=1)
+    printed, fixed = published.table(2).assign(seed=1), limits[limits.identified.astype(bool)]
+    top = 100 * max(printed.a0.max(), fixed.high.max(), reached.reached.max())
     with style.context():
-        fig, (left, right) = style.axes(1, 2, height=3.4)
-        top = 100 * max(printed.a0.max(), limits[limits.identified.astype(bool)].high.max(), reached.reached.max())
-        for ax, evidence in ((left, "paper"), (right, "ladder")):
+        fig, panels = style.axes(1, 2, height=3.4)
+        for ax, evidence, what in zip(panels, ("paper", "ladder"), ("limit", "end of training"), strict=True):
             mine = limits[limits.evidence == evidence]
-            ax.set_title(
-                f"{style.EVIDENCE_LABELS[evidence]}: " + ("limit" if evidence == "paper" else "end of training")
-            )
+            ax.set_title(f"{style.EVIDENCE_LABELS[evidence]}: {what}")
             if mine.empty:
                 style.empty(ax, f"{evidence}: no run measured yet")
                 continue
-            for activation, part in mine[mine.identified.astype(bool)].groupby("activation"):
-                _intervals(ax, part, params, style.colour("", str(activation)), str(activation))
+            for activation, part in fixed[fixed.evidence == evidence].groupby("activation"):
+                bars = 100 * style.error_bars(part.low, part.a0, part.high)
+                look = style.look("", str(activation)) | {"ls": "", "ms": 4, "capsize": 2}
+                ax.errorbar(_at(part, params) * APART**0.5, 100 * part.a0, bars, **look)
             if evidence == "paper":
-                for _, part in printed.groupby("activation"):
-                    ax.plot(_at(part, params) / APART**1.5, 100 * part.a0, "kD", ms=3.5, ls="")
-                opened = mine[~mine.identified.astype(bool)]
-                at = np.full(len(opened), 0.012)
-                ax.plot(_at(opened, params), at, "|", color=style.GREY, ms=8, transform=ax.get_xaxis_transform())
+                ax.plot(_at(printed, params) / APART**1.5, 100 * printed.a0, "kD", ms=3.5, ls="")
+                opened = _at(mine[~mine.identified.astype(bool)], params)
+                low = np.full(len(opened), 0.012)
+                ax.plot(opened, low, "|", color=style.GREY, ms=8, transform=ax.get_xaxis_transform())
                 ends = printed.rename(columns={"a0": "value"})
             else:
                 ends = reached[reached.evidence == evidence].rename(columns={"reached": "value"})
                 for activation, part in ends.groupby("activation"):
                     look = style.look("", str(activation)) | {"ls": ""}
                     ax.plot(_at(part, params), 100 * part.value, **look, mfc="white", ms=4)
-                    mean = part.groupby("scale").value.mean()
-                    x = params.loc[mean.index].sort_values()
-                    ax.plot(x, 100 * mean.loc[x.index], color=look["color"], lw=1, alpha=0.6)
+                    ax.plot(100 * _means(part.value, part.scale, params), color=look["color"], lw=1, alpha=0.6)
             _params_axis(ax, params, mine.scale)
             ax.set(ylim=(0, 1.08 * top), ylabel="activation ratio (%)")
             last = ends.sort_values("scale").groupby("activation").value.last()
@@ -87,12 +90,6 @@ def _moves(ratios: pd.DataFrame) -> tuple[float, float, float]:
     return np.ptp(relu), np.ptp(silu), silu.min() - relu.max()
 
 
-def _intervals(ax: Axes, part: pd.DataFrame, params: pd.Series, ink: str, activation: str) -> None:
-    x = _at(part, params) * APART**0.5
-    bars = 100 * style.error_bars(part.low, part.a0, part.high)
-    ax.errorbar(x, 100 * part.a0, bars, ls="", color=ink, marker=style.ACTIVATION_MARKERS[activation], ms=4, capsize=2)
-
-
 def figure_8(derivative: pd.DataFrame, slopes: pd.DataFrame) -> style.Picture:
     """Size of dA/dD against tokens per parameter, both logarithmic, where the run has points; ReLU and SiLU apart.
 
@@ -100,21 +97,14 @@ def figure_8(derivative: pd.DataFrame, slopes: pd.DataFrame) -> style.Picture:
     (90 %), inside (the run has points there), identified. Runs whose limit is open are pale and have no band.
     ``slopes`` (``scales.slopes``): of (log_speed or log_speed_by_lnd), evidence, activation, slope, low, high.
     """
+    derivative = derivative[derivative.inside]
     with style.context():
         fig, panels = style.axes(2, 2, height=2.7)
-        for i, ax in enumerate(panels):
-            evidence, activation = KINDS[i // 2], style.ACTIVATIONS[i % 2]
-            part = derivative[
-                (derivative.evidence == evidence) & (derivative.activation == activation) & derivative.inside
-            ]
-            ax.set_title(f"{style.ACTIVATION_LABELS[activation]} ({style.EVIDENCE_LABELS[evidence]})")
-            if part.empty:
-                style.empty(ax, f"{evidence}: no {style.ACTIVATION_LABELS[activation]} run measured yet")
-                continue
+        for ax, evidence, part in by_kind(panels, derivative):
             size = 100 * part.derivative.abs()
             # A slope far below the others says no more than that it is small.
             ax.set_ylim(max(0.5 * size[size > 0].quantile(0.02), FLATTEST), 2 * size.max())
-            lines = [_slope(ax, line) for _, line in part.groupby("run", sort=True)]
+            lines = [_slope(ax, line) for _, line in part.groupby("run")]
             ends = pd.DataFrame(lines, columns=["x", "y", "scale", "ink"]).dropna().sort_values("y")
             for x, near in ends.groupby("x"):
                 heights = 10 ** style.spread(np.log10(near.y), 0.06 * np.ptp(np.log10(ax.get_ylim())))
@@ -123,9 +113,7 @@ def figure_8(derivative: pd.DataFrame, slopes: pd.DataFrame) -> style.Picture:
             unit = "billion" if evidence == "paper" else "million"
             ax.set(xscale="log", yscale="log", ylabel=f"|dA/dD| (points\nper {unit} tokens)")
             ax.set_xlabel("tokens per parameter")
-            ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            ax.xaxis.set_major_formatter("{x:g}")
-            ax.xaxis.set_minor_formatter(NullFormatter())
+            ticks_1_2_5(ax)
         return fig.says(
             f"Per token larger ReLU models change less; {_by_size(slopes, 'relu')}",
             "Size of the law's slope where a run has points; bands are 90 % intervals by the model of "
@@ -135,11 +123,11 @@ def figure_8(derivative: pd.DataFrame, slopes: pd.DataFrame) -> style.Picture:
 
 
 def _slope(ax: Axes, line: pd.DataFrame) -> tuple[float, float, str | None, str]:
-    scale, activation, run = line.scale.iloc[0], line.activation.iloc[0], line.run.iloc[0]
-    ink, pale = style.colour(scale, activation), not line.identified.iloc[0]
-    x, size = line.tokens_per_param, 100 * line.derivative.abs()
-    ax.plot(x, size, color=ink, lw=1.3, alpha=0.35 if pale else 1)
-    if not pale:
+    """One run's slope with its band, if its limit is fixed; gives where to name it, its name (seed 1) and colour."""
+    scale, activation, run, fixed = line.iloc[0][["scale", "activation", "run", "identified"]]
+    ink, x, size = style.colour(scale, activation), line.tokens_per_param, 100 * line.derivative.abs()
+    ax.plot(x, size, color=ink, lw=1.3, alpha=1 if fixed else 0.35)
+    if fixed:
         ends = 100 * line[["low", "high"]].abs()
         crosses = np.sign(line.low) != np.sign(line.high)  # the slope may be zero: the band goes down to the edge
         ax.fill_between(x, ends.min(axis=1).where(~crosses, 1e-9), ends.max(axis=1), color=ink, alpha=0.15, lw=0)
@@ -169,7 +157,7 @@ def figure_13(loss: pd.DataFrame) -> style.Picture:
                 style.empty(ax, "ladder: no run trained yet")
             return fig.says("Training loss: not measured yet")
         ends, gaps = [], []
-        for scale, part in loss[(loss.seed == 1) & (loss.d > 1)].groupby("scale", sort=True):
+        for scale, part in loss[(loss.seed == 1) & (loss.d > 1)].groupby("scale"):
             wide = part.pivot(index="d", columns="activation", values="loss_smoothed")
             for activation, line in wide.items():
                 left.plot(line, **style.look(str(scale), str(activation)) | {"marker": None}, lw=1.2)
@@ -209,22 +197,20 @@ def figure_14(losses: pd.DataFrame, params: pd.Series) -> style.Picture:
         if losses.empty:
             style.empty(ax, "ladder: no training loss yet")
             return fig.says("Training loss against size: not measured yet")
-        ends = []
-        for activation, part in losses.groupby("activation", sort=True):
+        ends, falls = [], True
+        for activation, part in losses.groupby("activation"):
             look = style.look("", str(activation))
             ax.plot(_at(part, params), part.final, **look | {"ls": ""}, ms=5, mfc="white")
-            mean = part.groupby("scale").final.mean()
-            x = params.loc[mean.index].sort_values()
-            ax.plot(x, mean.loc[x.index], color=look["color"], ls=look["ls"], lw=1.2)
-            ends.append((float(mean.loc[x.index].iloc[-1]), style.ACTIVATION_LABELS[str(activation)], look["color"]))
+            means = _means(part.final, part.scale, params)
+            ax.plot(means, color=look["color"], ls=look["ls"], lw=1.2)
+            ends.append((means.iloc[-1], style.ACTIVATION_LABELS[str(activation)], look["color"]))
+            falls &= means.is_monotonic_decreasing
             fixed = part[part.fixed.astype(bool)]
             bars = style.error_bars(fixed.low, fixed.limit, fixed.high)
             ax.errorbar(_at(fixed, params), fixed.limit, bars, **look | {"ls": ""}, ms=4, capsize=3)
         _params_axis(ax, params, losses.scale)
         ax.set_ylabel("training loss (nats per token)")
         style.label_ends(ax, ends)
-        means = losses.groupby(["activation", "scale"]).final.mean()
-        falls = all(means[a].loc[sorted(means[a].index)].is_monotonic_decreasing for a in losses.activation.unique())
         count = int(losses.fixed.sum())
         return fig.says(
             f"The loss reached {'falls' if falls else 'does not fall'} with every step in size; "

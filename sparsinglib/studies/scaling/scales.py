@@ -4,48 +4,58 @@ import numpy as np
 import pandas as pd
 
 from ... import laws
-from ...laws.curve import Z90
+from ...laws.curve import Z90, jumps
 from ...paper import published
 from ...paper.published import TOKEN_UNITS
 from . import trends
 from .limits import LARGEST, Laws
 
 HIGHEST_LOSS = 16.0  # nats per token; any number above all losses serves
+BLOCK = 0.02  # of a run
 LAST = 5  # checkpoints whose mean is where a run ends
 
 
-def reached(trend: pd.DataFrame, last: int = LAST) -> pd.DataFrame:
-    """Where each run ends: evidence, run, scale, activation, seed, reached (mean of its ``last`` activation ratios)."""
-    ends = trend.sort_values("tokens").groupby(["evidence", "run", "scale", "activation", "seed"], sort=True)
-    return ends.activation_ratio.apply(lambda ratios: ratios.iloc[-last:].mean()).rename("reached").reset_index()
+def reached(trend: pd.DataFrame) -> pd.DataFrame:
+    """Where each run ends: evidence, run, scale, activation, seed, reached (mean of its last activation ratios)."""
+    labels = ["evidence", "run", "scale", "activation", "seed"]
+    last = trend.sort_values("tokens").groupby("run").tail(LAST)
+    return last.groupby(labels).activation_ratio.mean().rename("reached").reset_index()
 
 
-def seed_spread(table: pd.DataFrame, of: str = "reached") -> pd.DataFrame:
-    """Spread of a column between seeds of one scale: scale, activation, seeds, mean, standard_deviation, range."""
-    groups = table.groupby(["scale", "activation"])[of]
+def seed_spread(table: pd.DataFrame) -> pd.DataFrame:
+    """How far seeds of one scale end apart (``reached``): scale, activation, seeds, mean, standard_deviation, range."""
+    groups = table.groupby(["scale", "activation"]).reached
     spread = groups.agg(seeds="size", mean="mean", standard_deviation="std", range=np.ptp).reset_index()
     return spread[spread.seeds > 1]
+
+
+def _past_warm_up(model: laws.Posterior) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The points that the laws are fitted to, and the tokens a parameter (min, max) between which each run has them.
+
+    The 2.4B run, of which a part is published, is left out.
+    """
+    points = model.points[(model.points.run != LARGEST) & (model.points.used >= 0.5)]
+    return points, points.groupby("run").tokens_per_param.agg(["min", "max"])
 
 
 def at_equal_tokens(fitted: Laws, params: pd.Series) -> pd.DataFrame:
     """The laws' activation ratio and speed where all runs of an evidence and activation were, by tokens a parameter.
 
     The ratio is that at the most tokens a parameter that all runs reached, the speed that in the middle (of the
-    logarithm) of where all have points past the warm-up. The 2.4B run, of which a part is published, is left out.
-    ``params`` maps scale to a parameter count. A row a run: evidence, activation, run, scale, tokens_per_param,
-    speed_at; of the draws the median and, from half the width of the 90 % interval, a standard error of ratio,
-    log_speed (ln |dA/dD|) and log_speed_by_lnd (ln |dA/dlnD|); alike a0, log_alpha and log_c; ``identified`` (limit).
+    logarithm) of where all have points past the warm-up. The 2.4B run is left out. ``params`` maps scale to a parameter
+    count. A row a run: evidence, activation, run, scale, tokens_per_param (of the ratio), identified (limit); of the
+    draws the median and, from half the width of the 90 % interval, a standard error (_error) of ratio, a0, log_speed
+    (ln |dA/dD|), log_speed_by_lnd (ln |dA/dlnD|), log_alpha and log_c.
     """
     rows = []
     for (evidence, activation), model in fitted.items():
-        points = model.points[(model.points.run != LARGEST) & (model.points.used >= 0.5)]
-        ends = points.groupby("run").tokens_per_param.agg(["min", "max"])
+        points, ends = _past_warm_up(model)
         shortest = float(ends["max"].min())
-        middle_of = float(np.sqrt(shortest * ends["min"].max()))
-        known = model.limits().set_index("run")
-        for run, part in points.groupby("run", sort=True):
-            unit = float(params[part.scale.iloc[0]]) / TOKEN_UNITS[evidence]
-            d, table = middle_of * unit, model.draws[str(run)]
+        middle_of_all = float(np.sqrt(shortest * ends["min"].max()))
+        fixed = model.limits().set_index("run").identified
+        for run, scale in points.groupby("run").scale.first().items():
+            unit = float(params[scale]) / TOKEN_UNITS[evidence]
+            d, table = middle_of_all * unit, model.draws[str(run)]
             speed = np.abs(model.slopes(str(run), d)[:, 0])
             of = {
                 "ratio": model.curves(str(run), shortest * unit)[:, 0],
@@ -55,8 +65,8 @@ def at_equal_tokens(fitted: Laws, params: pd.Series) -> pd.DataFrame:
                 "log_alpha": np.log(table.alpha),
                 "log_c": np.log(table.c),
             }
-            row = {"evidence": evidence, "activation": activation, "run": run, "scale": part.scale.iloc[0]}
-            row |= {"tokens_per_param": shortest, "speed_at": middle_of, "identified": known.identified[run]}
+            row = {"evidence": evidence, "activation": activation, "run": run, "scale": scale}
+            row |= {"tokens_per_param": shortest, "identified": fixed[run]}
             for name, values in of.items():
                 low, middle, high = np.quantile(values, [0.05, 0.5, 0.95])
                 row |= {name: middle, f"{name}_error": (high - low) / (2 * Z90)}
@@ -87,7 +97,7 @@ def slopes(equal: pd.DataFrame, params: pd.Series, of: str, per: float = 1.0) ->
     doubling), low, high (90 %), between (that spread).
     """
     rows = []
-    for (evidence, activation), part in equal.groupby(["evidence", "activation"], sort=True):
+    for (evidence, activation), part in equal.groupby(["evidence", "activation"]):
         sizes = np.log2(params.loc[part.scale].astype(float))
         found = laws.line(sizes, per * part[of], per * part[f"{of}_error"])
         rows.append((evidence, activation, len(part), found.value, found.low, found.high, found.between))
@@ -101,7 +111,7 @@ def limit_slopes(equal: pd.DataFrame, params: pd.Series) -> pd.DataFrame:
     ``slopes`` and quantity, "limit" or "ratio at 17 tokens a parameter".
     """
     rows = []
-    for _, part in equal.groupby(["evidence", "activation"], sort=True):
+    for _, part in equal.groupby(["evidence", "activation"]):
         sizes, fixed = params.loc[part.scale].to_numpy(float), part[part.identified]
         ends = {sizes.min(), sizes.max()} <= set(params.loc[fixed.scale]) and fixed.scale.nunique() > 2
         name = "limit" if ends else f"ratio at {part.tokens_per_param.iloc[0]:.0f} tokens a parameter"
@@ -119,19 +129,17 @@ def derivatives(fitted: Laws, params: pd.Series) -> pd.DataFrame:
     """
     axis, rows = published.read("figure_axes").query("figure == 8").iloc[0], []
     for (evidence, activation), model in fitted.items():
-        points = model.points[(model.points.used >= 0.5) & (model.points.run != LARGEST)]
-        ends = points.groupby("run").tokens_per_param.agg(["min", "max"])
-        known = model.limits().set_index("run").identified
+        points, ends = _past_warm_up(model)
+        fixed = model.limits().set_index("run").identified
         start = float(axis.x_tick_min) if ends["max"].min() > axis.x_tick_min else float(ends["min"].max())
         ratio = np.linspace(start, float(axis.x_tick_max), 201)
-        for run, part in points.groupby("run", sort=True):
-            first = part.iloc[0]
-            every = model.slopes(str(run), ratio * float(params[first.scale]) / TOKEN_UNITS[evidence])
+        for run, scale in points.groupby("run").scale.first().items():
+            every = model.slopes(str(run), ratio * float(params[scale]) / TOKEN_UNITS[evidence])
             low, middle, high = np.quantile(every, [0.05, 0.5, 0.95], axis=0)
-            named = {"evidence": evidence, "run": run, "scale": first.scale, "activation": activation}
+            named = {"evidence": evidence, "run": run, "scale": scale, "activation": activation}
             numbers = {"tokens_per_param": ratio, "derivative": middle, "low": low, "high": high}
             inside = (ends["min"][run] <= ratio) & (ratio <= ends["max"][run])
-            rows.append(pd.DataFrame({**named, **numbers, "inside": inside, "identified": known[run]}))
+            rows.append(pd.DataFrame({**named, **numbers, "inside": inside, "identified": fixed[run]}))
     return pd.concat(rows, ignore_index=True)
 
 
@@ -145,44 +153,44 @@ def still_to_come(activation: pd.DataFrame, loss: pd.DataFrame, cuts: pd.Series)
     """
     both = activation.merge(loss[["run", "tokens", "value"]], on=["run", "tokens"])
     rows = []
-    for run, part in both.sort_values("tokens").groupby("run", sort=True):
-        kept = part[part.tokens_per_param > cuts[part.activation.iloc[0]]]
+    both = both[both.tokens_per_param > both.activation.map(cuts)].sort_values("tokens")
+    for (run, activation_of), kept in both.groupby(["run", "activation"]):
         middle = int((kept.tokens - kept.tokens.max() / 2).abs().to_numpy().argmin())
         shares, errors = [], []
         for name in ("activation_ratio", "value"):
             y = kept[name].to_numpy(float)
             first, half, last = y[:3].mean(), y[middle - 1 : middle + 2].mean(), y[-LAST:].mean()
-            share, scatter = (last - half) / (last - first), np.std(y[1:-1] - (y[:-2] + y[2:]) / 2) / np.sqrt(1.5)
+            share, scatter = (last - half) / (last - first), np.std(jumps(y)) / np.sqrt(1.5)
             shares.append(share)
             # Of the three means: one of five points and two of three, by how much each moves the share.
             moves = np.array([(1 - share) / np.sqrt(LAST), 1 / np.sqrt(3), share / np.sqrt(3)])
             errors.append(scatter / abs(last - first) * np.linalg.norm(moves))
-        rows.append((run, part.activation.iloc[0], *shares, float(np.linalg.norm(errors))))
+        rows.append((run, activation_of, *shares, float(np.linalg.norm(errors))))
     return pd.DataFrame(rows, columns=["run", "activation", "ratio", "loss", "error"])
 
 
-def loss_limits(loss: pd.DataFrame, block: float = 0.02) -> pd.DataFrame:
+def loss_limits(loss: pd.DataFrame) -> pd.DataFrame:
     """Limit of the training loss of each run, ``L(D) = L0 + k / D^a``, and the loss reached (Figure 14).
 
     The paper does not say how it took the limit. This is Eq. 5 turned over, so all runs are fitted as that (the loss's
-    share of HIGHEST_LOSS stands for one less the activation ratio), on means over blocks of ``block`` of a run after
+    share of HIGHEST_LOSS stands for one less the activation ratio), on means over blocks of BLOCK of a run after
     its first tenth. ``final`` is the mean over the last twentieth, ``common`` the same at the tokens of the shortest
     run; ``fixed`` whether the points fix the limit. Columns: run, scale, activation, seed, limit, low, high, final,
     common, fixed; nats per token, rounded to 1e-6.
     """
-    points, ends, shortest = [], [], loss.groupby("run").tokens.max().min()
-    for run, part in loss.groupby("run", sort=True):
+    labels, points, ends = ["run", "scale", "activation", "seed"], [], []
+    shortest = loss.groupby("run").tokens.max().min()
+    for names, part in loss.groupby(labels):
         share = part.tokens / part.tokens.max()
-        means = part[share > 0.1].groupby((share // block).astype(int))[["d", "tokens_per_param", "loss"]].mean()
-        points.append(means.assign(run=run, activation_ratio=1 - means.loss / HIGHEST_LOSS))
+        means = part[share > 0.1].groupby((share // BLOCK).astype(int))[["d", "tokens_per_param", "loss"]].mean()
+        points.append(means.assign(run=names[0], activation_ratio=1 - means.loss / HIGHEST_LOSS))
         common = part.loss[(part.tokens > 0.95 * shortest) & (part.tokens <= shortest)].mean()
-        ends.append((run, *part.iloc[0][["scale", "activation", "seed"]], part.loss[share > 0.95].mean(), common))
-    table = pd.DataFrame(ends, columns=["run", "scale", "activation", "seed", "final", "common"])
+        ends.append((*names, part.loss[share > 0.95].mean(), common))
     found = laws.posterior("silu", pd.concat(points, ignore_index=True), cuts=[0.0]).limits()
     lost = {"limit": found.a0, "low": found.high, "high": found.low}
-    table = table.merge(found.assign(**{k: HIGHEST_LOSS * (1 - v) for k, v in lost.items()}), on="run")
-    table = table.assign(fixed=table.identified).round(6)
-    return table[["run", "scale", "activation", "seed", "limit", "low", "high", "final", "common", "fixed"]]
+    found = found.assign(**{name: HIGHEST_LOSS * (1 - share) for name, share in lost.items()}, fixed=found.identified)
+    table = pd.DataFrame(ends, columns=[*labels, "final", "common"]).merge(found, on="run").round(6)
+    return table[[*labels, "limit", "low", "high", "final", "common", "fixed"]]
 
 
 def loss_gaps(losses: pd.DataFrame) -> pd.DataFrame:
@@ -201,29 +209,24 @@ def loss_gaps(losses: pd.DataFrame) -> pd.DataFrame:
     ).reset_index()
 
 
-def early_jumps(own: pd.DataFrame, shared: pd.DataFrame, early: float = 0.1) -> pd.DataFrame:
+def early_jumps(own: pd.DataFrame, shared: pd.DataFrame) -> pd.DataFrame:
     """How far checkpoints jump in the first tenth of a run: CETT searched at each, against one CETT for all (C80).
 
     ``own`` is ``trends.trajectory("activation_ratio_searched_cett")``, ``shared`` ``trends.activation("ladder")``. A
     jump is the distance from the mean of the two neighbours; root mean square, in points. Columns: run, own, shared,
     later (own CETT, over the rest of the run).
     """
-    rows = []
-    for run, part in shared.groupby("run"):
-        both = part.merge(own[own.run == run][["tokens", "value"]], on="tokens").sort_values("tokens")
-        if len(both) > 2:
-            y = 100 * both[["value", "activation_ratio"]].to_numpy(float)
-            jump = (y[1:-1] - (y[:-2] + y[2:]) / 2) ** 2
-            soon = both.tokens.to_numpy()[1:-1] <= early * both.tokens.max()
-            if soon.any() and not soon.all():
-                rows.append((run, *np.sqrt(jump[soon].mean(axis=0)), np.sqrt(jump[~soon, 0].mean())))
+    both, rows = shared.merge(own[["run", "tokens", "value"]], on=["run", "tokens"]).sort_values("tokens"), []
+    for run, part in both.groupby("run"):
+        squares = jumps(100 * part[["value", "activation_ratio"]].to_numpy(float)) ** 2
+        soon = part.tokens.to_numpy()[1:-1] <= 0.1 * part.tokens.max()
+        if soon.any() and not soon.all():
+            rows.append((run, *np.sqrt(squares[soon].mean(axis=0)), np.sqrt(squares[~soon, 0].mean())))
     return pd.DataFrame(rows, columns=["run", "own", "shared", "later"])
 
 
 def moved(trend: pd.DataFrame) -> pd.DataFrame:
     """``laws.change`` of each run past its learning-rate warm-up: run, evidence, activation, change, error (ratios)."""
-    rows = []
-    for run, part in trends.after_warm_up(trend).sort_values("tokens").groupby("run", sort=True):
-        first = part.iloc[0]
-        rows.append((run, first.evidence, first.activation, *laws.change(part.tokens, part.activation_ratio)))
-    return pd.DataFrame(rows, columns=["run", "evidence", "activation", "change", "error"])
+    labels, points = ["run", "evidence", "activation"], trends.after_warm_up(trend).sort_values("tokens")
+    rows = [(*names, *laws.change(run.tokens, run.activation_ratio)) for names, run in points.groupby(labels)]
+    return pd.DataFrame(rows, columns=[*labels, "change", "error"])

@@ -8,7 +8,8 @@ import io
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -22,6 +23,9 @@ from ...texts import files as texts
 
 LADDER_RUNS = tuple(f"{scale}-{activation}" for scale in recipe.SCALES for activation in ACTIVATIONS)
 LEAST_POINTS = 12  # a run with fewer checkpoints counts as not measured yet: no law can be told from it
+METRIC = "activation_ratio_shared_cett"  # with the CETT that a run's checkpoints share (Appendix E)
+P_PCT = 1.0  # perplexity tolerance, percent
+SUFFIXES = {"": 1, "%": 0.01, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}  # as people write numbers
 COLUMNS = ["evidence", "run", "scale", "activation", "seed", "tokens", "d", "tokens_per_param"]
 
 
@@ -30,23 +34,30 @@ def split_run(run: str) -> tuple[str, str, int]:
     scale, activation, *rest = run.split("-")
     if activation not in ACTIVATIONS:
         raise ValueError(f"run {run!r} is not named <scale>-<relu|silu>[-seed<n>]")
-    return scale.upper(), activation, int(rest[0].removeprefix("seed")) if rest and rest[0].startswith("seed") else 1
+    return scale.upper(), activation, int(rest[-1].removeprefix("seed")) if rest and rest[-1].startswith("seed") else 1
 
 
-def runs(name: str) -> list[str]:
-    """The ladder runs that have the file ``name`` and are of the scale study (seeds included), sorted."""
-    found = sorted(path.parent.name for path in LADDER.glob(f"*/{name}"))
+def runs() -> list[str]:
+    """The ladder's runs of the scale study that are there (seeds included), sorted."""
+    found = sorted(path.name for path in LADDER.glob("*/"))
     return [run for run in found if any(run == known or run.startswith(f"{known}-seed") for known in LADDER_RUNS)]
 
 
-def _ladder(file: str) -> pd.DataFrame:
-    """That file of every run that has one, in one frame, with the run's scale, activation and seed."""
+def record(run: str) -> dict[str, Any]:
+    """What ``run.json`` says of a run of the ladder; empty if there is none."""
+    path = LADDER / run / "run.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def read(file: str, names: Iterable[str] | None = None) -> pd.DataFrame:
+    """That file of the ladder's runs (default: ``runs``) that have one, in one frame: COLUMNS and those of the file."""
     frames = []
-    for run in runs(file):
-        scale, activation, seed = split_run(run)
-        rows = pd.read_csv(LADDER / run / file)
-        labels = {"evidence": "ladder", "run": run, "scale": scale, "activation": activation, "seed": seed}
-        frames.append(rows.assign(**labels, d=rows.tokens / TOKEN_UNITS["ladder"]))
+    for run in runs() if names is None else names:
+        if (path := LADDER / run / file).is_file():
+            scale, activation, seed = split_run(run)
+            rows = pd.read_csv(path)
+            labels = {"evidence": "ladder", "run": run, "scale": scale, "activation": activation, "seed": seed}
+            frames.append(rows.assign(**labels, d=rows.tokens / TOKEN_UNITS["ladder"]))
     return _per_param(pd.concat(frames, ignore_index=True)) if frames else pd.DataFrame(columns=COLUMNS)
 
 
@@ -55,32 +66,27 @@ def _per_param(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(tokens_per_param=rows.tokens / rows.scale.map(params()).astype(float))
 
 
-def trajectory(metric: str, p_pct: float | None = None) -> pd.DataFrame:
+def trajectory(metric: str, p_pct: float | None = None, names: Iterable[str] | None = None) -> pd.DataFrame:
     """A ladder metric along training (``"dead_neuron_share"``, …): COLUMNS and ``value``; empty if nothing is measured.
 
-    ``p_pct`` keeps the rows of one perplexity tolerance (percent).
+    ``p_pct`` keeps the rows of one perplexity tolerance (percent), ``names`` those runs in place of ``runs``.
     """
-    rows = _ladder("trajectory.csv")
+    rows = read("trajectory.csv", names)
     if rows.empty:
         return pd.DataFrame(columns=[*COLUMNS, "value"])
-    keep = rows.metric == metric
-    if p_pct is not None:
-        keep &= rows.p_pct == p_pct
-    return rows.loc[keep, [*COLUMNS, "value"]].sort_values(["run", "tokens"], ignore_index=True)
+    rows = rows[(rows.metric == metric) & ((rows.p_pct == p_pct) | (p_pct is None))]
+    return rows[[*COLUMNS, "value"]].sort_values(["run", "tokens"], ignore_index=True)
 
 
-def activation(
-    evidence: str = "paper", p_pct: float = 1.0, metric: str = "activation_ratio_shared_cett"
-) -> pd.DataFrame:
+def activation(evidence: str = "paper") -> pd.DataFrame:
     """Activation ratio along training: COLUMNS and activation_ratio.
 
     ``tokens`` is a count, ``d`` the same in 1e9 (paper) or 1e6 (ladder), the unit laws are fitted in. Ladder rows are
-    those of ``metric``, by default with the CETT shared by the run's checkpoints (Appendix E) at the tolerance
-    ``p_pct``; ladder runs with fewer than LEAST_POINTS checkpoints are left out.
+    those of ``METRIC`` at ``P_PCT``; ladder runs with fewer than LEAST_POINTS checkpoints are left out.
     """
     if evidence == "ladder":
-        rows = trajectory(metric, p_pct)
-        rows = rows[rows.tokens > 0].rename(columns={"value": "activation_ratio"})
+        rows = trajectory(METRIC, P_PCT).rename(columns={"value": "activation_ratio"})
+        rows = rows[rows.tokens > 0]
         return rows[rows.groupby("run").run.transform("size") >= LEAST_POINTS].reset_index(drop=True)
     if evidence != "paper":
         raise ValueError(f"evidence {evidence!r} has no trends; choose 'paper' or 'ladder'")
@@ -100,17 +106,16 @@ def activations(evidence: Sequence[str] = ("paper", "ladder")) -> pd.DataFrame:
     return pd.concat([frame for kind in evidence if not (frame := activation(kind)).empty], ignore_index=True)
 
 
-def ends(criterion: str = "kl", p_pct: float = 1.0) -> pd.DataFrame:
+def ends() -> pd.DataFrame:
     """The ratio at the end of the ladder's runs, measured to compare scales: run, activation_ratio, error.
 
-    By the ``criterion`` "kl" (exp of KL up by ``p_pct`` %) or "ppl", on 65,536 tokens (``data/ladder/ends.csv``);
-    ``error`` is a standard error, from the 90 % interval that the text gives CETT. Empty while nothing is measured.
+    Where exp of KL is up by ``P_PCT``, on 65,536 tokens (``data/ladder/ends.csv``); ``error`` is a standard error, from
+    the 90 % interval that the text gives CETT. Empty while nothing is measured.
     """
     path = LADDER / "ends.csv"
     if not path.is_file():
         return pd.DataFrame(columns=["run", "activation_ratio", "error"])
-    rows = pd.read_csv(path)
-    rows = rows[(rows.criterion == criterion) & (rows.p_pct == p_pct)]
+    rows = pd.read_csv(path).query("criterion == 'kl' and p_pct == @P_PCT")
     return rows.assign(error=(rows.high - rows.low) / (2 * Z90))[["run", "activation_ratio", "error"]]
 
 
@@ -127,25 +132,21 @@ def params() -> pd.Series:
     """Non-embedding parameters by scale label: from Table 3, and from the ladder's records or else its recipe."""
     sizes = dict(published.table(3).set_index("scale").non_embedding_params)
     sizes |= {scale.upper(): recipe.RUNS[f"{scale}-relu"].non_embedding_parameters for scale in recipe.SCALES}
-    for run in runs("run.json"):
-        record = json.loads((LADDER / run / "run.json").read_text(encoding="utf-8"))
-        sizes[split_run(run)[0]] = record["parameters"]
+    sizes |= {split_run(run)[0]: size for run in runs() if (size := record(run).get("parameters"))}
     return pd.Series(sizes, name="params")
 
 
 def loss() -> pd.DataFrame:
     """Training loss along the ladder's runs: COLUMNS, step, loss, loss_smoothed (the paper prints no losses)."""
-    return _ladder("training.csv")
+    return read("training.csv")
 
 
 def missing(frame: pd.DataFrame) -> str:
     """A sentence naming the ladder's runs that ``frame`` has no rows of; "" if nothing."""
     absent = [run for run in LADDER_RUNS if run not in set(frame.get("run", []))]
-    if not absent:
-        return ""
     if len(absent) == len(LADDER_RUNS):
         return "ladder: no run measured yet"
-    return f"ladder: {', '.join(absent)} not measured yet"
+    return f"ladder: {', '.join(absent)} not measured yet" if absent else ""
 
 
 def own(path: str | os.PathLike[str], unit: float = 1e9) -> pd.DataFrame:
@@ -155,7 +156,7 @@ def own(path: str | os.PathLike[str], unit: float = 1e9) -> pd.DataFrame:
     percent signs, or K, M, B and T behind them; rows in which one of the two is empty are left out. Raises
     FileNotFoundError, or ValueError that names file, column and line; ``laws.fit`` checks the values further.
     """
-    file = arguments.path("the CSV of a run", path)
+    file, needed = arguments.path("the CSV of a run", path), ["tokens", "activation_ratio"]
     if not file.is_file():
         raise FileNotFoundError(
             f"no file {str(path)!r} (looked for at {file.absolute()}); give a CSV with tokens and activation_ratio"
@@ -166,10 +167,10 @@ def own(path: str | os.PathLike[str], unit: float = 1e9) -> pd.DataFrame:
     except ValueError as error:
         raise ValueError(f"{path}: cannot be read as a CSV ({str(error)[:200]})") from error
     table.columns = [str(name).strip().lower() for name in table.columns]
-    if absent := [name for name in ("tokens", "activation_ratio") if name not in table]:
+    if absent := [name for name in needed if name not in table]:
         raise ValueError(f"{path}: no column {', '.join(absent)}; it has {', '.join(table.columns)[:200]}")
-    rows = table.dropna(subset=["tokens", "activation_ratio"])
-    rows = rows.assign(**{name: _numbers(rows[name], path) for name in ("tokens", "activation_ratio")})
+    rows = table.dropna(subset=needed)
+    rows = rows.assign(**{name: _numbers(rows[name], path) for name in needed})
     if len(rows) and (most := rows.activation_ratio.max()) > 1:
         raise ValueError(f"{path}: activation_ratio goes up to {most:g}; it is a share, 18 % are 0.18 or written 18%")
     return rows.reset_index(drop=True).assign(d=lambda table: table.tokens / unit)
@@ -188,7 +189,5 @@ def _numbers(column: pd.Series, path: str | os.PathLike[str]) -> pd.Series:
         number = re.fullmatch(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)([kmbgt%]?)", text.replace(",", ".").lower())
         if number is None:
             raise ValueError(f"{path}, line {int(str(row)) + 2}: {column.name} is {written!r:.60}, not a number")
-        found.append(
-            float(number[1]) * {"": 1, "%": 0.01, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}[number[2]]
-        )
+        found.append(float(number[1]) * SUFFIXES[number[2]])
     return pd.Series(found, index=column.index, dtype=float)

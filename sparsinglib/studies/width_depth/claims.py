@@ -38,19 +38,20 @@ def best_range(losses: pd.DataFrame, seeds: dict[str, float]) -> list[Row]:
     ``losses`` is ``numbers.losses``, ``seeds`` ``numbers.seed_errors``. C39 is of the deepest alone, in nats.
     """
     rows = [judge(claim, "paper", UNPUBLISHED) for claim in ("C37", "C39")]
-    few = _few(losses, "trained") or ("No shape has two seeds" if np.isnan(seeds["loss"]) else None)
-    if few:
+    if few := _few(losses, "trained") or ("No shape has two seeds" if np.isnan(seeds["loss"]) else None):
         return [*rows, *(judge(claim, "ladder", few) for claim in ("C37", "C39"))]
-    table = losses.sort_values("ratio", ignore_index=True)
-    inner = table.iloc[1:-1]
-    best = inner.loc[inner.reached.idxmin()]
-    in_errors, freedom = [], int(seeds["loss_freedom"])
-    for end in (table.iloc[0], table.iloc[-1]):
-        error, note = np.hypot(end.error, best.error), f"{end['shape']} less {best['shape']}"
-        in_errors.append(with_error((end.reached - best.reached) / error, 1.0, "seed errors", note, freedom))
-    end, over = table.iloc[0], table.loc[table.reached.idxmin()]
-    note = f"{end['shape']} less {over['shape']}"
-    nats = with_error(end.reached - over.reached, float(np.hypot(end.error, over.error)), "nats", note, freedom)
+    table, freedom = losses.sort_values("ratio", ignore_index=True), int(seeds["loss_freedom"])
+
+    def less(end: pd.Series, best: pd.Series) -> tuple[float, float, str]:
+        """Difference in loss, its error, and what it is of."""
+        error = float(np.hypot(end.error, best.error))
+        return end.reached - best.reached, error, f"{end['shape']} less {best['shape']}"
+
+    between, best = table.loc[table.iloc[1:-1].reached.idxmin()], table.loc[table.reached.idxmin()]
+    both = [less(table.iloc[end], between) for end in (0, -1)]
+    in_errors = [with_error(apart / error, 1.0, "seed errors", note, freedom) for apart, error, note in both]
+    apart, error, note = less(table.iloc[0], best)
+    nats = with_error(apart, error, "nats", note, freedom)
     return [*rows, judge("C37", "ladder", in_errors), judge("C39", "ladder", nats)]
 
 

@@ -1,22 +1,16 @@
 """Figures 5 and 6: what the paper says of width and depth, and the ladder's shapes with intervals."""
 
-from collections.abc import Mapping
-
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
 from ...laws.two_segments import Bend
-from ...paper import published, style
+from ...paper import style
 from . import numbers
 from .numbers import MILLIONS
 
 RATIO = "width / depth (hidden size / layers)"
 POINT: style.Look = style.look("0.1M", "relu") | {"color": style.ACTIVATION_COLOURS["relu"], "ls": "", "ms": 4.5}
-
-
-def _facts() -> pd.Series:
-    return published.read("width_depth").set_index("item").value
 
 
 def _ratio_axis(ax: Axes, table: pd.DataFrame, drawn: pd.DataFrame, title: str) -> None:
@@ -36,37 +30,21 @@ def _readings(ax: Axes, quantities: tuple[str, ...]) -> None:
     table = numbers.translation()
     table = table[table.quantity.isin(quantities)]
     low, high = ax.get_xlim()
-    across = ax.get_xaxis_transform()
     for k, (reading, part) in enumerate(table.groupby("reading", sort=False)):
         # Below the axis' edge (marker 6 is a caret), so that no mark can be taken for a measured shape.
-        look: style.Look = {
-            "color": style.OTHERS[1 + k],
-            "marker": 6,
-            "ms": 7,
-            "lw": 1.2,
-            "ls": "-" if len(part) > 1 else "",
-        }
-        drawn = part.ratio.clip(low, high / 1.03)
-        inside = np.flatnonzero(part.ratio <= high).tolist()
-        ax.plot(
-            drawn, [-0.01] * len(part), transform=across, label=str(reading), clip_on=False, markevery=inside, **look
-        )
+        look: style.Look = {"color": style.OTHERS[1 + k], "lw": 1.2, "ls": "-" if len(part) > 1 else ""}
+        look |= {"transform": ax.get_xaxis_transform(), "clip_on": False}
+        drawn, inside = part.ratio.clip(low, high / 1.03), np.flatnonzero(part.ratio <= high).tolist()
+        ax.plot(drawn, [-0.01] * len(part), marker=6, ms=7, markevery=inside, label=str(reading), **look)
         if part.ratio.max() > high:
-            ax.plot(high / 1.03, -0.01, transform=across, clip_on=False, **look | {"marker": ">", "ms": 8})
+            ax.plot(high / 1.03, -0.01, marker=">", ms=8, **look)
 
 
-def figure_5(
-    table: pd.DataFrame,
-    activation: pd.DataFrame,
-    found: Mapping[str, Bend],
-    misfits: Mapping[str, tuple[float, float]],
-    main: pd.Series,
-) -> style.Picture:
+def figure_5(table: pd.DataFrame, activation: pd.DataFrame, bend: Bend | None, main: pd.Series) -> style.Picture:
     """Activation ratio against width / depth: the paper's statements, and the ladder's values at the end of training.
 
     ``table`` is ``numbers.shapes``, ``activation`` ``numbers.sparsity`` (ratio, last and its 90 % interval, limit,
-    identified; percent), ``found`` ``bends.bends``, ``misfits`` the reduced chi-square of segments and of a line in
-    log2(ratio) (``bends.misfit``), ``main`` ``numbers.paper_main``.
+    identified; percent), ``bend`` the "last" of ``numbers.bends``, ``main`` ``numbers.paper_main``.
     """
     with style.context():
         fig, (first, ax) = style.axes(1, 2, height=4.0, width_ratios=[2, 3])
@@ -84,53 +62,51 @@ def figure_5(
         ends = pd.concat([activation.last_low, activation.last_high, fixed.low, fixed.high])
         ax.set(ylim=(ends.min() - 1, ends.max() + 1), ylabel="activation ratio (%)")
         message = f"{len(activation)} shapes: too few to tell a bottleneck from a line"
-        if "last" in found:
-            message = _draw_laws(ax, activation, found["last"], misfits["last"])
+        if bend:
+            message = _draw_laws(ax, activation, bend)
         _readings(ax, ("bottleneck",))
         ax.legend(loc="upper left", fontsize=7.5)
         return fig.says(
             message,
             "Bars: 90 %. Shaded: 90 % interval of the turn. Carets below the axis: the paper's bottleneck of "
-            f"{float(_facts().bottleneck_ratio):g}, carried over to this size in three ways. Left: the points "
+            f"{numbers.facts().bottleneck_ratio:g}, carried over to this size in three ways. Left: the points "
             "of the paper's curve are not published; grey ticks are the shapes of its configurations.",
         )
 
 
-def _draw_laws(ax: Axes, activation: pd.DataFrame, b: Bend, misfit: tuple[float, float]) -> str:
+def _draw_laws(ax: Axes, activation: pd.DataFrame, bend: Bend) -> str:
     """Two segments and a line in log(ratio) through the values at the end; gives which of them fits better."""
+    line, two, straight = numbers.beside_a_line(activation, bend)
     x = np.geomspace(activation.ratio.min(), activation.ratio.max(), 300)
-    low, high = b.turn_interval
+    low, high = bend.turn_interval
     ax.axvspan(low, high, color="k", alpha=0.08, lw=0)
-    label = f"rise, then level (turn {b.turn:.3g}, {low:.3g} to {high:.3g}): misfit {misfit[0]:.2f}"
-    ax.plot(x, b.predict(x), color=style.FIT, lw=1.3, label=label)
-    error = np.hypot(activation.last_error, b.scatter)
-    line = np.polynomial.Polynomial.fit(np.log2(activation.ratio), activation["last"], 1, w=1 / error)
-    label = f"line in log(ratio): misfit {misfit[1]:.2f}"
+    label = f"rise, then level (turn {bend.turn:.3g}, {low:.3g} to {high:.3g}): misfit {two:.2f}"
+    ax.plot(x, bend.predict(x), color=style.FIT, lw=1.3, label=label)
+    label = f"line in log(ratio): misfit {straight:.2f}"
     ax.plot(x, line(np.log2(x)), color=style.OTHERS[4], ls="--", lw=1.5, label=label)
     deepest, widest = activation.sort_values("ratio")["last"].iloc[[0, -1]]
     return (
         f"From the deepest to the widest shape the activation ratio goes from {deepest:.1f} to {widest:.1f} %; a line "
-        f"in log(ratio) (misfit {misfit[1]:.2f}) fits {'no worse' if misfit[1] <= misfit[0] else 'worse'} than "
-        f"rise-then-level ({misfit[0]:.2f})"
+        f"in log(ratio) (misfit {straight:.2f}) fits {'no worse' if straight <= two else 'worse'} than "
+        f"rise-then-level ({two:.2f})"
     )
 
 
 def _paper_activation(ax: Axes, main: pd.Series) -> None:
     """The paper's words drawn: a bottleneck, a level, and the one shape whose points are published."""
-    facts = _facts()
-    turn, level = float(facts.bottleneck_ratio), float(facts.level_above_bottleneck_pct)
-    ax.plot([turn, float(facts.x_axis_last_tick)], [level, level], color="0.3", ls="--")
-    ax.annotate(f"level, as stated: {level:g} %", (turn, level), (2, 4), textcoords="offset points", fontsize=8)
+    facts = numbers.facts()
+    beside: style.Look = {"textcoords": "offset points", "fontsize": 8}
+    turn, level = facts.bottleneck_ratio, facts.level_above_bottleneck_pct
+    ax.plot([turn, facts.x_axis_last_tick], [level, level], color="0.3", ls="--")
+    ax.annotate(f"level, as stated: {level:g} %", (turn, level), (2, 4), **beside)
     ax.axvline(turn, color="0.3", ls=":")
-    bars = [[100 * (main.a0 - main.low)], [100 * (main.high - main.a0)]]
-    ax.errorbar(main.ratio, 100 * main.a0, bars, capsize=3, **POINT)
-    ax.annotate("main model,\nour fit", (main.ratio, 100 * main.a0), (-6, 0), textcoords="offset points", ha="right",
-                va="center", fontsize=8, color=POINT["color"])  # fmt: skip
-    ax.set(xscale="log", xlim=(0.15, 1500), ylim=(4, 9), xlabel=RATIO, ylabel="limit activation ratio (%)")
-    ax.annotate(
-        f"bottleneck,\nas stated: {turn:g}", (turn, 4.2), (-4, 0), textcoords="offset points", ha="right", fontsize=8
-    )
+    low, limit, high = 100 * main[["low", "a0", "high"]].astype(float)
+    ax.errorbar(main.ratio, limit, [[limit - low], [high - limit]], capsize=3, **POINT)
+    look = beside | {"color": POINT["color"], "ha": "right", "va": "center"}
+    ax.annotate("main model,\nour fit", (main.ratio, limit), (-6, 0), **look)
+    ax.annotate(f"bottleneck,\nas stated: {turn:g}", (turn, 4.2), (-4, 0), ha="right", **beside)
     ax.text(0.03, 0.97, "the curve's points\nare not published", transform=ax.transAxes, va="top", color="0.4")
+    ax.set(xscale="log", xlim=(0.15, 1500), ylim=(4, 9), xlabel=RATIO, ylabel="limit activation ratio (%)")
     ax.xaxis.set_major_formatter("{x:g}")
     ax.set_title("paper, 0.1B ReLU")
     ratios = numbers.paper_shapes().ratio
@@ -143,8 +119,8 @@ def figure_6(table: pd.DataFrame, losses: pd.DataFrame, edge: float) -> style.Pi
     ``losses`` is ``numbers.losses`` (ratio, shape, above, above_low, above_high: nats per token, 90 %); ``edge`` is how
     far above the best shape a loss still counts as best.
     """
-    facts = _facts()
-    low, high = (float(facts[name]) for name in ("best_interval_min", "best_interval_max"))
+    facts = numbers.facts()
+    low, high = facts.best_interval_min, facts.best_interval_max
     with style.context():
         fig, (ax,) = style.axes(1, 1, height=3.4)
         if losses.empty:
@@ -164,5 +140,5 @@ def figure_6(table: pd.DataFrame, losses: pd.DataFrame, edge: float) -> style.Pi
             f"{losses.above[losses.ratio.idxmin()]:.2f} nats per token higher",
             f"Ladder, 0.1M ReLU at {MILLIONS} tokens; bars: 90 %, paired by batch. The paper's points are not "
             f"published; it states {low:g} to {high:g} as best, and its main model has "
-            f"{float(facts.main_models_ratio_min):g}.",
+            f"{facts.main_models_ratio_min:g}.",
         )
