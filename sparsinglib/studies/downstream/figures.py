@@ -2,7 +2,6 @@
 
 import numpy as np
 import pandas as pd
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 
 from ...paper import style
@@ -29,10 +28,7 @@ def figure_3(curves: pd.DataFrame) -> style.Picture:
                 _draw(ax, part)
             else:
                 style.empty(ax, "not testable at this scale: fewer than two tasks above chance")
-        handles: dict[str, Artist] = {}
-        for ax in panels:
-            handles |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
-        fig.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=4)
+        fig.keys_below(4)
         judged = curves[(curves.family != DENSE) & curves.difference.notna()]
         lost = judged.assign(lost=judged.difference_high < 0).groupby("family")
         lost = lost.agg(mean=("difference", "mean"), lost=("lost", "sum"), of=("lost", "size")).reindex(list(RULES))

@@ -22,18 +22,18 @@ def averages() -> pd.DataFrame:
 
 def changes() -> pd.DataFrame:
     """Change from dense (points) of each model's recomputed average: scale, activation, p_pct, group, change."""
-    table = averages()
-    dense = table[table.p_pct == 0].set_index(["scale", "activation", "group"]).recomputed_pct.rename("dense_pct")
-    joined = table.join(dense, on=["scale", "activation", "group"])
+    table, keys = averages(), ["scale", "activation", "group"]
+    joined = table.join(table[table.p_pct == 0].set_index(keys).recomputed_pct.rename("dense_pct"), on=keys)
     return joined.assign(change=joined.recomputed_pct - joined.dense_pct)[joined.p_pct > 0].reset_index(drop=True)
 
 
 def mean_changes() -> pd.DataFrame:
     """Mean change over the ten models by group and p, its 90 % t interval, and what Table 1 prints (points)."""
     printed = published.read("table1_overall_average").set_index(["group", "p_pct"]).mean_delta_vs_dense_pct
-    rows = []
-    for (group, p), part in changes().groupby(["group", "p_pct"], sort=False):
-        rows.append((group, p, *t_interval(part.change), printed.get((group, p), np.nan)))
+    rows = [
+        (group, p, *t_interval(part.change), printed.get((group, p), np.nan))
+        for (group, p), part in changes().groupby(["group", "p_pct"], sort=False)
+    ]
     return pd.DataFrame(rows, columns=["group", "p_pct", "change", "low", "high", "printed"])
 
 
@@ -47,36 +47,23 @@ def t_interval(values: pd.Series) -> tuple[float, float, float]:
 def inconsistencies() -> pd.DataFrame:
     """Where the tables disagree with themselves by more than rounding: where, printed, recomputed, difference."""
     rows = []
-    for row in averages().itertuples():
-        if abs(row.printed_pct - row.recomputed_pct) > ROUNDING + 1e-9:
-            table = next(number for number, group in GROUP_OF_TABLE.items() if group == row.group)
-            where = f"Table {table}, {row.scale} {row.activation}, p = {row.p_pct}: average"
-            rows.append((where, row.printed_pct, row.recomputed_pct))
-    rows += [*_table_1_rows(), *_table_1_means()]
-    table = pd.DataFrame(rows, columns=["where", "printed", "recomputed"])
-    return table.assign(difference=table.printed - table.recomputed)
-
-
-def _table_1_rows() -> list[tuple[str, float, float]]:
-    """Table 1's changes against the differences of the averages that Tables 4 and 5 print."""
-    first, rows = published.table(1), []
+    table_of = {group: number for number, group in GROUP_OF_TABLE.items()}
+    for r in averages().itertuples():
+        where = f"Table {table_of[r.group]}, {r.scale} {r.activation}, p = {r.p_pct}: average"
+        rows.append((where, r.printed_pct, r.recomputed_pct))
+    # Table 1's changes against the differences of the averages that Tables 4 and 5 print; its means against theirs.
+    first = published.table(1)
     for group, column in ((COMMONSENSE, "table4"), (READING, "table5")):
         average = first.set_index(MODEL)[f"{group}_{column}_avg_pct"]
-        for row in first[first.p_pct > 0].itertuples():
-            change = average[row.scale, row.activation, row.p_pct] - average[row.scale, row.activation, 0]
-            printed = getattr(row, f"{group}_delta_printed_pct")
-            if abs(printed - change) > ROUNDING:
-                name = f"Table 1, {row.scale} {row.activation}, p = {row.p_pct}, {group.partition('_')[0]}: change"
-                rows.append((name, printed, change))
-    return rows
-
-
-def _table_1_means() -> list[tuple[str, float, float]]:
-    """Table 1's last column against the mean changes of Tables 4 and 5, both to two digits."""
-    table = mean_changes().dropna(subset="printed")
-    far = table[(table.printed - table.change).abs() > ROUNDING]
-    return [(f"Table 1, mean, p = {r.p_pct}, {r.group.partition('_')[0]}: change", r.printed, r.change)
-            for r in far.itertuples()]  # fmt: skip
+        for r in first[first.p_pct > 0].itertuples():
+            change = average[r.scale, r.activation, r.p_pct] - average[r.scale, r.activation, 0]
+            where = f"Table 1, {r.scale} {r.activation}, p = {r.p_pct}, {group.partition('_')[0]}: change"
+            rows.append((where, getattr(r, f"{group}_delta_printed_pct"), change))
+    for r in mean_changes().dropna(subset="printed").itertuples():
+        rows.append((f"Table 1, mean, p = {r.p_pct}, {r.group.partition('_')[0]}: change", r.printed, r.change))
+    table = pd.DataFrame(rows, columns=["where", "printed", "recomputed"])
+    table = table.assign(difference=table.printed - table.recomputed)
+    return table[table.difference.abs() > ROUNDING + 1e-9].reset_index(drop=True)
 
 
 def table_1(means: pd.DataFrame, evidence: str = "ladder") -> pd.DataFrame:
@@ -84,38 +71,31 @@ def table_1(means: pd.DataFrame, evidence: str = "ladder") -> pd.DataFrame:
 
     Columns: evidence, model, p_pct, group, score_pct (dense) or NaN, change, low, high (90 %), printed_change.
     """
-    table = averages()
-    dense = table[(table.p_pct == 0) & (table.group != COMPLEX)]
-    printed = published.table(1).melt(
-        id_vars=MODEL, value_vars=[f"{g}_delta_printed_pct" for g in (COMMONSENSE, READING)]
-    )
-    printed["group"] = printed.variable.str.removesuffix("_delta_printed_pct")
-    change = changes()
-    change = change[change.group != COMPLEX].merge(printed, on=[*MODEL, "group"]).rename(
-        columns={"value": "printed_change", "recomputed_pct": "score_pct"}
-    )  # fmt: skip
-    rows = pd.concat([dense.rename(columns={"recomputed_pct": "score_pct"}), change])
-    rows["model"] = rows.scale.str.lower() + "-" + rows.activation
+    dense = averages().query("p_pct == 0 and group != @COMPLEX")
+    printed = published.table(1).melt(MODEL, [f"{g}_delta_printed_pct" for g in (COMMONSENSE, READING)], "group")
+    printed["group"] = printed.group.str.removesuffix("_delta_printed_pct")
+    change = changes().query("group != @COMPLEX").merge(printed, on=[*MODEL, "group"])
+    rows = pd.concat([dense, change.rename(columns={"value": "printed_change"})])
+    rows = _paper(rows).rename(columns={"recomputed_pct": "score_pct"})
     mean = mean_changes().query("group != @COMPLEX").rename(columns={"printed": "printed_change"})
-    parts = [rows.assign(evidence="paper"), mean.assign(evidence="paper", model="mean"), _own(means, evidence)]
+    own = _scaled(means[means.p.notna() & (means.group != COMPLEX)], evidence)
     columns = ["evidence", "model", "p_pct", "group", "score_pct", "change", "low", "high", "printed_change"]
-    return pd.concat(parts)[columns].reset_index(drop=True)
-
-
-def _own(means: pd.DataFrame, evidence: str) -> pd.DataFrame:
-    rows = means[means.p.notna() & (means.group != COMPLEX)]
-    return pd.DataFrame(
-        {
-            "evidence": evidence,
-            "model": rows.model,
-            "p_pct": rows.p,
-            "group": rows.group,
-            "score_pct": 100 * rows.value,
-            "change": 100 * rows.difference,
-            "low": 100 * rows.difference_low,
-            "high": 100 * rows.difference_high,
-        }
+    return (
+        pd.concat([rows, mean.assign(evidence="paper", model="mean"), own])
+        .reindex(columns=columns)
+        .reset_index(drop=True)
     )
+
+
+def _paper(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.assign(evidence="paper", model=rows.scale.str.lower() + "-" + rows.activation)
+
+
+def _scaled(own: pd.DataFrame, evidence: str) -> pd.DataFrame:
+    """Our scores, changes and errors under the tables' names, in percent and points."""
+    names = {"value": "score_pct", "difference": "change", "difference_low": "low", "difference_high": "high"}
+    scaled = {name: 100 * own[column] for column, name in names.items()}
+    return own.assign(evidence=evidence, p_pct=own.p, **scaled)
 
 
 def table_4_to_6(number: int, summary: pd.DataFrame, tasks: pd.DataFrame, evidence: str = "ladder") -> pd.DataFrame:
@@ -124,18 +104,13 @@ def table_4_to_6(number: int, summary: pd.DataFrame, tasks: pd.DataFrame, eviden
     Columns: evidence, model, p_pct, benchmark, score_pct, standard_error, n, change, low, high. ``summary`` is that of
     ``tasks.evaluate``, ``tasks`` that of ``offline_tasks.table``.
     """
-    group, printed = GROUP_OF_TABLE[number], published.table(number)
-    means = averages()
-    means = means[means.group == group].rename(columns={"recomputed_pct": "score_pct"})
-    theirs = pd.concat([printed, means.assign(benchmark="average (recomputed)")])
-    theirs["model"] = theirs.scale.str.lower() + "-" + theirs.activation
+    group = GROUP_OF_TABLE[number]
+    means = averages().query("group == @group").rename(columns={"recomputed_pct": "score_pct"})
+    theirs = pd.concat([published.table(number), means.assign(benchmark="average (recomputed)")])
     own = summary[summary.p.notna()].merge(tasks[tasks.group == group], on=["task", "metric"])
-    own = own.assign(p_pct=own.p, benchmark=own.task + " (" + own.metric + ")", score_pct=100 * own.value)
-    for name, column in {"change": "difference", "low": "difference_low", "high": "difference_high"}.items():
-        own[name] = 100 * own[column]
-    own["standard_error"] *= 100
+    own = own.assign(benchmark=own.task + " (" + own.metric + ")", standard_error=100 * own.standard_error)
     columns = ["evidence", "model", "p_pct", "benchmark", "score_pct", "standard_error", "n", "change", "low", "high"]
-    parts = [theirs.assign(evidence="paper"), own.assign(evidence=evidence)]
+    parts = [_paper(theirs), _scaled(own, evidence)]
     return pd.concat(parts).reindex(columns=columns).reset_index(drop=True)
 
 
@@ -152,8 +127,6 @@ def recorded(table: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
         by_p = part.set_index("p_pct")
         row = {"model": model, "group": group.replace("_", " "), "n": int(examples[model])}
         row["dense"] = f"{by_p.score_pct[0]:.1f}"
-        row |= {
-            f"p = {p:g}": f"{r.change:+.1f} ({r.low:+.1f} to {r.high:+.1f})" for p, r in by_p.drop(index=0).iterrows()
-        }
-        rows.append(row)
+        found = by_p.drop(index=0).itertuples()
+        rows.append(row | {f"p = {r.Index:g}": f"{r.change:+.1f} ({r.low:+.1f} to {r.high:+.1f})" for r in found})
     return pd.DataFrame(rows)
