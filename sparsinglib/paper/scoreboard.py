@@ -25,7 +25,7 @@ PAGE = ROOT / "docs" / "claims.md"
 HEAD = """# The paper's claims
 
 One row a claim; the verdict on each kind of evidence with our value and its 90 % interval. The rules stand in
-`data/paper/claims.csv`, where they were set down before the results, and `sparsinglib/paper/claims.py` applies them:
+`data/paper/claims.csv`, where they were set down before the results, and `sparsinglib/paper/rules.py` applies them:
 *holds*, *fails*, *inconclusive* (measured, the interval decides nothing), *no data* (not measured). What is cut here
 stands in full, with the reasons, in `figures/claims.csv`. Written by `python -m sparsinglib.paper.scoreboard`.
 """
@@ -117,7 +117,7 @@ def one_row_each(claims: pd.DataFrame, evidence: Sequence[str] = EVIDENCE) -> pd
         for kind in evidence:
             said = group[(group.evidence == kind) | (group.evidence == "") & (group.why != NOT_RECORDED)]
             found = said.our_value.where(~said.our_value.isin(["–", ""]), said.why).tolist()
-            row[kind] = ": ".join([str(board.loc[claim, kind]), *found[:1]])
+            row[kind] = ": ".join([str(board.loc[claim, kind]), "; ".join(found)]).removesuffix(": ")
         rows.append({name: shorten(text, WIDEST, placeholder=" …") for name, text in row.items()})
     return pd.DataFrame(rows)
 
