@@ -507,3 +507,11 @@ def test_a_standard_error_of_cett_that_a_bootstrap_confirms(quiet):
         seen = {i: (s[drawn, 0].sum() / s[drawn, 1].sum(), runs.lattice[i].se) for i, s in sums.items()}
         found.append(crossing.fit_curve(seen, target, crossing.reach_of(curves.corpus.targets), fit.log_cett).log_cett)
     assert search._errors(runs, answer, fit, target)[0] == pytest.approx(np.std(found), rel=0.2)
+
+
+def test_a_rise_within_its_error_tells_little_of_where_a_search_begins():
+    """By hand: log(rise) errs by error / rise, and counts as 1 / (1 + that²)."""
+    assert crossing.certainty(0.01, 0.0, 0.01) == 1
+    assert crossing.certainty(0.01, 0.01, 0.01) == pytest.approx(1 / 2)
+    assert crossing.certainty(0.002, 0.01, 0.01) == pytest.approx(1 / 26)
+    assert crossing.certainty(-0.01, 0.01, 0.01) == pytest.approx(1 / (1 + crossing.CLIP**2))  # no rise at all
