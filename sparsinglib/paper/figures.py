@@ -1,6 +1,6 @@
 """All claims at a glance: how clearly each holds or fails, by kind of evidence."""
 
-from textwrap import shorten
+from textwrap import fill
 
 import pandas as pd
 from matplotlib.lines import Line2D
@@ -21,7 +21,7 @@ def claims_forest(recorded: pd.DataFrame) -> style.Picture:
     ids = known.id.tolist()
     measured = recorded[recorded.verdict != Verdict.NO_DATA]
     with style.context():
-        fig, (ax,) = style.axes(1, 1, height=0.19 * len(ids) + 0.6)
+        fig, (ax,) = style.axes(1, 1, height=0.23 * len(ids) + 0.6)
         ax.axvspan(0, 2 * FURTHEST, color="#009E73", alpha=0.08, lw=0)
         ax.axvspan(-2 * FURTHEST, 0, color=style.ALARM, alpha=0.08, lw=0)
         clear = measured.dropna(subset=["margin"]).sort_values("margin", key=abs, kind="stable")
@@ -32,12 +32,15 @@ def claims_forest(recorded: pd.DataFrame) -> style.Picture:
         for y, claim in enumerate(ids):
             if claim not in set(measured.id):
                 ax.text(0, y, "no data", ha="center", va="center", fontsize=7, color="0.5")
-        labels = [f"{row.id} {shorten(row.claim, 76, placeholder=' …')}" for row in known.itertuples()]
+        labels = [fill(f"{row.id} {row.claim}", 76) for row in known.itertuples()]
         ax.set_yticks(range(len(ids)), labels, fontsize=6.5)
         ax.set_xscale("symlog", linthresh=1)
         ax.xaxis.set_major_formatter("{x:g}")
         ax.set(xlim=(-1.3 * FURTHEST, 1.3 * FURTHEST), ylim=(len(ids) - 0.4, -0.6))
-        ax.set_xlabel("distance from the bound, in half widths of the interval\n(left: fails, right: holds)")
+        ax.set_xlabel(
+            "how far the interval stays clear of the claim's bound, in its half widths\n"
+            "(left: fails, right: holds, 0: it holds the bound)"
+        )
         kinds = [kind for kind in LOOKS if kind in set(measured.evidence)]
         ax.legend(handles=[Line2D([], [], ls="", **LOOKS[kind], label=kind) for kind in kinds], loc="lower left")
         summary = "; ".join(_summary(kind, said) for kind, said in scoreboard.verdicts(measured, kinds).items())
@@ -45,9 +48,8 @@ def claims_forest(recorded: pd.DataFrame) -> style.Picture:
         return fig.says(
             f"Of {len(ids)} claims {summary or 'none is measured yet'}"
             + f"; they contradict each other on {', '.join(opposed)}" * bool(len(opposed)),
-            "Of a claim with several estimates the least clear. Hollow: inconclusive, the interval holds the bound "
-            "or a part is not measured. At "
-            f"{FURTHEST:g}: as far or further, or numbers without an interval.",
+            "Of a claim with several estimates the least clear. Hollow: inconclusive, since the interval holds the "
+            f"bound or a part is not measured. At {FURTHEST:g}: as far or further, or numbers without an interval.",
         )
 
 
