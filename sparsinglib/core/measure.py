@@ -41,6 +41,7 @@ class Measurement:
     position_counts: Tensor  # (layers, positions): active neurons at the position, summed over windows
     position_tokens: Tensor  # (positions,)
     vocabulary_counts: Tensor  # (layers, vocabulary): active neurons on the entry, summed over its occurrences
+    vocabulary_squares: Tensor  # (vocabulary,): squares of the activation ratio, summed over its occurrences
     vocabulary_tokens: Tensor  # (vocabulary,)
     dense_blocks: Tensor  # (blocks, 2): sum of dense losses, number of targets
     rise_blocks: Tensor  # (blocks, 2): the same for sparse - dense
@@ -62,8 +63,7 @@ class Measurement:
     @cached_property
     def _neurons(self) -> Tensor:
         """Neurons of each layer, its experts and shared experts together, (layers,)."""
-        by_ffn = torch.tensor([len(c) for c in self.neuron_counts], dtype=torch.float64)
-        return torch.zeros(len(set(self.layers)), dtype=torch.float64).index_add(0, _ranks(self.layers), by_ffn)
+        return _by_layer(self.layers, [len(c) for c in self.neuron_counts])
 
     @property
     def activation_ratio(self) -> float:
@@ -134,8 +134,14 @@ class Measurement:
 
     @property
     def by_vocabulary(self) -> pd.DataFrame:
-        """One row a vocabulary entry that occurs: token_id, activation_ratio (mean over layers), tokens (Sec 5.3)."""
-        return self._mean_over_layers("token_id", self.vocabulary_counts, self.vocabulary_tokens)
+        """One row a vocabulary entry that occurs: token_id, activation_ratio (mean over layers), tokens, se (Sec 5.3).
+
+        ``se`` is the standard error of the ratio over the entry's occurrences; NaN of one that occurs once.
+        """
+        table = self._mean_over_layers("token_id", self.vocabulary_counts, self.vocabulary_tokens)
+        squares, n = self.vocabulary_squares.numpy()[table.token_id], table.tokens.to_numpy(float)
+        spread = np.maximum(squares / n - table.activation_ratio**2, 0)
+        return table.assign(se=np.sqrt(spread / np.where(n > 1, n - 1, math.nan)))
 
     def _mean_over_layers(self, name: str, counts: Tensor, tokens: Tensor) -> pd.DataFrame:
         seen = tokens.nonzero().squeeze(1)
@@ -205,6 +211,7 @@ class _Counter:
         self.rule, self.keep = rule, keep
         self.layers = tuple(ffn.layer for ffn in ffns)
         self.rows = _ranks(self.layers).tolist()  # of each FFN in what is counted by layer
+        self.widths = _by_layer(self.layers, [ffn.d_ff for ffn in ffns])
         layers = len(set(self.layers))
         self.loads = [torch.zeros(getattr(ffn, "experts", 0), dtype=torch.int64) for ffn in ffns]
         self.neurons = [torch.zeros(ffn.d_ff, dtype=torch.int64) for ffn in ffns]
@@ -212,6 +219,7 @@ class _Counter:
         self.positions = torch.zeros(layers, 0, dtype=torch.int64)
         self.position_tokens = torch.zeros(0, dtype=torch.int64)
         self.vocabulary = torch.zeros(layers, vocabulary, dtype=torch.int64)
+        self.vocabulary_squares = torch.zeros(vocabulary, dtype=torch.float64)
         self.vocabulary_tokens = torch.zeros(vocabulary, dtype=torch.int64)
         self.losses: list[tuple[Tensor, Tensor, Tensor | None]] = []
         self.kept: list[tuple[Tensor, Tensor]] = []
@@ -261,6 +269,7 @@ class _Counter:
         self.positions.index_add_(1, positions, active)
         self.position_tokens += torch.bincount(positions, minlength=len(self.position_tokens))
         self.vocabulary.index_add_(1, ids, active)
+        self.vocabulary_squares.index_add_(0, ids, (active / self.widths[:, None]).mean(dim=0) ** 2)
         self.vocabulary_tokens += torch.bincount(ids, minlength=len(self.vocabulary_tokens))
         divergent = None if divergence is None else forward.block_sums(divergence, batch)
         self.losses.append((forward.block_sums(dense, batch), forward.block_sums(rise, batch), divergent))
@@ -278,6 +287,7 @@ class _Counter:
             position_counts=self.positions,
             position_tokens=self.position_tokens,
             vocabulary_counts=self.vocabulary,
+            vocabulary_squares=self.vocabulary_squares,
             vocabulary_tokens=self.vocabulary_tokens,
             dense_blocks=torch.cat(dense),
             rise_blocks=torch.cat(rise),
@@ -289,6 +299,12 @@ class _Counter:
 def _ranks(layers: Sequence[int]) -> Tensor:
     """Place of each FFN's layer among the layers that have FFNs."""
     return torch.tensor([sorted(set(layers)).index(layer) for layer in layers])
+
+
+def _by_layer(layers: Sequence[int], widths: Sequence[int]) -> Tensor:
+    """Neurons of each layer, all its FFNs together, (layers,)."""
+    by_ffn = torch.tensor(widths, dtype=torch.float64)
+    return torch.zeros(len(set(layers)), dtype=torch.float64).index_add(0, _ranks(layers), by_ffn)
 
 
 def _merged(name: str, a: Any, b: Any) -> Any:

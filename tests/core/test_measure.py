@@ -4,6 +4,7 @@ import math
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from helpers import PlainMLP, brute_cett, greedy, plain_losses, tiny_llama
@@ -97,7 +98,9 @@ def test_by_vocabulary(case):
     for entry, row in table.iterrows():
         here = text == entry
         assert row.tokens == int(here.sum())
-        assert row.activation_ratio == pytest.approx(float(active[:, here].mean()), rel=1e-12)
+        by_token = pd.Series(active[:, here].mean(dim=(0, -1)).numpy())
+        assert row.activation_ratio == pytest.approx(by_token.mean(), rel=1e-12)
+        assert row.se == pytest.approx(by_token.sem(), abs=1e-9, nan_ok=True)
 
 
 def test_cett_reached_in_the_sparse_run(case):

@@ -21,18 +21,22 @@ from sparsinglib.suites import survey
 from sparsinglib.suites.suite import Checkpoint, Suite
 
 RULE = sl.FAT(0.05)
-WIDTH = 1000
+WIDTH, APART = 1000, 0.05
 
 
 def made_up(entries, vocabulary=2048):
-    """A measurement of one layer of 1,000 neurons; ``entries`` maps a token id to (activation ratio, occurrences)."""
+    """A measurement of one layer of 1,000 neurons; ``entries`` maps a token id to (activation ratio, occurrences).
+
+    Half of an entry's occurrences lie ``APART`` above its ratio, half as far below.
+    """
+    squares = torch.zeros(vocabulary, dtype=torch.float64)
     counts, tokens = torch.zeros(1, vocabulary, dtype=torch.long), torch.zeros(vocabulary, dtype=torch.long)
     for i, (ratio, times) in entries.items():
-        counts[0, i], tokens[i] = round(ratio * WIDTH * times), times
+        counts[0, i], tokens[i], squares[i] = round(ratio * WIDTH * times), times, times * (ratio**2 + APART**2)
     total, blocks = int(tokens.sum()), torch.ones(4, 2)
     return Measurement(
         RULE, (0,), [torch.zeros(WIDTH, dtype=torch.long)], [torch.zeros(0)], torch.zeros(1),
-        torch.zeros(1, 1, dtype=torch.long), torch.tensor([total]), counts, tokens, blocks, blocks, None, None,
+        torch.zeros(1, 1, dtype=torch.long), torch.tensor([total]), counts, squares, tokens, blocks, blocks, None, None,
     )  # fmt: skip
 
 
@@ -174,6 +178,9 @@ def test_extremes_by_hand(tokenizer, monkeypatch):
     assert table.side.tolist() == ["most", "fewest"]
     assert table.mostly_in.tolist() == ["wikipedia", "code"]
     assert table.tokens.tolist() == [29, 9]
+    half = 1.645 * APART / np.sqrt(table.tokens - 1)
+    assert ((table.high - table.low) / 2).tolist() == pytest.approx(half.tolist(), rel=1e-3)
+    assert (table.low + half).tolist() == pytest.approx([0.3, 0.1], rel=1e-3)
 
 
 LEVELS = np.linspace(0.1, 0.5, 30)

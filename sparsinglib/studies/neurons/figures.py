@@ -262,7 +262,7 @@ def kinds(table: pd.DataFrame, order: Sequence[str]) -> style.Picture:
 def extremes(table: pd.DataFrame, order: Sequence[str]) -> style.Picture:
     """The entries that need most (above) and fewest neurons (below), written beside their activation ratio.
 
-    ``table`` (``tokens.extremes``): checkpoint, side, token, kind, activation_ratio (a fraction).
+    ``table`` (``tokens.extremes``): checkpoint, side, token, kind, activation_ratio, low, high (fractions).
     """
     names = list(dict.fromkeys(table.checkpoint))
     inks = {k: style.OTHERS[i % len(style.OTHERS)] for i, k in enumerate(order)}
@@ -281,7 +281,7 @@ def extremes(table: pd.DataFrame, order: Sequence[str]) -> style.Picture:
         return fig.says(
             f"The {longest // 2} entries that need most neurons and the {longest // 2} that need fewest average "
             + ", ".join(words),
-            "Mean activation ratio over an entry's occurrences; · is a space, ⏎ a line end.",
+            "Mean activation ratio over an entry's occurrences, with its 90 % interval; · is a space, ⏎ a line end.",
         )
 
 
@@ -289,7 +289,8 @@ def _ranked(ax: Axes, part: pd.DataFrame, inks: dict[str, str]) -> None:
     """One line an entry, the most expensive on top, a gap between the two ends."""
     most = int((part.side == "most").sum())
     y = np.arange(len(part)) + 1.5 * (np.arange(len(part)) >= most)
-    ax.barh(y, 100 * part.activation_ratio, color=[inks[k] for k in part.kind], height=0.7)
+    bars = 100 * style.error_bars(part.low, part.activation_ratio, part.high)
+    ax.barh(y, 100 * part.activation_ratio, xerr=bars, color=[inks[k] for k in part.kind], height=0.7, ecolor="0.3")
     # A run of one sign is written as the sign and its count: white space can be as wide as the page.
     texts = [re.sub(r"(.)\1{3,}", lambda run: f"{run[1]}×{len(run[0])}", token) for token in part.token]
     ax.set_yticks(y, texts, family=style.monospace(), fontsize=8)

@@ -37,7 +37,7 @@ def validate_parameters(min_occurrences: int) -> None:
 
 
 def together(measurements: Sequence[Measurement]) -> pd.DataFrame:
-    """Entries that occur in any of the texts: index token_id, columns activation_ratio, tokens (occurrences)."""
+    """Entries that occur in any of the texts: index token_id, columns activation_ratio, tokens (occurrences), se."""
     return reduce(add, measurements).by_vocabulary.set_index("token_id")
 
 
@@ -171,13 +171,15 @@ def kind_table(uses: Sequence[NeuronActivity], min_occurrences: int) -> pd.DataF
 def extremes(uses: Sequence[NeuronActivity], count: int, min_occurrences: int) -> pd.DataFrame:
     """The entries that need most and fewest neurons in the largest models, as readable text.
 
-    Columns checkpoint, activation, side ("most", "fewest"), token, kind, activation_ratio, tokens, mostly_in (corpus).
+    Columns checkpoint, activation, side ("most", "fewest"), token, kind, activation_ratio, low, high (90 %, over
+    occurrences), tokens, mostly_in (corpus).
     """
     frames, groups = [], by_checkpoint(uses)
     for *_, c in by_activation(uses).values():
         mine, tokenizer = groups[c], survey.loaded(c)[1]
         table = _often(together([use.whole for use in mine]), min_occurrences)
         table = table.sort_values("activation_ratio", ascending=False, kind="stable")
+        table = table.assign(low=table.activation_ratio - Z90 * table.se, high=table.activation_ratio + Z90 * table.se)
         number = min(count, len(table) // 2)
         for side, part in (("most", table.head(number)), ("fewest", table.tail(number)[::-1])):
             seen = {i: [int(use.whole.vocabulary_tokens[i]) for use in mine] for i in part.index.tolist()}
@@ -186,5 +188,16 @@ def extremes(uses: Sequence[NeuronActivity], count: int, min_occurrences: int) -
             found |= {"kind": [kind(tokenizer, i) for i in seen]}
             found |= {"mostly_in": [mine[int(np.argmax(counts))].corpus for counts in seen.values()]}
             frames.append(part.assign(**found))
-    order = ["checkpoint", "activation", "side", "token", "kind", "activation_ratio", "tokens", "mostly_in"]
+    order = [
+        "checkpoint",
+        "activation",
+        "side",
+        "token",
+        "kind",
+        "activation_ratio",
+        "low",
+        "high",
+        "tokens",
+        "mostly_in",
+    ]
     return pd.concat(frames).reset_index()[[*order, "token_id"]]
