@@ -99,7 +99,9 @@ def test_extremes_are_ranked_with_a_gap_between_the_ends():
         ("m", "fewest", "c", 0.1),
         ("m", "fewest", "d", 0.05),
     ]
-    table = pd.DataFrame(rows, columns=["checkpoint", "side", "token", "activation_ratio"]).assign(kind=order[0], low=0.04, high=0.95)
+    table = pd.DataFrame(rows, columns=["checkpoint", "side", "token", "activation_ratio"]).assign(
+        kind=order[0], low=0.04, high=0.95
+    )
     figure = use_figures.extremes(table, order)
     (ax,) = figure.axes
     assert [label.get_text() for label in ax.get_yticklabels()] == ["$x_1$", "⏎·×6", "c", "d"]
