@@ -33,7 +33,7 @@ def layer_cett(ffn: FFN, neurons: Tensor, threshold: float, full: Tensor | None 
     outputs, (tokens,), where they are known.
     """
     full = ffn.output(neurons).float().norm(dim=-1) if full is None else full
-    weak = neurons * ~above_threshold(ffn, neurons, threshold)
+    weak = neurons * (1 - above_threshold(ffn, neurons, threshold)).to(neurons.dtype)
     tail = ffn.output(weak).float().norm(dim=-1)
     return torch.where(full > 0, tail / full, 0.0)
 

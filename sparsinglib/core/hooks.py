@@ -18,8 +18,8 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 from .ffn import FFN, Experts, UnsupportedModel, is_llama4
 from .forward import Batch, Copies, TokenBatches, logits
 from .layout import find_ffns
-from .rules import Rule
-from .thresholds import as_rule
+from .rules import Rule, above_threshold
+from .thresholds import Thresholds, as_rule
 
 OnNeurons = Callable[[FFN, Tensor, Tensor], Tensor | None]
 OnOutput = Callable[[FFN, Tensor], None]
@@ -272,6 +272,16 @@ def probe(model: PreTrainedModel, ffns: Sequence[FFN], corpus: TokenBatches) -> 
         )
 
 
+def marks(rule: Rule, ffn: FFN, neurons: Tensor, gate: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Ones, in float32, at the neurons that a rule keeps, zeros elsewhere: shape of ``neurons``.
+
+    A product with booleans takes four times as long on a CPU, and so does making them.
+    """
+    if isinstance(rule, Thresholds):
+        return above_threshold(ffn, neurons, rule.values[ffn.site])
+    return rule.active(ffn, neurons, gate, valid).float()
+
+
 def sparse_logits(model: PreTrainedModel, batch: Batch, ffns: Sequence[FFN], rule: Rule) -> tuple[Tensor, np.ndarray]:
     """Run one forward pass without the weak neurons; logits, and each FFN's active neurons summed over tokens.
 
@@ -282,10 +292,10 @@ def sparse_logits(model: PreTrainedModel, batch: Batch, ffns: Sequence[FFN], rul
 
     def mask(ffn: FFN, neurons: Tensor, score: Tensor) -> Tensor:
         valid = None if padding is None else padding.on(neurons.device)
-        kept = rule.active(ffn, neurons, score, valid)
-        counted = kept if valid is None else kept.reshape(-1, ffn.width) & valid[:, None]
-        counts[ffn.site] = counted.count_nonzero()
-        return neurons * kept
+        kept = marks(rule, ffn, neurons, score, valid)
+        by_token = kept.reshape(-1, ffn.width).sum(dim=1).double()
+        counts[ffn.site] = (by_token if valid is None else by_token * valid).sum()
+        return kept.to(neurons.dtype).mul_(neurons)
 
     with hook_ffns(ffns, mask, gate=rule.uses_gate):
         scores = logits(model, batch)
@@ -305,7 +315,7 @@ def sparsify(model: PreTrainedModel, rule: Rule | str | os.PathLike[str]) -> Ite
     rule.check(ffns)
 
     def keep_active(ffn: FFN, neurons: Tensor, gate: Tensor) -> Tensor:
-        return neurons * rule.active(ffn, neurons, gate)  # three times faster than masked_fill
+        return marks(rule, ffn, neurons, gate).to(neurons.dtype).mul_(neurons)
 
     with hook_ffns(ffns, keep_active, gate=rule.uses_gate):
         yield model

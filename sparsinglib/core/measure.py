@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from . import forward
 from .ffn import FFN, Experts
 from .forward import Batch, Batches, TokenBatches
-from .hooks import as_seen, hook_ffns, probe
+from .hooks import as_seen, hook_ffns, marks, probe
 from .layout import find_ffns
 from .rules import CETT, Rule
 from .search import thresholds_for_cett
@@ -231,15 +231,15 @@ class _Counter:
 
     def mask(self, ffn: FFN, neurons: Tensor, gate: Tensor) -> Tensor:
         valid = None if self.valid is None else self.valid.on(neurons.device)
-        active = self.rule.active(ffn, neurons, gate, valid)
-        # Float sums of zeros and ones are exact below 2**24 and several times faster than sums of booleans.
-        counted = active.reshape(-1, ffn.width).float()
+        active = marks(self.rule, ffn, neurons, gate, valid)
+        counted = active.reshape(-1, ffn.width)
         if valid is not None:
-            counted *= valid[:, None]
+            counted = counted * valid[:, None]
+        # Float sums of zeros and ones are exact below 2**24 and several times faster than sums of booleans.
         self.found[ffn.site] = {"by_token": counted.sum(dim=1), "by_neuron": ffn.tally(counted)}
         if isinstance(ffn, Experts):
             self.found[ffn.site]["loads"] = ffn.loads(valid)
-        kept = neurons * active
+        kept = active.to(neurons.dtype).mul_(neurons)
         if self.after:
             self.tail = ffn.output(neurons - kept)
         return kept

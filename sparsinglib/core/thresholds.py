@@ -94,7 +94,7 @@ class Thresholds:
 
     def active(self, ffn: FFN, neurons: Tensor, gate: Tensor, valid: Tensor | None = None) -> Tensor:
         """Mark the neurons whose output vector is at least as long as the layer's threshold."""
-        return above_threshold(ffn, neurons, self.values[ffn.site])
+        return above_threshold(ffn, neurons, self.values[ffn.site]).bool()
 
     def as_env(self) -> str:
         """Give the thresholds as the comma-separated line that the authors' evaluation reads, at full precision."""

@@ -135,7 +135,7 @@ def _sparse(
     def mask(ffn: FFN, neurons: Tensor, gate: Tensor) -> Tensor:
         keep = above_threshold(ffn, neurons, thresholds[ffn.site, index])
         active[ffn.site, index] += float(keep.sum())
-        return neurons * keep
+        return neurons * keep.to(neurons.dtype)
 
     for batch in corpus:
         dense = forward.logits(model, batch)
