@@ -214,8 +214,8 @@ class CETT(Rule):
 def above_threshold(ffn: FFN, neurons: Tensor, threshold: float) -> Tensor:
     """Ones, in float32, where a neuron's output vector is nonzero and at least ``threshold`` long, zeros elsewhere.
 
-    The ones are the complement of D in Eq 3. The comparison is made on \\|value\\| in float32 against threshold / column
-    norm, for search and use alike.
+    The ones are the complement of D in Eq 3. What is compared is \\|value\\| in float32 with threshold / column norm,
+    for search and use alike.
     """
     # The smallest normal number stands in for zero: it prunes exact zeros and nothing that could matter.
     tiny = torch.finfo(torch.float32).tiny

@@ -124,14 +124,24 @@ def shared_cett(
 ) -> float:
     """Find the one CETT at which the mean perplexity ratio over several checkpoints rises by p % (Appendix E).
 
-    Raises ValueError for an empty list of models and as ``find_thresholds`` does.
+    Raises ValueError for an empty list of models and as ``find_thresholds`` does. Warns if the mean ratio cannot be
+    raised so far, or ends further from it than the scatter of the text explains.
     """
     target = _checked_target(ppl_increase_pct, criterion, method, stop_width)
     if not isinstance(models, Iterable) or not (models := list(models)):
         raise ValueError("shared_cett needs a list of at least one model.")
     batches = as_list(batches)
     curves = [CettCurves(model, batches, with_kl=criterion == "kl") for model in models]
-    return _solve(curves, target, method, stop_width)[0].cett
+    answer, runs, fit = _solve(curves, target, method, stop_width)
+    tolerance = _errors(runs, answer, fit, target)[1]
+    if not all(_reached(runs, answer, fit, target, tolerance).values()):
+        warnings.warn(
+            f"At CETT {answer.cett:.3f} the mean of {'exp(KL)' if criterion == 'kl' else 'the perplexity ratios'} over "
+            f"{len(models)} models is {math.exp(dict(runs.seen)[answer.cett]):.4f}, not {math.exp(target):g}; the "
+            f"scatter of this text explains a difference of {tolerance:.4f}. A longer text is smoother.",
+            stacklevel=2,
+        )
+    return answer.cett
 
 
 def _checked_target(ppl_increase_pct: float, criterion: str, method: str, stop_width: float) -> float:
@@ -236,16 +246,23 @@ def _errors(runs: _Runs, answer: Point, fit: Crossing | None, target: float) -> 
     return error / (fit.slope * target), max(Z99 * scatter, LEAST_TOLERANCE * target)
 
 
+def _reached(runs: _Runs, answer: Point, fit: Crossing | None, target: float, tolerance: float) -> dict[str, bool]:
+    """Whether the answer lies within the tolerance, and whether the target was reached by any point."""
+    off = dict(runs.seen)[answer.cett] - target
+    return {
+        "converged": abs(off) <= tolerance and (fit is None or fit.complete),
+        # The answer may end a little below the target, in the noise of a short text, if points on both sides were seen.
+        "target_met": max(rise for _, rise in runs.seen) >= target - MONOTONE_TOLERANCE,
+    }
+
+
 def _judged(curves: CettCurves, answer: Point, runs: _Runs, fit: Crossing | None, target: float) -> dict[str, Any]:
     """How far and how surely the answer meets the target: fields of Thresholds."""
     log_cett_se, tolerance = _errors(runs, answer, fit, target)
     points = sorted(runs.seen)
-    off = dict(points)[answer.cett] - target
     judged: dict[str, Any] = {
         "tolerance": tolerance,
-        "converged": abs(off) <= tolerance and (fit is None or fit.complete),
-        # The answer may end a little below the target, in the noise of a short text, if points on both sides were seen.
-        "target_met": max(rise for _, rise in points) >= target - MONOTONE_TOLERANCE,
+        **_reached(runs, answer, fit, target, tolerance),
         "monotone": all(b[1] >= a[1] - MONOTONE_TOLERANCE for a, b in itertools.pairwise(points)),
         "points": tuple((cett, math.exp(rise)) for cett, rise in points),
     }

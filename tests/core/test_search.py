@@ -273,6 +273,8 @@ def test_shared_cett_meets_the_mean_ratio(responsive, quiet):
     assert abs(ratios[0] - ratios[1]) > 0.004, "the test needs models that differ"
     alone = sl.find_thresholds(first, [text], 5.0).cett
     assert sl.shared_cett([first], [text], 5.0) == pytest.approx(alone, rel=1e-9)
+    with pytest.warns(UserWarning, match=r"over 2 models is .*, not 1000"):
+        sl.shared_cett([first, other], [text], 99_900.0)
     assert sl.shared_cett([first, first], iter([text]), 5.0) == pytest.approx(alone, rel=1e-6)
 
 
