@@ -6,6 +6,7 @@ measured, reads CETT off for each p, and writes ``data/ladder/ends.csv``; what i
 
 import argparse
 import itertools
+import json
 
 import numpy as np
 import pandas as pd
@@ -27,10 +28,12 @@ COLUMNS = ["run", "criterion", "p_pct", "cett", "cett_low", "cett_high", "activa
 
 
 def sizes_and_seeds() -> list[Run]:
-    """The runs of the scale study that are shipped, smallest first."""
+    """The runs of the scale study that are shipped, smallest first; a finished long run for the one it continues."""
     sizes = tuple(f"{scale}-{activation}" for scale in SCALES for activation in ("relu", "silu"))
-    names = [name for name in RUNS if name in sizes or name.partition("-seed")[0] in sizes]
-    return [RUNS[name] for name in names if (LADDER / name / "model.safetensors").is_file()]
+    names = [name for name in RUNS if name.removesuffix("-long").partition("-seed")[0] in sizes]
+    records = {name: LADDER / name / "run.json" for name in names}
+    there = [n for n, record in records.items() if record.is_file() and json.loads(record.read_text())["finished"]]
+    return [RUNS[name] for name in there if f"{name}-long" not in there]
 
 
 def read_off(snapshot: pd.DataFrame, criterion: str, p_pct: float) -> tuple[float, ...]:

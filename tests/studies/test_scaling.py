@@ -28,6 +28,30 @@ def table_2(trend):
     return limits.table_2(limits.fits_by_drop(trend))
 
 
+def test_a_finished_long_run_stands_for_the_shorter_one(monkeypatch, tmp_path):
+    short, folder = trends.activation("ladder"), tmp_path / "0.8m-relu-long"
+    for path in trends.LADDER.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    folder.mkdir()
+    cett, steps = np.geomspace(0.02, 0.4, 12), np.arange(100, 1600, 100)
+    facts = {"run": folder.name, "log_ppl_ratio": 0.0, "kl": np.log(1.01) * (cett / 0.2) ** 2, "cett": cett}
+    ratio = {step: 0.1 + 0.2 * cett / step for step in steps}  # 0.1 + 0.04 / step at CETT 0.2
+    rows = [
+        pd.DataFrame(facts | {"step": s, "group": s, "tokens": s * 1000, "dense_ratio": r, "activation_ratio": r})
+        for s, r in ratio.items()
+    ]
+    pd.concat(rows).to_csv(folder / "snapshots.csv", index=False)
+    monkeypatch.setattr(trends, "LADDER", tmp_path)
+    (folder / "run.json").write_text('{"finished": false}')
+    pd.testing.assert_frame_equal(trends.activation("ladder"), short)
+    (folder / "run.json").write_text('{"finished": true}')
+    found = trends.activation("ladder")
+    assert set(short.run) - set(found.run) == {"0.8m-relu"} and set(found.run) - set(short.run) == {folder.name}
+    long = found[found.run == folder.name]
+    assert long.activation_ratio.tolist() == pytest.approx([0.1 + 0.04 / s for s in steps], rel=1e-4)
+    assert set(long.scale) == {"0.8M"} and not found[trends.COLUMNS].isna().any().any()
+
+
 def verdict(rows, claim, evidence="ladder"):
     """The verdict of the only row of a claim, for one kind of evidence."""
     (found,) = [row.verdict for row in rows if (row.id, row.evidence) == (claim, evidence)]

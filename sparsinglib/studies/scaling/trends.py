@@ -15,7 +15,7 @@ import pandas as pd
 
 from ...core import arguments
 from ...files import LADDER
-from ...ladder import recipe
+from ...ladder import recipe, snapshots
 from ...laws.curve import Z90
 from ...paper import published
 from ...paper.published import ACTIVATIONS, TOKEN_UNITS
@@ -82,11 +82,14 @@ def activation(evidence: str = "paper") -> pd.DataFrame:
     """Activation ratio along training: COLUMNS and activation_ratio.
 
     ``tokens`` is a count, ``d`` the same in 1e9 (paper) or 1e6 (ladder), the unit laws are fitted in. Ladder rows are
-    those of ``METRIC`` at ``P_PCT``; ladder runs with fewer than LEAST_POINTS checkpoints are left out.
+    those of ``METRIC`` at ``P_PCT``; ladder runs with fewer than LEAST_POINTS checkpoints are left out. A finished long
+    run stands for the shorter one that it continues.
     """
     if evidence == "ladder":
         rows = trajectory(METRIC, P_PCT).rename(columns={"value": "activation_ratio"})
-        rows = rows[rows.tokens > 0]
+        longer = _long()
+        rows = rows[(rows.tokens > 0) & ~(rows.run + "-long").isin(longer.run)]
+        rows = pd.concat([rows, longer], ignore_index=True) if len(longer) else rows
         return rows[rows.groupby("run").run.transform("size") >= LEAST_POINTS].reset_index(drop=True)
     if evidence != "paper":
         raise ValueError(f"evidence {evidence!r} has no trends; choose 'paper' or 'ladder'")
@@ -94,6 +97,17 @@ def activation(evidence: str = "paper") -> pd.DataFrame:
     run = rows.scale.str.lower() + "-" + rows.activation
     rows = rows.assign(evidence="paper", run=run, seed=1, d=rows.tokens / TOKEN_UNITS["paper"])
     return _per_param(rows)[[*COLUMNS, "activation_ratio"]]
+
+
+def _long() -> pd.DataFrame:
+    """COLUMNS and activation_ratio of the finished long runs, at the CETT by KL that the last groups of each share."""
+    names = [name for name, run in recipe.RUNS.items() if run.snapshots and record(name).get("finished")]
+    rows = read(snapshots.FILE, names)
+    if rows.empty:
+        return rows.assign(activation_ratio=0.0)
+    parts = [snapshots.at_cett(part, snapshots.shared_cett(part, P_PCT)) for _, part in rows.groupby("run")]
+    found = pd.concat(parts)[["run", "tokens", "activation_ratio"]]
+    return rows[COLUMNS].drop_duplicates(["run", "tokens"]).merge(found, on=["run", "tokens"])
 
 
 def activations(evidence: Sequence[str] = ("paper", "ladder")) -> pd.DataFrame:
