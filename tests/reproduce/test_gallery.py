@@ -14,6 +14,7 @@ import pytest
 from fontTools.ttLib import TTFont
 
 from sparsinglib import laws, paper, suites
+from sparsinglib.files import NOTEBOOKS
 from sparsinglib.paper import scoreboard, style
 from sparsinglib.reproduce import gallery
 from sparsinglib.reproduce.runner import Record
@@ -124,6 +125,14 @@ def test_every_link_leads_to_something_beside_the_page(made):
     assert {"02_two.html", "03_three.html#Checks", "../index.html"} <= set(claims.links)
 
 
+def test_every_link_of_the_shipped_notebooks_page_leads_to_something(tmp_path, monkeypatch):
+    """Without the slider, whose states take minutes to measure."""
+    monkeypatch.setattr(gallery, "read_states", lambda: None)
+    index = gallery.write(tmp_path)
+    assert len(list(index.parent.glob("notebooks/*.html"))) == len(list(NOTEBOOKS.glob("[0-9]*.ipynb")))
+    assert broken_links(index) == []
+
+
 def test_the_crawler_finds_a_link_that_leads_nowhere(made, tmp_path):
     other = tmp_path / "other.html"
     other.write_text('<p id="here"></p><a href="gone.html">1</a><a href="#there">2</a><a href="https://x.org">3</a>')
@@ -137,6 +146,7 @@ def test_pages_fit_phones_and_dark_rooms_and_load_nothing_from_elsewhere(made):
         html = path.read_text(encoding="utf-8")
         assert "width=device-width" in Page(path).metas["viewport"]
         assert "@media (prefers-color-scheme: dark)" in html
+        assert "invert(" not in html  # captions name colours: "darker: larger"
         assert not re.search(r"(src|url\()\s*=?\s*[\"']?https?:", html)
 
 
