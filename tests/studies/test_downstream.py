@@ -59,7 +59,8 @@ def test_figure_3_says_what_it_cannot_show():
     curves = pd.DataFrame(rows, columns=names).assign(evidence="ladder", n=75, p=math.nan, rule="r", tasks=3)
     figure = figures.figure_3(curves)
     left, right = figure.axes
-    assert figure.message.endswith(", ".join(f"{family} -10.0 (0 of 2)" for family in figures.RULES))
+    assert figure.message == "At equal sparsity CETT costs 10.0 points, Top-k 10.0, FAT-ε 10.0"
+    assert ", ".join(f"{family} 0 of 2" for family in figures.RULES) in figure.note
     assert (
         figure.note.startswith("ladder")
         and "75 examples of each task" in figure.note

@@ -120,7 +120,16 @@ def _curves(ax: Axes, trend: pd.DataFrame, laws: Laws) -> pd.Series:
     for d, y, scale, ink in ends:
         close = [other - y for at, other, *_ in ends if 0 < abs(other - y) < 0.06 * high and abs(at - d) < 0.12 * wide]
         down = -5 * np.sign(close[0]) if close else 0
-        ax.annotate(scale, (d, y), (3, down), textcoords="offset points", color=ink, fontsize=7.5, va="center", **HALO)
+        ax.annotate(
+            scale,
+            (d, y),
+            (3, down),
+            textcoords="offset points",
+            color=style.ink(ink),
+            fontsize=7.5,
+            va="center",
+            **HALO,
+        )
     return pd.concat(shown)
 
 

@@ -122,7 +122,7 @@ def calibration(table: pd.DataFrame) -> style.Picture:
             low, high = (100 * end for end in stats.binomtest(hits, n).proportion_ci(0.9))
             ax.plot([low, high], [y, y], color=look["color"], lw=1.5)
             ax.plot(100 * hits / n, y, **look)
-            ax.text(high + 1, y, f"{hits} of {n}", va="center", fontsize=7.5, color=look["color"])
+            ax.text(high + 1, y, f"{hits} of {n}", va="center", fontsize=7.5, color=style.ink(look["color"]))
         ax.axvline(90, color="0.4", lw=0.8, ls="--")
         ax.set_yticks(range(len(counts)), [f"{kind}, {100 * share:.0f} % seen" for kind, share in counts.index])
         ax.set(xlim=(0, 112), ylim=(len(counts) - 0.5, -0.5), xlabel="intervals that held the end of the run (%)")

@@ -4,6 +4,8 @@
 fractions), identified (the points fix the limit).
 """
 
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -11,6 +13,7 @@ from matplotlib.ticker import NullFormatter
 
 from ...paper import published, style
 from .figures import by_kind, ticks_1_2_5
+from .trends import split_run
 
 FLATTEST = 1e-3  # points per token unit, where Figure 8's axis begins
 APART = 1.05  # a seed's mark right of the last one's, so that none hides another
@@ -37,57 +40,64 @@ def _means(values: pd.Series, scales: pd.Series, params: pd.Series) -> pd.Series
     return means.set_axis(params.loc[means.index]).sort_index()
 
 
-def figure_7(limits: pd.DataFrame, reached: pd.DataFrame, params: pd.Series) -> style.Picture:
-    """Limit against parameters, from zero; for the ladder the ratio at the end, and limits where they are fixed.
+def figure_7(limits: pd.DataFrame, ends: pd.DataFrame, params: pd.Series) -> style.Picture:
+    """Limit against parameters, from zero; for the ladder the ratio at the end of training, every seed.
 
-    ``reached`` is ``scales.reached`` (the mean of the last checkpoints of each run), ``params`` maps scale to a count.
+    ``ends`` is ``trends.ends`` (run, activation_ratio, low, high), ``params`` maps scale to a count.
     """
-    printed, fixed = published.table(2).assign(seed=1), limits[limits.identified.astype(bool)]
-    top = 100 * max(printed.a0.max(), fixed.high.max(), reached.reached.max())
+    printed, fixed = published.table(2).assign(seed=1), limits[limits.identified & (limits.evidence == "paper")]
+    ends = ends.join(pd.DataFrame(map(split_run, ends.run), ends.index, ["scale", "activation", "seed"]))
     with style.context():
-        fig, panels = style.axes(1, 2, height=3.4)
-        for ax, evidence, what in zip(panels, ("paper", "ladder"), ("limit", "end of training"), strict=True):
-            mine = limits[limits.evidence == evidence]
-            ax.set_title(f"{style.EVIDENCE_LABELS[evidence]}: {what}")
-            if mine.empty:
-                style.empty(ax, f"{evidence}: no run measured yet")
+        fig, (left, right) = style.axes(1, 2, height=3.4, sharey=True)
+        left.set(title=f"{style.EVIDENCE_LABELS['paper']}: limit", ylabel="activation ratio (%)")
+        _marks(left, fixed, fixed.a0, params, APART**0.5)
+        left.plot(_at(printed, params) / APART**1.5, 100 * printed.a0, "kD", ms=3.5, ls="")
+        opened = _at(limits[(limits.evidence == "paper") & ~limits.identified], params)
+        foot: style.Look = {"color": style.GREY, "ms": 8, "ls": "", "transform": left.get_xaxis_transform()}
+        left.plot(opened, np.full(len(opened), 0.012), marker="|", **foot)
+        right.set_title(f"{style.EVIDENCE_LABELS['ladder']}: end of training")
+        _marks(right, ends, ends.activation_ratio, params, mfc="white")
+        for activation, part in ends.groupby("activation"):
+            means = 100 * _means(part.activation_ratio, part.scale, params)
+            right.plot(means, color=style.colour("", str(activation)), lw=1, alpha=0.6)
+        left.set_ylim(0, 108 * max(printed.a0.max(), fixed.high.max(), ends.high.max()))
+        for ax, rows in ((left, printed.assign(value=printed.a0)), (right, ends.assign(value=ends.activation_ratio))):
+            if rows.empty:
+                style.empty(ax, "ladder: no end measured yet")
                 continue
-            for activation, part in fixed[fixed.evidence == evidence].groupby("activation"):
-                bars = 100 * style.error_bars(part.low, part.a0, part.high)
-                look = style.look("", str(activation)) | {"ls": "", "ms": 4, "capsize": 2}
-                ax.errorbar(_at(part, params) * APART**0.5, 100 * part.a0, bars, **look)
-            if evidence == "paper":
-                ax.plot(_at(printed, params) / APART**1.5, 100 * printed.a0, "kD", ms=3.5, ls="")
-                opened = _at(mine[~mine.identified.astype(bool)], params)
-                low = np.full(len(opened), 0.012)
-                ax.plot(opened, low, "|", color=style.GREY, ms=8, transform=ax.get_xaxis_transform())
-                ends = printed.rename(columns={"a0": "value"})
-            else:
-                ends = reached[reached.evidence == evidence].rename(columns={"reached": "value"})
-                for activation, part in ends.groupby("activation"):
-                    look = style.look("", str(activation)) | {"ls": ""}
-                    ax.plot(_at(part, params), 100 * part.value, **look, mfc="white", ms=4)
-                    ax.plot(100 * _means(part.value, part.scale, params), color=look["color"], lw=1, alpha=0.6)
-            _params_axis(ax, params, mine.scale)
-            ax.set(ylim=(0, 1.08 * top), ylabel="activation ratio (%)")
-            last = ends.sort_values("scale").groupby("activation").value.last()
+            _params_axis(ax, params, rows.scale)
+            last = rows.sort_values("scale").groupby("activation").value.last()
             style.label_ends(ax, [(100 * v, style.ACTIVATION_LABELS[a], style.colour("", a)) for a, v in last.items()])
-        ours = reached[reached.evidence == "ladder"].groupby(["scale", "activation"]).reached.mean().unstack()
-        theirs = printed.pivot(index="scale", columns="activation", values="a0")
+        ours = ends.groupby(["scale", "activation"]).activation_ratio.mean().unstack()
         return fig.says(
-            "With size printed limits move by {:.1f} points (ReLU) and {:.1f} (SiLU), with the activation by {:.0f} or "
-            "more".format(*_moves(theirs))
-            + ("; the ladder's ends by {:.1f}, {:.1f} and {:.0f}".format(*_moves(ours)) if ours.shape[1] == 2 else ""),
-            "Bars: limits from the points, 90 %; black diamonds: Table 2; grey ticks: runs whose points do not fix a "
-            "limit. Ladder: hollow marks are the mean of a run's last five checkpoints, one for each seed, joined at "
-            "their mean; bars its limits where they are fixed.",
+            "ReLU and SiLU lie {:.0f} points apart; size moves a printed limit by less than {}".format(
+                *_moves(printed.pivot(index="scale", columns="activation", values="a0"))
+            ),
+            "Bars: 90 %. Left: limits from the points; black diamonds: Table 2; grey ticks: runs whose points do not "
+            "fix a limit. Right: where exp(KL) is up by 1 % on 65,536 tokens, a mark a seed, joined at their mean; "
+            "intervals are mostly shorter than a mark."
+            + (
+                " By these means the ladder's activations lie {:.0f} points apart, its sizes less than {}.".format(
+                    *_moves(ours)
+                )
+                if ours.shape[1] == 2
+                else ""
+            ),
         )
 
 
-def _moves(ratios: pd.DataFrame) -> tuple[float, float, float]:
-    """Points between sizes, in ReLU and in SiLU, and the least between the two; ``ratios`` has a row a scale."""
+def _marks(ax: Axes, rows: pd.DataFrame, values: pd.Series, params: pd.Series, aside: float = 1, **more: str) -> None:
+    """Values with their 90 % intervals (fractions) at each run's parameters, times ``aside``."""
+    for activation, part in rows.groupby("activation"):
+        bars = 100 * style.error_bars(part.low, values[part.index], part.high)
+        look = style.look("", str(activation)) | {"ls": "", "ms": 4, "capsize": 2} | more
+        ax.errorbar(_at(part, params) * aside, 100 * values[part.index], bars, **look)
+
+
+def _moves(ratios: pd.DataFrame) -> tuple[float, int]:
+    """Least points between ReLU and SiLU, and the whole number above those between sizes of either; a row a scale."""
     relu, silu = (100 * ratios[activation].dropna() for activation in style.ACTIVATIONS)
-    return np.ptp(relu), np.ptp(silu), silu.min() - relu.max()
+    return silu.min() - relu.max(), int(max(np.ptp(relu), np.ptp(silu))) + 1
 
 
 def figure_8(derivative: pd.DataFrame, slopes: pd.DataFrame) -> style.Picture:
@@ -95,31 +105,53 @@ def figure_8(derivative: pd.DataFrame, slopes: pd.DataFrame) -> style.Picture:
 
     ``derivative`` (``scales.derivatives``): evidence, run, scale, activation, tokens_per_param, derivative, low, high
     (90 %), inside (the run has points there), identified. Runs whose limit is open are pale and have no band.
-    ``slopes`` (``scales.slopes``): of (log_speed or log_speed_by_lnd), evidence, activation, slope, low, high.
+    ``slopes`` (``scales.speeds``): of (log_speed or log_speed_by_lnd), evidence, activation, slope, low, high, at.
     """
-    derivative = derivative[derivative.inside]
+    derivative = derivative[derivative.inside.astype(bool)]
     with style.context():
         fig, panels = style.axes(2, 2, height=2.7)
         for ax, evidence, part in by_kind(panels, derivative):
             size = 100 * part.derivative.abs()
+            ax.set(xscale="log", yscale="log")
             # A slope far below the others says no more than that it is small.
             ax.set_ylim(max(0.5 * size[size > 0].quantile(0.02), FLATTEST), 2 * size.max())
             lines = [_slope(ax, line) for _, line in part.groupby("run")]
             ends = pd.DataFrame(lines, columns=["x", "y", "scale", "ink"]).dropna().sort_values("y")
-            for x, near in ends.groupby("x"):
-                heights = 10 ** style.spread(np.log10(near.y), 0.06 * np.ptp(np.log10(ax.get_ylim())))
-                for y, scale, ink in zip(heights, near.scale, near.ink, strict=True):
-                    ax.annotate(scale, (x, y), (3, 0), textcoords="offset points", color=ink, fontsize=8, va="center")
+            places = np.log(ends.x.sort_values()) / np.ptp(np.log(ax.get_xlim()))
+            for _, near in ends.groupby((places.diff() > 0.14).cumsum()):  # labels as close as this would meet
+                low, high = np.log10(ax.get_ylim())
+                heights = style.spread(np.log10(near.y), 0.06 * (high - low))
+                heights = 10 ** (heights + max(0, low + 0.02 * (high - low) - heights[0]))  # none below the panel
+                for x, y, scale, ink in zip(near.x, heights, near.scale, near.ink, strict=True):
+                    ax.annotate(
+                        scale, (x, y), (3, 0), textcoords="offset points", color=style.ink(ink), fontsize=8, va="center"
+                    )
             unit = "billion" if evidence == "paper" else "million"
-            ax.set(xscale="log", yscale="log", ylabel=f"|dA/dD| (points\nper {unit} tokens)")
+            ax.set(ylabel=f"|dA/dD| (points\nper {unit} tokens)")
             ax.set_xlabel("tokens per parameter")
             ticks_1_2_5(ax)
+        found, steps = _steps(derivative, "ladder")
+        ours = f"; our small models: {found} of {steps}" * bool(steps)
         return fig.says(
-            f"Per token larger ReLU models change less; {_by_size(slopes, 'relu')}",
-            "Size of the law's slope where a run has points; bands are 90 % intervals by the model of "
-            "all runs. Pale, without a band: the run's limit is open. Since D = tokens per parameter × parameters, "
-            f"ln 2 of a doubling is arithmetic, |dA/dlnD| is free of it; SiLU: {_by_size(slopes, 'silu')}.",
+            "The larger a published run, the less it changes per token: {} of {} steps of size{}".format(
+                *_steps(derivative, "paper"), ours
+            ),
+            "Size of the law's slope where a run has points; bands: 90 %; pale, without a band: the run's limit is "
+            "open. A step counts where the larger run is lower all along. A doubling of size adds to ln |dA/dD| and, "
+            "without the ln 2 that is arithmetic (D = tokens per parameter × parameters), to ln |dA/dlnD|: "
+            f"{_by_size(slopes)}.",
         )
+
+
+def _steps(derivative: pd.DataFrame, evidence: str) -> tuple[int, int]:
+    """Steps of size after which a line (seed 1) lies lower wherever both sizes have points, and all such steps."""
+    lower = []
+    rows = derivative[(derivative.evidence == evidence) & ~derivative.run.str.contains("seed")]
+    for _, part in rows.groupby("activation"):
+        lines = [line for _, line in part.assign(size=part.derivative.abs()).groupby("scale")]
+        both = (a.merge(b, on="tokens_per_param") for a, b in pairwise(lines))
+        lower += [bool((pair.size_y < pair.size_x).all()) for pair in both]
+    return sum(lower), len(lower)
 
 
 def _slope(ax: Axes, line: pd.DataFrame) -> tuple[float, float, str | None, str]:
@@ -135,14 +167,16 @@ def _slope(ax: Axes, line: pd.DataFrame) -> tuple[float, float, str | None, str]
     return x[end], size[end], None if "seed" in run else scale, ink
 
 
-def _by_size(slopes: pd.DataFrame, activation: str) -> str:
-    """The two speeds of an activation over size, by D and by ln D, each evidence in turn."""
-    mine = slopes[slopes.activation == activation].sort_values("evidence", ascending=False)
-    by_d, by_ln = mine[mine.of == "log_speed"], mine[mine.of == "log_speed_by_lnd"]
-    faster = ", ".join(f"{row.evidence} {row.slope:.2f}" for row in by_d.itertuples())
-    rest = ", ".join(f"{row.slope:.2f} ({row.low:.2f} to {row.high:.2f})" for row in by_ln.itertuples())
-    opened = "it is open: " if (by_ln.low * by_ln.high < 0).all() else ""
-    return f"ln |dA/dD| a doubling: {faster}; by ln D {opened}{rest}"
+def _by_size(slopes: pd.DataFrame) -> str:
+    """Both speeds over size with their 90 % intervals, each evidence and activation where it is read."""
+    words = []
+    for (evidence, activation), both in slopes.groupby(["evidence", "activation"], sort=False):
+        where = f"{evidence}'s {style.ACTIVATION_LABELS[activation]} at {both['at'].iloc[0]:.2g} tokens a parameter"
+        found = both.sort_values("of")  # log_speed, log_speed_by_lnd
+        words.append(
+            f"{where} " + " and ".join(f"{r.slope:.2f} ({r.low:.2f} to {r.high:.2f})" for r in found.itertuples())
+        )
+    return "; ".join(words)
 
 
 def figure_13(loss: pd.DataFrame) -> style.Picture:

@@ -43,9 +43,9 @@ def at_equal_tokens(fitted: Laws, params: pd.Series) -> pd.DataFrame:
 
     The ratio is that at the most tokens a parameter that all runs reached, the speed that in the middle (of the
     logarithm) of where all have points past the warm-up. The 2.4B run is left out. ``params`` maps scale to a parameter
-    count. A row a run: evidence, activation, run, scale, tokens_per_param (of the ratio), identified (limit); of the
-    draws the median and, from half the width of the 90 % interval, a standard error (_error) of ratio, a0, log_speed
-    (ln |dA/dD|), log_speed_by_lnd (ln |dA/dlnD|), log_alpha and log_c.
+    count. A row a run: evidence, activation, run, scale, tokens_per_param (of the ratio), speed_at (the same of the
+    speed), identified (limit); of the draws the median and, from half the width of the 90 % interval, a standard
+    error (_error) of ratio, a0, log_speed (ln |dA/dD|), log_speed_by_lnd (ln |dA/dlnD|), log_alpha and log_c.
     """
     rows = []
     for (evidence, activation), model in fitted.items():
@@ -66,7 +66,7 @@ def at_equal_tokens(fitted: Laws, params: pd.Series) -> pd.DataFrame:
                 "log_c": np.log(table.c),
             }
             row = {"evidence": evidence, "activation": activation, "run": run, "scale": scale}
-            row |= {"tokens_per_param": shortest, "identified": fixed[run]}
+            row |= {"tokens_per_param": shortest, "speed_at": middle_of_all, "identified": fixed[run]}
             for name, values in of.items():
                 low, middle, high = np.quantile(values, [0.05, 0.5, 0.95])
                 row |= {name: middle, f"{name}_error": (high - low) / (2 * Z90)}
@@ -102,6 +102,13 @@ def slopes(equal: pd.DataFrame, params: pd.Series, of: str, per: float = 1.0) ->
         found = laws.line(sizes, per * part[of], per * part[f"{of}_error"])
         rows.append((evidence, activation, len(part), found.value, found.low, found.high, found.between))
     return pd.DataFrame(rows, columns=["evidence", "activation", "runs", "slope", "low", "high", "between"])
+
+
+def speeds(equal: pd.DataFrame, params: pd.Series) -> pd.DataFrame:
+    """``slopes`` of log_speed and of log_speed_by_lnd (column of), and the tokens a parameter that they are of (at)."""
+    rows = [slopes(equal, params, of).assign(of=of) for of in ("log_speed", "log_speed_by_lnd")]
+    at = equal.drop_duplicates(["evidence", "activation"])[["evidence", "activation", "speed_at"]]
+    return pd.concat(rows).merge(at.rename(columns={"speed_at": "at"}))
 
 
 def limit_slopes(equal: pd.DataFrame, params: pd.Series) -> pd.DataFrame:

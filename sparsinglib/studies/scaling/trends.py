@@ -121,16 +121,20 @@ def activations(evidence: Sequence[str] = ("paper", "ladder")) -> pd.DataFrame:
 
 
 def ends() -> pd.DataFrame:
-    """The ratio at the end of the ladder's runs, measured to compare scales: run, activation_ratio, error.
+    """The ratio at the end of the ladder's runs, measured to compare scales: run, activation_ratio, low, high, error.
 
-    Where exp of KL is up by ``P_PCT``, on 65,536 tokens (``data/ladder/ends.csv``); ``error`` is a standard error, from
-    the 90 % interval that the text gives CETT. Empty while nothing is measured.
+    Where exp of KL is up by ``P_PCT``, on 65,536 tokens (``all_ends``); low to high is the 90 % interval that the text
+    gives by way of CETT, ``error`` the standard error from it. Empty while nothing is measured.
     """
-    path = LADDER / "ends.csv"
-    if not path.is_file():
-        return pd.DataFrame(columns=["run", "activation_ratio", "error"])
-    rows = pd.read_csv(path).query("criterion == 'kl' and p_pct == @P_PCT")
-    return rows.assign(error=(rows.high - rows.low) / (2 * Z90))[["run", "activation_ratio", "error"]]
+    rows = all_ends().query("criterion == 'kl' and p_pct == @P_PCT")
+    columns = ["run", "activation_ratio", "low", "high", "error"]
+    return rows.assign(error=(rows.high - rows.low) / (2 * Z90))[columns]
+
+
+def all_ends() -> pd.DataFrame:
+    """``data/ladder/ends.csv``: run, criterion ("kl" or "ppl"), p_pct, activation_ratio, low, high (90 %); or empty."""
+    path, columns = LADDER / "ends.csv", ["run", "criterion", "p_pct", "activation_ratio", "low", "high"]
+    return pd.read_csv(path)[columns] if path.is_file() else pd.DataFrame(columns=columns)
 
 
 def after_warm_up(frame: pd.DataFrame) -> pd.DataFrame:

@@ -22,7 +22,7 @@ def _ratio_axis(ax: Axes, table: pd.DataFrame, drawn: pd.DataFrame, title: str) 
     top.set_xticks(table.ratio, table["shape"], rotation=60, fontsize=7)
     top.set_xticks([], minor=True)
     for label, run in zip(top.get_xticklabels(), table.run, strict=True):
-        label.set_color("0.1" if run in set(drawn.run) else "0.65")
+        label.set_color("0.1" if run in set(drawn.run) else "0.45")
 
 
 def _readings(ax: Axes, quantities: tuple[str, ...]) -> None:
@@ -102,7 +102,7 @@ def _paper_activation(ax: Axes, main: pd.Series) -> None:
     ax.axvline(turn, color="0.3", ls=":")
     low, limit, high = 100 * main[["low", "a0", "high"]].astype(float)
     ax.errorbar(main.ratio, limit, [[limit - low], [high - limit]], capsize=3, **POINT)
-    look = beside | {"color": POINT["color"], "ha": "right", "va": "center"}
+    look = beside | {"color": style.ink(POINT["color"]), "ha": "right", "va": "center"}
     ax.annotate("main model,\nour fit", (main.ratio, limit), (-6, 0), **look)
     ax.annotate(f"bottleneck,\nas stated: {turn:g}", (turn, 4.2), (-4, 0), ha="right", **beside)
     ax.text(0.03, 0.97, "the curve's points\nare not published", transform=ax.transAxes, va="top", color="0.4")
