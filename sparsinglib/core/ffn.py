@@ -79,8 +79,9 @@ class FFN:
 
     @property
     def _exact(self) -> bool:
-        # Quantised layers and adapters keep other things in ``weight``, or more than it.
-        return type(self.down) in (nn.Linear, Conv1D)
+        # Quantised layers and adapters keep other things in ``weight``, or more than it; so may a forward of one's own.
+        plain = "forward" not in vars(self.down) or hasattr(self.down, "_hf_hook")  # accelerate's moves weights only
+        return plain and type(self.down) in (nn.Linear, Conv1D)
 
     @contextmanager
     def loaded(self) -> Iterator[None]:

@@ -1,10 +1,12 @@
-"""Record and mask neuron values: the only code that touches a model. Every hook is gone when its context ends."""
+"""Record and mask neuron values of a model. Every hook is gone when its context ends."""
 
+import asyncio
 import copy
 import os
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -32,27 +34,48 @@ _removal: WeakKeyDictionary[nn.Module, Callable[[], None]] = WeakKeyDictionary()
 _stance = ExitStack()  # keeps models uncompiled while a context is open
 
 
+def _strand() -> tuple[int, int]:
+    """What runs here beside others: numbers of the thread, and in it of the task of an event loop."""
+    try:
+        return threading.get_native_id(), id(asyncio.current_task())
+    except RuntimeError:  # no event loop
+        return threading.get_native_id(), id(None)
+
+
+def _threads() -> set[int | None]:
+    """Numbers of Python's threads; those of torch, which run parts of a backward pass, are dummies."""
+    return {t.native_id for t in threading.enumerate() if not isinstance(t, threading._DummyThread)}
+
+
 @dataclass(eq=False)
 class _Context:
     on_neurons: OnNeurons
     on_output: OnOutput | None
     gate: bool
-    thread: int = field(default_factory=threading.get_ident)
-    modules: set[nn.Module] = field(default_factory=set)
+    shared: bool  # with threads and tasks that come later and have no context of their own
+    modules: set[nn.Module]
+    owner: tuple[int, int] = field(default_factory=_strand)
+    older: set[int | None] = field(default_factory=_threads)
 
     def holds(self, module: nn.Module) -> bool:
-        """Whether this context is the running thread's own, or the one other thread's that has any."""
+        """Whether this context is the running thread's or task's own, or else the shared one of the only other."""
+        here = _strand()
         with _lock:
             if self not in _open:  # a hook that went with a copy of the model
                 return False
-            threads = {context.thread for context in _open if module in context.modules}
-        here = threading.get_ident()
-        if here not in threads and len(threads) > 1:
+            others = [context for context in _open if module in context.modules]
+            if any(context.owner == here for context in others):
+                return self.owner == here
+        if len({context.owner for context in others if context._takes_in(here)}) > 1:
             raise RuntimeError(
-                "Two other threads use this model under rules of their own, so that it is not clear which one this "
-                "thread is to use: open a context in this thread too, or give each thread a copy of the model."
+                "Two other threads or tasks use this model under rules of their own, so that it is not clear which one "
+                "this one is to use: open a context in it too, or give each a copy of the model."
             )
-        return here not in threads or here == self.thread
+        return self._takes_in(here)
+
+    def _takes_in(self, strand: tuple[int, int]) -> bool:
+        """Whether what has no context runs under this one: tasks of its thread, and threads that began after it."""
+        return self.shared and (strand[0] == self.owner[0] or strand[0] not in self.older)
 
 
 @dataclass(eq=False)
@@ -61,19 +84,20 @@ class _Site:
 
     ffn: FFN
     context: _Context
-    gates: dict[int, Tensor] = field(default_factory=dict)  # by thread, from the activation to the projection
+    # by thread and task, from the activation to the projection
+    gates: dict[tuple[int, int], Tensor] = field(default_factory=dict)
 
     @property
     def reads_gate(self) -> bool:
         return self.context.gate and self.ffn.kind in ("gated", "fused")
 
     def remember_gate(self, _module: object, _args: object, output: Tensor) -> None:
-        self.gates[threading.get_ident()] = output
+        self.gates[_strand()] = output
 
     def before_down(self, _module: object, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         if not self.context.holds(self.ffn.down):
             return None
-        gate = self.gates.pop(threading.get_ident(), None) if self.reads_gate else args[0]
+        gate = self.gates.pop(_strand(), None) if self.reads_gate else args[0]
         if gate is None:
             raise UnsupportedModel(
                 f"{self.ffn.name}: its activation module was not called; use a rule without gate scores."
@@ -88,7 +112,12 @@ class _Site:
 
 @contextmanager
 def hook_ffns(
-    ffns: Sequence[FFN], on_neurons: OnNeurons, *, gate: bool = False, on_output: OnOutput | None = None
+    ffns: Sequence[FFN],
+    on_neurons: OnNeurons,
+    *,
+    gate: bool = False,
+    on_output: OnOutput | None = None,
+    shared: bool = False,
 ) -> Iterator[None]:
     """Call ``on_neurons(ffn, neurons, gate_score)`` in each FFN just before its output projection.
 
@@ -99,11 +128,11 @@ def hook_ffns(
     ``neurons`` has shape (tokens, ffn.width); they are computed one after the other meanwhile, which gives the bits of
     transformers' "grouped_mm" and a rounding error's difference to its other ways.
 
-    Contexts nest; each removes only its own hooks, also after an exception. A thread that opens one runs under its own
-    alone, other threads under those of the one thread that has them. A compiled model runs uncompiled meanwhile: its
-    graph would go on without the hooks.
+    Contexts nest; each removes only its own hooks, also after an exception. A thread or asyncio task that opens one
+    runs under its own alone; those that begin meanwhile and have none run under one that is ``shared``, and are refused
+    where there are two. A compiled model runs uncompiled meanwhile: its graph would go on without the hooks.
     """
-    context = _Context(on_neurons, on_output, gate, modules={ffn.down for ffn in ffns})
+    context = _Context(on_neurons, on_output, gate, shared, {ffn.down for ffn in ffns})
     with ExitStack() as stack:
         for ffn in ffns:
             _attach(stack, _Site(ffn, context))
@@ -221,9 +250,8 @@ def _here(module: nn.Module) -> list[_Site]:
 
 @contextmanager
 def as_seen(ffns: Sequence[FFN]) -> Iterator[None]:
-    """Compute experts as under a rule, so that a dense pass differs from a sparse one by the rule alone."""
-    experts = [ffn for ffn in ffns if isinstance(ffn, Experts)]
-    with hook_ffns(experts, lambda ffn, neurons, gate: None) if experts else nullcontext():
+    """Run dense, whatever other threads do, with experts computed as under a rule."""
+    with hook_ffns(ffns, lambda ffn, neurons, gate: None):
         yield
 
 
@@ -307,15 +335,25 @@ def sparsify(model: PreTrainedModel, rule: Rule | str | os.PathLike[str]) -> Ite
     """Run ``model`` with the weak neurons of ``rule`` left out: for generate, lm-eval or any code that calls it.
 
     ``rule`` is a Thresholds artefact, the path of its file, or any rule but a bare CETT target. Raises ValueError
-    before touching the model if the rule does not fit it. The model is left bit-identical, also after an exception
-    and in nested use; threads that each open their own context each get their own rule.
+    before touching the model if the rule does not fit it; warns if the model ran without calling an FFN's projection,
+    so that it ran dense. The model is left bit-identical, also after an exception and in nested use; threads and
+    asyncio tasks that each open their own context each get their own rule; those that begin meanwhile share it.
     """
     ffns = find_ffns(model)
     rule = as_rule(rule)
     rule.check(ffns)
 
+    ran: set[int | None] = set()  # FFNs by site, None for the model
+
     def keep_active(ffn: FFN, neurons: Tensor, gate: Tensor) -> Tensor:
+        ran.add(ffn.site)
         return marks(rule, ffn, neurons, gate).to(neurons.dtype).mul_(neurons)
 
-    with hook_ffns(ffns, keep_active, gate=rule.uses_gate):
+    with ExitStack() as stack:
+        stack.callback(model.register_forward_hook(lambda *_: ran.add(None)).remove)
+        stack.enter_context(hook_ffns(ffns, keep_active, gate=rule.uses_gate, shared=True))
         yield model
+    if None in ran and (dense := [ffn.name for ffn in ffns if ffn.site not in ran]):
+        warnings.warn(
+            f"{', '.join(dense)}: its output projection was never called, so that it ran dense.", stacklevel=3
+        )

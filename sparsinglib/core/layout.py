@@ -148,6 +148,13 @@ def _ffns_of_layer(index: int, name: str, layer: nn.Module) -> list[FFN]:
         )
     for down in named or shaped:
         parent, widths = inputs[down]
+        around = down.rpartition(".")[0]
+        wrapper = layer.get_submodule(around)
+        if around.rpartition(".")[2] in DOWN_NAMES and any(True for _ in wrapper.parameters(recurse=False)):
+            raise UnsupportedModel(
+                f"{name}.{around} ({type(wrapper).__name__}): an adapter of its own kind around the projection; "
+                "merge it, or give it in_features and out_features, so that it is taken as the projection."
+            )
         module = layer.get_submodule(parent)
         if (kind := kinds[down]) is None:
             raise UnsupportedModel(

@@ -1,5 +1,7 @@
 """FFNs are found in every decoder family, masking nothing changes nothing, and neuron outputs add up to the FFN's."""
 
+from functools import partial
+
 import entries
 import pytest
 import torch
@@ -241,6 +243,37 @@ def test_projection_that_is_never_called_is_named():
         sl.find_thresholds(model, [TEXT])
     with pytest.raises(ValueError, match=r"model\.layers\.1\.mlp.*never called"):
         sl.measure(model, [TEXT], sl.FAT(0.1))
+    said = pytest.warns(UserWarning, match=r"^model\.layers\.1\.mlp: .*never called, so that it ran dense")
+    with said, sl.sparsify(model, sl.OutputTopK(0.1)):
+        model(TEXT)
+
+
+class Adapter(torch.nn.Module):
+    """A low-rank adapter around a projection, which it does not say the sizes of."""
+
+    def __init__(self, linear):
+        super().__init__()
+        self.linear = linear
+        self.added = torch.nn.Parameter(torch.randn(linear.out_features, linear.in_features))
+
+    def forward(self, x):
+        return self.linear(x) + x @ self.added.T
+
+
+def test_what_a_projection_gives_beside_its_weight_counts():
+    model, _ = build("Llama")
+    adapters = [Adapter(layer.mlp.down_proj) for layer in model.model.layers]
+    for layer, adapter in zip(model.model.layers, adapters, strict=True):
+        layer.mlp.down_proj = adapter
+    with pytest.raises(sl.UnsupportedModel, match=r"down_proj \(Adapter\).* merge it"):
+        sl.find_ffns(model)
+    for layer, adapter in zip(model.model.layers, adapters, strict=True):
+        whole = adapter.linear.weight + adapter.added
+        layer.mlp.down_proj = adapter.linear
+        adapter.linear.forward = partial(torch.nn.functional.linear, weight=whole, bias=adapter.linear.bias)
+    for ffn, adapter in zip(sl.find_ffns(model), adapters, strict=True):
+        wanted = (adapter.linear.weight + adapter.added).norm(dim=0)
+        assert torch.allclose(ffn.column_norms, wanted, rtol=1e-5)
 
 
 COMPILED = ("GPT2", "OPT", "GPTNeo", "GPTBigCode", "Llama", "Bloom", "Mpt")  # compiling takes seconds

@@ -1,5 +1,6 @@
 """Hooks leave no trace: nested, after an exception, in generate, and beside other people's hooks."""
 
+import asyncio
 import copy
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -93,6 +94,53 @@ def test_two_threads_under_two_rules_each_get_their_own(model):
     assert torch.equal(logits(model), dense) and hooks_on(model) == 0
 
 
+def test_a_measurement_and_other_threads_leave_each_other_alone(model):
+    dense, alone, wrong = logits(model), sl.measure(model, [IDS], RULES[0]), []
+    done = threading.Event()
+
+    def serve(run, wanted):
+        while not done.is_set():
+            wrong.append(not torch.equal(run(), wanted))
+
+    def sparse():
+        with sl.sparsify(model, RULES[1]):
+            return logits(model)
+
+    for run in (lambda: logits(model), sparse):
+        wanted = dense if run is not sparse else sparse()
+        done.clear()
+        with ThreadPoolExecutor(1) as pool:
+            served = pool.submit(serve, run, wanted)
+            found = [sl.measure(model, [IDS], RULES[0]) for _ in range(10)]
+            done.set()
+            served.result()
+        assert {m.ppl_ratio for m in found} == {alone.ppl_ratio}
+        assert {m.activation_ratio for m in found} == {alone.activation_ratio}
+    assert not any(wrong) and len(wrong) > 10
+
+
+def test_two_tasks_of_one_event_loop_each_get_their_own(model):
+    def run(rule):
+        with sl.sparsify(model, rule):
+            return logits(model)
+
+    wanted = [run(rule) for rule in RULES[:2]]
+
+    async def serve(index):
+        right = 0
+        for _ in range(5):
+            with sl.sparsify(model, RULES[index]):
+                await asyncio.sleep(0)
+                right += torch.equal(logits(model), wanted[index])
+                await asyncio.sleep(0)
+        return right
+
+    async def both():
+        return await asyncio.gather(serve(0), serve(1))
+
+    assert asyncio.run(both()) == [5, 5] and hooks_on(model) == 0
+
+
 def test_a_thread_without_a_rule_uses_that_of_the_one_thread_that_has_one(model):
     def in_a_thread(function):
         with ThreadPoolExecutor(1) as pool:
@@ -106,6 +154,11 @@ def test_a_thread_without_a_rule_uses_that_of_the_one_thread_that_has_one(model)
                 in_a_thread(lambda: logits(model))
 
         in_a_thread(nested)
+    dense = logits(model)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(logits, model).result()  # a thread that was there before serves the dense model
+        with sl.sparsify(model, RULES[0]):
+            assert torch.equal(pool.submit(logits, model).result(), dense) and not torch.equal(logits(model), dense)
 
 
 def test_an_exception_in_the_context_and_one_in_the_forward_pass(model):

@@ -46,8 +46,8 @@ def noted(monkeypatch):
         return visit if hook else None
 
     @contextmanager
-    def hook_ffns(ffns, visit, *, gate=False, on_output=None):
-        with real(ffns, watched(visit), gate=gate, on_output=watched(on_output)):
+    def hook_ffns(ffns, visit, *, on_output=None, **more):
+        with real(ffns, watched(visit), on_output=watched(on_output), **more):
             yield
 
     for module in (calibration, cett, hooks, measure):
