@@ -101,6 +101,14 @@ def counts(claims: pd.DataFrame, evidence: Sequence[str] = EVIDENCE) -> pd.DataF
     return found.fillna(0).astype(int).rename_axis("evidence")
 
 
+def by_verdict(claims: pd.DataFrame, evidence: Sequence[str] = EVIDENCE) -> pd.DataFrame:
+    """The ids of the claims with each verdict (index; no data is the rest) by evidence (columns)."""
+    board = verdicts(claims, evidence)
+    told = [str(verdict) for verdict in Verdict if verdict != Verdict.NO_DATA]
+    named = {kind: [" ".join(board.index[board[kind] == verdict]) for verdict in told] for kind in board}
+    return pd.DataFrame(named, index=pd.Index(told, name="verdict"))
+
+
 def in_disagreement(claims: pd.DataFrame) -> pd.DataFrame:
     """Claims that hold on one kind of evidence and fail on another."""
     board = verdicts(claims)

@@ -51,6 +51,7 @@ def test_counts_by_hand(results):
     assert counts.loc["paper"].tolist() == [1, 1, 0, len(IDS) - 2]
     assert counts.loc["ladder"].tolist() == [0, 1, 1, len(IDS) - 2]
     assert counts.loc["released"].tolist() == [0, 0, 0, len(IDS)]
+    assert scoreboard.by_verdict(table).paper.to_dict() == {"holds": "C18", "fails": "C19", "inconclusive": ""}
     assert scoreboard.in_disagreement(table).index.tolist() == ["C18"]
 
 
@@ -69,6 +70,8 @@ def test_counts_add_up_to_all_claims(rows):
     for kind in scoreboard.EVIDENCE:
         said = [combined(v for j, k, v in rows if (j, k) == (i, kind)) for i in IDS]
         assert counts.loc[kind].tolist() == [said.count(verdict) for verdict in Verdict]
+        for verdict, ids in scoreboard.by_verdict(table)[kind].items():
+            assert ids.split() == [i for i, found in zip(IDS, said, strict=True) if found == verdict]
     assert len(table) == len(rows) + len(IDS) - len({i for i, _, _ in rows})
 
 

@@ -133,8 +133,12 @@ def test_the_rules_of_the_heat_map_keep_about_the_same_share(two, drawn):
 
 def test_pictures_show_the_measured(two):
     profile = numbers.profile(*two)
-    panel = figures.layer_profile(profile).axes[0]
-    for study, line in zip(two, panel.lines, strict=True):
+    layers = figures.layer_profile(profile, two[0].rule_name)
+    assert layers.message.startswith("For 1 % more perplexity 0.1M ReLU needs ")
+    for study, line in zip(two, layers.axes[0].lines, strict=True):
+        assert re.search(
+            f"{style.name(study.label)} (needs )?{100 * study.measured.activation_ratio:.0f} % ", layers.message
+        )
         np.testing.assert_allclose(line.get_ydata(), 100 * study.measured.by_layer.activation_ratio)
     table = figures.token_table({s.label: s.sample for s in two}, two[0].tokenizer)
     text = figures.coloured_text(table, two[0].rule_name)

@@ -20,7 +20,8 @@ from .ffn_output import FFNOutput
 
 MOST_TOKENS_DRAWN = 44  # of a heat map: more are not legible in a README
 MOST_TOKENS_WRITTEN = 320
-_FIRST_NEED = "{} needs {:.0f} % of the neurons on a short text (single tokens {:.0f} to {:.0f} %)"
+_NEEDS_BY_LAYER = "{} needs {:.0f} % of its neurons (single layers {:.0f} to {:.0f} %)"
+_NEEDS_BY_TOKEN = "{} needs {:.0f} % of the neurons on a short text (single tokens {:.0f} to {:.0f} %)"
 
 
 def token_table(results: Mapping[str, Measurement], tokenizer: PreTrainedTokenizerBase | None) -> pd.DataFrame:
@@ -76,10 +77,11 @@ def heat_map(table: pd.DataFrame, results: Mapping[str, Measurement]) -> style.P
         )
 
 
-def layer_profile(table: pd.DataFrame) -> style.Picture:
+def layer_profile(table: pd.DataFrame, subject: str) -> style.Picture:
     """Activation ratio and CETT of each layer, one line a model.
 
-    ``table``: ``Measurement.by_layer`` (layer, activation_ratio, cett; fractions) with the model's name in ``series``.
+    ``table``: ``Measurement.by_layer`` (layer, activation_ratio, cett, neurons; fractions) with the model's name in
+    ``series``; ``subject`` is the rule that all have in common.
     """
     labels = {"activation_ratio": "activation ratio (%)", "cett": "CETT reached (%)"}
     models = [(str(name), rows) for name, rows in table.groupby("series", sort=False)]
@@ -94,9 +96,12 @@ def layer_profile(table: pd.DataFrame) -> style.Picture:
             ax.set(xlabel="layer", ylabel=label, ylim=(0, None))
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
             style.label_ends(ax, ends)
-        shares = [(style.name(name), 100 * rows.activation_ratio) for name, rows in models]
-        words = ", ".join(f"{share.min():.0f} to {share.max():.0f} % in {name}" for name, share in shares)
-        return fig.says(f"One CETT for all layers keeps a different share of neurons in each: {words}")
+        words: list[str] = []
+        for name, rows in models:
+            share, mean = 100 * rows.activation_ratio, 100 * np.average(rows.activation_ratio, weights=rows.neurons)
+            needs = "{} {:.0f} % ({:.0f} to {:.0f} %)" if words else _NEEDS_BY_LAYER
+            words.append(needs.format(style.name(name), mean, share.min(), share.max()))
+        return fig.says(f"{_under(subject)} {', '.join(words)}")
 
 
 def layers_by_p(table: pd.DataFrame) -> style.Picture:
@@ -161,7 +166,7 @@ def coloured_text(
         parts[rule] = need.assign(place=_places(need.token.tolist(), width), wide=need.token.map(_columns))
         name, (low, mean, high) = style.name(str(rule)), 100 * need.share.agg(["min", "mean", "max"])
         means[rule] = f"{name}: {mean:.1f} % active"
-        word = "{} {:.0f} % ({:.0f} to {:.0f} %)" if len(parts) > 1 else _FIRST_NEED
+        word = "{} {:.0f} % ({:.0f} to {:.0f} %)" if len(parts) > 1 else _NEEDS_BY_TOKEN
         words.append(word.format(name, mean, low, high))
     lines = [1 + max(line for line, _ in part.place) for part in parts.values()]
     used = max((part.place.str[1] + part.wide).max() for part in parts.values())
@@ -178,9 +183,13 @@ def coloured_text(
         scale = fig.colorbar(ScalarMappable(norm, style.TEXT_COLOURS), ax=panels, **bar)
         scale.set_label("neurons active (%), mean over layers")
         scale.outline.set_visible(False)
-        known = re.fullmatch(r"CETT-PPL-(\S+)%", subject)
-        start = f"For {known[1]} % more perplexity" if known else f"{subject}:"
-        return fig.says(f"{start} {', '.join(words)}")
+        return fig.says(f"{_under(subject)} {', '.join(words)}")
+
+
+def _under(subject: str) -> str:
+    """How a message begins that is about this rule or model."""
+    known = re.fullmatch(r"CETT-PPL-(\S+)%", subject)
+    return f"For {known[1]} % more perplexity" if known else f"{subject}:"
 
 
 def _columns(piece: str) -> float:

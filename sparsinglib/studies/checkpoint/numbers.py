@@ -181,17 +181,15 @@ def _summary(s: Measured) -> dict[str, str]:
     if isinstance(s.rule, Thresholds):
         t = s.rule
         rows["CETT, all layers"] = f"{t.cett:.3f}" + _interval(t.cett_interval, "{:.3f}")
-        rows["tokens to find it on"] = f"{t.tokens}"
+        rows["tokens to find it on"] = f"{t.tokens}, {t.sparse_passes} sparse and {t.dense_passes} dense passes"
         rows["perplexity ratio there"] = _with_error(t.ppl_ratio, t.ppl_ratio_se)
         percent = t.activation_interval and tuple(100 * end for end in t.activation_interval)
         rows["activation ratio there (%)"] = f"{100 * t.activation_ratio:.1f}" + _interval(percent, "{:.1f}")
-        rows["passes, sparse and dense"] = f"{t.sparse_passes} and {t.dense_passes}"
         if t.tokens_needed:
             rows["tokens to resolve p to a tenth"] = f"{math.ceil(t.tokens_needed / 1000)}k"
     else:
         rows["rule"] = str(s.rule)
-    rows["tokens to judge it on"] = f"{m.tokens}"
-    rows["dense perplexity"] = f"{m.dense_ppl:.2f}"
+    rows["dense perplexity"] = f"{m.dense_ppl:.2f} on {m.tokens} tokens"
     rows["perplexity ratio"] = _with_error(m.ppl_ratio, m.ppl_ratio_se)
     rows["KL(dense ‖ sparse), nats"] = "–" if m.kl is None else f"{m.kl:.4f}"
     rows["activation ratio (%)"] = f"{100 * m.activation_ratio:.1f}"
@@ -200,7 +198,7 @@ def _summary(s: Measured) -> dict[str, str]:
     record, file = (LADDER / s.name / part for part in ("run.json", "trajectory.csv"))
     if s.name in ladder_names() and record.is_file():
         tokens = json.loads(record.read_text(encoding="utf-8"))["tokens"]
-        rows["trained on (tokens)"] = f"{tokens / 1e6:.0f}M"
+        rows["parameters, no embedding"] += f", trained on {tokens / 1e6:.0f}M tokens"
         trend = "metric == 'activation_ratio_shared_cett' and p_pct == 1"
         along = pd.read_csv(file).query(trend).sort_values("tokens") if file.is_file() else pd.DataFrame()
         rows |= {"on notebook 02's text (%)": f"{100 * along.value.iloc[-1]:.1f}"} if len(along) else {}
