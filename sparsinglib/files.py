@@ -3,8 +3,11 @@
 import ast
 import hashlib
 import os
+import pickle
+import pickletools
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -29,6 +32,9 @@ NOTEBOOKS = ROOT / "notebooks"
 OUTPUT = "SPARSINGLIB_FIGURES"
 CACHE = "SPARSINGLIB_CACHE"
 WRITTEN = "SPARSINGLIB_WRITTEN"  # file that takes the path of each file written, one a line; for who runs notebooks
+
+# Code that ``code_digest`` covers, by content or version, and Python's own; any other can change unseen.
+KNOWN_CODE = {__package__, "torch", "transformers", "numpy", *sys.stdlib_module_names}
 
 # A failed write in the words of safetensors and of torch.save, which raise no OSError.
 FAILED_WRITE = re.compile(r"os error \d+|inline_container|file write failed")
@@ -132,13 +138,16 @@ def copy_file(source: Path, target: Path) -> None:
 def kept(folder: Path, key: Any, make: Callable[[], T], wait: float = -1) -> T:
     """What ``make`` gives, read from ``folder`` if it was made for this ``key`` before; for results of our own.
 
-    ``key`` holds everything that the result depends on, code too (``code_digest``). A process that needs what another
-    one is making waits for it, at most ``wait`` seconds (-1: for ever), then filelock's Timeout is raised. What cannot
-    be read is made again.
+    ``key`` holds everything that the result depends on, code too (``code_digest``). A key that holds an object of a
+    class of the reader's own, such as a rule, does not tell what that class does: nothing is kept then. A process that
+    needs what another one is making waits for it, at most ``wait`` seconds (-1: for ever), then filelock's Timeout is
+    raised. What cannot be read is made again.
     """
     import joblib
     from filelock import FileLock
 
+    if not _says_all(key):
+        return make()
     path = folder / f"{joblib.hash(key)}.pkl"
     (folder / "locks").mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "locks" / path.stem, timeout=wait):
@@ -149,6 +158,20 @@ def kept(folder: Path, key: Any, make: Callable[[], T], wait: float = -1) -> T:
         with replacing(path) as partial:
             joblib.dump(made, partial)
     return made
+
+
+def _says_all(key: Any) -> bool:
+    """Whether all classes and functions in a key are known code, so that equal keys mean equal results."""
+    try:
+        found = pickletools.genops(pickle.dumps(key, 2, fix_imports=False))  # 2 names each in one piece
+    except Exception:  # a class defined in a function, a lambda: pickle raises what it likes
+        return False
+    return all(known_code(name.split()[0]) for opcode, name, _ in found if opcode.name == "GLOBAL")  # type: ignore[union-attr]
+
+
+def known_code(module: str | None) -> bool:
+    """Whether the code of a module, by name, is covered by ``code_digest`` or Python's own."""
+    return (module or "").partition(".")[0] in KNOWN_CODE
 
 
 def content_digest(*paths: Path) -> str:

@@ -2,6 +2,8 @@
 
 import os
 import threading
+from functools import partial
+from pathlib import PurePosixPath
 
 import pytest
 from filelock import Timeout
@@ -100,6 +102,28 @@ def test_a_result_is_made_once_and_one_that_cannot_be_read_again(tmp_path):
     path.write_bytes(b"damaged")
     assert files.kept(tmp_path, ("key", 1), lambda: made.append(1) or len(made)) == 2
     assert files.kept(tmp_path, ("key", 2), lambda: "other") == "other"
+
+
+class Mine:
+    """A reader's own class: its name stays when its code changes."""
+
+
+def local():
+    class Within:
+        pass
+
+    return Within()
+
+
+@pytest.mark.parametrize("part", [Mine(), Mine, local(), lambda: 1, partial(local)], ids=repr)
+def test_a_key_with_code_of_the_readers_own_keeps_nothing(part, tmp_path):
+    assert [files.kept(tmp_path, ("key", {"rule": [part]}), partial(str, n)) for n in range(2)] == ["0", "1"]
+    assert not list(tmp_path.glob("*.pkl"))
+
+
+def test_a_key_with_known_code_keeps(tmp_path):
+    key = "key", 0.1, PurePosixPath("a"), files.code_digest, {"set"}
+    assert [files.kept(tmp_path, key, partial(str, n)) for n in range(2)] == ["0", "0"]
 
 
 def test_who_does_not_want_to_wait_is_told_that_another_is_at_work(tmp_path):

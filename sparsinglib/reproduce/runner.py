@@ -87,7 +87,8 @@ class Job:
         self.state = self.out / "notebooks" / "state"  # where records lie
         self.last = self.name.endswith("_claims")  # the claims notebook reads the results of the others
         cells = [(cell.cell_type, cell.source) for cell in nbformat.read(self.notebook, as_version=4).cells]
-        named = [content_digest(Path(value)) for value in _named(self.parameters.values()) if os.path.exists(value)]
+        paths = map(os.path.expanduser, _named(self.parameters.values()))
+        named = [content_digest(Path(path)) for path in paths if os.path.exists(path)]
         made_from = json.dumps([cells, sorted(self.parameters.items()), named, _shipped()])
         self._digest = hashlib.sha256(made_from.encode()).hexdigest()
         self.before = load(self.state, self.name)

@@ -1,7 +1,8 @@
 """Downstream scores of a model under ``sparsify``, by lm-eval (EleutherAI's harness), with no modelling file touched.
 
 One call scores the dense model and any number of rules on the same examples. What is done is kept on disk by content
-(weights, rule, task, examples), so that an interrupted evaluation goes on where it stopped.
+(weights, rule, task, examples), so that an interrupted evaluation goes on where it stopped. Nothing is kept of a model
+with hooks or code of the reader's own (``model_digest``), nor of a rule of a class of theirs.
 """
 
 import contextlib
@@ -26,6 +27,7 @@ import lm_eval
 import pandas as pd
 import torch
 from lm_eval.tasks import TaskManager
+from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -34,7 +36,7 @@ from ..core.hooks import sparsify
 from ..core.layout import find_ffns
 from ..core.rules import Rule
 from ..core.thresholds import Thresholds, as_rule
-from ..files import cache_dir, code_digest, content_digest, kept
+from ..files import cache_dir, code_digest, content_digest, kept, known_code
 from . import offline
 from .model import SparseLM
 from .statistics import COLUMNS, DENSE, summarise
@@ -137,8 +139,8 @@ def examples(
     rows, cut = [], dict.fromkeys(chosen, 0)
     for called, rule in tqdm([(DENSE, None), *named.items()], desc=label, disable=None, leave=False):
         for task in chosen:
-            key = digest, *_key(rule), *settings[task]
-            scored, cut[task] = kept(scores, key, partial(harness.score, loaded[task], rule, limit))
+            make = partial(harness.score, loaded[task], rule, limit)
+            scored, cut[task] = kept(scores, (digest, _key(rule), *settings[task]), make) if digest else make()
             p = 0.0 if rule is None else getattr(rule, "ppl_increase_pct", None)
             rows += [(label, called, math.nan if p is None else p, *row) for row in scored]
     for task in filter(cut.get, cut):
@@ -181,23 +183,47 @@ def rule_name(rule: Rule) -> str:
     return f"CETT={rule.cett:.3g}" if p is None else f"CETT-PPL-{p:g}%"
 
 
-def _key(rule: Rule | None) -> tuple[str, str]:
-    """What a rule does to a model, by content: where its thresholds were found makes no difference."""
-    return type(rule).__name__, joblib.hash(rule.values if isinstance(rule, Thresholds) else rule)
+def _key(rule: Rule | None) -> Any:
+    """What a rule does to a model: where its thresholds were found makes no difference."""
+    return ("Thresholds", rule.values) if isinstance(rule, Thresholds) else rule
 
 
-def model_digest(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
-    """SHA-256 of what a score depends on besides rule and task: weights, configuration, tokens, code and versions."""
-    digest = hashlib.sha256(model.config.to_json_string().encode())
-    for key, tensor in sorted(model.state_dict().items()):
+def model_digest(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """SHA-256 of what a score depends on besides rule and task: weights, configuration, tokens, code and versions.
+
+    None where it depends on what has no digest: a hook (a rule of an open ``sparsify`` is one), a forward or a class
+    that is not transformers' or torch's, packed weights, or weights that are not in memory.
+    """
+    state = {**model.state_dict(), **dict(model.named_buffers(remove_duplicate=False))}
+    tensors = all(isinstance(tensor, torch.Tensor) and not tensor.is_meta for tensor in state.values())
+    anywhere = _global_forward_hooks or _global_forward_pre_hooks
+    if not tensors or anywhere or not all(map(_as_written, [*model.modules(), tokenizer])):
+        return None
+    # Each module's class and sizes: another activation function changes neither configuration nor weights.
+    settings = model.config.to_json_string(), str(model), getattr(model, "generation_config", None)
+    digest = hashlib.sha256("\n".join(map(str, settings)).encode())
+    for key, tensor in sorted(state.items()):
         digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     # What a text becomes, not only which tokens there are: tokenizers of one vocabulary split and mark differently.
     backend = getattr(tokenizer, "backend_tokenizer", None)
     said = backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items())
-    digest.update(joblib.hash((said, tokenizer.special_tokens_map)).encode())
+    more = tokenizer.special_tokens_map, tokenizer.model_max_length, tokenizer.chat_template
+    digest.update(joblib.hash((said, more)).encode())
     digest.update((code_digest(__name__) + version("lm-eval")).encode())
     return digest.hexdigest()
+
+
+def _as_written(part: Any) -> bool:
+    """Whether a module or tokenizer does what its class in torch or transformers says, with no hook on it."""
+    held, kind = vars(part), type(part)
+    if held.get("_forward_hooks") or held.get("_forward_pre_hooks"):
+        return False
+    # accelerate moves weights to where they are used, by a forward around the one that was there before.
+    forward = held.get("_old_forward" if "_hf_hook" in held else "forward")
+    by_class = getattr(kind, "forward", None)
+    own = forward is not None and getattr(forward, "__func__", None) is not by_class
+    return not own and all(known_code(code.__module__) for code in (kind, by_class) if code is not None)
 
 
 def _task_digest(loaded: LoadedTask, folder: Path | None, limit: int | None) -> str:

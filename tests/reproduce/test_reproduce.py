@@ -187,6 +187,17 @@ def test_the_digest_follows_what_a_suite_names(tmp_path):
     assert len(set(seen)) == 3
 
 
+def test_the_digest_follows_a_model_below_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = write_notebook(tmp_path / "01_a.ipynb", "print(x)")
+    weights = tmp_path / "ck" / "model.safetensors"
+    weights.parent.mkdir()
+    weights.write_text("one")
+    before = digest(path, model="~/ck")
+    weights.write_text("two")
+    assert digest(path, model="~/ck") != before
+
+
 def test_the_digest_of_the_claims_follows_the_results_of_the_others(tmp_path):
     results = tmp_path / "figures" / "results"
     results.mkdir(parents=True)

@@ -18,6 +18,7 @@ from filelock import Timeout
 import sparsinglib as sl
 from sparsinglib import suites
 from sparsinglib.core import checkpoints
+from sparsinglib.core.rules import Rule
 from sparsinglib.suites import survey
 from sparsinglib.suites.suite import SuiteError
 
@@ -41,6 +42,12 @@ def cached(tmp_path, monkeypatch):
 def suite_of(text_file, name="0.4m-relu", tokens=512):
     checkpoint = suites.Checkpoint(name=name, source=name, scale="0.4M", activation="relu")
     return suites.Suite("mine", "own", (text_file,), 64, tokens, (checkpoint,))
+
+
+class Mine(Rule):
+    """A rule of the reader's own."""
+
+    uses_gate = False
 
 
 def counted(monkeypatch):
@@ -154,6 +161,15 @@ def test_what_was_measured_is_not_measured_again(cached, text_file, monkeypatch)
     assert torch.equal(first[key].neuron_counts[0], second[key].neuron_counts[0])
     survey.measure(suite, {"fat": sl.FAT(0.2)})
     assert len(calls) == 2
+
+
+def test_a_rule_of_the_readers_own_is_measured_each_time(cached, text_file, monkeypatch):
+    """It keeps its name when the reader edits it, as in a notebook."""
+    suite, ratios = suite_of(text_file), []
+    for share in (1, 0):
+        monkeypatch.setattr(Mine, "active", lambda self, ffn, neurons, gate, valid=None: neurons.abs() * share > 0)  # noqa: B023
+        ratios += survey.table(survey.measure(suite, {"mine": Mine()})).activation_ratio.tolist()
+    assert ratios[0] > ratios[1] == 0
 
 
 def test_another_text_or_checkpoint_of_the_same_name_is_measured_anew(cached, text_file, tmp_path, monkeypatch):

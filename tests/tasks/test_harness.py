@@ -9,6 +9,7 @@ import sys
 import warnings
 from functools import partial
 
+import accelerate
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,6 +19,7 @@ from transformers import PreTrainedTokenizerFast
 
 import sparsinglib as sl
 from sparsinglib import tasks
+from sparsinglib.core.rules import Rule
 from sparsinglib.files import LADDER
 from sparsinglib.tasks import harness, offline, offline_scoring, statistics
 
@@ -163,6 +165,95 @@ def test_other_weights_other_thresholds_and_other_limits_are_scored_anew(
     run(sl.TopK(0.25), 2)
     run([sl.TopK(0.25), sl.FAT(0.1)], 2)
     assert [rule for _, rule in seen[3:]] == ["TopK(k=0.5, over='token')", "TopK(k=0.25, over='token')", "FAT(eps=0.1)"]
+
+
+class Mine(Rule):
+    """A rule of the reader's own."""
+
+    uses_gate = False
+
+
+def test_a_rule_of_ones_own_is_scored_each_time(evaluate, monkeypatch):
+    """It keeps its name when the reader edits it, as in a notebook; the dense scores are kept."""
+    monkeypatch.setattr(Mine, "active", lambda self, ffn, neurons, gate, valid=None: neurons != 0, raising=False)
+    seen = count_scores(monkeypatch)
+    for _ in range(2):
+        evaluate("offline_agreement", {"mine": Mine()}, 2)
+    assert [rule for _, rule in seen].count(None) == 1 and len(seen) == 3
+
+
+def patched(model):
+    """A layer with a forward of the reader's own."""
+    layer = model.model.layers[0]
+    layer.forward = partial(type(layer).forward, layer)
+
+
+class OwnModule(torch.nn.SiLU):
+    """A module whose code nobody knows."""
+
+
+def other_class_forward(model):
+    model.model.layers[0].mlp.down_proj.__class__ = type("Own", (torch.nn.Linear,), {"forward": lambda self, x: x})
+
+
+UNKNOWN = {
+    "hook": lambda model: model.model.layers[1].register_forward_hook(lambda *_: None),
+    "hook before": lambda model: model.lm_head.register_forward_pre_hook(lambda *_: None),
+    "forward": patched,
+    "class": lambda model: setattr(model.model.layers[0].mlp, "act_fn", OwnModule()),
+    "forward of a class": other_class_forward,
+    "offloaded": lambda model: model.lm_head.to("meta"),
+    "packed": lambda model: torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, inplace=True),
+}
+
+
+@pytest.mark.parametrize("change", UNKNOWN.values(), ids=UNKNOWN)
+def test_a_model_with_code_of_ones_own_has_no_digest(change, model, tokenizer):
+    changed = copy.deepcopy(model)
+    assert harness.model_digest(changed, tokenizer) == harness.model_digest(model, tokenizer)
+    change(changed)
+    assert harness.model_digest(changed, tokenizer) is None
+
+
+def test_hooks_on_every_module_leave_no_digest(model, tokenizer):
+    handle = torch.nn.modules.module.register_module_forward_hook(lambda *_: None)
+    try:
+        assert harness.model_digest(model, tokenizer) is None
+    finally:
+        handle.remove()
+
+
+SETTINGS = {
+    "generation": lambda model, tokenizer: setattr(model.generation_config, "repetition_penalty", 2.0),
+    "longest": lambda model, tokenizer: setattr(tokenizer, "model_max_length", 64),
+    "chat": lambda model, tokenizer: setattr(tokenizer, "chat_template", "x"),
+    "activation": lambda model, tokenizer: setattr(model.model.layers[0].mlp, "act_fn", torch.nn.Tanh()),
+    "buffer": lambda model, tokenizer: model.model.rotary_emb.inv_freq.mul_(2),
+}
+
+
+@pytest.mark.parametrize("change", SETTINGS.values(), ids=SETTINGS)
+def test_the_digest_follows_what_a_score_depends_on(change, model, tokenizer):
+    changed = copy.deepcopy(model), copy.deepcopy(tokenizer)
+    change(*changed)
+    assert harness.model_digest(*changed) not in (None, harness.model_digest(model, tokenizer))
+
+
+def test_the_digest_is_the_same_with_weights_moved_by_accelerate(model, tokenizer):
+    moved = copy.deepcopy(model)
+    accelerate.hooks.add_hook_to_module(moved.lm_head, accelerate.hooks.AlignDevicesHook("cpu"))
+    assert harness.model_digest(moved, tokenizer) == harness.model_digest(model, tokenizer)
+
+
+def test_inside_sparsify_scores_are_those_of_the_rule(model, tokenizer, evaluate, monkeypatch):
+    """Neither read from the dense ones that are kept, nor kept as such."""
+    seen = count_scores(monkeypatch)
+    dense = evaluate("offline_agreement", None, 2)
+    with sl.sparsify(model, sl.OutputTopK(0.01)):
+        evaluate("offline_agreement", None, 2)
+    assert len(seen) == 2
+    pd.testing.assert_frame_equal(dense, evaluate("offline_agreement", None, 2))
+    assert len(seen) == 2
 
 
 def own_task(folder, lines):
