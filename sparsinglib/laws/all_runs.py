@@ -20,11 +20,9 @@ from numpy.typing import ArrayLike
 from scipy import special
 
 from . import curve
-from .curve import COEFFICIENTS, SIGN, Array, Tails
+from .curve import Array, Tails, law
 from .fitting import checked, positive
 
-ALPHAS = {"relu": np.geomspace(0.05, 4, 45), "silu": np.geomspace(0.05, 4, 220)}
-SLOPES = {"relu": np.geomspace(0.02, 8, 36), "silu": np.ones(1)}
 WANDERS = np.array([(0.0, 1.0), *product((0.3, 0.6, 0.9), (0.3, 1.0, 2.0))])  # share, and length in ln tokens
 CUTS = np.array([0, 0.03, 0.06, 0.1, 0.15, 0.2, 0.27, 0.34])  # of the tokens a parameter that all runs reached
 MEANS, SPREADS = np.log(np.geomspace(0.1, 3, 22)), np.array([0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.4])  # of ln alpha
@@ -55,7 +53,7 @@ class Posterior:
         the run moved past the warm-up, and the run's last ``LAST`` points do not stand beyond it, where no law that
         nears its limit can be. ``against``: the run moves against its law, which then says nothing.
         """
-        rows, sign = [], SIGN[self.kind]
+        rows, sign = [], law(self.kind).sign
         for run, table in self.draws.items():
             d, ratio = self._past_warm_up(run)
             low, middle, high = table.a0.quantile([(1 - level) / 2, 0.5, (1 + level) / 2])
@@ -147,13 +145,14 @@ def posterior(
             raise ValueError(f"{run}: {error}") from None
     reached = min(part["at"].max() for part in parts.values())  # tokens a parameter, by all runs
     ends = np.unique(CUTS * reached if cuts is None else cuts)
-    least = len(COEFFICIENTS[kind]) + LEAST
+    least = len(law(kind).coefficients) + LEAST
     ends = np.array([c for c in ends if all((p["at"] > c).sum() >= least for p in parts.values())] or ends[:1])
     grids = [[_Grid(kind, part, cut, ends[-1]) for part in parts.values()] for cut in ends]
     # cut × run × wander × alpha, then mean and spread × alpha, then cut × wander × mean and spread
     by_alpha = np.array([[special.logsumexp(grid.log, -1) for grid in row] for row in grids])
-    prior = -0.5 * ((np.log(ALPHAS[kind]) - MEANS[:, None, None]) / SPREADS[:, None]) ** 2
-    prior = special.log_softmax(prior, -1).reshape(-1, len(ALPHAS[kind]))
+    alphas = law(kind).alphas
+    prior = -0.5 * ((np.log(alphas) - MEANS[:, None, None]) / SPREADS[:, None]) ** 2
+    prior = special.log_softmax(prior, -1).reshape(-1, len(alphas))
     top = by_alpha.max(-1, keepdims=True)
     weight = special.softmax((np.log(np.exp(by_alpha - top) @ np.exp(prior).T) + top).sum(1))
     generator = np.random.default_rng(seed)
@@ -174,7 +173,7 @@ def posterior(
 
 def nodes(kind: str) -> Array:
     """alpha and s (``curve.Tails``) of every node of the grid: 2 × nodes."""
-    return np.stack(np.meshgrid(ALPHAS[kind], SLOPES[kind], indexing="ij")).reshape(2, -1)
+    return np.stack(np.meshgrid(law(kind).alphas, law(kind).slopes, indexing="ij")).reshape(2, -1)
 
 
 class _Grid:
@@ -186,7 +185,7 @@ class _Grid:
         most = max(int((part["at"] <= early).sum()), 1)
         size = max(float(np.sqrt(np.mean(steps[:most] ** 2))), 1e-9)
         warm_up = (-0.5 * (steps[: (~keep).sum()] / size) ** 2 - np.log(size) - 0.5 * np.log(2 * np.pi)).sum()
-        d, y, self.sign = part.d.to_numpy(float)[keep], ratio[keep], SIGN[kind]
+        d, y, self.sign = part.d.to_numpy(float)[keep], ratio[keep], law(kind).sign
         self.nodes, self.tails, self.freedom = nodes(kind), Tails(kind, d), len(y) - 2
         tail, (exact, log_size) = self.tails(*self.nodes), precisions(np.log(d))
         spread = (tail @ np.concatenate(exact, axis=1)).reshape(len(tail), -1, len(y))  # nodes × wanders × points
@@ -203,7 +202,7 @@ class _Grid:
         inside *= special.ndtr(-self.sign * self.move / moved)
         log = -0.5 * np.log(det) - self.freedom / 2 * np.log(self.rest * np.pi) + special.gammaln(self.freedom / 2)
         log += np.log(np.maximum(inside, 1e-300)) - log_size[:, None] + warm_up
-        shape = (len(ALPHAS[kind]), len(SLOPES[kind]))
+        shape = (len(law(kind).alphas), len(law(kind).slopes))
         self.log = log.reshape(len(WANDERS), *shape) + np.log(_volume(tail.reshape(*shape, len(y))))
 
     def draw(self, wander: Array, alpha: Array, generator: np.random.Generator) -> Array:

@@ -5,6 +5,7 @@ is not what the model assumes: its wander keeps time by tokens and not by their 
 degrees, seeds shift each run's limit, and ReLU's rate comes from no prior of the model.
 """
 
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -33,7 +34,7 @@ class Study(NamedTuple):
 
 def study(kind: str, design: str, seed: int) -> Study:
     """One simulated study: five sizes and two more seeds of the smallest, checkpoints spaced as ``design`` says."""
-    generator = np.random.default_rng(seed)
+    known, generator = curve.law(kind), np.random.default_rng(seed)
     limit, slope, move, seeds, own, wander = TRUTH[kind]
     frames: list[pd.DataFrame] = []
     limits, sizes = {}, {}
@@ -42,11 +43,10 @@ def study(kind: str, design: str, seed: int) -> Study:
         per = np.linspace(length / 30, length, 30) if design == "even" else np.geomspace(2, length, 27)
         alpha, x = np.exp(generator.normal(np.log(0.7), 0.35)), per / per[-1]
         reach = np.exp(generator.normal(np.log(3), 0.4))
-        tail = np.exp(-reach * x**alpha) if kind == "relu" else x**-alpha
-        first = tail[per >= 8][0]
+        gap = known.gap(SimpleNamespace(alpha=alpha, b=0.0, c=reach), x)
         sizes[run] = np.log2(SIZES[i])
         limits[run] = limit + slope * sizes[run] + generator.normal(0, seeds)
-        law = limits[run] - curve.SIGN[kind] * move * tail / first
+        law = limits[run] - known.sign * move * gap / gap[per >= 8][0]
         warm = generator.normal(0, move) * np.exp(-per / 3)
         noise = generator.normal(0, own, len(per)) + _wander(per, wander, 0.08 * per[-1], generator)
         ratio = np.clip((law + warm + noise) / 100, 0, 1)

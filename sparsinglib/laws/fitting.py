@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 from scipy import optimize
 
 from . import curve
-from .curve import COEFFICIENTS, SIGN, Array, Tails
+from .curve import Array, Tails, law
 
 ALPHAS, SLOPES = np.geomspace(0.02, 5, 24), np.geomspace(0.005, 8, 32)
 BOUNDS = np.log([[0.01, 8], [0.001, 50]])  # of alpha and s (``Tails``)
@@ -17,7 +17,7 @@ STARTS = 3
 
 @dataclass(frozen=True)
 class Fit:
-    """One fitted law. ``b`` is NaN for SiLU, which has none (Eq. 5).
+    """One fitted law. ``b`` is NaN for a law that has none, as SiLU's (Eq. 5).
 
     ``tokens`` and ``activation_ratio`` are the points used, after ``drop`` warm-up points were left out; ``flags``
     says in words what keeps the coefficients from being trusted. An empty tuple is a clean fit.
@@ -78,11 +78,12 @@ def nearest(kind: str, tokens: ArrayLike, activation_ratio: ArrayLike, drop: int
     Levenberg-Marquardt from the best nodes of a grid.
     """
     d, y = checked(kind, tokens, activation_ratio, drop)
-    tails, free = Tails(kind, d), 2 if kind == "relu" else 1
+    tails, sign = Tails(kind, d), law(kind).sign
+    free = 1 + (len(law(kind).slopes) > 1)  # alpha, and s if it counts
 
     def solve(theta: Array) -> tuple[Array, Array, Array]:
         alpha, s = np.exp(np.clip(theta, *BOUNDS[:free].T).T[[0, -1]])
-        return linear(SIGN[kind], tails(alpha, s), y)
+        return linear(sign, tails(alpha, s), y)
 
     nodes = np.log(np.stack(np.meshgrid(*(ALPHAS, SLOPES)[:free], indexing="ij"), -1).reshape(-1, free))
     best_first = nodes[np.argsort((solve(nodes)[2] ** 2).sum(1))]
@@ -98,7 +99,7 @@ def nearest(kind: str, tokens: ArrayLike, activation_ratio: ArrayLike, drop: int
     flags = {
         "alpha at bound": np.abs(best[0] - BOUNDS[0]).min() < 1e-3,
         "a0 at bound": a0 in (0.0, 1.0),
-        f"moves against the {kind} law": move == 0 or SIGN[kind] * moved < -curve.Z90 * error,
+        f"moves against the {kind} law": move == 0 or sign * moved < -curve.Z90 * error,
     }
     said = tuple(text for text, true in flags.items() if true)
     return Fit(kind, float(np.exp(best[0])), float(b), float(c), float(a0), d, y, drop, said)
@@ -136,8 +137,7 @@ def positive(tokens: ArrayLike) -> Array:
 
 def checked(kind: str, tokens: ArrayLike, activation_ratio: ArrayLike, drop: int = 0) -> tuple[Array, Array]:
     """The points that remain after ``drop``, or one ValueError that names what is wrong and the remedy."""
-    if kind not in COEFFICIENTS:
-        raise ValueError(f"unknown law {kind!r}; choose 'relu' (Eq. 4) or 'silu' (Eq. 5)")
+    least = len(law(kind).coefficients) + 2
     d, y = np.asarray(tokens, dtype=float), np.asarray(activation_ratio, dtype=float)
     if d.ndim != 1 or d.shape != y.shape:
         raise ValueError(f"tokens {d.shape} and activation_ratio {y.shape} must be one-dimensional, of one length")
@@ -152,7 +152,6 @@ def checked(kind: str, tokens: ArrayLike, activation_ratio: ArrayLike, drop: int
     if (y < 0).any() or (y > 1).any():
         percent = " These look like percent: divide by 100." if y.min() >= 0 and 1 < y.max() <= 100 else ""
         raise ValueError(f"activation_ratio must be fractions in [0, 1], found {y.min():g} to {y.max():g}.{percent}")
-    least = len(COEFFICIENTS[kind]) + 2
     if len(d) - drop < least:
         raise ValueError(f"{len(d) - drop} points remain after dropping {drop}; the {kind} law needs {least} or more")
     if np.ptp(y[drop:]) == 0:

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from .all_runs import nodes, precisions
-from .curve import COEFFICIENTS, SIGN, Array, Tails
+from .curve import Array, Tails, law
 from .fitting import checked, linear, nearest
 
 LAW = "the paper's law"
@@ -71,11 +71,11 @@ def ahead(kind: str, tokens: ArrayLike, activation_ratio: ArrayLike) -> pd.Serie
     plain power law, logarithm, exponential. Positive where the law is ahead. Raises ValueError as ``laws.fit`` does.
     """
     d, y = checked(kind, tokens, activation_ratio)
-    tail = Tails(kind, d)(*nodes(kind))
-    lawful = linear(SIGN[kind], tail, y)[1] != 0  # moves the law's way
-    law = _likelihood(_ones(tail[lawful] if lawful.any() else tail), d, y, len(COEFFICIENTS[kind]), limited=True)
+    tail, size = Tails(kind, d)(*nodes(kind)), len(law(kind).coefficients)
+    lawful = linear(law(kind).sign, tail, y)[1] != 0  # moves the law's way
+    own = _likelihood(_ones(tail[lawful] if lawful.any() else tail), d, y, size, limited=True)
     found = {name: _likelihood(shapes(d), d, y, size) for name, (shapes, size) in rivals(d).items()}
-    return pd.Series({name: law - value for name, value in found.items() if name != "last value"}, name="ahead")
+    return pd.Series({name: own - value for name, value in found.items() if name != "last value"}, name="ahead")
 
 
 def _likelihood(columns: Array, d: Array, y: Array, size: int, limited: bool = False) -> float:

@@ -1,5 +1,7 @@
 """The laws against synthetic truth, scipy's own fit, finite differences and brute-force integrals."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,7 +11,7 @@ from scipy import optimize, special, stats
 
 from sparsinglib import laws
 from sparsinglib.laws import coverage, curve, rivals
-from sparsinglib.laws.all_runs import ALPHAS, WANDERS, _Grid, _volume
+from sparsinglib.laws.all_runs import WANDERS, _Grid, _volume
 
 D = np.geomspace(1.0, 60.0, 28)
 
@@ -178,7 +180,7 @@ def test_the_closed_form_is_the_integral_over_limit_move_and_noise():
     nodes = (130, 160)
     a0, move, exact = np.linspace(0.3, 0.6, 301), np.linspace(-0.35, 0, 301), np.linalg.inv(cov)
     for node in nodes:
-        tail = grid.tails(ALPHAS["silu"][[node]], np.ones(1))[0]
+        tail = grid.tails(curve.law("silu").alphas[[node]], np.ones(1))[0]
         rest = [y - x - np.outer(move, tail) for x in a0]
         square = np.array([np.einsum("mn,nk,mk->m", r, exact, r) for r in rest]).ravel()
         log = special.logsumexp(-0.5 * square[:, None] / sigma**2, axis=0) - (len(d)) * np.log(sigma)
@@ -287,6 +289,36 @@ def test_tokens_for_inverts_the_laws(kind):
         model.tokens_for("a", 8.0)
     with pytest.raises(ValueError, match="positive"):
         model.predict("a", [0.0])
+
+
+# --- a third law -----------------------------------------------------------------------------------------------------
+
+
+def test_a_law_that_is_added_is_fitted_as_itself_everywhere(monkeypatch):
+    """One entry is enough: a power law that falls to its limit, which neither of the paper's laws is."""
+    monkeypatch.setitem(curve.LAWS, "falling", replace(curve.LAWS["silu"], equation="here", sign=-1))
+    y = 0.07 + 0.2 * D**-0.8
+    fit = laws.fit("falling", D, y + np.random.default_rng(0).normal(0, 1e-5, len(D)))
+    assert not fit.flags and [fit.alpha, fit.c, fit.a0] == pytest.approx([0.8, 0.2, 0.07], rel=1e-2)
+    assert fit.predict(D) == pytest.approx(y, abs=1e-4)
+    noise = np.random.default_rng(1).normal(0, 2e-4, len(D))
+    model = laws.posterior("falling", points({"a": (D, y + noise)}), draws=200)
+    (row,) = model.limits().itertuples()
+    assert row.low <= 0.07 <= row.high and row.identified
+    assert model.tokens_for("a", 0.12)[0] == pytest.approx((0.2 / 0.05) ** (1 / 0.8), rel=2e-2)
+    assert (model.slopes("a", D) < 0).all()
+    assert (rivals.ahead("falling", D, y + noise) > 5).all()
+    with pytest.raises(ValueError, match=r"unknown law 'gelu'; choose 'relu' .* or 'falling' \(here\)"):
+        laws.fit("gelu", D, y)
+
+
+def test_every_law_has_a_simulated_truth_and_the_coefficients_it_names():
+    assert set(coverage.TRUTH) == set(curve.LAWS)
+    for kind in curve.LAWS:
+        fit = laws.fit(kind, D, noisy(kind))
+        assert tuple(name for name in ("alpha", "b", "c", "a0") if np.isfinite(fit[name])) == laws.COEFFICIENTS[kind]
+    with pytest.raises(ValueError, match="unknown law 'gelu'"):
+        coverage.study("gelu", "even", 0)
 
 
 # --- means and lines over runs ---------------------------------------------------------------------------------------
