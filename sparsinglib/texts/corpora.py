@@ -134,11 +134,13 @@ def documents(name: str, split: Split = "train") -> tuple[str, ...]:
 
     prepare = Memory(cache_dir(), verbose=0).cache(_prepare)
     texts = prepare(name, versions)
-    found = hashlib.sha256("\0".join(texts).encode()).hexdigest()
-    if found != SHA256[name]:
+    found, recorded = hashlib.sha256("\0".join(texts).encode()).hexdigest(), SHA256.get(name)
+    if recorded is None:
+        raise ValueError(f"the corpus {name!r} has no recorded hash: add {name!r}: {found!r} to corpora.SHA256.")
+    if found != recorded:
         prepare.call_and_shelve(name, versions).clear()  # of this text alone, so that the next call reads it anew
         raise ValueError(
-            f"the text of {name!r} is not the recorded one (SHA-256 {found[:12]}, not {SHA256[name][:12]}); "
+            f"the text of {name!r} is not the recorded one (SHA-256 {found}, not {recorded}); "
             f"found: {', '.join(versions) or 'no package is needed'}. The versions it was recorded with are brought by "
             f"{INSTALL}; its copy in the cache was dropped."
         )

@@ -1,6 +1,7 @@
 """The sweep over rules against plain re-computations on tiny models; what it refuses, keeps and draws of a real one."""
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ import sparsinglib as sl
 from sparsinglib import suites
 from sparsinglib.core import calibration
 from sparsinglib.core.calibration import FAMILIES, GateSample, rules_at
+from sparsinglib.core.rules import Rule
 from sparsinglib.files import SAMPLE
 from sparsinglib.paper import style
 from sparsinglib.studies.tradeoff import figures, numbers, sweep
@@ -119,6 +121,25 @@ def test_the_grid_runs_from_nearly_all_nonzero_neurons_to_the_end_of_the_axis(ac
         assert (np.diff(ratio) < 0).all()
         assert ratio[0] < found.activation_ratio[0]
         assert math.exp(found.log_ratio[families == family][-1]) > 1.3 or ratio[-1] < 0.05
+
+
+def test_the_parameter_of_a_rule_is_its_first_field_whatever_it_is_called(monkeypatch):
+    @dataclass(frozen=True)
+    class Named(Rule):
+        level: float
+        note: str = "more"
+
+        def active(self, ffn, neurons, gate, valid=None):
+            return sl.TopK(self.level / 10).active(ffn, neurons, gate, valid)
+
+    monkeypatch.setitem(FAMILIES, "new", lambda sample, share: Named(10 * share))
+    rules = sweep.grid(tiny_llama(seed=3), [greedy(tiny_llama(seed=3), 40, rows=16)], 5)
+    assert [p for family, p in rules if family == "new"] == [r.level for (f, _), r in rules.items() if f == "new"]
+
+
+def test_every_family_of_rules_has_a_look_and_a_panel():
+    assert figures.RULES.keys() == {*figures.PAPER, *figures.OTHERS} >= FAMILIES.keys()
+    assert len({tuple(look.items()) for look in figures.RULES.values()}) == len(figures.RULES)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

