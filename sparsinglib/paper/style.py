@@ -245,7 +245,8 @@ def label_ends(ax: Axes, ends: Iterable[tuple[float, str, Any]], gap: float = 0.
     to_axes = ax.transData + ax.transAxes.inverted()
     y = np.clip([to_axes.transform((ax.get_xlim()[1], value))[1] for value, _, _ in rows], 0, 1)
     look: Look = {"va": "center", "fontsize": 8, "transform": ax.transAxes, "parse_math": False}
-    for height, (_, text, colour) in zip(spread(y, gap), rows, strict=True):
+    inside = np.maximum(spread(y, gap), gap * np.arange(len(rows)))  # none below the panel
+    for height, (_, text, colour) in zip(inside, rows, strict=True):
         ax.text(x, height, text, color=ink(colour), **look)
 
 

@@ -150,6 +150,9 @@ def test_names_at_the_ends_of_lines_can_be_read():
     _, (ax,) = style.axes(1, 1)
     style.label_ends(ax, [(0.1 * i, scale, style.colour(scale)) for i, scale in enumerate(("0.1M", "0.2M", "2.4B"))])
     assert [contrast(text.get_color(), "white") >= 4.5 for text in ax.texts] == [True] * 3
+    _, (ax,) = style.axes(1, 1)
+    style.label_ends(ax, [(0.0, name, "k") for name in "abc"], gap=0.1)
+    assert [text.get_position()[1] for text in ax.texts] == pytest.approx([0, 0.1, 0.2])  # none below the panel
 
 
 def test_importing_it_opens_no_font_and_no_backend():

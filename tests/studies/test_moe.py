@@ -369,7 +369,8 @@ def test_figure_with_and_without_runs(monkeypatch):
     for other in chosen.values():
         other.varied[1] = moe.CETT_ALIKE
     picture = moe_figures.figure_12(found, moe.gaps(found), (0.01, 5), chosen, moe.gaps(chosen))
-    assert "3 of 3 have less (-18.1 to -18.1 % at" in picture.message
+    assert "(at 0.1 inside: -18.1 to -18.1 % at" in picture.note
+    assert picture.message.endswith("as sparse, seeds alone ± 2.9 %")  # sqrt(2) · 0.01 · 2.015, t of five
     assert sum(line.get_linestyle() == "--" for line in picture.axes[1].lines) == 3
     points = moe.table(found)
     assert points.cett.notna().tolist() == points.active_experts.isna().tolist() == [True] * 3 + [False] * 12

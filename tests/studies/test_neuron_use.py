@@ -215,7 +215,7 @@ def test_pictures_of_one_checkpoint_and_of_unknown_scales(tmp_path):
     mean = table.position == neuron_use.MEAN
     pictures = {
         "figure_09": (figures.figure_9(table[mean], largest), table[mean]),
-        "figure_16": (figures.figure_16(table[~mean], largest), table[~mean]),
+        "figure_16": (figures.figure_16(table[~mean]), table[~mean]),
         "overlap": (figures.overlap(neuron_use.top_overlap(uses), 0.1), table),
     }
     for name, (picture, data) in pictures.items():

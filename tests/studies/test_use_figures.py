@@ -26,8 +26,10 @@ def test_distances_have_a_mark_for_each_kind_and_position():
         rows = table[(table.kind == kind) & (table.activation == activation)]
         expected = rows.groupby("position").distance_pp.median().reindex(POSITIONS).tolist()
         assert bar.lines[0].get_ydata().tolist() == expected
-        first.append(f"{expected[0]:.1f}")
-    assert f"two sizes {first[2]} and {first[3]}, ReLU against SiLU {first[4]}" in figure.message
+        first.append(f"{expected[0]:.0f}")
+    assert figure.message == f"Sizes differ by {first[2]} to {first[3]} points, ReLU and SiLU by {first[4]}"
+    named = sorted(ax.texts, key=lambda text: text.get_position()[1])  # by the height of their last mark
+    assert [text.get_text() for text in named][-1] == "ReLU against SiLU" and len(named) == 5
 
 
 @pytest.mark.parametrize("models", [1, 5])

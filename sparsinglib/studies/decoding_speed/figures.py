@@ -43,7 +43,8 @@ def speed_up(table: pd.DataFrame) -> style.Picture:
             f"At {100 * rows.a.min():g} % active neurons an FFN runs {own.min():.1f} to {own.max():.1f} times as fast "
             f"as the same kernel with all neurons active, {torch.min():.1f} to {torch.max():.1f} times as torch",
             "One FFN of the 2.4B shape, random weights, imposed activity. Colour: over our kernel with all neurons "
-            "active; grey: over dense torch, which reads memory more slowly (bars: quartiles over rounds).",
+            "active (bars: lower quartile of one's times over the other's upper); grey: over dense torch, which reads "
+            "memory more slowly (bars: quartiles of the rounds' ratios).",
         )
 
 
@@ -56,14 +57,15 @@ def _curve(ax: Axes, rows: pd.DataFrame, case: str) -> None:
         look = THREADS[int(str(threads))] | {"ms": 4, "lw": 1}
         bars = style.error_bars(part.speedup_low, part.speedup, part.speedup_high)
         ax.errorbar(100 * part.a, part.speedup, bars, color="0.7", capsize=2, **look)
-        ax.plot(100 * part.a, part.over_kernel, color=CASE_LOOKS[case]["color"], **look)
+        bars = style.error_bars(part.over_kernel_low, part.over_kernel, part.over_kernel_high)
+        ax.errorbar(100 * part.a, part.over_kernel, bars, color=CASE_LOOKS[case]["color"], capsize=2, **look)
     ax.axhline(1, color="0.5", lw=0.8, ls=":")
     ax.set_xlabel("active neurons (%)")
 
 
 def _ratio_axis(ax: Axes, rows: pd.DataFrame) -> None:
     """A scale of ratios on which twice as fast and half as fast are equally far from 1."""
-    seen = rows[["speedup_low", "speedup_high", "over_kernel"]]
+    seen = rows[["speedup_low", "speedup_high", "over_kernel_low", "over_kernel_high"]]
     ax.set_yscale("log", base=2)
     ax.set_ylim(min(0.8, 0.9 * float(seen.min(axis=None))), max(4.0, 1.1 * float(seen.max(axis=None))))
     ax.yaxis.set_major_formatter("{x:g}")
@@ -92,8 +94,9 @@ def shapes(table: pd.DataFrame) -> style.Picture:
         words = ", ".join(f"{means[case]:.1f} ({CASES[case].split(':')[0]})" for case in CASES if case in means)
         return fig.says(
             f"At the paper's limits an FFN runs {words} times as fast as the same kernel with all neurons active",
-            "Marks: over our own dense kernel; pale: over dense torch (quartiles). Random weights, imposed activity. "
-            "Last: geometric mean over sizes.",
+            "Marks: over our own dense kernel (bars: lower quartile of one's times over the other's upper); pale: over "
+            "dense torch (quartiles of the rounds' ratios). Random weights, imposed activity. Last: geometric mean "
+            "over sizes, ends of bars too.",
         )
 
 
@@ -105,12 +108,14 @@ def _points(ax: Axes, part: pd.DataFrame) -> None:
     scales = list(dict.fromkeys(part.model))
     for k, case in enumerate(CASES):
         rows = part[part.case == case].set_index("model").reindex(scales)
-        columns = ["speedup", "speedup_low", "speedup_high", "over_kernel", "bound"]
+        columns = [f"{ratio}{end}" for ratio in ("speedup", "over_kernel") for end in ("", "_low", "_high")]
+        columns += ["bound"]
         rows.loc["mean", columns] = np.exp(np.log(rows[columns].astype(float)).mean())
         x = np.arange(len(rows)) + 0.27 * (k - 1)
         bars = style.error_bars(rows.speedup_low, rows.speedup, rows.speedup_high)
         ax.errorbar(x, rows.speedup, bars, ls="", marker="_", ms=6, lw=1, color="0.7", capsize=2)
-        ax.plot(x, rows.over_kernel, ls="", **_mark(case), ms=5)
+        bars = style.error_bars(rows.over_kernel_low, rows.over_kernel, rows.over_kernel_high)
+        ax.errorbar(x, rows.over_kernel, bars, ls="", **_mark(case), ms=5, lw=1, capsize=2)
         ax.hlines(rows.bound, x - 0.13, x + 0.13, color="k", lw=1)
     ax.set_xticks(range(len(scales) + 1), [*scales, "mean"])
     ax.axvline(len(scales) - 0.5, color="0.7", lw=0.8)
@@ -136,7 +141,10 @@ def tokens_per_second(table: pd.DataFrame) -> style.Picture:
         panels[0].set_ylabel("speed over dense torch")
         ax = panels[-1]
         bars = ax.bar(
-            engines.framework, engines.decode_tokens_per_s, color=[VARIANT_COLOURS["sparse"], "0.65"], width=0.5
+            engines.framework.map(style.name),
+            engines.decode_tokens_per_s,
+            color=[VARIANT_COLOURS["sparse"], "0.65"],
+            width=0.5,
         )
         ax.bar_label(bars, fmt="%.1f", fontsize=8)
         ax.set(title="paper: two engines", ylabel="tokens per second")

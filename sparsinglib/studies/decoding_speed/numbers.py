@@ -32,7 +32,8 @@ def recorded(measure_again: bool = False) -> pd.DataFrame:
     """The recorded timings, after measuring them again on this machine if asked for; with bound and bandwidth.
 
     Added columns: ``bound``, the most that reading fewer weights can gain, 3 / (1 + share of up + share of down);
-    ``over_kernel``, the gain over the same kernel with all neurons active; ``of_memory``, the time that reading the
+    ``over_kernel``, the gain over the same kernel with all neurons active (_low, _high: one's lower quartile of times
+    over the other's upper, wider than quartiles of the rounds' ratios); ``of_memory``, the time that reading the
     weights needed takes at the memory's measured speed, over the time taken. Raises RuntimeError, with what the
     benchmark said, if measuring fails.
     """
@@ -58,10 +59,12 @@ def prepared(path: Path) -> pd.DataFrame:
     block = ["part", "model", "dtype", "threads"]
     memory = table[table.kind == "memory"].set_index(block)
     speed = (memory.bytes / memory.seconds).groupby(level=block).max()
-    whole = table[table.case == "all"].set_index(block).seconds
+    whole = table[table.case == "all"].set_index(block)
     keys = pd.MultiIndex.from_frame(table[block])
     table["of_memory"] = table.bytes / table.seconds / speed.reindex(keys).to_numpy()
-    table["over_kernel"] = whole.reindex(keys).to_numpy() / table.seconds
+    table["over_kernel"] = whole.seconds.reindex(keys).to_numpy() / table.seconds
+    table["over_kernel_low"] = whole.seconds_low.reindex(keys).to_numpy() / table.seconds_high
+    table["over_kernel_high"] = whole.seconds_high.reindex(keys).to_numpy() / table.seconds_low
     return table
 
 

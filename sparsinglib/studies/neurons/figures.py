@@ -73,13 +73,22 @@ def _keys(ax: Axes, table: pd.DataFrame) -> None:
     ax.legend(handles=keys, loc="upper right")
 
 
-def figure_16(table: pd.DataFrame, largest: pd.DataFrame) -> style.Picture:
-    """The same for first, middle and last layer (down)."""
+def figure_16(table: pd.DataFrame) -> style.Picture:
+    """The same for first, middle and last layer (down): smallest and largest model, and a band that holds all sizes."""
     positions, corpora = (list(dict.fromkeys(table[name])) for name in ("position", "corpus"))
+    gaps = []
     with style.context():
         fig, panels = style.axes(len(positions), len(corpora), height=1.9, sharex=True, sharey=True)
         for ax, (position, corpus) in zip(panels, ((p, c) for p in positions for c in corpora), strict=True):
-            _curves(ax, table[(table.position == position) & (table.corpus == corpus)])
+            part = table[(table.position == position) & (table.corpus == corpus)]
+            for activation, rows in part.groupby("activation", sort=False):
+                wide = rows.pivot(index="neurons_pct", columns="checkpoint", values="frequency_pct")
+                wide = wide[list(dict.fromkeys(rows.checkpoint))]  # smallest first, as in a suite
+                wide = wide.interpolate(method="index", limit_direction="both")  # sizes may have other widths
+                ink = style.colour("", str(activation))
+                ax.fill_between(wide.index, wide.min(axis=1), wide.max(axis=1), color=ink, alpha=0.2, lw=0)
+                gaps.append((position, activation, (wide.iloc[:, 0] - wide.iloc[:, -1]).abs().mean()))
+                _curves(ax, rows[rows.checkpoint.isin(wide.columns[[0, -1]])])
         for ax, corpus in zip(panels, corpora, strict=False):
             ax.set_title(_name(corpus), parse_math=False)
         for ax, position in zip(panels[:: len(corpora)], positions, strict=True):
@@ -87,14 +96,19 @@ def figure_16(table: pd.DataFrame, largest: pd.DataFrame) -> style.Picture:
         fig.supxlabel("share of neurons, most frequent first (%)", fontsize=9)
         fig.supylabel("activation frequency (% of tokens)", fontsize=9)
         _keys(panels[len(corpora) - 1], table)
-        rows = largest[largest.position.isin(positions)].dropna(subset=["scales"])
-        message = "How often each neuron is active in the first, middle and last layer"
-        if len(rows):
-            far = rows.pivot(index="activation", columns="position", values="scales").reindex(columns=positions)
-            words = [", ".join(f"{d:.0f}" for d in row) + f" ({_label(str(a))})" for a, row in far.iterrows()]
-            layers = ", ".join(p.removesuffix(" layer") for p in positions)
-            message = f"Two sizes lie at most {' or '.join(words)} points apart in the {layers} layer"
-        return fig.says(message, "Distance: mean gap between two sorted curves. Darker: larger.")
+        mean = (
+            pd.DataFrame(gaps, columns=["position", "activation", "gap"]).groupby(["position", "activation"]).gap.mean()
+        )
+        where = mean.groupby("position").mean().idxmax()
+        words = " and ".join(f"{gap:.0f} points ({_label(str(a))})" for a, gap in mean[where].items())
+        several = bool(table.groupby("activation").checkpoint.nunique().max() > 1)
+        return fig.says(
+            f"Smallest and largest model differ most in the {where}, on average by {words}"
+            if several
+            else "How often each neuron is active in the first, middle and last layer",
+            "Lines: smallest and largest model; band: from least to most of all sizes. " * several
+            + "Average: gap between the two sorted curves, mean over neurons and corpora.",
+        )
 
 
 def distances(table: pd.DataFrame, positions: Sequence[str]) -> style.Picture:
@@ -105,8 +119,9 @@ def distances(table: pd.DataFrame, positions: Sequence[str]) -> style.Picture:
     """
     labels = {"halves": "two halves of the text", "scales": "two sizes", "activations": "ReLU against SiLU"}
     series = table.groupby(["kind", "activation"], sort=False).size().index
-    middle: dict[str, list[str]] = {kind: [] for kind in labels}
+    middle: dict[str, list[float]] = {kind: [] for kind in labels}
     step = 0.8 / max(1, len(series))
+    ends = []
     with style.context():
         fig, (ax,) = style.axes(1, 1, height=3.2)
         for k, (kind, activation) in enumerate(sorted(series, key=lambda s: list(labels).index(s[0]))):
@@ -117,17 +132,29 @@ def distances(table: pd.DataFrame, positions: Sequence[str]) -> style.Picture:
             label = labels[kind] if kind == "activations" else f"{_label(activation)}: {labels[kind]}"
             bars = style.error_bars(rows["min"], rows["median"], rows["max"])
             x = np.arange(len(positions)) + step * (k - (len(series) - 1) / 2)
-            ax.errorbar(x, rows["median"], bars, ms=5, capsize=3, label=label, **look | {"ls": ""})
-            middle[kind].append(f"{rows['median'].iloc[0]:.1f}")
+            ax.errorbar(x, rows["median"], bars, ms=5, capsize=3, **look | {"ls": ""})
+            middle[kind].append(rows["median"].iloc[0])
+            ends.append((rows["median"].iloc[-1], label, look["color"]))
         ax.set_xticks(range(len(positions)), positions)
         ax.grid(axis="x", visible=False)
         ax.set(ylim=(0, None), ylabel="distance of curves (points)")
-        ax.legend(ncols=len(labels))
-        words = [f"{labels[kind]} {' and '.join(found)}" for kind, found in middle.items() if found]
+        style.label_ends(ax, ends)
         return fig.says(
-            f"Distance of two curves in points ({positions[0]}, median): {', '.join(words)}",
-            "Mark: median over corpora and pairs of models; bar: least to most.",
+            _differ(middle) or "No two curves to compare",
+            "Distance: mean gap between two sorted curves. Mark: median over corpora and pairs of models; bar: least "
+            f"to most. Title: {positions[0]}.",
         )
+
+
+def _differ(medians: dict[str, list[float]]) -> str:
+    """How far curves lie apart, at most two kinds of pairs: "Sizes differ by 2 points, ReLU and SiLU by 21"."""
+    subjects = {"scales": "sizes", "activations": "ReLU and SiLU", "halves": "two halves of the text"}
+    words = []
+    for kind, subject in subjects.items():
+        if found := sorted({f"{median:.0f}" for median in medians[kind]}, key=float):
+            words.append(f"{subject} {'by' if words else 'differ by'} {' to '.join(found)}{'' if words else ' points'}")
+    said = ", ".join(words[:2])
+    return said[:1].upper() + said[1:]
 
 
 def overlap(table: pd.DataFrame, share: float) -> style.Picture:

@@ -93,11 +93,14 @@ def figure_4(trend: pd.DataFrame, laws: Laws, limits: pd.DataFrame) -> style.Pic
 
 
 def _drifted(trend: pd.DataFrame, limits: pd.DataFrame) -> str:
-    """A sentence that names the runs whose end lies beyond the interval of their limit."""
+    """Sentences that name the runs whose end lies beyond the interval of their limit, or that go against their law."""
     end = limits.run.map(trend.sort_values("d").groupby("run").activation_ratio.apply(lambda ratio: ratio[-5:].mean()))
     beyond = np.where(limits.activation == "relu", end < limits.low, end > limits.high)
-    names = [style.name(run) for run in limits.run[beyond]]
-    return f" Late points have left their law's limit behind: {', '.join(names)}." if names else ""
+    said = {"Late points have left their law's limit behind": beyond, "Moves against the law drawn": limits.against}
+    return "".join(
+        f" {words}: {', '.join(map(style.name, limits.run[which.astype(bool)]))}." * bool(which.any())
+        for words, which in said.items()
+    )
 
 
 def _curves(ax: Axes, trend: pd.DataFrame, laws: Laws) -> pd.Series:
@@ -189,31 +192,45 @@ def figure_11(trend: pd.DataFrame, laws: Laws, model: Posterior) -> style.Pictur
 
 
 def residuals(trend: pd.DataFrame, laws: Laws) -> style.Picture:
-    """Point less law, in percentage points, along each run of the paper, the points left out as warm-up shaded."""
-    runs = style.by_size(trend[trend.evidence == "paper"].run)
+    """Point less law, in percentage points, along each run, paper above ladder; points left out as warm-up shaded."""
+    kinds, columns, words = [kind for kind in style.EVIDENCE_LABELS if kind in set(trend.evidence)], 6, []
+    runs = {kind: style.by_size(trend[trend.evidence == kind].run) for kind in kinds}
+    rows = [kind for kind in kinds for _ in range(-(-len(runs[kind]) // columns))]
     with style.context():
-        fig, panels = style.grid(len(runs), 4, 1.7, sharey=True)
-        late = []
-        for ax, run in zip(panels, runs, strict=True):
-            part = trend[trend.run == run]
-            d, used = part.d.to_numpy(float), (part.used >= 0.5).to_numpy()
-            apart = 100 * (part.activation_ratio.to_numpy(float) - laws[run](d))
-            ax.plot(d, apart, **style.look_of(run) | {"ls": ""}, ms=3)
-            ax.axhline(0, color="0.4", lw=0.8)
-            if not used.all():
-                ax.axvspan(0, (d[~used].max() + d[used].min()) / 2, color="0.88", zorder=0)
-            ax.set_title(style.name(run))
-            ax.set_xlim(0, None)
-            late.append(np.abs(apart[used]))
-        far = np.concatenate(late)
-        reach = 4 * np.quantile(far, 0.9)
-        panels[0].set_ylim(-reach, reach)
-        fig.supxlabel(style.TOKEN_LABELS[1e9], fontsize=9)
+        fig, panels = style.axes(len(rows), columns, height=1.4)
+        for kind in kinds:
+            first = rows.index(kind) * columns
+            mine = panels[first : first + rows.count(kind) * columns]
+            late = [
+                _residual(ax, trend[trend.run == run], laws[run]) for ax, run in zip(mine, runs[kind], strict=False)
+            ]
+            far = np.concatenate(late)
+            reach = 4 * np.quantile(far, 0.9)
+            for k, ax in enumerate(mine):
+                ax.set_ylim(-reach, reach)
+                ax.tick_params(labelleft=k % columns == 0)
+                if k >= len(runs[kind]):
+                    ax.set_axis_off()
+            words.append(f"{np.median(far):.2f} points ({kind})")
+        fig.supxlabel("tokens (paper: billions, ladder: millions)", fontsize=9)
         fig.supylabel("point less law (points)", fontsize=9)
         return fig.says(
-            f"After warm-up the laws pass the published points at a median distance of {np.median(far):.2f} points",
-            "Grey: points left out as warm-up; some of them lie beyond the axis.",
+            f"After warm-up a point lies {' and '.join(words)} from its law (median)",
+            "Grey: points left out as warm-up; some lie beyond the axes, one for the paper, one for the ladder.",
         )
+
+
+def _residual(ax: Axes, part: pd.DataFrame, law: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """One run's points less its law, drawn; gives the distances (points) of those used."""
+    run, d, used = str(part.run.iloc[0]), part.d.to_numpy(float), (part.used >= 0.5).to_numpy()
+    apart = 100 * (part.activation_ratio.to_numpy(float) - law(d))
+    ax.plot(d, apart, **style.look_of(run) | {"ls": ""}, ms=2.5)
+    ax.axhline(0, color="0.4", lw=0.8)
+    if not used.all():
+        ax.axvspan(0, (d[~used].max() + d[used].min()) / 2, color="0.88", zorder=0)
+    ax.set_title(style.name(run), fontsize=8)
+    ax.set_xlim(0, None)
+    return np.abs(apart[used])
 
 
 def seed_trends(frame: pd.DataFrame, value: str, label: str, unit: str, factor: float = 1.0) -> style.Picture:
@@ -301,8 +318,20 @@ def coverage(table: pd.DataFrame) -> style.Picture:
         return fig.says(
             f"How often 90 % intervals hold the truth in simulated runs: {'; '.join(words)}",
             "Simulated sets of seven runs with seeds, wander and a warm-up; slope: of the limit over scale. Bars: 90 % "
-            "of the share (Jeffreys). Above the dashed line intervals are wider than they need be.",
+            f"of the share (Jeffreys). Above the dashed line intervals are wider than they need be{_too_wide(table)}.",
         )
+
+
+def _too_wide(table: pd.DataFrame) -> str:
+    """Which 90 % intervals hold the truth more often than chance lets intervals of the right width."""
+    words = []
+    for (kind, activation, design), row in table[table.level == 0.9].groupby(
+        ["quantity", "activation", "design"], sort=False
+    ):
+        right, of = int(row.right.sum()), int(row.intervals.sum())
+        if stats.binomtest(right, of, 0.9, "greater").pvalue < 0.05:
+            words.append(f"{kind}, {style.ACTIVATION_LABELS[activation]}, {design} ({right} of {of})")
+    return f", at 90 % surely so: {'; '.join(words)}" if words else ""
 
 
 def table_2(table: pd.DataFrame, limits: pd.DataFrame) -> style.Picture:

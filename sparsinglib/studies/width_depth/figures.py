@@ -129,7 +129,10 @@ def figure_6(table: pd.DataFrame, losses: pd.DataFrame, edge: float) -> style.Pi
         _ratio_axis(ax, table, losses, "")
         bars = style.error_bars(losses.above_low, losses.above, losses.above_high)
         ax.errorbar(losses.ratio, losses.above, bars, capsize=3, zorder=3, **POINT)
-        ax.axhspan(0, edge, color="0.5", alpha=0.2, lw=0, label=f"within {edge:.3f} nats of the best")
+        ax.axhspan(0, edge, color="0.5", alpha=0.2, lw=0)
+        ax.text(
+            0.01, edge, f"grey: within {edge:.3f} nats of the best", transform=ax.get_yaxis_transform(), va="bottom"
+        )
         ax.set_ylabel("loss above the best shape's\n(nats per token)")
         _readings(ax, ("best, lower end", "best, upper end"))
         ax.legend(title=f"paper's best, {low:g} to {high:g}, carried over:", title_fontsize=8, loc="upper right")
