@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 
 from ...paper import style
 from ...tasks.statistics import DENSE
-from .scores import FAMILIES
+from .tables import FAMILIES
 
 GROUPS = {"commonsense_reasoning": "commonsense", "reading_comprehension": "reading"}
 ZEROS = "zeros of ReLU"

@@ -14,7 +14,7 @@ from ...core.calibration import rules_at
 from ...core.checkpoints import ladder_names, load
 from ...core.layout import find_ffns
 from ...core.measure import measure
-from ...core.rules import FAT, Rule, StraightforwardReLU, TopK
+from ...core.rules import Rule, StraightforwardReLU
 from ...core.search import find_thresholds
 from ...core.thresholds import Thresholds
 from ...core.token_batches import token_batches
@@ -37,7 +37,6 @@ from . import (
 
 MEASURED_TOKENS = 4096  # for the sparsity of each rule
 WINDOW = 256  # tokens a model of somebody else's sees at once
-FAMILIES = {Thresholds: "CETT", TopK: "Top-k", FAT: "FAT-ε", StraightforwardReLU: "zeros of ReLU"}
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,7 @@ def measure_tasks(
         few = _batches(name, tokenizer, MEASURED_TOKENS)
         for label, rule in {**found, **others}.items():
             ratio = measure(model, few, rule, kl=False, cett=False, keep_tokens=False).activation_ratio
-            sparsities.append((_label(name), label, FAMILIES[type(rule)], 1 - ratio))
+            sparsities.append((_label(name), label, task_tables.FAMILIES[type(rule)], 1 - ratio))
     scored = pd.concat(scores, ignore_index=True)
     summary = summarise(scored)
     chance = above_chance(summary, offline_tasks.floors())

@@ -4,10 +4,13 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from ...core.rules import FAT, StraightforwardReLU, TopK
+from ...core.thresholds import Thresholds
 from ...paper import published
 
 COMMONSENSE, READING, COMPLEX = "commonsense_reasoning", "reading_comprehension", "complex"
 GROUP_OF_TABLE = {4: COMMONSENSE, 5: READING, 6: COMPLEX}
+FAMILIES = {Thresholds: "CETT", TopK: "Top-k", FAT: "FAT-ε", StraightforwardReLU: "zeros of ReLU"}
 ROUNDING = 0.05  # points; what a printed tenth can hide
 MODEL = ["scale", "activation", "p_pct"]
 

@@ -6,7 +6,7 @@ quarters, the end of the paper's axis, and the points lie evenly (in logarithm) 
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -206,7 +206,7 @@ def grid(model: PreTrainedModel, batches: Sequence[Tensor], points: int) -> dict
         least = most * _crossing(rise)
         for share in np.geomspace(most, 0.97 * least, points + 1)[1:]:
             rule = gates.rule(family, share)
-            parameter = astuple(rule)[0]
+            parameter = next(iter(vars(rule).values()), None)  # its first field
             rules[family, parameter if isinstance(parameter, float) else share] = rule  # or one value a layer
     return rules
 
