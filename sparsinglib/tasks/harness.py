@@ -14,6 +14,7 @@ import json
 import logging
 import math
 import os
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -38,7 +39,7 @@ from ..core.rules import Rule
 from ..core.thresholds import Thresholds, as_rule
 from ..files import cache_dir, code_digest, content_digest, kept, known_code
 from . import offline
-from .model import SparseLM
+from .model import SparseLM, TaskError
 from .statistics import COLUMNS, DENSE, summarise
 
 Rules = Rule | str | os.PathLike[str] | Iterable[Rule | str | os.PathLike[str]] | Mapping[str, Rule] | None
@@ -46,12 +47,11 @@ LoadedTask = tuple[str, dict[str, Any]]  # the name asked for; what lm-eval made
 Scored = tuple[list[tuple[str, str, str, float]], int]  # task, metric, example and score; prompts that were cut
 DEFAULT_NEW_TOKENS = 256  # lm-eval's, where a task sets no limit
 FEWSHOT_SEED = 1234  # lm-eval's own
+# Notes that say nothing new: a loaded model is what is wanted, defaults are the usual ones, prompts that are cut are
+# counted, and where shots come from is told where it matters.
+IDLE_NOTE = re.compile("`pretrained`|using default|runcat|fewshot_split is None|using test_docs as fewshot_docs")
 
 datasets.disable_progress_bars()
-
-
-class TaskError(ValueError):
-    """A task that is unknown, has no data here, or cannot be run with this model; says what to do."""
 
 
 def evaluate(
@@ -127,6 +127,8 @@ def examples(
     for rule in named.values():
         rule.check(ffns)
     chosen = _chosen(tasks)
+    if shots is not None and not isinstance(shots, Mapping):
+        raise ValueError(f"shots must give a number by task, as {{{chosen[0]!r}: 5}}; got {shots!r:.100}.")
     wanted = {task: arguments.whole(f"shots of {task}", number, 0) for task, number in (shots or {}).items()}
     if strange := sorted(set(wanted) - set(chosen)):
         raise ValueError(f"shots are given for {', '.join(strange)}, not among the tasks: {', '.join(chosen)}.")
@@ -154,6 +156,8 @@ def examples(
 
 def _chosen(tasks: str | Iterable[str] | None) -> list[str]:
     """Names of tasks, each once; one string may hold several, as on lm-eval's command line."""
+    if tasks is not None and not tasks:
+        raise ValueError(f"tasks is empty ({tasks!r}): name some, or leave it out for all offline tasks.")
     names = tasks.split(",") if isinstance(tasks, str) else list(tasks) if isinstance(tasks, Iterable) else tasks
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         raise ValueError(f"tasks must be names of tasks, got {tasks!r:.100}.")
@@ -273,13 +277,14 @@ class Harness:
         """Raises TaskError for names that are neither offline tasks, in ``folder``, nor known to lm-eval."""
         self.model, self.max_new_tokens, self.run_code = model, max_new_tokens, run_code
         self.manager = find(tasks, folder)
-        with quiet():
+        with quiet() as said:
             self.lm = SparseLM(model, tokenizer=tokenizer, batch_size=batch_size)
+        _tell("lm-eval", said)
 
     def load(self, name: str, shots: int | None = None) -> LoadedTask:
         """Read a task's examples; raises TaskError if they are not to be had or the task does not fit the model."""
         try:
-            with quiet():
+            with quiet() as said:
                 loaded = self.manager.load([name])
         except Exception as error:  # lm-eval and datasets raise whatever the network, the disk or a file gives them
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
@@ -288,9 +293,11 @@ class Harness:
                 "read from the model hub: connect once, or set HF_HOME to a copy of a cache that has them. These need "
                 f"no hub: {', '.join(offline.names())}."
             ) from error
+        _tell(name, said)
         for task in loaded["tasks"].values():
             task.set_config(key="num_fewshot", value=shots if shots is not None else task.config.num_fewshot or 0)
             task.set_fewshot_seed(seed=FEWSHOT_SEED)
+            _check_shots(name, task)
             if task.config.output_type != "generate_until":
                 continue
             if self.max_new_tokens is not None:
@@ -313,9 +320,7 @@ class Harness:
         options = {"limit": limit, "bootstrap_iters": 0, "confirm_run_unsafe_code": self.run_code}
         with quiet() as said, sparsify(self.model, rule) if rule is not None else contextlib.nullcontext():
             results = lm_eval.evaluate(lm=self.lm, task_dict=loaded, log_samples=True, **options)
-        for message in dict.fromkeys(said):
-            if "runcat" not in message:  # prompts that are cut are counted, and warned of once
-                warnings.warn(f"{name}: {message}", stacklevel=2)
+        _tell(name, said)
         rows = []
         for part, samples in results["samples"].items():
             for metric, scores in _by_metric(samples).items():
@@ -325,6 +330,32 @@ class Harness:
         if not rows:
             raise TaskError(f"{name}: none of its metrics is a mean over examples, so differences cannot be paired.")
         return rows, self.lm.cut
+
+
+def _tell(name: str, said: Iterable[str]) -> None:
+    """Warn of what lm-eval warned of while it was kept quiet."""
+    for message in dict.fromkeys(said):
+        if not IDLE_NOTE.search(message):
+            warnings.warn(f"{name}: {message}", stacklevel=3)
+
+
+def _check_shots(name: str, task: Any) -> None:
+    """Raise TaskError if a task has too few examples for its shots; warn if a question can be a shot of its own."""
+    number, config, source = task.config.num_fewshot, task.config, task.fewshot_cfg
+    if not number or not hasattr(task, "sampler"):
+        return
+    # lm-eval leaves the question itself out only where the split is named and is the test split.
+    apart = source.split is not None and source.split == config.test_split
+    if number > (most := len(task.sampler.df) - apart):
+        raise TaskError(f"{name}: {number} shots, but there are {most} examples to take them from; ask for fewer.")
+    own = source.split or (None if source.samples else config.training_split or config.validation_split)
+    scored = config.test_split or config.validation_split
+    if not apart and not (source.samples and not source.split) and (own or config.test_split) == scored:
+        warnings.warn(
+            f"{name}: its {number} shots are taken from the examples it is scored on (split {scored!r}), so that a "
+            "question can stand in its own prompt with its answer; name another fewshot_split, or that split itself.",
+            stacklevel=4,
+        )
 
 
 def _by_metric(samples: Sequence[dict[str, Any]]) -> dict[str, dict[int, float]]:

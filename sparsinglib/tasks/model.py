@@ -15,6 +15,10 @@ from ..core.hooks import sparsify
 from ..core.rules import Rule
 
 
+class TaskError(ValueError):
+    """A task that is unknown, has no data here, or cannot be run with this model; says what to do."""
+
+
 @register_model("sparsinglib")
 class SparseLM(HFLM):
     """lm-eval's own wrapper around a model with its weak neurons left out, which counts the prompts that it cuts.
@@ -54,6 +58,12 @@ class SparseLM(HFLM):
         self._in_use.close()
 
     def _loglikelihood_tokens(self, requests: Any, *args: Any, **options: Any) -> Any:
+        longest = max((after for _, _, after in requests), key=len, default=[])
+        if len(longest) > self.max_length:
+            raise TaskError(
+                f"a target of {len(longest)} tokens ({self.tok_decode(longest[:12])!r}…) is longer than the model's "
+                f"context of {self.max_length}: shorten it, leave its task out, or take a model with a longer context."
+            )
         # The last token is only predicted, never read.
         self.cut += sum(len(before) + len(after) > self.max_length + 1 for _, before, after in requests)
         return super()._loglikelihood_tokens(requests, *args, **options)

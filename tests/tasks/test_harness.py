@@ -2,6 +2,7 @@
 
 import copy
 import json
+import logging
 import math
 import re
 import subprocess
@@ -291,6 +292,53 @@ def test_a_broken_example_file_is_named(lines, said, evaluate, tmp_path):
         evaluate("own", folder=folder)
 
 
+MORE = [GOOD, GOOD.replace("a b", "d e"), GOOD.replace("a b", "f g")]
+
+
+def test_shots_from_the_scored_examples_are_told_each_time(evaluate, tmp_path):
+    """A question can be an example in its own prompt, unless lm-eval is told that both are of one split."""
+    folder = own_task(tmp_path / "mine", MORE)
+    for _ in range(2):
+        with pytest.warns(UserWarning, match=r"own: its 2 shots are taken from the examples it is scored on \(split"):
+            evaluate("own", folder=folder, shots={"own": 2})
+    file = folder / "own.yaml"
+    file.write_text(file.read_text() + "num_fewshot: 2\n")
+    with pytest.warns(UserWarning, match="own: its 2 shots"):
+        evaluate("own", folder=folder)
+    file.write_text(file.read_text() + "fewshot_split: test\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        evaluate("own", folder=folder)
+        evaluate("own", folder=folder, shots={"own": 0})
+
+
+def test_more_shots_than_examples_are_refused(evaluate, tmp_path, monkeypatch):
+    folder = own_task(tmp_path / "mine", MORE)
+    seen = count_scores(monkeypatch)
+    with pytest.raises(tasks.TaskError, match="own: 4 shots, but there are 3 examples"):
+        evaluate(["offline_agreement", "own"], folder=folder, shots={"own": 4})
+    with (folder / "own.yaml").open("a") as file:
+        file.write("fewshot_split: test\n")  # the question itself is left out
+    with pytest.raises(tasks.TaskError, match="own: 3 shots, but there are 2 examples"):
+        evaluate(["offline_agreement", "own"], folder=folder, shots={"own": 3})
+    assert not seen
+
+
+def test_what_lm_eval_warns_of_on_loading_is_told(evaluate, tmp_path, monkeypatch):
+    load = harness.TaskManager.load
+    warn = logging.getLogger("lm_eval").warning
+    monkeypatch.setattr(harness.TaskManager, "load", lambda self, names: warn("mind this") or load(self, names))
+    with pytest.warns(UserWarning, match="own: mind this"):
+        evaluate("own", folder=own_task(tmp_path / "mine", [GOOD]))
+
+
+def test_a_target_longer_than_the_context_is_named_before_a_pass(model, evaluate, tmp_path, monkeypatch):
+    folder = own_task(tmp_path / "mine", [GOOD, json.dumps({"query": "Say:", "answer": " word" * 400})])
+    monkeypatch.setattr(type(model), "forward", lambda *_, **__: pytest.fail("a pass was made"))
+    with pytest.raises(tasks.TaskError, match=r"target of \d+ tokens .* longer than the model's context of 256"):
+        evaluate("own", folder=folder)
+
+
 def test_a_task_without_data_says_what_to_do(evaluate, tmp_path):
     folder = own_task(tmp_path / "mine", [GOOD])
     (folder / "own.jsonl").unlink()
@@ -365,6 +413,9 @@ def test_the_path_of_thresholds_is_a_rule(evaluate, thresholds, tmp_path):
         ({"batch_size": "auto"}, "batch_size"),
         ({"max_new_tokens": 0}, "max_new_tokens"),
         ({"tasks": 3}, "names of tasks"),
+        ({"tasks": []}, "tasks is empty"),
+        ({"tasks": ""}, "tasks is empty"),
+        ({"shots": 5}, "shots must give a number by task, as {'offline_span': 5}; got 5"),
         ({"tasks": [None]}, "names of tasks"),
         ({"shots": {"offline_spam": 2}}, "offline_spam"),
         ({"shots": {"offline_span": -1}}, "shots of offline_span"),
