@@ -156,11 +156,11 @@ def examples(
 
 def _chosen(tasks: str | Iterable[str] | None) -> list[str]:
     """Names of tasks, each once; one string may hold several, as on lm-eval's command line."""
-    if tasks is not None and not tasks:
-        raise ValueError(f"tasks is empty ({tasks!r}): name some, or leave it out for all offline tasks.")
     names = tasks.split(",") if isinstance(tasks, str) else list(tasks) if isinstance(tasks, Iterable) else tasks
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         raise ValueError(f"tasks must be names of tasks, got {tasks!r:.100}.")
+    if names is not None and not any(map(str.strip, names)):
+        raise ValueError(f"tasks is empty ({tasks!r:.100}): name some, or leave it out for all offline tasks.")
     return list(dict.fromkeys(map(str.strip, names or offline.names())))
 
 
