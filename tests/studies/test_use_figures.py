@@ -99,14 +99,14 @@ def test_extremes_are_ranked_with_a_gap_between_the_ends():
         ("m", "most", "$x_1$", 0.9),
         ("m", "most", "⏎······", 0.8),
         ("m", "fewest", "c", 0.1),
-        ("m", "fewest", "d", 0.05),
+        ("m", "fewest", "<121>", 0.05),
     ]
     table = pd.DataFrame(rows, columns=["checkpoint", "side", "token", "activation_ratio"]).assign(
         kind=order[0], low=0.04, high=0.95
     )
     figure = use_figures.extremes(table, order)
     (ax,) = figure.axes
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["$x_1$", "⏎·×6", "c", "d"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["$x_1$", "⏎·×6", "c", "piece no. 121"]
     assert [bar.get_width() for bar in ax.patches] == pytest.approx([90, 80, 10, 5])
     middles = [bar.get_y() + bar.get_height() / 2 for bar in ax.patches]
     assert np.diff(middles).tolist() == pytest.approx([1, 2.5, 1])

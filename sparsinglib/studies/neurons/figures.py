@@ -320,6 +320,7 @@ def _ranked(ax: Axes, part: pd.DataFrame, inks: dict[str, str]) -> None:
     ax.barh(y, 100 * part.activation_ratio, xerr=bars, color=[inks[k] for k in part.kind], height=0.7, ecolor="0.3")
     # A run of one sign is written as the sign and its count: white space can be as wide as the page.
     texts = [re.sub(r"(.)\1{3,}", lambda run: f"{run[1]}×{len(run[0])}", token) for token in part.token]
+    texts = [re.sub(r"^<(\d+)>$", r"piece no. \1", text) for text in texts]  # bytes of no character by themselves
     ax.set_yticks(y, texts, family=style.monospace(), fontsize=8)
     for label in ax.get_yticklabels():
         label.set_parse_math(False)
