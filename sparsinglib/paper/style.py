@@ -85,7 +85,7 @@ def ink(colour: str) -> str:
     most = 1.05 / READABLE - 0.05  # luminance of the lightest ink with that contrast on white
     light = float(linear @ LUMINANCE)
     darker = linear * min(1.0, 0.99 * most / max(light, 1e-9))  # rounding to hex may not lighten it too much
-    return to_hex(np.where(darker <= 0.0031308, 12.92 * darker, 1.055 * darker ** (1 / 2.4) - 0.055))
+    return to_hex(tuple(np.where(darker <= 0.0031308, 12.92 * darker, 1.055 * darker ** (1 / 2.4) - 0.055).tolist()))
 
 
 def _linear(rgb: np.ndarray) -> np.ndarray:

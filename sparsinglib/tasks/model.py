@@ -58,7 +58,7 @@ class SparseLM(HFLM):
         self._in_use.close()
 
     def _loglikelihood_tokens(self, requests: Any, *args: Any, **options: Any) -> Any:
-        longest = max((after for _, _, after in requests), key=len, default=[])
+        longest: list[int] = max((after for _, _, after in requests), key=len, default=[])
         if len(longest) > self.max_length:
             raise TaskError(
                 f"a target of {len(longest)} tokens ({self.tok_decode(longest[:12])!r}…) is longer than the model's "

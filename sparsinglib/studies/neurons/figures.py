@@ -149,7 +149,7 @@ def distances(table: pd.DataFrame, positions: Sequence[str]) -> style.Picture:
 def _differ(medians: dict[str, list[float]]) -> str:
     """How far curves lie apart, at most two kinds of pairs: "Sizes differ by 2 points, ReLU and SiLU by 21"."""
     subjects = {"scales": "sizes", "activations": "ReLU and SiLU", "halves": "two halves of the text"}
-    words = []
+    words: list[str] = []
     for kind, subject in subjects.items():
         if found := sorted({f"{median:.0f}" for median in medians[kind]}, key=float):
             words.append(f"{subject} {'by' if words else 'differ by'} {' to '.join(found)}{'' if words else ' points'}")
