@@ -5,12 +5,24 @@ Numbers come from config files, tables and tensors as well as from code: numpy's
 
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from torch import nn
+
+CORPORA = ("wikipedia", "chinese", "code", "math", "mixture")  # what ``corpora.load`` knows by name
+ENDINGS = r"\.(txt|md|log|dat|pdf|docx?|zip|jsonl?|ndjson|csv|tsv|parquet|gz|bz2|xz|html?|xml|py)"
+A_PATH = re.compile(
+    r"[a-z]+://\S+"  # an address
+    r"|(/|~/|\.\.?/|[a-z]:\\)\S+"  # of a root, of home, of here
+    r"|[\w.-]+([/\\][\w.-]+)+/?"
+    r"|\S+\.[a-z][a-z0-9]{0,7}"  # one word with an ending
+    rf"|[^\n]*[/\\][^\n]*{ENDINGS}",  # blanks between, as only files of known endings have them here
+    re.IGNORECASE,
+)
 
 
 def number(
@@ -53,6 +65,13 @@ def path(name: str, value: Any) -> Path:
     if not isinstance(value, (str, os.PathLike)) or not isinstance(os.fspath(value), str) or not str(value).strip():
         raise ValueError(f"{name} must be a path, got {value!r:.100}.")
     return Path(value).expanduser()
+
+
+def names_a_text(value: Any) -> bool:
+    """Whether ``value``, given as a text, is the path or address of one, or the name of a corpus: one short line."""
+    if not isinstance(value, str) or len(value) > 1024 or "\n" in (line := value.strip()) or "\0" in line:
+        return False
+    return line in CORPORA or bool(A_PATH.fullmatch(line)) or os.path.exists(os.path.expanduser(line))
 
 
 def one_of(name: str, value: Any, choices: Iterable[str]) -> str:

@@ -1,18 +1,15 @@
 """A text as windows of token ids, consecutive or overlapping, with start tokens where a model needs them."""
 
-import os
-import re
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from .arguments import flag, whole
+from .arguments import flag, names_a_text, whole
 
 PIECE = 2**20  # characters tokenised at once
 LENGTH = 512  # of a window, where the tokenizer sets no shorter limit
-A_FILE = re.compile(r"\S+\.(txt|md|jsonl?|ndjson|csv|tsv|parquet|gz|html?|py)", re.IGNORECASE)
 
 
 def token_batches(
@@ -43,7 +40,7 @@ def token_batches(
         stride: tokens from the beginning of a window to that of the next, at most its text; None for no overlap.
         start_token: whether each window begins with the start token, as models like Gemma need it: without it their
             perplexity is that of noise. None does as the tokenizer does with a text. A text that begins with it
-            already gets no second one.
+            already, be it after blanks, gets no second one.
 
     Returns:
         Batches of token ids, ``batch_size`` × ``length``; the last full windows may make a smaller batch, and what is
@@ -90,8 +87,11 @@ def _check_text(text: object, tokenizer: object) -> None:
         )
     if not text.strip():
         raise ValueError("the text is empty")
-    if A_FILE.fullmatch(text) or (len(text) < 4096 and os.path.exists(os.path.expanduser(text))):
-        raise ValueError(f"text is the path {text!r}, not what the file holds: give sparsinglib.corpora.load({text!r})")
+    if names_a_text(text):
+        raise ValueError(
+            f"text is {text!r}, the name of a text and not what it holds: give sparsinglib.corpora.load({text!r}), "
+            "which reads files and knows the corpora by name; what lies at an address must be downloaded first"
+        )
 
 
 def _start(tokenizer: Any, wanted: bool | None) -> list[int]:
@@ -119,6 +119,12 @@ def _counted_once(windows: list[Tensor], start: int, overlap: int) -> list[dict[
 def _token_ids(text: str, tokenizer: Any, most: int | None, start: Tensor) -> Tensor:
     # One block for all ids, and a piece's list gone before the next: what is kept between pieces fragments the heap,
     # which then grows by 60 MB with each.
+    marked = False
+    if len(start):
+        # A text rendered from a chat template begins with its own; blanks before that are then no text.
+        bare = text.lstrip("\ufeff \t\r\n")
+        marked = tokenizer(bare[:256], add_special_tokens=False)["input_ids"][: len(start)] == start.tolist()
+        text = bare if marked else text
     found = torch.empty(len(text) // 2 + 1, dtype=torch.int32)
     begin = known = 0
     wanted = None if most is None else most + len(start)
@@ -132,5 +138,4 @@ def _token_ids(text: str, tokenizer: Any, most: int | None, start: Tensor) -> Te
         found[known : known + len(ids)] = torch.tensor(ids, dtype=torch.int32)
         begin, known = end, known + len(ids)
         del ids
-    marked = len(start) > 0 and torch.equal(found[: len(start)].long(), start)  # as rendered from a chat template
     return found[len(start) if marked else 0 : known][:most].long()

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 from xml.etree import ElementTree
 
+from ..core.arguments import CORPORA, names_a_text
 from ..files import cache_dir
 from . import files
 from .worksheets import worksheets
@@ -165,10 +166,10 @@ def load(source: Any, split: Split = "train") -> str:
 
     Args:
         source: ``"wikipedia"``, ``"chinese"``, ``"code"``, ``"math"``, ``"mixture"`` (pieces of the four in turn); a
-            text file; a ``.jsonl``, ``.ndjson``, ``.json``, ``.csv``, ``.tsv`` or ``.parquet`` file with a column
-            ``text``, all of these also packed with gzip, bzip2 or xz; a directory of such files (but for hidden ones);
-            a DataFrame or Hugging Face dataset with such a column, or a dataset saved to disk; an open file; or an
-            iterable of documents. Bytes that are neither UTF-8 nor marked as UTF-16 or UTF-32 are replaced, and a
+            text file; a file of JSON, JSON lines (whatever it is called), ``.csv``, ``.tsv`` or ``.parquet`` with a
+            column ``text``, all of these also packed with gzip, bzip2 or xz; a directory of such files (but for hidden
+            ones); a DataFrame or Hugging Face dataset with such a column, or a dataset saved to disk; an open file; or
+            an iterable of documents. Bytes that are neither UTF-8 nor marked as UTF-16 or UTF-32 are replaced, and a
             warning says how many.
         split: ``"train"`` or ``"validation"``, disjoint by document. Your own text is not split: all of it is returned.
 
@@ -184,12 +185,13 @@ def load(source: Any, split: Split = "train") -> str:
         return "\n\n".join(documents(source, split))
     if isinstance(source, str) and source == "mixture":
         return "\n\n".join(_interleave(split))
-    if isinstance(source, (str, Path)):
-        texts = files.documents(source, (*SOURCES, "mixture"))
-    else:
-        texts = files.documents_of(source)
+    named = isinstance(source, (str, Path))
+    texts = files.documents(source, CORPORA) if named else files.documents_of(source)
     if other := [item for item in texts if not isinstance(item, str)]:
-        raise ValueError(f"documents are strings, got {type(other[0]).__name__}: {str(other[0])[:100]}")
+        where = f"{source}: " if named else ""
+        raise ValueError(f"{where}documents are strings, got {type(other[0]).__name__}: {str(other[0])[:100]}")
+    if texts and not named and all(map(names_a_text, texts)):
+        raise ValueError(f"{texts[0]!r:.100} is the name of a text, not a document: load each, and join what they give")
     text = "\n\n".join(texts).strip()
     if not text:
         raise ValueError(f"{str(source)[:200]!r} holds no text")

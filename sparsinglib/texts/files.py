@@ -3,19 +3,24 @@
 import bz2
 import gzip
 import io
+import itertools
 import json
 import lzma
 import os
+import re
 import warnings
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 PACKED = {b"\x1f\x8b": gzip.decompress, b"BZh": bz2.decompress, b"\xfd7zXZ\0": lzma.decompress}
 NO_TEXT = {b"%PDF": "PDF", b"PK\x03\x04": "zip", b"\x28\xb5\x2f\xfd": "zstandard", b"\xd0\xcf\x11\xe0": "old Office"}
+PACKERS = (".gz", ".gzip", ".bz2", ".xz", ".lzma")  # endings of their files
 MARKS = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
-JSON = (".json", ".jsonl", ".ndjson")
+LINES = (".jsonl", ".ndjson", ".jl", ".jsonlines", ".ldjson")
+JSON = (".json", ".json5", *LINES)
 TABLES = (".csv", ".tsv")
 
 
@@ -76,11 +81,24 @@ def _file(path: Path) -> list[Any]:
     if foreign := next((kind for mark, kind in NO_TEXT.items() if data.startswith(mark)), ""):
         raise ValueError(f"{path}: a {foreign} file, not a text; unpack or convert it first")
     text = _text(data, str(path))
-    if kind in JSON:
-        return list(_records(_json(text, path, lines_first=kind != ".json"), str(path), columns=kind == ".json"))
     if kind in TABLES:
         return _table(text, path)
+    if kind in JSON or (kind := _kind_of_json(text)):
+        lines = kind in LINES
+        return list(_records(_json(text, path, lines_first=lines), str(path), columns=not lines))
     return [text]
+
+
+def _kind_of_json(text: str) -> str:
+    """The ending that a file of this content should have: JSON lines, one JSON value, or "" for prose."""
+    first = list(itertools.islice((line for line in io.StringIO(text, newline="\n") if line.strip()), 5))
+    for kind, parts in ((".jsonl", first), (".json", [text] if text.lstrip().startswith(("{", "[")) else [])):
+        with suppress(ValueError, RecursionError):
+            values = [json.loads(part) for part in parts]
+            values = values[0] if kind == ".json" and values and isinstance(values[0], list) else values
+            if values and all(isinstance(value, dict) and value for value in values):
+                return kind
+    return ""
 
 
 def read(path: Path) -> str:
@@ -89,15 +107,17 @@ def read(path: Path) -> str:
 
 
 def _unpacked(path: Path) -> tuple[bytes, str]:
-    """Bytes of a file, and its name in small letters without the ending of what packed it."""
+    """Bytes of a file, and its name in small letters without the ending of a packed one."""
     data, name = path.read_bytes(), path.name.lower()
     for mark, unpack in PACKED.items():
         if data.startswith(mark):
             try:
-                return unpack(data), name.removesuffix(Path(name).suffix)
+                data = unpack(data)
+                break
             except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
                 raise ValueError(f"{path}: cannot be unpacked ({error})") from error
-    return data, name
+    # What unpacks a file on its way here may leave its name as it was.
+    return data, name.removesuffix(Path(name).suffix) if Path(name).suffix in PACKERS else name
 
 
 def _text(data: bytes, name: str) -> str:
@@ -132,25 +152,45 @@ def _records(values: Iterable[Any], name: str, columns: bool) -> Iterable[Any]:
         raise NoColumn(f"{name} has no column text; its columns: {', '.join(map(str, objects[0]))[:200]}")
     for item in flat:
         text = item.get("text") if isinstance(item, Mapping) else item
+        if columns and isinstance(text, Mapping) and len(flat) == 1:  # as a DataFrame's to_json writes a column
+            text = list(text.values())
         parts = text if columns and isinstance(text, list) and len(flat) == 1 else [text]
         yield from (part for part in parts if part is not None)
 
 
 def _table(text: str, path: Path) -> list[str]:
-    import pandas as pd
-
-    try:
-        table = pd.read_csv(io.StringIO(text), sep=separator(text), dtype=str, keep_default_na=False)
-    except ValueError as error:
-        raise ValueError(f"{path}: cannot be read as a table ({str(error)[:200]})") from error
+    table = read_table(text, path, keep_default_na=False)
     if "text" not in table:
         raise NoColumn(f"{path} has no column text; its columns: {', '.join(table.columns)[:200]}")
     return [row for row in table["text"] if row]
 
 
-def separator(text: str) -> str:
-    """What stands between the columns of a table: of comma, semicolon, tab and bar the commonest in the first line."""
-    return max(",;\t|", key=text.partition("\n")[0].count)
+def read_table(text: str, path: Path, **options: Any) -> Any:
+    """A DataFrame of strings from a table whose header names every field; ``options`` go to pandas.
+
+    Between its columns stands what of comma, semicolon, tab and bar is the commonest in the first line. Raises
+    ValueError, naming file, line and remedy, for a row of more fields than the header, and for what is no table.
+    """
+    import pandas as pd
+
+    between = max(",;\t|", key=text.partition("\n")[0].count)
+    try:
+        table = pd.read_csv(io.StringIO(text), sep=between, dtype=str, **options)
+    except ValueError as error:
+        if long := re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", str(error)):
+            raise _long_row(path, int(long[2]), int(long[3]), int(long[1]), between) from error
+        raise ValueError(f"{path}: cannot be read as a table ({str(error)[:200]})") from error
+    if not isinstance(table.index, pd.RangeIndex):  # pandas takes what the first row has too many for row names
+        width = len(table.columns)
+        raise _long_row(path, 2, width + table.index.nlevels, width, between)
+    return table
+
+
+def _long_row(path: Path, line: int, fields: int, named: int, between: str) -> ValueError:
+    return ValueError(
+        f"{path}, line {line}: {fields} fields, but the header names {named}; a field that holds {between!r} itself, "
+        f'such as 1,000 or a sentence, must stand in double quotes: "1,000"'
+    )
 
 
 def _parquet(path: Path, data: bytes) -> list[Any]:

@@ -83,6 +83,14 @@ def test_a_text_that_begins_with_the_start_token_gets_no_second(marked):
     assert len(rows) > 5 and all(row[0] == 0 and 0 not in row[1:] for row in rows)
 
 
+@pytest.mark.parametrize("before", ["\n", "  ", "\ufeff", "\ufeff\r\n\t"])
+def test_blanks_before_the_start_token_of_a_text_do_not_double_it(marked, before):
+    text = "The river ran low that summer, and the mill stood still."
+    rendered = token_batches(f"{before}<|endoftext|>{text}", marked)
+    assert torch.equal(rendered[0], token_batches(text, marked)[0])
+    assert not torch.equal(token_batches(f"\n {text}", marked)[0], rendered[0])  # blanks of a text without one stay
+
+
 @given(words=st.integers(1, 60), length=st.integers(2, 9), batch=st.integers(1, 5), start=st.booleans())
 @settings(max_examples=60, deadline=None)
 def test_no_token_is_lost_but_a_single_last_one(words, length, batch, start):

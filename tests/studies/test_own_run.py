@@ -45,14 +45,28 @@ def test_a_run_as_tools_write_it(kind, tmp_path):
             assert np.allclose(mine.d, np.arange(1, 21))
 
 
+def test_points_group_digits_where_commas_are_decimal(tmp_path):
+    for body, tokens in (
+        ("tokens;activation_ratio\n1.500;0,2\n20.000;0,1\n", [1500, 20000]),
+        ("tokens;activation_ratio\n1.500B;0,2\n1,5B;0,1\n", [1.5e9, 1.5e9]),
+        ("tokens;activation_ratio\n1.500;0.2\n2.000.000;0.1\n", [1.5, 2e6]),
+        ("tokens,activation_ratio\n1’500,0.2\n2'000'000,0.1\n", [1500, 2e6]),
+    ):
+        (tmp_path / "run.csv").write_text(body, encoding="utf-8")
+        assert trends.own(tmp_path / "run.csv").tokens.tolist() == tokens
+
+
 @pytest.mark.parametrize(
     ("body", "says"),
     [
         ("tokens,ratio\n1,0.5\n", r"run\.csv: no column activation_ratio; it has tokens, ratio"),
-        (PLAIN + "many,0.1\n", r"run\.csv, line 22: tokens is 'many', not a number"),
+        (PLAIN + "many,0.1\n", r"run\.csv, line 22: tokens is 'many', not a count"),
         (PLAIN + "5e9,0.1x\n", r"run\.csv, line 22: activation_ratio is '0.1x'"),
         ("tokens,activation_ratio\n1e9,18.5\n", r"run\.csv: activation_ratio goes up to 18.5; it is a share"),
-        ("", r"run\.csv: cannot be read as a CSV"),
+        ("", r"run\.csv: cannot be read as a table"),
+        ("tokens,activation_ratio\n1,000,000,0.18\n", r"run\.csv, line 2: 4 fields, but the header names 2; .*quotes"),
+        (PLAIN + "1,000,0.1\n", r"run\.csv, line 22: 3 fields, but the header names 2; .*quotes"),
+        ("tokens,activation_ratio\n10%,0.18\n", r"run\.csv, line 2: tokens is '10%', not a count such as"),
     ],
 )
 def test_what_cannot_be_read_names_file_line_and_column(body, says, tmp_path):

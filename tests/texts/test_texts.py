@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 import sparsinglib as sl
+from sparsinglib.core import arguments
 from sparsinglib.texts import corpora
 
 TEXT = "A neuron fires. 神经元放电。 עצב יורה. 🧠🔥 done.\n"
@@ -219,3 +220,75 @@ def test_memory_hardly_grows_with_the_text():
     assert few == 100_000 and many == 10_000_000
     # Text and token ids stay: 40 MB of characters and 8 bytes a token, twice while they are put together.
     assert much - little < 600
+
+
+NAMES = ("a.jl", "a.jsonlines", "a.ldjson", "a.json5", "a.jsonl.txt", "a", "a.txt", "a.md", "a.jsonl.gz", "a.json.xz")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_json_lines_are_read_as_such_whatever_they_are_called(name, tmp_path):
+    lines = "".join(json.dumps({"text": text, "id": 1}) + "\n" for text in ("one", TEXT.strip()))
+    for data in (lines.encode(), gzip.compress(lines.encode()), bz2.compress(lines.encode())):
+        (tmp_path / name).write_bytes(data)
+        assert corpora.load(tmp_path / name) == f"one\n\n{TEXT.strip()}"
+
+
+def test_json_in_prose_stays_prose(tmp_path):
+    for text in ("{a} is a set.\n", '{"a": 1}\nis JSON, and this is not.', "[1]\n[2]\n", "1\n2\n", "{}\n{}"):
+        assert corpora.load(write(tmp_path / "a.txt", text)) == text.strip()
+
+
+def test_one_json_value_in_a_file_of_any_name_and_as_pandas_writes_it(tmp_path):
+    for value in ({"text": {"0": "one", "1": "two"}}, {"text": ["one", "two"]}, [{"text": "one"}, {"text": "two"}]):
+        for name in ("a.json", "a.data"):
+            assert corpora.load(write(tmp_path / name, json.dumps(value, indent=1))) == "one\n\ntwo"
+    with pytest.raises(ValueError, match=r"a\.json: documents are strings, got dict"):
+        corpora.load(write(tmp_path / "a.json", json.dumps([{"text": {"a": 1}}, {"text": "b"}])))
+
+
+def test_a_row_longer_than_the_header_is_refused(tmp_path):
+    for body, line in (("text\nGrü,ße aus Köln.\n第二行。\n", 2), ("text\nfine\nnot, fine\n", 3)):
+        with pytest.raises(
+            ValueError, match=rf"a\.csv, line {line}: 2 fields, but the header names 1; .*double quotes"
+        ):
+            corpora.load(write(tmp_path / "a.csv", body))
+    assert corpora.load(write(tmp_path / "a.csv", 'text\n"Grü,ße"\nzwei\n')) == "Grü,ße\n\nzwei"
+
+
+PATHS = (
+    "wikipedia",
+    "mixture",
+    "/nowhere/my.log",
+    "corpus.dat",
+    "my texts/book one.txt",
+    "https://example.org/a",
+    "~/x",
+)
+PATHS += ("data/texts", r"C:\texts\a b.txt", "../x", "a.jsonl\n")
+SENTENCES = (
+    "The cat sat.",
+    "Yes",
+    "He and/or she went.",
+    "See https://a.org for more.",
+    "1/2 + 1/2 = 1",
+    "3.14",
+    "Is it e.g. so?",
+)
+
+
+@pytest.mark.parametrize("given", PATHS)
+def test_the_name_of_a_text_is_no_text(ladder, given):
+    with pytest.raises(ValueError, match=r"the name of a text.*corpora\.load"):
+        sl.token_batches(given, ladder[1])
+    with pytest.raises(ValueError, match="the name of a text, not a document: load each"):
+        corpora.load([given, given])
+
+
+@pytest.mark.parametrize("given", SENTENCES)
+def test_a_short_sentence_is_a_text(ladder, given):
+    assert sl.token_batches(given * 2, ladder[1]) and not arguments.names_a_text(given)
+    assert corpora.load([given, "a.txt"]) == f"{given}\n\na.txt"
+
+
+def test_corpora_are_known_by_the_names_that_are_refused_as_texts():
+    assert (*corpora.SOURCES, "mixture") == arguments.CORPORA

@@ -4,7 +4,6 @@
 measured yet is not an error: it is left out, and ``missing`` names it, so that a figure can say so.
 """
 
-import io
 import json
 import os
 import re
@@ -170,42 +169,45 @@ def missing(frame: pd.DataFrame) -> str:
 def own(path: str | os.PathLike[str], unit: float = 1e9) -> pd.DataFrame:
     """A user's run from a table with the columns tokens and activation_ratio: these and ``d``, tokens over ``unit``.
 
-    As tools write it: separated by commas, semicolons or tabs, numbers with thousands separators, decimal commas,
-    percent signs, or K, M, B and T behind them; rows in which one of the two is empty are left out. Raises
-    FileNotFoundError, or ValueError that names file, column and line; ``laws.fit`` checks the values further.
+    As tools write it: separated by commas, semicolons or tabs; numbers with thousands separators, decimal commas (where
+    shares have them, 1.500 tokens are 1500), shares with percent signs, or K, M, B and T behind them; rows in which one
+    of the two is empty are left out. Raises FileNotFoundError, or ValueError that names file, column and line;
+    ``laws.fit`` checks the values further.
     """
     file, needed = arguments.path("the CSV of a run", path), ["tokens", "activation_ratio"]
     if not file.is_file():
         raise FileNotFoundError(
             f"no file {str(path)!r} (looked for at {file.absolute()}); give a CSV with tokens and activation_ratio"
         )
-    text = texts.read(file)
-    try:
-        table = pd.read_csv(io.StringIO(text), sep=texts.separator(text), dtype=str, skipinitialspace=True)
-    except ValueError as error:
-        raise ValueError(f"{path}: cannot be read as a CSV ({str(error)[:200]})") from error
+    table = texts.read_table(texts.read(file), file, skipinitialspace=True)
     table.columns = [str(name).strip().lower() for name in table.columns]
     if absent := [name for name in needed if name not in table]:
         raise ValueError(f"{path}: no column {', '.join(absent)}; it has {', '.join(table.columns)[:200]}")
     rows = table.dropna(subset=needed)
-    rows = rows.assign(**{name: _numbers(rows[name], path) for name in needed})
+    points = not rows.activation_ratio.str.contains(",", regex=False).any()  # and no decimal commas
+    rows = rows.assign(**{name: _numbers(rows[name], path, points) for name in needed})
     if len(rows) and (most := rows.activation_ratio.max()) > 1:
         raise ValueError(f"{path}: activation_ratio goes up to {most:g}; it is a share, 18 % are 0.18 or written 18%")
     return rows.reset_index(drop=True).assign(d=lambda table: table.tokens / unit)
 
 
-def _numbers(column: pd.Series, path: str | os.PathLike[str]) -> pd.Series:
-    """Numbers as people and spreadsheets write them. Raises ValueError that names file, line and column."""
-    found = []
+def _numbers(column: pd.Series, path: str | os.PathLike[str], points: bool) -> pd.Series:
+    """Numbers as people and spreadsheets write them, a point in ``points`` or groups of three digits before it.
+
+    Raises ValueError that names file, line and column.
+    """
+    found, shares = [], column.name == "activation_ratio"
+    grouped = re.compile(rf"[1-9]\d{{0,2}}(\.\d{{3}}){{{2 if points else 1},}}(,\d+)?")
     for row, written in column.items():
         # A comma is decimal in a share, and in a count unless groups of three digits follow it.
-        text = re.sub(r"[\s_'\u00a0\u202f]", "", str(written))
-        if column.name == "tokens" and re.fullmatch(r"\d{1,3}(,\d{3})+(\.\d+)?[KMBGT]?", text, re.IGNORECASE):
+        text = re.sub(r"[\s_'\u2019\u00a0\u202f]", "", str(written))
+        if not shares and re.fullmatch(r"\d{1,3}(,\d{3})+(\.\d+)?[KMBGT]?", text, re.IGNORECASE):
             text = text.replace(",", "")
-        elif column.name == "tokens" and re.fullmatch(r"\d{1,3}(\.\d{3}){2,}(,\d+)?", text):
+        elif not shares and grouped.fullmatch(text):
             text = text.replace(".", "")
         number = re.fullmatch(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)([kmbgt%]?)", text.replace(",", ".").lower())
-        if number is None:
-            raise ValueError(f"{path}, line {int(str(row)) + 2}: {column.name} is {written!r:.60}, not a number")
+        if number is None or (number[2] == "%" and not shares):
+            wanted = "a number" if shares else "a count such as 1000000, 1M or 1e6"
+            raise ValueError(f"{path}, line {int(str(row)) + 2}: {column.name} is {written!r:.60}, not {wanted}")
         found.append(float(number[1]) * SUFFIXES[number[2]])
     return pd.Series(found, index=column.index, dtype=float)
