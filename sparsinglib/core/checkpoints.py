@@ -60,9 +60,17 @@ def load(
     """
     wanted: dict[str, Any] = {"dtype": _dtype(dtype), "device_map": _device_map(device_map)}
     if offload_folder is not None:
-        wanted["offload_folder"] = arguments.path("offload_folder", offload_folder)
-    if not isinstance(name, (str, os.PathLike)):
+        wanted["offload_folder"] = folder = arguments.path("offload_folder", offload_folder)
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(
+                f"offload_folder {str(folder)!r} is a file; give a directory, or one that is not there yet."
+            )
+    if not isinstance(name, (str, os.PathLike)) or not str(name).strip():
         raise CheckpointError(f"name must be a hub id, a path or a ladder name, got {name!r:.100}.")
+    if "@" in str(name) and not Path(name).exists():
+        raise CheckpointError(
+            f"{name}: a revision is an argument of its own: load({str(name).partition('@')[0]!r}, revision=…)."
+        )
     where, options = locate(str(name))
     options["trust_remote_code"] = False
     if revision is not None:
@@ -88,9 +96,12 @@ def _dtype(given: Any) -> Any:
     if isinstance(given, str) and given != "auto":
         name = given.lower().removeprefix("torch.")
         found = getattr(torch, SHORT_NAMES.get(name, name), None)
-    if found != "auto" and not (isinstance(found, torch.dtype) and found.is_floating_point):
+    computes = (
+        isinstance(found, torch.dtype) and found.is_floating_point and found.itemsize > 1
+    )  # float8 is stored only
+    if found != "auto" and not computes:
         raise ValueError(
-            f"dtype must be 'auto' or a floating-point type such as 'float32' or 'bfloat16', got {given!r:.80}."
+            f"dtype must be 'auto' or a type to compute in, such as 'float32' or 'bfloat16', got {given!r:.80}."
             " Quantised weights are read from a checkpoint that holds them."
         )
     return found
@@ -101,7 +112,7 @@ def _device_map(given: Any) -> Any:
     if given is None:
         return "cuda" if torch.cuda.is_available() else None
     for place in given.values() if isinstance(given, Mapping) else [given]:
-        if place in ("auto", "balanced", "balanced_low_0", "sequential", "disk"):
+        if place in ("auto", "balanced", "balanced_low_0", "sequential") or (place == "disk" and place is not given):
             continue
         try:
             torch.empty(0, device=place)
@@ -149,6 +160,8 @@ def locate(name: str) -> tuple[str, dict[str, Any]]:
         if not (path / "config.json").is_file():
             held = [file.name for file in sorted(path.iterdir()) if file.suffix.lower() == ".gguf"]
             hint = f" It holds {', '.join(held)}: give that file." if held else ""
+            if (path / "adapter_config.json").is_file():
+                hint = " It holds an adapter: merge it into its model first (merge_and_unload, then save_pretrained)."
             raise CheckpointError(f"{name}: the directory has no config.json, so it is not a checkpoint.{hint}")
         return str(path), {}
     if path.is_file():

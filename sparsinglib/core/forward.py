@@ -119,15 +119,18 @@ def as_list(batches: Batches) -> list[Tensor | Mapping[str, Tensor]]:
             "batches must be a list of token batches: make them with token_batches(text, tokenizer); "
             f"got {type(batches).__name__}."
         )
+    if isinstance(batches, (list, tuple)):
+        return list(batches)
+    found, tokens, known = [], 0, 0
     with suppress(TypeError):  # a loader may have a length to ask for and not know it
-        if len(batches):  # type: ignore[arg-type]
-            return list(batches)
-    found, tokens = [], 0
+        known = len(batches)  # type: ignore[arg-type]
     for batch in batches:
         found.append(batch)
         ids = batch.get("input_ids") if isinstance(batch, Mapping) else batch
-        tokens += math.prod(getattr(ids, "shape", (1,)))
-        if tokens > MOST_STREAMED:
+        if not hasattr(ids, "shape"):  # no token ids, as ``_checked`` says, however many follow
+            break
+        tokens += math.prod(ids.shape)
+        if tokens > MOST_STREAMED and not 0 < known < MOST_STREAMED:
             raise ValueError(
                 f"batches is a stream that gave {tokens:,} tokens and goes on; it may be endless. Take a part of it, "
                 "list(itertools.islice(batches, 100)), or give token_batches a max_tokens; a list may be of any length."

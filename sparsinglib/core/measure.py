@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from . import forward
+from . import arguments, forward
 from .ffn import FFN, Experts
 from .forward import Batch, Batches, TokenBatches
 from .hooks import as_seen, hook_ffns, marks, probe
@@ -177,6 +177,8 @@ def measure(
     Raises ValueError if the rule does not fit the model, the text cannot be measured, or a loss is not finite;
     UnsupportedModel if the model cannot be measured (``find_ffns``, ``probe``).
     """
+    kl, cett = arguments.flag("kl", kl), arguments.flag("cett", cett)
+    keep_tokens = None if keep_tokens is None else arguments.flag("keep_tokens", keep_tokens)
     ffns = find_ffns(model)
     rule = as_rule(rule)
     if isinstance(rule, CETT):

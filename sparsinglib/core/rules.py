@@ -169,8 +169,8 @@ class GateThresholds(Rule):
     values: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if not isinstance(self.values, tuple) or not self.values:
-            raise ValueError(f"GateThresholds: values must be a tuple, one for each layer; got {self.values!r}.")
+        if isinstance(self.values, str) or not hasattr(self.values, "__iter__") or not len(self.values):
+            raise ValueError(f"GateThresholds: values must be numbers, one for each layer; got {self.values!r:.100}.")
         values = tuple(_not_negative("GateThresholds: a threshold", value) for value in self.values)
         object.__setattr__(self, "values", values)
 

@@ -62,7 +62,7 @@ class Thresholds:
 
     def __post_init__(self) -> None:
         name, wanted = "Thresholds: values", "finite numbers ≥ 0, one for each layer"
-        if not self.values or isinstance(self.values, str):
+        if isinstance(self.values, str) or not hasattr(self.values, "__iter__") or not len(self.values):
             raise ValueError(f"{name} must be {wanted}.")
         values = tuple(number(name, v, wanted, lambda length: 0 <= length < math.inf) for v in self.values)
         object.__setattr__(self, "values", values)
@@ -175,6 +175,10 @@ def _typed(name: str, hint: Any, value: Any) -> Any:
 def as_rule(given: Rule | str | os.PathLike[str]) -> Rule:
     """A rule as it is, or the thresholds in the file whose path is given; raises ValueError for anything else."""
     if isinstance(given, (str, os.PathLike)):
+        if not os.path.exists(os.path.expanduser(given)) and not os.path.splitext(given)[1]:
+            raise ValueError(
+                f"{short(given)} is neither a thresholds file nor a rule; rules are objects, such as TopK(0.05)."
+            )
         return Thresholds.load(given)
     if isinstance(given, type) or not all(hasattr(given, name) for name in ("check", "active", "uses_gate")):
         raise ValueError(

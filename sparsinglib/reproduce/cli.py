@@ -21,7 +21,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from .. import suites
-from ..core import checkpoints
+from ..core import arguments, checkpoints
 from ..files import NOTEBOOKS, ROOT
 from ..suites.suite import hint
 from .runner import Job, run, store
@@ -84,7 +84,8 @@ def _value(name: str, text: str, written: str) -> Any:
 
 def _look_for(name: str, value: Any) -> None:
     """Raise ValueError for a parameter whose file or model is not there; the notebooks run in this folder."""
-    if name in ("text_file", "my_csv") and value and not os.path.exists(value):
+    known = name == "text_file" and value in arguments.CORPORA
+    if name in ("text_file", "my_csv") and value and not known and not os.path.exists(os.path.expanduser(value)):
         raise ValueError(f"{name}={value}: there is no such file; looked for {os.path.abspath(value)}.")
     if name in ("model", "compare_with") and value:
         try:

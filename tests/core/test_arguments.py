@@ -49,6 +49,12 @@ def test_whole_numbers():
             arguments.whole("size", other, 8)
 
 
+@pytest.mark.parametrize("name", ["kl", "cett", "keep_tokens"])
+def test_flags_of_a_measurement(name, relu):
+    with pytest.raises(ValueError, match=f"{name} must be True or False"):
+        sl.measure(relu, [IDS], sl.FAT(0.1), **{name: "no"})
+
+
 def test_paths_flags_and_choices():
     assert arguments.path("out", "~/x") == Path.home() / "x" == arguments.path("out", Path("~/x"))
     for other in (None, 3, "", " ", b"x", ["x"]):
@@ -91,6 +97,9 @@ def test_the_path_of_a_thresholds_file_is_a_rule(use, loaded, batches, found, tm
     for other in (0.1, None, True, [0.1], sl.TopK, found.values, json.loads(path.read_text("utf-8-sig")), object()):
         with pytest.raises(ValueError, match=r"the rule must be Thresholds.*path"):
             call(other)
+    with pytest.raises(ValueError, match="neither a thresholds file nor a rule; rules are objects"):
+        call("topk")
+    assert sl.Thresholds(np.array(found.values), found.cett, 1.0, None, 0.5).values == found.values
     for other in (tmp_path, tmp_path / "none.json", "none.json", ""):
         with pytest.raises(ValueError, match="thresholds file"):
             call(other)
@@ -152,7 +161,18 @@ def test_a_stream_is_read_and_an_endless_one_is_told(relu, monkeypatch, quiet):
     assert sl.measure(relu, Loader(), sl.FAT(0.1)).tokens == 2 * IDS.numel()
     monkeypatch.setattr(forward, "MOST_STREAMED", 50 * IDS.numel())
     assert sl.measure(relu, [IDS] * 60, sl.FAT(0.1), kl=False).tokens == 60 * IDS.numel()
-    for make in (lambda: itertools.repeat(IDS), lambda: itertools.cycle([{"input_ids": IDS.numpy()}])):
+    for listed in ([IDS.tolist()], itertools.repeat({"input_ids": IDS.tolist()})):
+        with pytest.raises(ValueError, match=r"Batch 0: expected a LongTensor of token ids .* got list"):
+            sl.measure(relu, listed, sl.FAT(0.1))
+
+    class Huge:
+        def __iter__(self):
+            return itertools.repeat(IDS)
+
+        def __len__(self):
+            return 10**12
+
+    for make in (Huge, lambda: itertools.repeat(IDS), lambda: itertools.cycle([{"input_ids": IDS.numpy()}])):
         for call in (
             lambda b: sl.find_thresholds(relu, b),
             lambda b: sl.measure(relu, b, sl.FAT(0.1)),

@@ -233,9 +233,9 @@ def test_a_dtype_may_have_any_of_its_names(dtype):
 @pytest.mark.parametrize(
     "options",
     [
-        *({"dtype": dtype} for dtype in ("int8", torch.int8, "4bit", 16, None, "nn")),
-        *({"device_map": place} for place in ("gpu", "cuda:77", 77, {"": "gpu"}, 1.5, "")),
-        {"offload_folder": 3},
+        *({"dtype": dtype} for dtype in ("int8", torch.int8, "4bit", 16, None, "nn", "float8_e4m3fn")),
+        *({"device_map": place} for place in ("gpu", "cuda:77", 77, {"": "gpu"}, 1.5, "", "disk")),
+        *({"offload_folder": folder} for folder in (3, __file__)),
     ],
     ids=str,
 )
@@ -255,6 +255,13 @@ def test_loading_leaves_the_environment_as_it_was(monkeypatch):
         before = dict(os.environ)
         sl.load(GOLDEN / "tiny_minicpm_hub_layout", device_map="cpu")
         assert dict(os.environ) == before
+
+
+def test_names_of_nothing_say_what_to_give(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    for name, says in (("", "name must be a hub id"), ("a/b@main", "load\\('a/b', revision"), (tmp_path, "merge it")):
+        with pytest.raises(sl.CheckpointError, match=says):
+            sl.load(name)
 
 
 def test_a_file_of_a_checkpoint_is_no_checkpoint(copied, tmp_path):

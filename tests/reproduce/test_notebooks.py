@@ -78,7 +78,8 @@ def test_one_parameters_cell_that_papermill_reads(path):
 @pytest.mark.parametrize(
     ("given", "message"),
     [({"text_file": 2024}, "text_file is a text, got 2024.*-r text_file 2024"), ({"model": 7}, "model is a text"),
-     ({"argument": "1/10"}, "argument is a number, got '1/10'"), ({"window": "x"}, "window is a number")],
+     ({"argument": "1/10"}, "argument must be a finite number, got '1/10'"),
+     ({"window": 64.5}, "window must be a whole number")],
 )  # fmt: skip
 def test_what_papermill_made_of_a_parameter_is_refused_in_words(given, message):
     defaults = {name: entry["default"] for name, entry in papermill.inspect_notebook(str(FILES[0])).items()}

@@ -1,5 +1,6 @@
 """A run's table as people's tools write it, and where a checkpoint's thresholds go."""
 
+import dataclasses
 import types
 
 import numpy as np
@@ -89,9 +90,14 @@ def test_checkpoints_of_one_name_keep_a_thresholds_file_each(tmp_path, monkeypat
     places = [tmp_path / "a" / "final", tmp_path / "b" / "final", tmp_path / "a" / "final"]
     for place in places:
         place.mkdir(parents=True, exist_ok=True)
-    models = [types.SimpleNamespace(name=str(p), rule=r) for p, r in zip(places, rules, strict=True)]
-    models += [types.SimpleNamespace(name=n, rule=rules[0]) for n in ("owner/final", "0.4m-relu")]
-    saved = [numbers.save_thresholds(s) for s in models] + [numbers.save_thresholds(models[0], "mine")]
-    assert len(set(saved)) == 6 and {path.parent for path in saved} == {tmp_path / "out"}
+    texts = [dataclasses.replace(rules[0], provenance={"corpus_sha256": digest}) for digest in ("ab12", "cd34")]
+    models = [(str(place), rule, "") for place, rule in zip(places, rules, strict=True)]
+    models += [(name, rules[0], "") for name in ("owner/final", "0.4m-relu", "other/final")]
+    models += [("0.4m-relu", rule, "a text of the reader's") for rule in texts]
+    models = [types.SimpleNamespace(name=n, rule=r, sample_text=t) for n, r, t in models]
+    saved = [numbers.save_thresholds(s) for s in models] + [numbers.save_thresholds(models[0], 2024)]
+    with pytest.raises(ValueError, match="save_as is an ending"):
+        numbers.save_thresholds(models[0], "../x")
+    assert len(set(saved)) == 9 and {path.parent for path in saved} == {tmp_path / "out"}
     assert [sl.Thresholds.load(path) for path in saved[:3]] == rules
     assert saved[4].name == "thresholds-0.4m-relu-p1.json"

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ...core import arguments
 from ...core.calibration import rules_at
 from ...core.checkpoints import ladder_names, load
 from ...core.ffn import UnsupportedModel
@@ -84,16 +86,14 @@ def validate_parameters(
     for name, value in {"model": model, "compare_with": compare_with, "text_file": text_file}.items():
         if not isinstance(value, str):
             raise ValueError(f"{name} is a text, got {value!r}: papermill keeps it one with -r {name} {value}.")
-    for name, size in {"argument": argument, "max_tokens": max_tokens, "window": window}.items():
-        if not isinstance(size, (int, float)):
-            raise ValueError(f"{name} is a number, got {size!r}.")
+    arguments.number("argument", argument)
+    for name, size in {"max_tokens": max_tokens, "window": window}.items():
+        arguments.whole(name, size, 2)
     validate_strategy(strategy, argument)
     if not model:
         raise ValueError("model is empty: give a hub id, a directory, a .gguf file or a ladder name.")
-    if text_file and not Path(text_file).is_file():
-        raise ValueError(f"text_file {text_file!r} does not exist: there is no {Path(text_file).resolve()}.")
-    if window < 2 or max_tokens < 2:
-        raise ValueError(f"max_tokens and window must be at least 2, got {max_tokens} and {window}.")
+    if text_file and text_file not in arguments.CORPORA and not (path := Path(text_file).expanduser()).exists():
+        raise ValueError(f"text_file {text_file!r} does not exist: there is no {path.resolve()}.")
 
 
 def validate_strategy(strategy: str, argument: float) -> None:
@@ -216,13 +216,18 @@ def _interval(ends: Sequence[float] | None, form: str) -> str:
 def save_thresholds(s: Measured, save_as: str = "") -> Path | None:
     """Write the thresholds where the figures go; None if the strategy has none.
 
-    The name keeps a directory apart from another of the same name, and one tolerance from another.
+    The name keeps a directory or hub id apart from another of the same name, one tolerance from another, and a text of
+    the reader's from others. Raises ValueError for a ``save_as`` that is no part of a file's name.
     """
     if not isinstance(s.rule, Thresholds):
         return None
+    if re.search(r"[/\\]", ending := str(save_as)):
+        raise ValueError(f"save_as is an ending of files' names, got {save_as!r}.")
     place, p = Path(s.name).expanduser(), s.rule.ppl_increase_pct
     digest = sha256(str(place.resolve()).encode()).hexdigest()[:8] if place.exists() else ""
-    parts = [place.name, digest, f"cett{s.rule.cett:.3g}" if p is None else f"p{p:.3g}", save_as]
+    name, text = place.name if digest else s.name.replace("/", "-"), (s.rule.provenance.get("corpus_sha256") or "")[:8]
+    level = f"cett{s.rule.cett:.3g}" if p is None else f"p{p:.3g}"
+    parts = [name, digest, level, text if s.sample_text else "", ending]
     path = output_dir() / f"thresholds-{'-'.join(filter(None, parts))}.json"
     s.rule.save(path)
     return path
