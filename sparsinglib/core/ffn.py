@@ -111,6 +111,7 @@ class FFN:
         """What the output projection adds whatever the neurons are, (hidden size,); 0 if nothing."""
         with self.loaded():
             bias = getattr(self.down, "bias", None)
+            bias = bias() if callable(bias) else bias  # torch's quantised layers have a method
             return 0.0 if bias is None else bias.detach()
 
     def output(self, neurons: Tensor) -> Tensor:

@@ -127,7 +127,7 @@ def as_list(batches: Batches) -> list[Tensor | Mapping[str, Tensor]]:
     for batch in batches:
         found.append(batch)
         ids = batch.get("input_ids") if isinstance(batch, Mapping) else batch
-        if not hasattr(ids, "shape"):  # no token ids, as ``_checked`` says, however many follow
+        if ids is None or not hasattr(ids, "shape"):  # no token ids, as ``_checked`` says, however many follow
             break
         tokens += math.prod(ids.shape)
         if tokens > MOST_STREAMED and not 0 < known < MOST_STREAMED:

@@ -272,9 +272,15 @@ def probe(model: PreTrainedModel, ffns: Sequence[FFN], corpus: TokenBatches) -> 
         seen[ffn.site].append(neurons.numel() // ffn.width)
 
     everything = torch.ones_like(both, dtype=torch.bool)
+    batch = Batch(both, everything, everything)
     try:
         with hook_ffns(ffns, count):
-            scores = logits(model, Batch(both, everything, everything))
+            scores = logits(model, batch)
+    except AttributeError as error:
+        raise UnsupportedModel(
+            f"{type(model).__name__} gives no logits ({error}): load it with its head (AutoModelForCausalLM) and leave "
+            "config.return_dict on."
+        ) from error
     except (TypeError, ValueError) as error:  # what a forward pass raises that misses something it needs
         if isinstance(error, UnsupportedModel):
             raise
@@ -290,6 +296,8 @@ def probe(model: PreTrainedModel, ffns: Sequence[FFN], corpus: TokenBatches) -> 
                 f"{ffn.name}: called {calls} times with {tokens} tokens in a pass over {both.numel()}: its neurons "
                 "would not be counted once a token."
             )
+    if len(scores) != int(batch.targets.sum()):
+        raise UnsupportedModel(f"{type(model).__name__} gives no score for each token; load it as a ForCausalLM class.")
     one, two = scores.float().chunk(2)
     if float((one - two).abs().max()) > torch.finfo(scores.dtype).eps ** 0.5 * float(one.abs().max()):
         switch = next((name for name in ("is_decoder", "causal") if getattr(model.config, name, None) is False), "")

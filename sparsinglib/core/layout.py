@@ -70,6 +70,10 @@ def _check(model: Any) -> None:
             f"{kind} is an encoder-decoder model: its encoder sees the tokens that its decoder is to predict, so that "
             "perplexity says nothing. Load its decoder alone, if there is a ForCausalLM class of it."
         )
+    if not hasattr(model, "get_input_embeddings"):
+        raise UnsupportedModel(f"{kind} has no get_input_embeddings: give the transformers model inside it.")
+    if getattr(model.config.get_text_config(decoder=True), "vocab_size", None) is None:
+        raise UnsupportedModel(f"{kind} reads no token ids: its config has no vocab_size.")
     if isinstance(embeddings := model.get_input_embeddings(), nn.ModuleList):
         raise UnsupportedModel(f"{kind} reads {len(embeddings)} ids at each position, not rows of token ids.")
     for name, module in model.named_modules():

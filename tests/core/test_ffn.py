@@ -233,6 +233,56 @@ def test_model_without_a_stack_of_layers():
         sl.find_ffns(model)
 
 
+def headless(model):
+    return model.model
+
+
+def without_dict(model):
+    model.config.return_dict = False
+    return model
+
+
+def wrapped(model):
+    class Wrapper(torch.nn.Module):
+        config = model.config
+
+        def forward(self, *args, **options):
+            return model(*args, **options)
+
+    return Wrapper().eval()
+
+
+def classifier(model):
+    return tf.LlamaForSequenceClassification(model.config).eval()
+
+
+@pytest.mark.parametrize(
+    ("made", "says"),
+    [
+        (headless, "LlamaModel gives no logits .* load it with its head"),
+        (without_dict, "gives no logits .*return_dict on"),
+        (wrapped, "Wrapper has no get_input_embeddings: give the transformers model inside"),
+        (classifier, "LlamaForSequenceClassification gives no score for each token"),
+    ],
+)
+def test_what_gives_no_scores_of_tokens_is_refused_in_words(made, says):
+    with pytest.raises(sl.UnsupportedModel, match=says):
+        sl.measure(made(build("Llama")[0]), [TEXT], sl.FAT(0.1))
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch's, that another package will have them
+def test_torchs_own_int8_layers_are_measured():
+    model = build("Llama")[0]
+    packed = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
+    plain = build("Llama")[0]
+    for name, module in packed.named_modules():
+        if type(module).__name__ == "Linear" and callable(module.weight):
+            plain.get_submodule(name).weight.data = module.weight().dequantize()
+    one, two = (sl.measure(m, [TEXT], sl.OutputTopK(0.25), kl=False) for m in (plain, packed))
+    assert two.activation_ratio == one.activation_ratio
+    assert two.ppl_ratio == pytest.approx(one.ppl_ratio, rel=0.02)  # int8 rounds what goes in, too
+
+
 def test_projection_that_is_never_called_is_named():
     model, _ = build("Llama")
     mlp = model.model.layers[1].mlp
