@@ -115,7 +115,9 @@ def local():
     return Within()
 
 
-@pytest.mark.parametrize("part", [Mine(), Mine, local(), lambda: 1, partial(local)], ids=("object", "class", "within", "lambda", "partial"))
+@pytest.mark.parametrize(
+    "part", [Mine(), Mine, local(), lambda: 1, partial(local)], ids=("object", "class", "within", "lambda", "partial")
+)
 def test_a_key_with_code_of_the_readers_own_keeps_nothing(part, tmp_path):
     assert [files.kept(tmp_path, ("key", {"rule": [part]}), partial(str, n)) for n in range(2)] == ["0", "1"]
     assert not list(tmp_path.glob("*.pkl"))
