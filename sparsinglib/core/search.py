@@ -36,7 +36,6 @@ from .rules import CETT
 from .thresholds import Thresholds
 
 LEAST_TOLERANCE = 0.02  # of the target
-SAID = 0.05  # of the target: an answer further off is spoken of, also where the scatter of the text explains it
 MONOTONE_TOLERANCE = 2e-4  # in log(ratio)
 PROBED, LEAST_PROBED = 8, 256  # the first look is at one row in so many, if that leaves so many tokens
 LAYERS = 6  # up to so many FFNs raise the loss by about CETT², twice as many by twice that: where a search begins
@@ -70,7 +69,7 @@ def find_thresholds(
 
     Raises ValueError for an increase that is not positive, a text that cannot be measured, or a loss that is not
     finite; UnsupportedModel for a model whose FFNs cannot be found. Warns if the target cannot be met, or is missed by
-    more than ``tolerance`` or a twentieth of the rise, the ratio is not monotone on this text, or the text is too short
+    more than ``tolerance``, the ratio is not monotone on this text, or the text is too short
     to resolve p.
     """
     target = _checked_target(ppl_increase_pct, criterion, method, stop_width)
@@ -311,7 +310,6 @@ def _artefact(curves: CettCurves, answer: Point, tokenizer: object | None, **jud
 def _warn(found: Thresholds) -> None:
     p, kl, said = found.ppl_increase_pct or 0.0, found.criterion == "kl", []
     what = f"exp(KL) is {math.exp(found.kl or 0.0):.4f}" if kl else f"the perplexity ratio is {found.ppl_ratio:.4f}"
-    off = (found.kl or 0.0 if kl else math.log(found.ppl_ratio)) - math.log1p(p / 100)
     if not found.target_met:
         said.append(
             f"{'KL' if kl else 'Perplexity'} was not raised by {p:g} % on this text by any CETT "
@@ -334,11 +332,6 @@ def _warn(found: Thresholds) -> None:
         said.append(
             f"{found.tokens} tokens cannot resolve {p:g} %: the standard error of the ratio is "
             f"{100 * (found.ppl_ratio_se or 0):.2f} %. About {found.tokens_needed} tokens resolve p to a tenth."
-        )
-    elif found.converged and abs(off) > SAID * math.log1p(p / 100):
-        said.append(
-            f"At CETT {found.cett:.3f} {what}, not {1 + p / 100:g}: on this text single points scatter by up "
-            f"to {found.tolerance:.4f}. A longer text scatters less."
         )
     for text in said:
         warnings.warn(text, stacklevel=3)

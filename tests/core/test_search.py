@@ -183,7 +183,6 @@ def test_a_rise_is_met_within_the_stated_tolerance_or_the_search_says_so(p, resp
     off = abs(math.log(found.ppl_ratio) - math.log1p(p / 100))
     said = " ".join(str(warning.message) for warning in heard)
     assert (off > found.tolerance) == ("The search ended at CETT" in said) == (not found.converged)
-    assert off <= 0.05 * math.log1p(p / 100) or said, "an answer off by more than a twentieth is never silent"
 
 
 @pytest.mark.parametrize(("activation", "p"), [("relu", 5.0), ("silu", 5.0)])
