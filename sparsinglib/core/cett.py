@@ -15,8 +15,9 @@ from transformers import PreTrainedModel
 from . import forward
 from .ffn import FFN, mean_ratio
 from .forward import Batch, Batches, TokenBatches
-from .hooks import as_seen, hook_ffns, probe, sparse_logits
+from .hooks import as_seen, hook_ffns, sparse_logits
 from .layout import find_ffns
+from .probe import probe
 from .rules import above_threshold
 from .thresholds import Thresholds
 

@@ -96,9 +96,8 @@ def _dtype(given: Any) -> Any:
     if isinstance(given, str) and given != "auto":
         name = given.lower().removeprefix("torch.")
         found = getattr(torch, SHORT_NAMES.get(name, name), None)
-    computes = (
-        isinstance(found, torch.dtype) and found.is_floating_point and found.itemsize > 1
-    )  # float8 is stored only
+    # Types of one byte are for storing alone.
+    computes = isinstance(found, torch.dtype) and found.is_floating_point and found.itemsize > 1
     if found != "auto" and not computes:
         raise ValueError(
             f"dtype must be 'auto' or a type to compute in, such as 'float32' or 'bfloat16', got {given!r:.80}."

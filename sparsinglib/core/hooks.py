@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from .ffn import FFN, Experts, UnsupportedModel, is_llama4
-from .forward import Batch, Copies, TokenBatches, logits
+from .forward import Batch, Copies, logits
 from .layout import find_ffns
 from .rules import Rule, above_threshold
 from .thresholds import Thresholds, as_rule
@@ -26,7 +26,6 @@ from .thresholds import Thresholds, as_rule
 OnNeurons = Callable[[FFN, Tensor, Tensor], Tensor | None]
 OnOutput = Callable[[FFN, Tensor], None]
 SEEN = "sparsinglib"  # the name of ``_seen_experts`` among transformers' ways to compute experts
-PROBED_TOKENS = 8
 _lock = threading.Lock()
 _open: list["_Context"] = []
 _watched: WeakKeyDictionary[nn.Module, list["_Site"]] = WeakKeyDictionary()  # experts seen in open contexts
@@ -255,59 +254,6 @@ def as_seen(ffns: Sequence[FFN]) -> Iterator[None]:
         yield
 
 
-def probe(model: PreTrainedModel, ffns: Sequence[FFN], corpus: TokenBatches) -> None:
-    """Check on the first few tokens of a text that a model can be measured, in one short pass.
-
-    Raises UnsupportedModel if the model needs more than token ids, if a token's scores depend on later ones, or an FFN
-    is not called once with every token.
-    """
-    row = next(b.ids[i][b.seen[i]][:PROBED_TOKENS] for b in corpus.batches for i in b.targets.any(dim=1).nonzero())
-    other = row.clone()
-    different = corpus.batches[0].ids.new_tensor([t for t in row.tolist() if t != int(row[-1])][:1])
-    other[-1:] = different if len(different) else (row[-1:] + 1) % model.config.get_text_config(decoder=True).vocab_size
-    both = torch.stack([row, other])
-    seen: dict[int, list[int]] = {ffn.site: [] for ffn in ffns}
-
-    def count(ffn: FFN, neurons: Tensor, gate: Tensor) -> None:
-        seen[ffn.site].append(neurons.numel() // ffn.width)
-
-    everything = torch.ones_like(both, dtype=torch.bool)
-    batch = Batch(both, everything, everything)
-    try:
-        with hook_ffns(ffns, count):
-            scores = logits(model, batch)
-    except AttributeError as error:
-        raise UnsupportedModel(
-            f"{type(model).__name__} gives no logits ({error}): load it with its head (AutoModelForCausalLM) and leave "
-            "config.return_dict on."
-        ) from error
-    except (TypeError, ValueError) as error:  # what a forward pass raises that misses something it needs
-        if isinstance(error, UnsupportedModel):
-            raise
-        raise UnsupportedModel(f"{type(model).__name__} cannot run on token ids alone: {error}") from error
-    for ffn in ffns:
-        calls, tokens = len(seen[ffn.site]), sum(seen[ffn.site])
-        if not calls:
-            raise UnsupportedModel(
-                f"{ffn.name}: its output projection was never called; this model computes it another way."
-            )
-        if (calls, tokens) != (1, both.numel()):
-            raise UnsupportedModel(
-                f"{ffn.name}: called {calls} times with {tokens} tokens in a pass over {both.numel()}: its neurons "
-                "would not be counted once a token."
-            )
-    if len(scores) != int(batch.targets.sum()):
-        raise UnsupportedModel(f"{type(model).__name__} gives no score for each token; load it as a ForCausalLM class.")
-    one, two = scores.float().chunk(2)
-    if float((one - two).abs().max()) > torch.finfo(scores.dtype).eps ** 0.5 * float(one.abs().max()):
-        switch = next((name for name in ("is_decoder", "causal") if getattr(model.config, name, None) is False), "")
-        raise UnsupportedModel(
-            f"{type(model).__name__} is not causal on this text: changing a token changes the scores of earlier ones, "
-            "so that it sees what it is asked to predict."
-            + (f" Load it as a decoder ({switch}=True), if it was trained as one." if switch else "")
-        )
-
-
 def marks(rule: Rule, ffn: FFN, neurons: Tensor, gate: Tensor, valid: Tensor | None = None) -> Tensor:
     """Ones, in float32, at the neurons that a rule keeps, zeros elsewhere: shape of ``neurons``.
 
@@ -339,6 +285,19 @@ def sparse_logits(model: PreTrainedModel, batch: Batch, ffns: Sequence[FFN], rul
 
 
 @contextmanager
+def masked(ffns: Sequence[FFN], rule: Rule) -> Iterator[set[int]]:
+    """Leave out the weak neurons of a rule that fits; yields the sites of the FFNs that were run so."""
+    seen: set[int] = set()
+
+    def keep_active(ffn: FFN, neurons: Tensor, gate: Tensor) -> Tensor:
+        seen.add(ffn.site)
+        return marks(rule, ffn, neurons, gate).to(neurons.dtype).mul_(neurons)
+
+    with hook_ffns(ffns, keep_active, gate=rule.uses_gate, shared=True):
+        yield seen
+
+
+@contextmanager
 def sparsify(model: PreTrainedModel, rule: Rule | str | os.PathLike[str]) -> Iterator[PreTrainedModel]:
     """Run ``model`` with the weak neurons of ``rule`` left out: for generate, lm-eval or any code that calls it.
 
@@ -350,18 +309,12 @@ def sparsify(model: PreTrainedModel, rule: Rule | str | os.PathLike[str]) -> Ite
     ffns = find_ffns(model)
     rule = as_rule(rule)
     rule.check(ffns)
-
-    ran: set[int | None] = set()  # FFNs by site, None for the model
-
-    def keep_active(ffn: FFN, neurons: Tensor, gate: Tensor) -> Tensor:
-        ran.add(ffn.site)
-        return marks(rule, ffn, neurons, gate).to(neurons.dtype).mul_(neurons)
-
+    runs: set[str] = set()
     with ExitStack() as stack:
-        stack.callback(model.register_forward_hook(lambda *_: ran.add(None)).remove)
-        stack.enter_context(hook_ffns(ffns, keep_active, gate=rule.uses_gate, shared=True))
+        stack.callback(model.register_forward_hook(lambda *_: runs.add("done")).remove)
+        seen = stack.enter_context(masked(ffns, rule))
         yield model
-    if None in ran and (dense := [ffn.name for ffn in ffns if ffn.site not in ran]):
+    if runs and (dense := [ffn.name for ffn in ffns if ffn.site not in seen]):
         warnings.warn(
             f"{', '.join(dense)}: its output projection was never called, so that it ran dense.", stacklevel=3
         )

@@ -16,8 +16,9 @@ from transformers import PreTrainedModel
 from . import arguments, forward
 from .ffn import FFN, Experts
 from .forward import Batch, Batches, TokenBatches
-from .hooks import as_seen, hook_ffns, marks, probe
+from .hooks import as_seen, hook_ffns, marks
 from .layout import find_ffns
+from .probe import probe
 from .rules import CETT, Rule
 from .search import thresholds_for_cett
 from .thresholds import Thresholds, as_rule

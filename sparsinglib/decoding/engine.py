@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from ..core.ffn import FFN, UnsupportedModel
-from ..core.hooks import sparsify
+from ..core.hooks import masked
 from ..core.layout import find_ffns
 from ..core.rules import Rule, StraightforwardReLU
 from ..core.thresholds import Thresholds
@@ -166,7 +166,7 @@ def sparse_decoding(model: PreTrainedModel, rule: Rule, *, threads: int | None =
     report = Report()
     layers = [_take_apart(model, ffn, rule, threads, report) for ffn in ffns]
     with ExitStack() as stack:
-        stack.enter_context(sparsify(model, rule))
+        stack.enter_context(masked(ffns, rule))
         for ffn, layer in zip(ffns, layers, strict=True):
             module = model.get_submodule(ffn.name)
             stack.callback(_restore, module, module.__dict__.get("forward"))
@@ -196,7 +196,7 @@ def _why_dense(ffn: FFN, x: Tensor) -> str | None:
         return "prompt" if x.dim() == 3 and x.shape[0] == 1 else "batch above 1"
     if torch.is_grad_enabled() and x.requires_grad:
         return "with gradients"
-    watched = len(ffn.down._forward_pre_hooks) > 1 or ffn.down._forward_hooks  # one is sparsify's
+    watched = len(ffn.down._forward_pre_hooks) > 1 or ffn.down._forward_hooks  # one is ``masked``'s
     return "watched by a hook" if watched else None
 
 

@@ -7,9 +7,7 @@ with hooks or code of the reader's own (``model_digest``), nor of a rule of a cl
 
 import contextlib
 import difflib
-import hashlib
 import io
-import itertools
 import json
 import logging
 import math
@@ -18,17 +16,13 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import datasets
-import joblib
 import lm_eval
 import pandas as pd
-import torch
 from lm_eval.tasks import TaskManager
-from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -37,13 +31,13 @@ from ..core.hooks import sparsify
 from ..core.layout import find_ffns
 from ..core.rules import Rule
 from ..core.thresholds import Thresholds, as_rule
-from ..files import cache_dir, code_digest, content_digest, kept, known_code
+from ..files import cache_dir, kept
 from . import offline
+from .digests import LoadedTask, model_digest, rule_key, task_digest
 from .model import SparseLM, TaskError
 from .statistics import COLUMNS, DENSE, summarise
 
 Rules = Rule | str | os.PathLike[str] | Iterable[Rule | str | os.PathLike[str]] | Mapping[str, Rule] | None
-LoadedTask = tuple[str, dict[str, Any]]  # the name asked for; what lm-eval made of it (a group has many tasks)
 Scored = tuple[list[tuple[str, str, str, float]], int]  # task, metric, example and score; prompts that were cut
 DEFAULT_NEW_TOKENS = 256  # lm-eval's, where a task sets no limit
 FEWSHOT_SEED = 1234  # lm-eval's own
@@ -135,14 +129,14 @@ def examples(
     harness = Harness(model, tokenizer, chosen, place, batch_size, most, run_code)
     loaded = {task: harness.load(task, wanted.get(task)) for task in chosen}
     scores = cache_dir() / "scores" if cache is None else arguments.path("cache", cache)
-    settings = {t: (t, _task_digest(loaded[t], place, limit), wanted.get(t), limit, most) for t in chosen}
+    settings = {t: (t, task_digest(loaded[t], place, limit), wanted.get(t), limit, most) for t in chosen}
     digest = model_digest(model, tokenizer)
     label = name or tokenizer.name_or_path or type(model).__name__
     rows, cut = [], dict.fromkeys(chosen, 0)
     for called, rule in tqdm([(DENSE, None), *named.items()], desc=label, disable=None, leave=False):
         for task in chosen:
             make = partial(harness.score, loaded[task], rule, limit)
-            scored, cut[task] = kept(scores, (digest, _key(rule), *settings[task]), make) if digest else make()
+            scored, cut[task] = kept(scores, (digest, rule_key(rule), *settings[task]), make) if digest else make()
             p = 0.0 if rule is None else getattr(rule, "ppl_increase_pct", None)
             rows += [(label, called, math.nan if p is None else p, *row) for row in scored]
     for task in filter(cut.get, cut):
@@ -185,58 +179,6 @@ def rule_name(rule: Rule) -> str:
         return str(rule)
     p = rule.ppl_increase_pct
     return f"CETT={rule.cett:.3g}" if p is None else f"CETT-PPL-{p:g}%"
-
-
-def _key(rule: Rule | None) -> Any:
-    """What a rule does to a model: where its thresholds were found makes no difference."""
-    return ("Thresholds", rule.values) if isinstance(rule, Thresholds) else rule
-
-
-def model_digest(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """SHA-256 of what a score depends on besides rule and task: weights, configuration, tokens, code and versions.
-
-    None where it depends on what has no digest: a hook (a rule of an open ``sparsify`` is one), a forward or a class
-    that is not transformers' or torch's, packed weights, or weights that are not in memory.
-    """
-    state = {**model.state_dict(), **dict(model.named_buffers(remove_duplicate=False))}
-    tensors = all(isinstance(tensor, torch.Tensor) and not tensor.is_meta for tensor in state.values())
-    anywhere = _global_forward_hooks or _global_forward_pre_hooks
-    if not tensors or anywhere or not all(map(_as_written, [*model.modules(), tokenizer])):
-        return None
-    # Each module's class and sizes: another activation function changes neither configuration nor weights.
-    settings = model.config.to_json_string(), str(model), getattr(model, "generation_config", None)
-    digest = hashlib.sha256("\n".join(map(str, settings)).encode())
-    for key, tensor in sorted(state.items()):
-        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    # What a text becomes, not only which tokens there are: tokenizers of one vocabulary split and mark differently.
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    said = backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items())
-    more = tokenizer.special_tokens_map, tokenizer.model_max_length, tokenizer.chat_template
-    digest.update(joblib.hash((said, more)).encode())
-    digest.update((code_digest(__name__) + version("lm-eval")).encode())
-    return digest.hexdigest()
-
-
-def _as_written(part: Any) -> bool:
-    """Whether a module or tokenizer does what its class in torch or transformers says, with no hook on it."""
-    held, kind = vars(part), type(part)
-    if held.get("_forward_hooks") or held.get("_forward_pre_hooks"):
-        return False
-    # accelerate moves weights to where they are used, by a forward around the one that was there before.
-    forward = held.get("_old_forward" if "_hf_hook" in held else "forward")
-    by_class = getattr(kind, "forward", None)
-    own = forward is not None and getattr(forward, "__func__", None) is not by_class
-    return not own and all(known_code(code.__module__) for code in (kind, by_class) if code is not None)
-
-
-def _task_digest(loaded: LoadedTask, folder: Path | None, limit: int | None) -> str:
-    """Hash of what a task asks: its settings and examples, and the files of ``folder``, whose code it may use."""
-    parts = [
-        (name, str(task.dump_config()), [dict(doc) for doc in itertools.islice(task.eval_docs, limit)])
-        for name, task in loaded[1]["tasks"].items()
-    ]
-    return joblib.hash(parts) + (content_digest(folder) if folder else "")
 
 
 @contextlib.contextmanager

@@ -8,7 +8,15 @@ import pytest
 
 from sparsinglib import laws, paper
 from sparsinglib.paper.rules import Verdict
-from sparsinglib.studies.scaling import claims, figures, forecast_figures, forecasts, limits, scales, trends
+from sparsinglib.studies.scaling import (
+    claims,
+    fit_figures,
+    forecast_figures,
+    forecasts,
+    limits,
+    scales,
+    trends,
+)
 
 PARAMS = pd.Series({"0.1M": 1e5, "0.2M": 2e5, "0.4M": 4e5, "0.8M": 8e5, "1.6M": 1.6e6})
 
@@ -149,7 +157,7 @@ def test_each_end_of_warm_up_alone_is_one_of_those_weighed(fitted):
     heaviest = table[table.weight == table.weight.max()].set_index("run").a0
     ours = limits.limits(silu).set_index("run").a0
     assert heaviest.to_dict() == pytest.approx(ours.to_dict(), abs=0.005)  # it has nearly all the weight
-    assert figures.limit_by_cut(table).axes
+    assert fit_figures.limit_by_cut(table).axes
 
 
 def test_the_shipped_coverage_is_that_of_200_studies():
@@ -157,7 +165,7 @@ def test_the_shipped_coverage_is_that_of_200_studies():
     ninety = table[(table.level == 0.9) & (table.quantity == "limit")]
     assert ninety.intervals.sum() == 200 * 7 and len(ninety) == 4
     assert (ninety.right / ninety.intervals).between(0.85, 0.95).all()
-    assert figures.coverage(table).axes
+    assert fit_figures.coverage(table).axes
 
 
 # --- over scales -----------------------------------------------------------------------------------------------------

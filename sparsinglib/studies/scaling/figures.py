@@ -14,7 +14,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, NullFormatter
-from scipy import stats
 
 from ...laws import Posterior
 from ...paper import published, style
@@ -191,48 +190,6 @@ def figure_11(trend: pd.DataFrame, laws: Laws, model: Posterior) -> style.Pictur
         )
 
 
-def residuals(trend: pd.DataFrame, laws: Laws) -> style.Picture:
-    """Point less law, in percentage points, along each run, paper above ladder; points left out as warm-up shaded."""
-    kinds, columns, words = [kind for kind in style.EVIDENCE_LABELS if kind in set(trend.evidence)], 6, []
-    runs = {kind: style.by_size(trend[trend.evidence == kind].run) for kind in kinds}
-    rows = [kind for kind in kinds for _ in range(-(-len(runs[kind]) // columns))]
-    with style.context():
-        fig, panels = style.axes(len(rows), columns, height=1.4)
-        for kind in kinds:
-            first = rows.index(kind) * columns
-            mine = panels[first : first + rows.count(kind) * columns]
-            late = [
-                _residual(ax, trend[trend.run == run], laws[run]) for ax, run in zip(mine, runs[kind], strict=False)
-            ]
-            far = np.concatenate(late)
-            reach = 4 * np.quantile(far, 0.9)
-            for k, ax in enumerate(mine):
-                ax.set_ylim(-reach, reach)
-                ax.tick_params(labelleft=k % columns == 0)
-                if k >= len(runs[kind]):
-                    ax.set_axis_off()
-            words.append(f"{np.median(far):.2f} points ({kind})")
-        fig.supxlabel("tokens (paper: billions, ladder: millions)", fontsize=9)
-        fig.supylabel("point less law (points)", fontsize=9)
-        return fig.says(
-            f"After warm-up a point lies {' and '.join(words)} from its law (median)",
-            "Grey: points left out as warm-up; some lie beyond the axes, one for the paper, one for the ladder.",
-        )
-
-
-def _residual(ax: Axes, part: pd.DataFrame, law: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """One run's points less its law, drawn; gives the distances (points) of those used."""
-    run, d, used = str(part.run.iloc[0]), part.d.to_numpy(float), (part.used >= 0.5).to_numpy()
-    apart = 100 * (part.activation_ratio.to_numpy(float) - law(d))
-    ax.plot(d, apart, **style.look_of(run) | {"ls": ""}, ms=2.5)
-    ax.axhline(0, color="0.4", lw=0.8)
-    if not used.all():
-        ax.axvspan(0, (d[~used].max() + d[used].min()) / 2, color="0.88", zorder=0)
-    ax.set_title(style.name(run), fontsize=8)
-    ax.set_xlim(0, None)
-    return np.abs(apart[used])
-
-
 def seed_trends(frame: pd.DataFrame, value: str, label: str, unit: str, factor: float = 1.0) -> style.Picture:
     """A ladder quantity along training for the scales with several seeds: every seed, its scale's mean and range.
 
@@ -262,76 +219,6 @@ def seed_trends(frame: pd.DataFrame, value: str, label: str, unit: str, factor: 
             f"At their last checkpoint seeds of one size lie {min(last):.2g} to {max(last):.2g} {unit} apart",
             f"{label}. Band: range over seeds.",
         )
-
-
-def limit_by_cut(table: pd.DataFrame) -> style.Picture:
-    """How each limit of the paper moves with where the warm-up ends; the printed limit as a line, darker: more weight.
-
-    ``table`` is ``limits.by_cut``.
-    """
-    table, moves = table[table.printed.notna()], []
-    runs = style.by_size(table.run)
-    with style.context():
-        fig, panels = style.grid(len(runs), 4, 1.9)
-        for ax, run in zip(panels, runs, strict=True):
-            part, ink = table[table.run == run].sort_values("cut"), style.look_of(run)["color"]
-            for row in part.itertuples():
-                alpha = 0.35 + 0.65 * row.weight / part.weight.max()
-                ax.plot([row.cut] * 2, [100 * row.low, 100 * row.high], color=ink, alpha=alpha, lw=1.2)
-                ax.plot(row.cut, 100 * row.a0, "o", ms=3.5, color=ink, mfc=ink if row.identified else "white")
-            fixed = part[part.identified.astype(bool)]
-            shown = fixed if len(fixed) else part
-            ax.set_ylim(around(100 * pd.concat([shown.low, shown.high, part.printed]), 0.1))
-            ax.axhline(100 * part.printed.iloc[0], color=style.FIT, ls="--", lw=1)
-            ax.set_title(style.name(run))
-            moves.append((100 * np.ptp(fixed.a0) if len(fixed) else 0.0, style.name(run)))
-        fig.supxlabel("end of warm-up (tokens a parameter)", fontsize=9)
-        fig.supylabel("limit activation ratio (%)", fontsize=9)
-        return fig.says(
-            f"Where the warm-up ends moves a limit by up to {max(moves)[0]:.1f} points ({max(moves)[1]}), even where "
-            "the points fix it",
-            "Bars: 90 %, with the end of warm-up taken as known; darker: the points fit better. Dashed: printed in "
-            "Table 2. Hollow: not fixed by the points (the bar may leave the panel).",
-        )
-
-
-def coverage(table: pd.DataFrame) -> style.Picture:
-    """How often intervals of simulated runs hold the truth, against how often they should: a panel a quantity.
-
-    ``table`` (``data/laws/coverage.csv``): design, activation, quantity, level, intervals, right.
-    """
-    with style.context():
-        fig, panels = style.axes(1, table.quantity.nunique(), height=3.0)
-        for ax, (kind, rows) in zip(panels, table.groupby("quantity", sort=False), strict=True):
-            ax.plot([0, 100], [0, 100], color="0.5", lw=0.8, ls="--")
-            for k, ((design, activation), part) in enumerate(rows.groupby(["design", "activation"])):
-                label = f"{style.ACTIVATION_LABELS[str(activation)]}, {design} checkpoints"
-                share = part.right / part.intervals
-                low, high = stats.beta.ppf([[0.05], [0.95]], part.right + 0.5, part.intervals - part.right + 0.5)
-                bars = 100 * style.error_bars(low, share, high)
-                ax.errorbar(100 * part.level + 0.5 * k, 100 * share, bars, **style.other(k), ms=4, lw=1, label=label)
-            ax.set(xlim=(45, 100), ylim=(45, 100), xlabel="interval (%)", ylabel="holds the truth (%)", title=kind)
-        panels[0].legend()
-        ninety = table[table.level == 0.9].groupby(["quantity", "activation"])[["right", "intervals"]].sum()
-        shares = (100 * ninety.right / ninety.intervals).unstack()
-        words = [f"{kind} {row.relu:.0f} % (ReLU), {row.silu:.0f} % (SiLU)" for kind, row in shares.iterrows()]
-        return fig.says(
-            f"How often 90 % intervals hold the truth in simulated runs: {'; '.join(words)}",
-            "Simulated sets of seven runs with seeds, wander and a warm-up; slope: of the limit over scale. Bars: 90 % "
-            f"of the share (Jeffreys). Above the dashed line intervals are wider than they need be{_too_wide(table)}.",
-        )
-
-
-def _too_wide(table: pd.DataFrame) -> str:
-    """Which 90 % intervals hold the truth more often than chance lets intervals of the right width."""
-    words = []
-    for (kind, activation, design), row in table[table.level == 0.9].groupby(
-        ["quantity", "activation", "design"], sort=False
-    ):
-        right, of = int(row.right.sum()), int(row.intervals.sum())
-        if stats.binomtest(right, of, 0.9, "greater").pvalue < 0.05:
-            words.append(f"{kind}, {style.ACTIVATION_LABELS[activation]}, {design} ({right} of {of})")
-    return f", at 90 % surely so: {'; '.join(words)}" if words else ""
 
 
 def table_2(table: pd.DataFrame, limits: pd.DataFrame) -> style.Picture:
