@@ -69,8 +69,7 @@ def find_thresholds(
 
     Raises ValueError for an increase that is not positive, a text that cannot be measured, or a loss that is not
     finite; UnsupportedModel for a model whose FFNs cannot be found. Warns if the target cannot be met, or is missed by
-    more than ``tolerance``, the ratio is not monotone on this text, or the text is too short
-    to resolve p.
+    more than ``tolerance``, the ratio is not monotone on this text, or the text is too short to resolve p.
     """
     target = _checked_target(ppl_increase_pct, criterion, method, stop_width)
     held_out = None if held_out is None else as_list(held_out)
