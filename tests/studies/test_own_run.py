@@ -94,7 +94,7 @@ def test_checkpoints_of_one_name_keep_a_thresholds_file_each(tmp_path, monkeypat
     models = [(str(place), rule, "") for place, rule in zip(places, rules, strict=True)]
     models += [(name, rules[0], "") for name in ("owner/final", "0.4m-relu", "other/final")]
     models += [("0.4m-relu", rule, "a text of the reader's") for rule in texts]
-    models = [types.SimpleNamespace(name=n, rule=r, sample_text=t) for n, r, t in models]
+    models = [types.SimpleNamespace(name=n, rule=r, **({"sample_text": t} if t else {})) for n, r, t in models]
     saved = [numbers.save_thresholds(s) for s in models] + [numbers.save_thresholds(models[0], 2024)]
     with pytest.raises(ValueError, match="save_as is an ending"):
         numbers.save_thresholds(models[0], "../x")

@@ -227,7 +227,7 @@ def save_thresholds(s: Measured, save_as: str = "") -> Path | None:
     digest = sha256(str(place.resolve()).encode()).hexdigest()[:8] if place.exists() else ""
     name, text = place.name if digest else s.name.replace("/", "-"), (s.rule.provenance.get("corpus_sha256") or "")[:8]
     level = f"cett{s.rule.cett:.3g}" if p is None else f"p{p:.3g}"
-    parts = [name, digest, level, text if s.sample_text else "", ending]
+    parts = [name, digest, level, text if getattr(s, "sample_text", "") else "", ending]
     path = output_dir() / f"thresholds-{'-'.join(filter(None, parts))}.json"
     s.rule.save(path)
     return path
