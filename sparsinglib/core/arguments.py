@@ -82,6 +82,19 @@ def one_of(name: str, value: Any, choices: Iterable[str]) -> str:
     return value
 
 
+def text(name: str, value: Any) -> str:
+    """``value`` if it is a text; papermill makes a number of one that looks like it."""
+    if not isinstance(value, str):
+        raise ValueError(f"{name} is a text, got {value!r:.100}: papermill keeps it one with -r {name} {value!s:.100}.")
+    return value
+
+
+def several(name: str, value: Any, each: Callable[[str, Any], Any]) -> list[Any]:
+    """``value`` as a list of what ``each`` takes; one alone, as a command line gives it, is a list of itself."""
+    alone = isinstance(value, str) or not isinstance(value, Iterable)
+    return [each(name, item) for item in ([value] if alone else value)]
+
+
 def model(value: Any) -> Any:
     """``value`` if it is a loaded model: not its name, and not what ``load`` gives, the model with its tokenizer."""
     if not isinstance(value, nn.Module) or not hasattr(value, "config"):

@@ -163,7 +163,8 @@ def _attach(stack: ExitStack, site: _Site) -> None:
     if site.reads_gate and ffn.activation is not None:
         stack.callback(ffn.activation.register_forward_hook(site.remember_gate).remove)
     if site.context.on_output is not None:
-        stack.callback(ffn.down.register_forward_hook(site.after_down).remove)
+        # Before a reader's own hooks: what these make of the output is no neuron's.
+        stack.callback(ffn.down.register_forward_hook(site.after_down, prepend=True).remove)
 
 
 def _watch(site: _Site) -> Callable[[], None]:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from ..core import arguments
 from ..core.checkpoints import LADDER_TOKENIZER
 from ..files import replacing_directory
 from ..texts import corpora
@@ -118,7 +119,8 @@ class Windows(torch.utils.data.Dataset):
 
 
 def validation_batches(max_tokens: int) -> list[torch.Tensor]:
-    """Held-out windows in the shares of the training data, batches of up to 32 × ``CONTEXT``."""
+    """Held-out windows in the shares of the training data, batches of up to 32 × ``CONTEXT``; at least one window."""
+    arguments.whole("max_tokens", max_tokens, recipe.CONTEXT)
     data = Windows({name: tokens(name, "validation") for name in corpora.SHARES}, seed=0)
     rows = torch.stack([data[i]["input_ids"] for i in range(max_tokens // recipe.CONTEXT)])
     return list(rows.split(32))

@@ -12,6 +12,7 @@ else on a grid, from which draws are made.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -119,8 +120,8 @@ class Posterior:
 
         Infinite where so many of the laws never get there. Raises ValueError for what is no fraction.
         """
-        if not 0 <= activation_ratio <= 1:
-            raise ValueError(f"activation_ratio is {activation_ratio}; give a fraction in [0, 1] (percent / 100)")
+        if not isinstance(activation_ratio, Real) or not 0 <= activation_ratio <= 1:
+            raise ValueError(f"activation_ratio is {activation_ratio!r}; give a fraction in [0, 1] (percent / 100)")
         tokens = np.sort(curve.arrival(self.kind, self.draws[run], activation_ratio))
         at = np.array([0.5, (1 - level) / 2, (1 + level) / 2]) * (len(tokens) - 1)
         middle, low, high = tokens[at.round().astype(int)].tolist()

@@ -12,6 +12,7 @@ from textwrap import shorten
 
 import pandas as pd
 
+from ..core import arguments
 from ..files import FIGURES, ROOT, output_dir, replacing, write_atomically
 from . import published
 from .claims import COLUMNS, Row
@@ -87,10 +88,14 @@ def save(claims: pd.DataFrame, folder: Path | None = None) -> Path:
 
 
 def verdicts(claims: pd.DataFrame, evidence: Sequence[str] = EVIDENCE) -> pd.DataFrame:
-    """One row a claim (index: id), a column for each kind of evidence: the verdict of all its rows together."""
+    """One row a claim (index: id), a column for each kind of evidence: the verdict of all its rows together.
+
+    Raises ValueError for an unknown kind.
+    """
+    kinds = arguments.several("evidence", evidence, lambda *given: arguments.one_of(*given, EVIDENCE))
     ids = pd.Index(claims.id.unique(), name="id")
     board = claims.groupby(["id", "evidence"]).verdict.agg(lambda said: str(combined(said))).unstack()
-    full = board.reindex(index=ids, columns=list(evidence)).astype(object)
+    full = board.reindex(index=ids, columns=kinds).astype(object)
     return full.fillna(str(Verdict.NO_DATA)).rename_axis(columns=None)
 
 

@@ -180,3 +180,12 @@ def test_a_stream_is_read_and_an_endless_one_is_told(relu, monkeypatch, quiet):
         ):
             with pytest.raises(ValueError, match=r"endless.*max_tokens"):
                 call(make())
+
+
+def test_one_alone_is_a_list_of_itself():
+    assert arguments.several("models", "0.4m-relu", arguments.text) == ["0.4m-relu"]
+    assert arguments.several("p_values", 5, arguments.number) == [5.0]
+    assert arguments.several("p_values", (1, np.float32(5)), arguments.number) == [1.0, 5.0]
+    for other in (3, ["a", 3], [None]):
+        with pytest.raises(ValueError, match="models is a text"):
+            arguments.several("models", other, arguments.text)

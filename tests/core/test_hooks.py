@@ -226,3 +226,10 @@ def test_gradients_flow_through_a_sparsified_model(model):
     with sl.sparsify(model, RULES[0]):
         model(IDS, labels=IDS).loss.backward()
     assert model.model.layers[0].mlp.gate_proj.weight.grad.abs().sum() > 0
+
+
+def test_what_a_readers_hook_makes_of_the_output_is_no_neurons(model):
+    plain = sl.measure(model, [IDS], RULES[0]).by_layer.cett
+    handle = model.model.layers[-1].mlp.down_proj.register_forward_hook(lambda _m, _a, output: 3 * output)
+    assert sl.measure(model, [IDS], RULES[0]).by_layer.cett.to_numpy() == pytest.approx(plain.to_numpy(), rel=1e-6)
+    handle.remove()

@@ -28,7 +28,7 @@ from ...core.rules import CETT, FAT, Rule, StraightforwardReLU, TopK
 from ...core.search import find_thresholds, thresholds_for_cett
 from ...core.thresholds import Thresholds
 from ...core.token_batches import token_batches
-from ...files import LADDER, SAMPLE, output_dir
+from ...files import LADDER, ROOT, SAMPLE, output_dir
 from ...texts import corpora
 from ...texts.pieces import token_pieces
 from .ffn_output import FFNOutput, decompose_ffn_output
@@ -82,10 +82,8 @@ def validate_parameters(
     model: str, compare_with: str, text_file: str, strategy: str, argument: float, max_tokens: int, window: int
 ) -> None:
     """Raise ValueError for parameters that cannot work, before anything is loaded."""
-    # papermill -p makes a number of what looks like one, and leaves 1/10 a text.
     for name, value in {"model": model, "compare_with": compare_with, "text_file": text_file}.items():
-        if not isinstance(value, str):
-            raise ValueError(f"{name} is a text, got {value!r}: papermill keeps it one with -r {name} {value}.")
+        arguments.text(name, value)
     arguments.number("argument", argument)
     for name, size in {"max_tokens": max_tokens, "window": window}.items():
         arguments.whole(name, size, 2)
@@ -231,6 +229,11 @@ def save_thresholds(s: Measured, save_as: str = "") -> Path | None:
     path = output_dir() / f"thresholds-{'-'.join(filter(None, parts))}.json"
     s.rule.save(path)
     return path
+
+
+def place(path: Path) -> Path:
+    """Where a file lies, from the checkout's root if it is in there."""
+    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
 
 
 def profile(*models: Measured | None) -> pd.DataFrame:

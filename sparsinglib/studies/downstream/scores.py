@@ -10,6 +10,7 @@ import pandas as pd
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ...core import arguments
 from ...core.calibration import rules_at
 from ...core.checkpoints import ladder_names, load
 from ...core.layout import find_ffns
@@ -28,12 +29,8 @@ from ...tasks import harness as tasks
 from ...tasks import offline as offline_tasks
 from ...tasks.statistics import DENSE, above_chance, group_means, summarise
 from ...texts import corpora
-from . import (
-    claims,
-)
-from . import (
-    tables as task_tables,
-)
+from . import claims
+from . import tables as task_tables
 
 MEASURED_TOKENS = 4096  # for the sparsity of each rule
 WINDOW = 256  # tokens a model of somebody else's sees at once
@@ -52,20 +49,27 @@ class TaskScores:
     compared: pd.DataFrame
 
 
-def validate_parameters(p_values: Sequence[float], examples: int, figure_3_examples: int, tokens: int) -> None:
+def validate_parameters(p_values: float | Sequence[float], examples: int, figure_3_examples: int, tokens: int) -> None:
     """Raise ValueError for parameters that cannot work, before anything is loaded."""
-    if not p_values or not all(0 < p < 100 for p in p_values):
-        raise ValueError(f"p_values are rises of perplexity in percent, between 0 and 100; got {list(p_values)}.")
-    if not 1 <= figure_3_examples <= examples:
+    _rises(p_values)
+    if arguments.whole("figure_3_examples", figure_3_examples, 1) > arguments.whole("examples", examples, 1):
         raise ValueError(f"figure_3_examples must be from 1 to examples ({examples}), got {figure_3_examples}.")
-    if tokens < MEASURED_TOKENS:
-        raise ValueError(f"tokens must be at least {MEASURED_TOKENS}, got {tokens}.")
+    arguments.whole("tokens", tokens, MEASURED_TOKENS)
 
 
-def choose(names: Sequence[str] = (), suite: str = "ladder") -> list[str]:
+def _rises(p_values: float | Sequence[float]) -> list[float]:
+    """Rises of perplexity in percent; one alone is a list of itself."""
+    limits = "a rise of perplexity in percent, between 0 and 100", lambda p: 0 < p < 100
+    rises = arguments.several("p_values", p_values, lambda *given: arguments.number(*given, *limits))
+    if not rises:
+        raise ValueError("p_values is empty: give at least one rise of perplexity in percent.")
+    return rises
+
+
+def choose(names: str | Sequence[str] = (), suite: str = "ladder") -> list[str]:
     """The models asked for, or of each activation the largest of a suite that is there."""
     if names:
-        return list(names)
+        return arguments.several("models", names, arguments.text)
     chosen = [found[-1] for found in _by_activation(suite).values() if found]
     if not chosen:
         raise ValueError(f"suite {suite} has no ReLU and no SiLU model; name what to score in models.")
@@ -118,13 +122,14 @@ def _batches(name: str, tokenizer: PreTrainedTokenizerBase | None, tokens: int) 
 
 
 def measure_tasks(
-    names: Sequence[str], p_values: Sequence[float], examples: int, figure_3_examples: int, tokens: int
+    names: Sequence[str], p_values: float | Sequence[float], examples: int, figure_3_examples: int, tokens: int
 ) -> TaskScores:
     """Score each model dense, at each p, and under the rivals of CETT at the same sparsity.
 
     ``examples`` of each task for the tables, the first ``figure_3_examples`` of them for Figure 3; ``tokens`` of
     held-out text to find thresholds on.
     """
+    p_values = _rises(p_values)
     scores, sparsities, rivals = [], [], []
     grouped = offline_tasks.table()
     simple = list(dict.fromkeys(grouped[grouped.group != task_tables.COMPLEX].task))

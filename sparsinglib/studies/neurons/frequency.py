@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import wasserstein_distance
 
+from ...core import arguments
 from ...core.measure import Measurement
 from ...core.thresholds import Thresholds
 from ...suites import survey
@@ -41,13 +42,16 @@ class NeuronActivity:
     halves: tuple[Measurement, ...] = ()
 
 
-def validate_parameters(suite: Suite, tokens: int, ppl_increase_pct: float) -> None:
+def validate_parameters(
+    suite: Suite, tokens: int, ppl_increase_pct: float, top_share: float = TOP, jobs: int = 1
+) -> None:
     """Raise ValueError for sizes that make no sense, before anything is loaded; ``tokens`` 0 means the suite's."""
     length = suite.sequence_length
-    if tokens and tokens < length:
+    if 0 < arguments.whole("tokens", tokens, 0) < length:
         raise ValueError(f"tokens is {tokens}: give at least one window of {length}, or 0 for the suite's.")
-    if not 0 < ppl_increase_pct <= 1000:
-        raise ValueError(f"ppl_increase_pct is a rise in percent, above 0; got {ppl_increase_pct}.")
+    arguments.number("ppl_increase_pct", ppl_increase_pct, "a rise in percent, above 0", lambda p: 0 < p <= 1000)
+    arguments.number("top_share", top_share, "a share above 0, at most 1", lambda share: 0 < share <= 1)
+    arguments.whole("jobs", jobs, 1)
 
 
 def measure_frequencies(

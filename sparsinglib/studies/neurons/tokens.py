@@ -15,6 +15,7 @@ import pandas as pd
 from scipy.stats import spearmanr
 from transformers import PreTrainedTokenizerBase
 
+from ...core import arguments
 from ...core.forward import Z90
 from ...core.measure import Measurement
 from ...suites import survey
@@ -30,10 +31,10 @@ PAIR_COLUMNS = ["activation", "a", "b", "entries", "rank_correlation", "halves_c
                 "halves_near", "shuffled_near", "median_ratio"]  # fmt: skip
 
 
-def validate_parameters(min_occurrences: int) -> None:
-    """Raise ValueError for a minimum that makes no sense, before anything is loaded."""
-    if min_occurrences < 1:
-        raise ValueError(f"min_occurrences is how often an entry must occur, at least 1; got {min_occurrences}.")
+def validate_parameters(min_occurrences: int, shown: int) -> None:
+    """Raise ValueError for numbers of entries that make no sense, before anything is loaded."""
+    arguments.whole("min_occurrences", min_occurrences, 1)
+    arguments.whole("shown", shown, 1)
 
 
 def together(measurements: Sequence[Measurement]) -> pd.DataFrame:

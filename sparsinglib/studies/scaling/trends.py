@@ -5,6 +5,7 @@ measured yet is not an error: it is left out, and ``missing`` names it, so that 
 """
 
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -109,14 +110,15 @@ def _long() -> pd.DataFrame:
     return rows[COLUMNS].drop_duplicates(["run", "tokens"]).merge(found, on=["run", "tokens"])
 
 
-def activations(evidence: Sequence[str] = ("paper", "ladder")) -> pd.DataFrame:
+def activations(evidence: str | Sequence[str] = ("paper", "ladder")) -> pd.DataFrame:
     """``activation`` of several kinds of evidence in one frame; kinds without a run add no rows.
 
     Raises ValueError for an unknown kind, and without "paper", whose printed numbers the notebooks check.
     """
-    if "paper" not in evidence:
-        raise ValueError(f"evidence is {list(evidence)}; it must name 'paper', whose printed numbers are checked")
-    return pd.concat([frame for kind in evidence if not (frame := activation(kind)).empty], ignore_index=True)
+    kinds = arguments.several("evidence", evidence, lambda *given: arguments.one_of(*given, ("paper", "ladder")))
+    if "paper" not in kinds:
+        raise ValueError(f"evidence is {kinds}; it must name 'paper', whose printed numbers are checked")
+    return pd.concat([frame for kind in kinds if not (frame := activation(kind)).empty], ignore_index=True)
 
 
 def ends() -> pd.DataFrame:
@@ -175,6 +177,7 @@ def own(path: str | os.PathLike[str], unit: float = 1e9) -> pd.DataFrame:
     ``laws.fit`` checks the values further.
     """
     file, needed = arguments.path("the CSV of a run", path), ["tokens", "activation_ratio"]
+    unit = arguments.number("the unit of tokens", unit, "a number above 0", lambda u: 0 < u < math.inf)
     if not file.is_file():
         raise FileNotFoundError(
             f"no file {str(path)!r} (looked for at {file.absolute()}); give a CSV with tokens and activation_ratio"

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ...core import forward
+from ...core import arguments, forward
 from ...core.calibration import FAMILIES, GateSample
 from ...core.cett import CettCurves, layer_cett
 from ...core.ffn import FFN, mean_ratio
@@ -103,10 +103,9 @@ def sweep(
     ``points`` is the number of parameters tried for each rule but CETT. Raises ValueError for too few of either or
     an unknown corpus, and what loading and measuring raise.
     """
-    if points < LEAST_POINTS:
-        raise ValueError(f"points is the number of parameters for each rule, at least {LEAST_POINTS}; got {points}.")
-    if tokens < LEAST_TOKENS:
-        raise ValueError(f"tokens must be at least {LEAST_TOKENS}, fewer have no standard error; got {tokens}.")
+    arguments.whole("points", points, LEAST_POINTS)
+    arguments.whole("tokens", tokens, LEAST_TOKENS)  # fewer have no standard error
+    arguments.whole("jobs", jobs, 1)
     corpora.load(corpus, "validation")  # an unknown name is refused before any model is loaded
     text = Text(corpus, tokens, suite.sequence_length)
     return survey.run(swept, [Task(c, Sweep(points), text) for c in checkpoints], jobs)
