@@ -89,10 +89,10 @@ def text(name: str, value: Any) -> str:
     return value
 
 
-def several(name: str, value: Any, each: Callable[[str, Any], Any]) -> list[Any]:
+def several(name: str, value: Any, each: Callable[..., Any], **limits: Any) -> list[Any]:
     """``value`` as a list of what ``each`` takes; one alone, as a command line gives it, is a list of itself."""
     alone = isinstance(value, str) or not isinstance(value, Iterable)
-    return [each(name, item) for item in ([value] if alone else value)]
+    return [each(name, item, **limits) for item in ([value] if alone else value)]
 
 
 def model(value: Any) -> Any:

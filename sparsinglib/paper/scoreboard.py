@@ -92,7 +92,7 @@ def verdicts(claims: pd.DataFrame, evidence: Sequence[str] = EVIDENCE) -> pd.Dat
 
     Raises ValueError for an unknown kind.
     """
-    kinds = arguments.several("evidence", evidence, lambda *given: arguments.one_of(*given, EVIDENCE))
+    kinds = arguments.several("evidence", evidence, arguments.one_of, choices=EVIDENCE)
     ids = pd.Index(claims.id.unique(), name="id")
     board = claims.groupby(["id", "evidence"]).verdict.agg(lambda said: str(combined(said))).unstack()
     full = board.reindex(index=ids, columns=kinds).astype(object)

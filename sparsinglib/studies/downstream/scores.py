@@ -59,8 +59,8 @@ def validate_parameters(p_values: float | Sequence[float], examples: int, figure
 
 def _rises(p_values: float | Sequence[float]) -> list[float]:
     """Rises of perplexity in percent; one alone is a list of itself."""
-    limits = "a rise of perplexity in percent, between 0 and 100", lambda p: 0 < p < 100
-    rises = arguments.several("p_values", p_values, lambda *given: arguments.number(*given, *limits))
+    wanted = "a rise of perplexity in percent, between 0 and 100"
+    rises = arguments.several("p_values", p_values, arguments.number, wanted=wanted, fits=lambda p: 0 < p < 100)
     if not rises:
         raise ValueError("p_values is empty: give at least one rise of perplexity in percent.")
     return rises

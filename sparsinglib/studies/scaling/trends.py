@@ -115,7 +115,7 @@ def activations(evidence: str | Sequence[str] = ("paper", "ladder")) -> pd.DataF
 
     Raises ValueError for an unknown kind, and without "paper", whose printed numbers the notebooks check.
     """
-    kinds = arguments.several("evidence", evidence, lambda *given: arguments.one_of(*given, ("paper", "ladder")))
+    kinds = arguments.several("evidence", evidence, arguments.one_of, choices=("paper", "ladder"))
     if "paper" not in kinds:
         raise ValueError(f"evidence is {kinds}; it must name 'paper', whose printed numbers are checked")
     return pd.concat([frame for kind in kinds if not (frame := activation(kind)).empty], ignore_index=True)
