@@ -12,7 +12,7 @@ from itertools import zip_longest
 
 # Not part of a word: the 0.4 of a model's name is no measurement.
 NUMBER = re.compile(r"(?<![\w.])([-+−]?(?:\d[\d,]*)(?:\.\d+)?(?:[eE][-+]?\d+)?)(?![\w]|\.\d)")
-TEXTS = ("text", "text/plain", "text/html")
+TEXTS = ("text", "text/plain", "text/html", "text/markdown")
 
 
 def near(one: str, other: str) -> bool:

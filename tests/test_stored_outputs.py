@@ -7,7 +7,7 @@ import nbformat
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stored_outputs import near, reconciled
+from stored_outputs import compare, near, reconciled
 
 from sparsinglib.files import ROOT
 
@@ -66,3 +66,10 @@ def test_nbval_passes_and_fails_by_it(tmp_path, stored, status):
     done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == status, done.stdout
     assert "1 passed" in done.stdout or "Cell outputs differ" in done.stdout
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "text/html", "text/markdown"])
+def test_every_kind_of_text_is_compared_so(kind):
+    outputs = [[{"data": {kind: f"| {number} of 7 |"}}] for number in ("0.33", "0.34", "0.35")]
+    near_enough = [compare(lambda fresh, stored: fresh == stored, outputs[0], stored) for stored in outputs]
+    assert near_enough == [True, True, False]
