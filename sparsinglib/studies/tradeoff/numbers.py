@@ -63,13 +63,18 @@ def resampled_curves(t: Tradeoff) -> list[dict[str, RuleCurve]]:
 def needed(tradeoffs: Sequence[Tradeoff], levels: Sequence[float] = LEVELS) -> pd.DataFrame:
     """Activation ratio that each rule needs at each rise of perplexity (%): one row a checkpoint, rule and level.
 
-    Columns activation_ratio and its 90 % interval low, high over resamples; NaN where a curve does not reach.
+    Columns activation_ratio and its 90 % interval low, high over resamples; NaN where a curve does not reach. CETT at
+    1 % is the search's answer, as everywhere.
     """
     rows = []
     for t in tradeoffs:
         for rule, level in itertools.product(t.rules, levels):
-            first, *resampled = (c[rule].needed(math.log1p(level / 100)) for c in resampled_curves(t))
-            rows.append((t.checkpoint.name, rule, level, first, *_interval(resampled)))
+            if (rule, level) == (CETT, t.found.ppl_increase_pct):
+                found = (t.found.activation_ratio, *(t.found.activation_interval or (math.nan, math.nan)))
+            else:
+                first, *resampled = (c[rule].needed(math.log1p(level / 100)) for c in resampled_curves(t))
+                found = (first, *_interval(resampled))
+            rows.append((t.checkpoint.name, rule, level, *found))
     return pd.DataFrame(rows, columns=["checkpoint", "rule", "rise_pct", "activation_ratio", "low", "high"])
 
 
