@@ -43,7 +43,11 @@ def claims_forest(recorded: pd.DataFrame) -> style.Picture:
         )
         kinds = [kind for kind in LOOKS if kind in set(measured.evidence)]
         ax.legend(handles=[Line2D([], [], ls="", **LOOKS[kind], label=kind) for kind in kinds], loc="lower left")
-        summary = "; ".join(_summary(kind, said) for kind, said in scoreboard.verdicts(measured, kinds).items())
+        tested = [(kind, said[said != Verdict.NO_DATA]) for kind, said in scoreboard.verdicts(measured, kinds).items()]
+        summary = "; ".join(
+            f"{kind} tests {len(said)}: {(said == Verdict.HOLDS).sum()} hold, {(said == Verdict.FAILS).sum()} fail"
+            for kind, said in tested
+        )
         opposed = scoreboard.in_disagreement(measured).index
         return fig.says(
             f"Of {len(ids)} claims {summary or 'none is measured yet'}"
@@ -51,13 +55,3 @@ def claims_forest(recorded: pd.DataFrame) -> style.Picture:
             "Of a claim with several estimates the least clear. Hollow: inconclusive, since the interval holds the "
             f"bound or a part is not measured. At {FURTHEST:g}: as far or further, or numbers without an interval.",
         )
-
-
-def _summary(kind: str, said: pd.Series) -> str:
-    """How many claims one kind of evidence tests, how many hold, which fail, how many stay open."""
-    failed = sorted(said.index[said == Verdict.FAILS])
-    named = f" ({', '.join(failed)})" if failed else ""
-    return (
-        f"{kind} tests {(said != Verdict.NO_DATA).sum()}: {(said == Verdict.HOLDS).sum()} hold, {len(failed)} fail"
-        f"{named}, {(said == Verdict.INCONCLUSIVE).sum()} stay open"
-    )

@@ -100,12 +100,11 @@ def _moves(ratios: pd.DataFrame) -> tuple[float, int]:
     return silu.min() - relu.max(), int(max(np.ptp(relu), np.ptp(silu))) + 1
 
 
-def figure_8(derivative: pd.DataFrame, slopes: pd.DataFrame) -> style.Picture:
+def figure_8(derivative: pd.DataFrame) -> style.Picture:
     """Size of dA/dD against tokens per parameter, both logarithmic, where the run has points; ReLU and SiLU apart.
 
     ``derivative`` (``scales.derivatives``): evidence, run, scale, activation, tokens_per_param, derivative, low, high
     (90 %), inside (the run has points there), identified. Runs whose limit is open are pale and have no band.
-    ``slopes`` (``scales.speeds``): of (log_speed or log_speed_by_lnd), evidence, activation, slope, low, high, at.
     """
     derivative = derivative[derivative.inside.astype(bool)]
     with style.context():
@@ -137,9 +136,7 @@ def figure_8(derivative: pd.DataFrame, slopes: pd.DataFrame) -> style.Picture:
                 *_steps(derivative, "paper"), ours
             ),
             "Size of the law's slope where a run has points; bands: 90 %; pale, without a band: the run's limit is "
-            "open. A step counts where the larger run is lower all along. A doubling of size adds to ln |dA/dD| and, "
-            "without the ln 2 that is arithmetic (D = tokens per parameter × parameters), to ln |dA/dlnD|: "
-            f"{_by_size(slopes)}.",
+            "open. A step counts where the larger run is lower all along.",
         )
 
 
@@ -165,18 +162,6 @@ def _slope(ax: Axes, line: pd.DataFrame) -> tuple[float, float, str | None, str]
         ax.fill_between(x, ends.min(axis=1).where(~crosses, 1e-9), ends.max(axis=1), color=ink, alpha=0.15, lw=0)
     end = size[size > 1.3 * ax.get_ylim()[0]].index[-1]  # where it ends, or leaves the panel
     return x[end], size[end], None if "seed" in run else scale, ink
-
-
-def _by_size(slopes: pd.DataFrame) -> str:
-    """Both speeds over size with their 90 % intervals, each evidence and activation where it is read."""
-    words = []
-    for (evidence, activation), both in slopes.groupby(["evidence", "activation"], sort=False):
-        where = f"{evidence}'s {style.ACTIVATION_LABELS[activation]} at {both['at'].iloc[0]:.2g} tokens a parameter"
-        found = both.sort_values("of")  # log_speed, log_speed_by_lnd
-        words.append(
-            f"{where} " + " and ".join(f"{r.slope:.2f} ({r.low:.2f} to {r.high:.2f})" for r in found.itertuples())
-        )
-    return "; ".join(words)
 
 
 def figure_13(loss: pd.DataFrame) -> style.Picture:

@@ -67,11 +67,10 @@ def _fewest(needed: pd.DataFrame) -> str:
         return f"At +{COMPARED} % perplexity {name} needs of its neurons, by rule: {words}"
     ours = [rule for rule in PAPER if rule in wide]
     best, others = (wide[ours].idxmin(axis=1) == CETT).sum(), wide.drop(columns=ours)
-    run, rule = others.div(wide[CETT], axis=0).stack().idxmin()
+    rule = others.div(wide[CETT], axis=0).min().idxmin()
     return (
         f"At +{COMPARED} % perplexity CETT needs fewer neurons than Top-k and FAT-ε in {best} of {len(wide)} models "
-        f"({name}: {first[CETT]:.0f} against {first['Top-k']:.0f} and {first['FAT-ε']:.0f} %); {rule} comes nearest "
-        f"({style.name(run)}: {100 * wide[rule][run]:.1f}, CETT {100 * wide[CETT][run]:.1f} %)"
+        f"({name}: {first[CETT]:.0f} against {first['Top-k']:.0f} and {first['FAT-ε']:.0f} %); {rule} comes nearest"
     )
 
 
