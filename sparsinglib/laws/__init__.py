@@ -3,6 +3,6 @@
 from .all_runs import Posterior, posterior
 from .curve import COEFFICIENTS, change
 from .fitting import Fit, fit
-from .random_effects import Line, line, mean
+from .random_effects import Line, line, mean, pooled
 
-__all__ = ["COEFFICIENTS", "Fit", "Line", "Posterior", "change", "fit", "line", "mean", "posterior"]
+__all__ = ["COEFFICIENTS", "Fit", "Line", "Posterior", "change", "fit", "line", "mean", "pooled", "posterior"]

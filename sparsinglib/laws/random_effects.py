@@ -1,8 +1,9 @@
 """A mean or a straight line through a few estimates that differ by more than their own errors say."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import special
 
@@ -31,6 +32,16 @@ def line(x: ArrayLike, y: ArrayLike, error: ArrayLike, level: float = 0.9) -> Li
     if len(np.unique(x)) < 3:
         return Line()
     return _first(np.stack([x - x.mean(), np.ones_like(x)], axis=1), y, error, level)
+
+
+def pooled(values: pd.Series, groups: Any) -> tuple[float, int]:
+    """Standard deviation of ``values`` within ``groups`` (as ``Series.groupby`` takes them), pooled, and its freedom.
+
+    The freedom is the number of values less that of groups; without any the deviation is NaN.
+    """
+    apart = values - values.groupby(groups).transform("mean")
+    freedom = len(values) - values.groupby(groups).ngroups
+    return (float(np.sqrt((apart**2).sum() / freedom)) if freedom else np.nan), freedom
 
 
 def _first(columns: Array, y: ArrayLike, error: ArrayLike, level: float) -> Line:

@@ -11,25 +11,16 @@ from ...paper.claims import Estimate, Row, judge, of_draws, with_error
 UNPUBLISHED = "The points of the paper's figure are not published"
 
 
-def _few(found: pd.DataFrame, what: str) -> str | None:
-    """What is missing where fewer shapes are there than a rise that turns into a level needs."""
-    enough = len(found) >= two_segments.LEAST
-    return None if enough else f"{len(found)} shapes {what}, {two_segments.LEAST} needed"
-
-
 def rise(activation: pd.DataFrame) -> list[Row]:
     """C34: (a) slope of the ratio at the end over log2(width / depth), (b) a line's misfit less a bottleneck's.
 
     ``activation`` is ``numbers.sparsity``.
     """
-    rows = [judge("C34", "paper", UNPUBLISHED)]
-    if few := _few(activation, "measured"):
-        return [*rows, judge("C34", "ladder", few)]
     x, y, error = (activation[name].to_numpy(float) for name in ("ratio", "last", "last_error"))
     line = laws.line(np.log2(x), y, error)
     slope = Estimate(line.value, line.low, line.high, "points a doubling")
     bend = of_draws(two_segments.ahead_of_line(x, y, error), None, "", "log-likelihood, bottleneck less line")
-    return [*rows, judge("C34", "ladder", slope, bend)]
+    return [judge("C34", "paper", UNPUBLISHED), judge("C34", "ladder", slope, bend)]
 
 
 def best_range(losses: pd.DataFrame, seeds: dict[str, float]) -> list[Row]:
@@ -37,9 +28,6 @@ def best_range(losses: pd.DataFrame, seeds: dict[str, float]) -> list[Row]:
 
     ``losses`` is ``numbers.losses``, ``seeds`` ``numbers.seed_errors``. C39 is of the deepest alone, in nats.
     """
-    rows = [judge(claim, "paper", UNPUBLISHED) for claim in ("C37", "C39")]
-    if few := _few(losses, "trained") or ("No shape has two seeds" if np.isnan(seeds["loss"]) else None):
-        return [*rows, *(judge(claim, "ladder", few) for claim in ("C37", "C39"))]
     table, freedom = losses.sort_values("ratio", ignore_index=True), int(seeds["loss_freedom"])
 
     def less(end: pd.Series, best: pd.Series) -> tuple[float, float, str]:
@@ -52,13 +40,12 @@ def best_range(losses: pd.DataFrame, seeds: dict[str, float]) -> list[Row]:
     in_errors = [with_error(apart / error, 1.0, "seed errors", note, freedom) for apart, error, note in both]
     apart, error, note = less(table.iloc[0], best)
     nats = with_error(apart, error, "nats", note, freedom)
+    rows = [judge(claim, "paper", UNPUBLISHED) for claim in ("C37", "C39")]
     return [*rows, judge("C37", "ladder", in_errors), judge("C39", "ladder", nats)]
 
 
 def cost(costs: pd.DataFrame) -> list[Row]:
     """C40: slope of log training time a token over log layers, of ``numbers.costs``; the machine did other work too."""
-    if few := _few(costs, "timed"):
-        return [judge("C40", "ladder", few)]
     line = stats.linregress(np.log(costs.layers), np.log(costs.seconds))
     slope = with_error(line.slope, line.stderr, "", "log time over log layers", len(costs) - 2)
     return [judge("C40", "ladder", slope)]

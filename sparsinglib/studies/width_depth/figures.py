@@ -13,16 +13,14 @@ RATIO = "width / depth (hidden size / layers)"
 POINT: style.Look = style.look("0.1M", "relu") | {"color": style.ACTIVATION_COLOURS["relu"], "ls": "", "ms": 4.5}
 
 
-def _ratio_axis(ax: Axes, table: pd.DataFrame, drawn: pd.DataFrame, title: str) -> None:
-    """Logarithmic ratios with the shapes as labels above, grey where ``drawn`` has no such shape."""
+def _ratio_axis(ax: Axes, table: pd.DataFrame, title: str = "") -> None:
+    """Logarithmic ratios with the shapes as labels above."""
     ax.set(xscale="log", xlabel=RATIO, xlim=(table.ratio.min() / 1.5, table.ratio.max() * 1.5), title=title)
     ax.xaxis.set_major_formatter("{x:g}")
     top = ax.secondary_xaxis("top")
     top.set_xscale("log")
-    top.set_xticks(table.ratio, table["shape"], rotation=60, fontsize=7)
+    top.set_xticks(table.ratio, table["shape"], rotation=60, fontsize=7, color="0.1")
     top.set_xticks([], minor=True)
-    for label, run in zip(top.get_xticklabels(), table.run, strict=True):
-        label.set_color("0.1" if run in set(drawn.run) else "0.45")
 
 
 def _readings(ax: Axes, quantities: tuple[str, ...]) -> None:
@@ -40,19 +38,16 @@ def _readings(ax: Axes, quantities: tuple[str, ...]) -> None:
             ax.plot(high / 1.03, -0.01, marker=">", ms=8, **look)
 
 
-def figure_5(table: pd.DataFrame, activation: pd.DataFrame, bend: Bend | None, main: pd.Series) -> style.Picture:
+def figure_5(activation: pd.DataFrame, bend: Bend, main: pd.Series) -> style.Picture:
     """Activation ratio against width / depth: the paper's statements, and the ladder's values at the end of training.
 
-    ``table`` is ``numbers.shapes``, ``activation`` ``numbers.sparsity`` (ratio, last and its 90 % interval, limit,
-    identified; percent), ``bend`` the "last" of ``numbers.bends``, ``main`` ``numbers.paper_main``.
+    ``activation`` is ``numbers.sparsity`` (ratio, last and its 90 % interval, limit, identified; percent), ``bend`` the
+    "last" of ``numbers.bends``, ``main`` ``numbers.paper_main``.
     """
     with style.context():
         fig, (first, ax) = style.axes(1, 2, height=4.0, width_ratios=[2, 3])
         _paper_activation(first, main)
-        if activation.empty:
-            style.empty(ax, numbers.missing(table))
-            return fig.says("Activation ratio against width / depth: no shape measured yet")
-        _ratio_axis(ax, table, activation, f"ladder, 0.1M ReLU at {MILLIONS} tokens")
+        _ratio_axis(ax, activation, f"ladder, 0.1M ReLU at {MILLIONS} tokens")
         bars = style.error_bars(activation.last_low, activation["last"], activation.last_high)
         ax.errorbar(activation.ratio, activation["last"], bars, capsize=3, zorder=3, **POINT)
         fixed = activation[activation.identified.astype(bool)]
@@ -61,9 +56,7 @@ def figure_5(table: pd.DataFrame, activation: pd.DataFrame, bend: Bend | None, m
         ax.errorbar(fixed.ratio * 1.07, fixed.limit, bars, capsize=2, label="limit, where fixed", **grey)
         ends = pd.concat([activation.last_low, activation.last_high, fixed.low, fixed.high])
         ax.set(ylim=(ends.min() - 1, ends.max() + 1), ylabel="activation ratio (%)")
-        message = f"{len(activation)} shapes: too few to tell a bottleneck from a line"
-        if bend:
-            message = _draw_laws(ax, activation, bend)
+        message = _draw_laws(ax, activation, bend)
         _readings(ax, ("bottleneck",))
         ax.legend(loc="upper left", fontsize=7.5)
         return fig.says(
@@ -113,7 +106,7 @@ def _paper_activation(ax: Axes, main: pd.Series) -> None:
     ax.plot(ratios, np.full(len(ratios), 0.015), "|", ms=8, color="0.6", transform=ax.get_xaxis_transform())
 
 
-def figure_6(table: pd.DataFrame, losses: pd.DataFrame, edge: float) -> style.Picture:
+def figure_6(losses: pd.DataFrame, edge: float) -> style.Picture:
     """Training loss reached by each shape above the best shape's, paired on the same batches.
 
     ``losses`` is ``numbers.losses`` (ratio, shape, above, above_low, above_high: nats per token, 90 %); ``edge`` is how
@@ -123,10 +116,7 @@ def figure_6(table: pd.DataFrame, losses: pd.DataFrame, edge: float) -> style.Pi
     low, high = facts.best_interval_min, facts.best_interval_max
     with style.context():
         fig, (ax,) = style.axes(1, 1, height=3.4)
-        if losses.empty:
-            style.empty(ax, numbers.missing(table))
-            return fig.says("Training loss against width / depth: no shape trained yet")
-        _ratio_axis(ax, table, losses, "")
+        _ratio_axis(ax, losses)
         bars = style.error_bars(losses.above_low, losses.above, losses.above_high)
         ax.errorbar(losses.ratio, losses.above, bars, capsize=3, zorder=3, **POINT)
         ax.axhspan(0, edge, color="0.5", alpha=0.2, lw=0)

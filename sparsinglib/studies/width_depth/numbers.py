@@ -1,7 +1,6 @@
 """Width against depth at one model size (Section 5.2, Figures 5 and 6): the ladder's nine shapes, measured.
 
-Every shape has about the 0.1M model's parameters outside the embedding and sees the same tokens in the same order. A
-shape that is not trained or measured yet is left out of the tables, and ``missing`` names it.
+Every shape has about the 0.1M model's parameters outside the embedding and sees the same tokens in the same order.
 """
 
 from collections.abc import Iterable, Mapping
@@ -38,86 +37,78 @@ def _seeds(names: Iterable[str]) -> list[str]:
 
 
 def _ratios(names: Iterable[str]) -> pd.DataFrame:
-    """Activation ratio along runs, as ``trends.activation`` gives it; empty where nothing is measured."""
+    """Activation ratio along runs, as ``trends.activation`` gives it."""
     rows = trends.trajectory(trends.METRIC, trends.P_PCT, names).rename(columns={"value": "activation_ratio"})
     size = rows.run.map({name: recipe.RUNS[name].non_embedding_parameters for name in names}).astype(float)
     return rows.assign(tokens_per_param=rows.tokens / size)
 
 
 def shapes() -> pd.DataFrame:
-    """The nine shapes, deepest first, and how far each is.
+    """The nine shapes, deepest first.
 
     Columns: run, shape, width, layers, ratio (width / layers), times_usual (over the ladder's usual 12), params,
-    million_tokens (trained so far), checkpoints (measured), state: "measured", "not measured yet" (trained to its end),
-    "still in training", "not trained yet".
+    million_tokens (trained), checkpoints (measured), state. Raises ValueError that names the shapes which are not
+    trained and measured to their end.
     """
-    ratios, rows = _ratios(SHAPES), []
-    for name, run in SHAPES.items():
-        record, points = trends.record(name), ratios[ratios.run == name]
-        tokens, ratio = record.get("tokens", 0), run.width / run.layers
-        state = "not measured yet" if record.get("finished") else "still in training" if record else "not trained yet"
-        if record.get("finished") and len(points) >= trends.LEAST_POINTS and points.tokens.max() == tokens:
-            state = "measured"
-        labels = (name, f"{run.width}×{run.layers}", run.width, run.layers, ratio, ratio * USUAL.layers / USUAL.width)
-        done = (tokens / TOKEN_UNITS["ladder"], len(points), state)
-        rows.append((*labels, run.non_embedding_parameters, *done))
-    names = [*LABELS, "params", "million_tokens", "checkpoints", "state"]
-    return pd.DataFrame(rows, columns=names).sort_values("ratio", ignore_index=True)
+    rows = [(n, f"{r.width}×{r.layers}", r.width, r.layers, r.non_embedding_parameters) for n, r in SHAPES.items()]
+    table = pd.DataFrame(rows, columns=[*LABELS[:4], "params"])
+    table.insert(4, "ratio", table.width / table.layers)
+    table.insert(5, "times_usual", table.ratio * USUAL.layers / USUAL.width)
+    records, points = table.run.map(trends.record), trend().groupby("run").tokens.agg(["size", "max"])
+    trained, points = records.map(lambda record: record.get("tokens", 0)), points.reindex(table.run).fillna(0)
+    ended = records.map(lambda record: record.get("finished", False)) & (points["max"].to_numpy() == trained)
+    if not ended.all():
+        names = " ".join(table.run[~ended])
+        how = " and ".join(f"python -m sparsinglib.ladder.{module} {names}" for module in ("train", "trajectory"))
+        raise ValueError(f"not trained and measured to their end: {names}. Run {how}")
+    table = table.assign(million_tokens=trained / TOKEN_UNITS["ladder"], checkpoints=points["size"].to_numpy(int))
+    return table.assign(state="measured").sort_values("ratio", ignore_index=True)
 
 
-def missing(table: pd.DataFrame) -> str:
-    """A sentence on the shapes of ``shapes`` that are not measured, by state."""
-    absent = table[table.state != "measured"].groupby("state").shape.agg(", ".join)
-    measured = f"ladder: {(table.state == 'measured').sum()} of {len(table)} shapes measured"
-    return "; ".join([measured, *(f"{names} {state}" for state, names in absent.items())])
+def trend() -> pd.DataFrame:
+    """Activation ratio along training of the shapes, as ``trends.activation`` gives it."""
+    return _ratios(SHAPES)
 
 
-def trend(table: pd.DataFrame) -> pd.DataFrame:
-    """Activation ratio along training of the measured shapes of ``shapes``, as ``trends.activation`` gives it."""
-    return _ratios(table.run[table.state == "measured"])
-
-
-def loss(table: pd.DataFrame) -> pd.DataFrame:
-    """Training loss of the shapes that were trained to their end, and of their other seeds, as ``trends.loss``."""
-    return trends.read("training.csv", _seeds(table.run[table.state.isin(["measured", "not measured yet"])]))
+def loss() -> pd.DataFrame:
+    """Training loss of the shapes and of their other seeds, as ``trends.loss``."""
+    return trends.read("training.csv", _seeds(SHAPES))
 
 
 def seed_errors() -> dict[str, float]:
     """How far another seed would move one run: standard deviations ``ratio`` and ``loss``, ``freedom`` of each.
 
-    Pooled over the usual shape and the shapes, as far as several seeds of one are measured, at the tokens that all of
-    them reached, at most a shape's. NaN without two seeds of one shape.
+    Pooled over the usual shape and the shapes that have several seeds, at the tokens that all of these reached, at most
+    a shape's.
     """
-    found: dict[str, list[list[float]]] = {"ratio": [], "loss": []}
-    for name in (USUAL.name, *SHAPES):
-        for key, rows in (("ratio", _ratios(_seeds([name]))), ("loss", trends.read("training.csv", _seeds([name])))):
-            # A seed that has only begun says nothing about the end.
-            runs = [g for _, g in rows.groupby("run") if g.tokens.max() >= recipe.SHAPE_TOKENS / 2]
-            end = min([recipe.SHAPE_TOKENS, *(g.tokens.max() for g in runs)])
-            if key == "ratio":
-                ends = [np.interp(end, g.tokens, g.activation_ratio) for g in runs]
-            else:
-                ends = [g.loss[g.tokens.between((1 - END) * end, end)].mean() for g in runs]
-            found[key] += [ends] if len(ends) > 1 else []
-    out: dict[str, float] = {}
-    for key, groups in found.items():
-        freedom = sum(len(ends) - 1 for ends in groups)
-        squares = sum(float(np.var(ends)) * len(ends) for ends in groups)
-        out |= {key: float(np.sqrt(squares / freedom)) if freedom else np.nan, f"{key}_freedom": freedom}
+    names, out = _seeds((USUAL.name, *SHAPES)), {}
+    for key, rows in (("ratio", _ratios(names)), ("loss", trends.read("training.csv", names))):
+        shape = rows.run.str.partition("-seed")[0]
+        last = (
+            rows.groupby("run").tokens.transform("max").clip(upper=recipe.SHAPE_TOKENS).groupby(shape).transform("min")
+        )
+        if key == "ratio":
+            parts = rows.assign(last=last).groupby("run")
+            ends = pd.Series(
+                {run: np.interp(part["last"].iloc[0], part.tokens, part.activation_ratio) for run, part in parts}
+            )
+        else:
+            ends = rows[rows.tokens.between((1 - END) * last, last)].groupby("run").loss.mean()
+        out[key], out[f"{key}_freedom"] = laws.pooled(ends, lambda run: run.partition("-seed")[0])
     return out
 
 
 def sparsity(
     table: pd.DataFrame, points: pd.DataFrame, model: laws.Posterior, seeds: Mapping[str, float]
 ) -> pd.DataFrame:
-    """Limit and last activation ratio of each measured shape, with 90 % intervals, in percent (Figure 5).
+    """Limit and last activation ratio of each shape, with 90 % intervals, in percent (Figure 5).
 
     ``points`` is ``trend``, ``model`` ``laws.posterior`` of it. ``last`` is the mean of the last five checkpoints,
     ``last_error`` its standard error from their scatter and from what another seed would give (``seed_errors``), which
     the limit's interval holds too. Columns: LABELS, limit, low, high, identified, last, last_error, last_low and
     last_high.
     """
-    seed = np.nan_to_num(seeds["ratio"])
+    seed = seeds["ratio"]
     known = model.limits().rename(columns={"a0": "limit"})[["run", "limit", "low", "high", "identified"]]
     known = known.assign(
         low=(known.limit - np.hypot(known.limit - known.low, Z * seed)).clip(0),
@@ -139,16 +130,13 @@ def losses(table: pd.DataFrame, rows: pd.DataFrame, seeds: Mapping[str, float]) 
     (``seed_errors``), which ``error`` is for ``reached``. Columns: LABELS, seeds, reached, error, above, above_low,
     above_high.
     """
-    names = ["run", "seeds", "reached", "error", "above", "above_low", "above_high"]
-    if rows.empty:
-        return table[LABELS].merge(pd.DataFrame(columns=names), on="run")
     end = rows[rows.tokens.between((1 - END) * recipe.SHAPE_TOKENS, recipe.SHAPE_TOKENS)]
     each = end.assign(run=end.run.str.partition("-seed")[0]).groupby(["run", "seed"]).loss.mean()
     found = each.groupby("run").agg(seeds="size", reached="mean").reset_index()
-    error = np.nan_to_num(seeds["loss"]) / np.sqrt(found.seeds)
+    error = seeds["loss"] / np.sqrt(found.seeds)
     best = found.reached.idxmin()
     above = found.reached - found.reached[best]
-    half = float(stats.t.ppf(0.95, max(seeds["loss_freedom"], 1))) * np.hypot(error, error[best])
+    half = float(stats.t.ppf(0.95, seeds["loss_freedom"])) * np.hypot(error, error[best])
     half = half.where(found.index != best, 0.0)
     found = found.assign(error=error, above=above, above_low=above - half, above_high=above + half)
     return table[LABELS].merge(found, on="run")
@@ -198,14 +186,12 @@ def costs(table: pd.DataFrame) -> pd.DataFrame:
     """Training cost by shape (C40): run, shape, layers, ratio, mflop (per token), seconds (per million tokens).
 
     ``mflop`` is 6 for each weight outside the embedding and in the tied head, and 12 · layers · context · d for
-    attention, over 1e6. ``seconds`` comes from ``run.json``, timed while the machine also did other work; shapes
-    without it are left out.
+    attention, over 1e6. ``seconds`` comes from ``run.json``, timed while the machine also did other work.
     """
-    speed = table.run.map(lambda run: trends.record(run).get("tokens_per_second")).astype(float)
+    speed = table.run.map(lambda run: trends.record(run)["tokens_per_second"])
     weights = table.params + recipe.VOCABULARY * table.width
     flop = 6 * weights + 12 * table.layers * recipe.CONTEXT * table.width
-    found = table[["run", "shape", "layers", "ratio"]].assign(mflop=flop / 1e6, seconds=1e6 / speed)
-    return found.dropna(ignore_index=True)
+    return table[["run", "shape", "layers", "ratio"]].assign(mflop=flop / 1e6, seconds=1e6 / speed)
 
 
 def facts() -> pd.Series:
@@ -275,5 +261,5 @@ def layers_at(ratio: float) -> float:
 
 
 def beside(table: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
-    """``shapes`` with the columns of ``sparsity`` or ``losses`` beside them, NaN where a shape is not measured."""
-    return table.merge(measured.drop(columns=LABELS[1:]), how="left")
+    """``shapes`` with the columns of ``sparsity`` or ``losses`` beside them."""
+    return table.merge(measured.drop(columns=LABELS[1:]))
