@@ -10,7 +10,7 @@ from matplotlib.transforms import ScaledTranslation
 from scipy import stats
 
 from ...paper import style
-from .numbers import AXIS_END, CETT_ALIKE, MIXTURES, VANILLA, Curve, missing
+from .numbers import AXIS_END, CETT_ALIKE, MIXTURES, VANILLA, Curve
 
 # Typographic points by which large marks are moved: the mixtures were trained with about the same share.
 ASIDE = dict(zip((VANILLA, *MIXTURES), (0, -12, 12, 0), strict=True))
@@ -20,9 +20,9 @@ LOOKS = {name: style.other(i) for i, name in enumerate((VANILLA, *MIXTURES))}
 def figure_12(
     found: Mapping[str, Curve],
     gap: pd.DataFrame,
-    seeds: tuple[float, int] | None = None,
-    chosen: Mapping[str, Curve] | None = None,
-    within: pd.DataFrame | None = None,
+    seeds: tuple[float, int],
+    chosen: Mapping[str, Curve],
+    within: pd.DataFrame,
 ) -> style.Picture:
     """Perplexity against activation ratio and, beside it, the gap to the vanilla model at equal activation ratio.
 
@@ -31,35 +31,29 @@ def figure_12(
     where 90 % of the gaps between two runs lie that differ in their seed alone. ``chosen`` and ``within`` are the same
     by CETT within the chosen experts (``numbers.chosen_neurons``), drawn dashed.
     """
-    within = gap.iloc[:0] if within is None else within
     with style.context():
         fig, (left, right) = style.axes(1, 2, height=3.6)
-        _perplexities(left, found, {n: curve for n, curve in (chosen or {}).items() if n != VANILLA})
-        if gap.empty:
-            style.empty(right, "No gap to draw: it needs the vanilla model and a mixture.")
-            return fig.says("Mixtures of experts against a plain FFN: not measured yet")
+        _perplexities(left, found, {n: curve for n, curve in chosen.items() if n != VANILLA})
         here = gap[gap.trained_here.astype(bool)]
         _gaps(right, gap, within, seeds)
         # What is far off where a mixture was never trained would hide the gaps where it was.
-        right.set_ylim(-40 if len(within) else -3, max(12, 3 * here.high_pct.max()))
+        right.set_ylim(-40, max(12, 3 * here.high_pct.max()))
         for ax in (left, right):
             ax.axvline(100 * AXIS_END, color="0.5", lw=0.8, ls=":")
             ax.set(xlabel="activation ratio (%)", xlim=(0, None))
         low, high = here.gap_pct.min(), here.gap_pct.max()
-        beside = f", seeds alone ± {_by_seeds(seeds):.1f} %" if seeds else ""
         return fig.says(
-            f"As trained, mixtures have {low:.1f} to {high:.1f} % more perplexity than a plain FFN as sparse{beside}",
+            f"As trained, mixtures have {low:.1f} to {high:.1f} % more perplexity than a plain FFN as sparse, "
+            f"seeds alone ± {_by_seeds(seeds):.1f} %",
             "Large marks, moved apart: the number of experts that a mixture was trained with. Dashed: those experts, "
-            f"and CETT leaves out neurons of theirs too{turned(within)}. Left of the dotted line: the range of the "
+            f"and CETT leaves out neurons of theirs too{_turned(within)}. Left of the dotted line: the range of the "
             "paper's axis.",
         )
 
 
-def turned(within: pd.DataFrame) -> str:
+def _turned(within: pd.DataFrame) -> str:
     """What the comparison says where CETT cuts mixture and plain FFN alike, as the end of a sentence."""
-    rows = within[within["cett"] == CETT_ALIKE] if len(within) else within
-    if rows.empty:
-        return ""
+    rows = within[within["cett"] == CETT_ALIKE]
     gaps, shares = rows.gap_pct, 100 * rows.activation_ratio
     return (
         f" (at {CETT_ALIKE} inside: {gaps.min():+.1f} to {gaps.max():+.1f} % at {shares.min():.0f} to "
@@ -73,38 +67,32 @@ def _by_seeds(seeds: tuple[float, int]) -> float:
 
 
 def _perplexities(ax: Axes, found: Mapping[str, Curve], chosen: Mapping[str, Curve]) -> None:
-    if not found:
-        return style.empty(ax, missing())
     for name, curve in found.items():
         _draw(ax, name, curve.table, "perplexity")
     for name, curve in chosen.items():
         _draw(ax, name, curve.table, "perplexity", ls="--", label=None)
-    shown = np.concatenate([c.perplexity for name, c in found.items() if name != VANILLA or len(found) == 1])
+    shown = np.concatenate([c.perplexity for name, c in found.items() if name != VANILLA])
     ax.set(ylabel="perplexity", yscale="log", title=style.EVIDENCE_LABELS["ladder"])
     # Cut far enough, the vanilla curve leaves any axis on which the mixtures can be told apart.
     ax.set_ylim(0.9 * shown.min(), 1.2 * shown.max())
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 7)))
     ax.yaxis.set_major_formatter("{x:.0f}")
     ax.yaxis.set_minor_formatter(NullFormatter())
-    if chosen:
-        ax.plot([], [], color="0.4", ls="--", lw=1.1, label="and CETT within the experts")
+    ax.plot([], [], color="0.4", ls="--", lw=1.1, label="and CETT within the experts")
     ax.legend()
 
 
-def _gaps(ax: Axes, gap: pd.DataFrame, within: pd.DataFrame, seeds: tuple[float, int] | None) -> None:
+def _gaps(ax: Axes, gap: pd.DataFrame, within: pd.DataFrame, seeds: tuple[float, int]) -> None:
     for rows_of, line in ((gap, "-"), (within, "--")):
         for name, rows in rows_of.sort_values("activation_ratio").groupby("series", sort=False):
             _draw(ax, str(name), rows, "gap_pct", ls=line)
             ends = (100 * rows["activation_ratio"], rows["low_pct"], rows["high_pct"])
             ax.fill_between(*ends, alpha=0.15, color=LOOKS[str(name)]["color"], lw=0)
     ax.axhline(0, color="k", lw=1)
-    title = "at equal ratio, 90 %"
-    if seeds:
-        band = _by_seeds(seeds)
-        ax.axhspan(-band, band, color="0.85", zorder=0)
-        title += f"; grey: seeds alone, ± {band:.1f} %"
+    band = _by_seeds(seeds)
+    ax.axhspan(-band, band, color="0.85", zorder=0)
     ax.set_ylabel("perplexity above the plain FFN's (%)")
-    ax.set_title(title)
+    ax.set_title(f"at equal ratio, 90 %; grey: seeds alone, ± {band:.1f} %")
 
 
 def _draw(ax: Axes, name: str, rows: pd.DataFrame, column: str, **line: str | None) -> None:

@@ -141,17 +141,13 @@ def cett_curve(name: str, model: PreTrainedModel, batches: Batches, cetts: Seque
 
 
 def trained() -> list[str]:
-    """Names of the figure's four runs that are shipped, the vanilla one first."""
-    return [name for name in (VANILLA, *MIXTURES) if name in ladder_names()]
-
-
-def missing() -> str:
-    """Which of the four runs are not there or not finished, and the command that trains them."""
-    absent = [name for name in (VANILLA, *MIXTURES) if name not in trained()]
-    partly = [name for name in trained() if not facts_of(name)["finished"]]
-    said = [f"Not trained {how}: {', '.join(runs)}." for how, runs in (("yet", absent), ("to the end", partly)) if runs]
-    command = f"Train with: python -m sparsinglib.ladder.train {' '.join(absent + partly)}"
-    return " ".join([*said, command]) if said else "All four runs are trained."
+    """Names of the figure's four runs, the vanilla one first. Raises ValueError that names those to be trained."""
+    names = [VANILLA, *MIXTURES]
+    there = set(ladder_names())
+    if absent := [name for name in names if name not in there or not facts_of(name)["finished"]]:
+        names = " ".join(absent)
+        raise ValueError(f"not trained to the end: {names}. Run python -m sparsinglib.ladder.train {names}")
+    return names
 
 
 def facts_of(name: str) -> dict[str, Any]:
@@ -216,17 +212,12 @@ def at_target(measured: Mapping[str, Measurement]) -> pd.DataFrame:
 
 def table(*found: Mapping[str, Curve]) -> pd.DataFrame:
     """The points of Figure 12: evidence, series, cett, active_experts, activation_ratio, perplexity, trained_here."""
-    each = [curve.table for curves in found for curve in curves.values()]
-    if not each:
-        return pd.DataFrame()
-    rows = pd.concat(each).drop_duplicates(ignore_index=True)
+    rows = pd.concat([curve.table for curves in found for curve in curves.values()]).drop_duplicates(ignore_index=True)
     return rows.assign(evidence="ladder")[["evidence", *rows]]
 
 
 def show(frame: pd.DataFrame) -> str:
-    """A table as text: ratios with three digits, perplexities and percentages with one; a sentence if it is empty."""
-    if frame.empty:
-        return "Nothing to show until the runs named above are trained."
+    """A table as text: ratios with three digits, perplexities and percentages with one."""
     digits = {"activation_ratio": 3, "perplexity": 1, "gap_pct": 1, "low_pct": 1, "high_pct": 1}
     digits |= {"active of all neurons": 3, "of the chosen experts'": 3, "dense perplexity": 2, "sparse perplexity": 2}
     return frame.round(digits).to_string(index=False, na_rep="–")
@@ -244,7 +235,7 @@ def gaps(found: Mapping[str, Curve]) -> pd.DataFrame:
     varied = "cett" if by_cett else "active_experts"
     columns = ["series", varied, "activation_ratio", "gap_pct", "low_pct", "high_pct", "trained_here"]
     rows = []
-    for name, curve in mixtures.items() if VANILLA in found else ():
+    for name, curve in mixtures.items():
         for setting, ratio, blocks in zip(curve.varied, curve.activation_ratio, curve.blocks, strict=True):
             if (plain := found[VANILLA].at(ratio)) is not None:
                 mean, error = forward.mean_and_error(torch.column_stack([blocks[:, 0] - plain[:, 0], plain[:, 1]]))
