@@ -74,8 +74,8 @@ def write_run(folder, run, points=14):
 
 def test_ladder_runs_appear_when_measured_and_are_named_when_not(tmp_path, monkeypatch):
     monkeypatch.setattr(trends, "LADDER", tmp_path)
-    assert trends.activation("ladder").empty
-    assert trends.missing(trends.activation("ladder")) == "ladder: no run measured yet"
+    with pytest.raises(FileNotFoundError, match=r"no run of the ladder has a trajectory\.csv .*git restore"):
+        trends.activation("ladder")
     write_run(tmp_path, "0.4m-silu")
     write_run(tmp_path, "0.4m-silu-seed2")
     write_run(tmp_path, "0.4m-relu", points=5)  # still being measured
@@ -108,7 +108,7 @@ def test_figures_draw_both_kinds_of_evidence_and_say_what_is_missing(tmp_path, m
     trends_said = "ReLU falls in every one of 1 runs, SiLU rises in every one of 2 runs"
     assert figure.message == f"With more data the activation ratio of {trends_said}"
     texts = [text.get_text() for ax in figure.axes for text in ax.texts]
-    assert "ladder: no ReLU run measured yet" in texts and {"0.8B", "0.4M"} <= set(texts)
+    assert "ladder: no ReLU run" in texts and {"0.8B", "0.4M"} <= set(texts)
     run, strip = trend[trend.run == "0.8b-relu"], figure.axes[1]
     dots = [line for line in figure.axes[0].lines if line.get_ls() == "None"]
     assert sum(len(line.get_xdata()) for line in dots) == len(run)

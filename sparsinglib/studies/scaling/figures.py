@@ -30,7 +30,7 @@ def by_kind(panels: Sequence[Axes], frame: pd.DataFrame) -> Iterator[tuple[Axes,
         label = style.ACTIVATION_LABELS[activation]
         ax.set_title(f"{label} ({style.EVIDENCE_LABELS[evidence]})")
         if part.empty:
-            style.empty(ax, f"{evidence}: no {label} run measured yet")
+            style.empty(ax, f"{evidence}: no {label} run")
         else:
             yield ax, evidence, part
 
@@ -197,11 +197,7 @@ def seed_trends(frame: pd.DataFrame, value: str, label: str, unit: str, factor: 
     """
     groups = [(key, part) for key, part in frame.groupby(["activation", "scale"]) if part.seed.nunique() > 1]
     with style.context():
-        fig, panels = style.grid(max(len(groups), 1), 4, 2.3)
-        if not groups:
-            style.empty(panels[0], "ladder: no scale has two seeds yet")
-            return fig.says(f"{label}: the spread of seeds is not measured yet")
-        last = []
+        (fig, panels), last = style.grid(len(groups), 4, 2.3), []
         for ax, ((activation, scale), part) in zip(panels, groups, strict=True):
             seeds = [points for _, points in part.sort_values("d").groupby("seed")]
             d = np.linspace(max(points.d.min() for points in seeds), min(points.d.max() for points in seeds), 200)

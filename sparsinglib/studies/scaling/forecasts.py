@@ -8,7 +8,6 @@ from ...laws import rivals
 from .limits import Laws
 
 LAST = 3  # checkpoints whose mean is the end that is predicted
-TAILS = [0.05, 0.5, 0.95]
 
 
 def hold_outs(trend: pd.DataFrame) -> pd.DataFrame:
@@ -43,7 +42,7 @@ def forecasts(trend: pd.DataFrame, share: float) -> pd.DataFrame:
         fixed = model.limits().set_index("run").identified
         for run, points in part.sort_values("d").groupby("run"):
             last, seen = points.tail(LAST), model.points[model.points.run == run].tail(LAST)
-            low, middle, high = np.quantile(model.sample(run, last.d).mean(1), TAILS)
+            low, middle, high = np.quantile(model.sample(run, last.d).mean(1), [0.05, 0.5, 0.95])
             measured, tokens = float(last.activation_ratio.mean()), last.d.mean()
             _, soonest, latest = model.tokens_for(run, measured)
             row = {"evidence": evidence, "run": run, "share": share, "tokens": tokens, "predicted": middle}
@@ -68,8 +67,8 @@ def forecast_score(table: pd.DataFrame) -> pd.DataFrame:
     return table.groupby(["evidence", "share"], as_index=False).agg(**counts, **found)
 
 
-def came(model: laws.Posterior, run: str, later: pd.DataFrame, rows: int = 4) -> pd.DataFrame:
-    """A few points that came after a fit beside what it predicted: tokens, activation_ratio, low, high, measured."""
-    picked = later.iloc[np.linspace(len(later) / rows, len(later), rows).astype(int) - 1]
+def came(model: laws.Posterior, run: str, later: pd.DataFrame) -> pd.DataFrame:
+    """Four points that came after a fit beside what it predicted: tokens, activation_ratio, low, high, measured."""
+    picked = later.iloc[np.linspace(len(later) / 4, len(later), 4).astype(int) - 1]
     table = model.predict(run, picked.d).assign(measured=picked.activation_ratio.to_numpy())
     return table.assign(inside=table.measured.between(table.low, table.high))

@@ -62,27 +62,17 @@ def figure_7(limits: pd.DataFrame, ends: pd.DataFrame, params: pd.Series) -> sty
             right.plot(means, color=style.colour("", str(activation)), lw=1, alpha=0.6)
         left.set_ylim(0, 108 * max(printed.a0.max(), fixed.high.max(), ends.high.max()))
         for ax, rows in ((left, printed.assign(value=printed.a0)), (right, ends.assign(value=ends.activation_ratio))):
-            if rows.empty:
-                style.empty(ax, "ladder: no end measured yet")
-                continue
             _params_axis(ax, params, rows.scale)
             last = rows.sort_values("scale").groupby("activation").value.last()
             style.label_ends(ax, [(100 * v, style.ACTIVATION_LABELS[a], style.colour("", a)) for a, v in last.items()])
-        ours = ends.groupby(["scale", "activation"]).activation_ratio.mean().unstack()
+        theirs = _moves(printed.groupby(["scale", "activation"]).a0.mean())
+        ours = _moves(ends.groupby(["scale", "activation"]).activation_ratio.mean())
         return fig.says(
-            "ReLU and SiLU lie {:.0f} points apart; size moves a printed limit by less than {}".format(
-                *_moves(printed.pivot(index="scale", columns="activation", values="a0"))
-            ),
+            f"ReLU and SiLU lie {theirs[0]:.0f} points apart; size moves a printed limit by less than {theirs[1]}",
             "Bars: 90 %. Left: limits from the points; black diamonds: Table 2; grey ticks: runs whose points do not "
             "fix a limit. Right: where exp(KL) is up by 1 % on 65,536 tokens, a mark a seed, joined at their mean; "
-            "intervals are mostly shorter than a mark."
-            + (
-                " By these means the ladder's activations lie {:.0f} points apart, its sizes less than {}.".format(
-                    *_moves(ours)
-                )
-                if ours.shape[1] == 2
-                else ""
-            ),
+            "intervals are mostly shorter than a mark. By these means the ladder's activations lie "
+            f"{ours[0]:.0f} points apart, its sizes less than {ours[1]}.",
         )
 
 
@@ -94,9 +84,9 @@ def _marks(ax: Axes, rows: pd.DataFrame, values: pd.Series, params: pd.Series, a
         ax.errorbar(_at(part, params) * aside, 100 * values[part.index], bars, **look)
 
 
-def _moves(ratios: pd.DataFrame) -> tuple[float, int]:
-    """Least points between ReLU and SiLU, and the whole number above those between sizes of either; a row a scale."""
-    relu, silu = (100 * ratios[activation].dropna() for activation in style.ACTIVATIONS)
+def _moves(ratios: pd.Series) -> tuple[float, int]:
+    """Least points between ReLU and SiLU, and the whole number above those between sizes of either."""
+    relu, silu = (100 * ratios.xs(activation, level="activation") for activation in style.ACTIVATIONS)
     return silu.min() - relu.max(), int(max(np.ptp(relu), np.ptp(silu))) + 1
 
 
@@ -171,10 +161,6 @@ def figure_13(loss: pd.DataFrame) -> style.Picture:
     """
     with style.context():
         fig, (left, right) = style.axes(1, 2, height=3.2)
-        if loss.empty:
-            for ax in (left, right):
-                style.empty(ax, "ladder: no run trained yet")
-            return fig.says("Training loss: not measured yet")
         ends, gaps = [], []
         for scale, part in loss[(loss.seed == 1) & (loss.d > 1)].groupby("scale"):
             wide = part.pivot(index="d", columns="activation", values="loss_smoothed")
@@ -182,10 +168,9 @@ def figure_13(loss: pd.DataFrame) -> style.Picture:
                 left.plot(line, **style.look(str(scale), str(activation)) | {"marker": None}, lw=1.2)
             ink = style.colour(str(scale))
             ends.append((float(wide.min(axis=1).iloc[-1]), str(scale), ink))
-            if len(wide.columns) == 2:
-                gap = (wide.relu - wide.silu).dropna()
-                right.plot(gap, color=ink, lw=1)
-                gaps.append((float(gap.iloc[-(len(gap) // 20) - 1 :].mean()), str(scale), ink))
+            gap = (wide.relu - wide.silu).dropna()
+            right.plot(gap, color=ink, lw=1)
+            gaps.append((float(gap.iloc[-(len(gap) // 20) - 1 :].mean()), str(scale), ink))
         seeds = loss.sort_values("d").groupby(["scale", "activation", "seed"]).loss_smoothed.last()
         spread = seeds.groupby(["scale", "activation"]).agg(np.ptp).max()
         last = [end for end, _, _ in ends]
@@ -198,7 +183,7 @@ def figure_13(loss: pd.DataFrame) -> style.Picture:
         for ax, names in ((left, ends), (right, gaps)):
             ax.set(xscale="log", xlim=(1, None), xlabel=style.TOKEN_LABELS[1e6])
             style.label_ends(ax, names)
-        widest = max((abs(gap) for gap, _, _ in gaps), default=np.nan)
+        widest = max(abs(gap) for gap, _, _ in gaps)
         return fig.says(
             f"ReLU and SiLU of one size end within {widest:.2f} nats per token; seeds differ by up to {spread:.2f}",
             "Ladder (the paper prints no losses). Darker: larger. One seed a size; the last twentieth of a run counts.",
@@ -213,9 +198,6 @@ def figure_14(losses: pd.DataFrame, params: pd.Series) -> style.Picture:
     """
     with style.context():
         fig, (ax,) = style.axes(1, 1, height=3.2)
-        if losses.empty:
-            style.empty(ax, "ladder: no training loss yet")
-            return fig.says("Training loss against size: not measured yet")
         ends, falls = [], True
         for activation, part in losses.groupby("activation"):
             look = style.look("", str(activation))

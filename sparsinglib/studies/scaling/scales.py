@@ -208,12 +208,9 @@ def loss_gaps(losses: pd.DataFrame) -> pd.DataFrame:
     """
     wide = losses.pivot(index=["scale", "seed"], columns="activation", values="final").dropna()
     gap = 100 * (wide.silu / wide.relu - 1)
-    groups = gap.groupby("scale")
-    freedom = int((groups.size() - 1).sum())
-    spread = float(np.sqrt((groups.var(ddof=1).fillna(0) * (groups.size() - 1)).sum() / freedom)) if freedom else np.nan
-    return pd.DataFrame(
-        {"gap": groups.mean(), "error": spread / np.sqrt(groups.size()), "freedom": freedom}
-    ).reset_index()
+    spread, freedom = laws.pooled(gap, "scale")
+    found = gap.groupby("scale").agg(gap="mean", error=lambda seeds: spread / np.sqrt(len(seeds)))
+    return found.assign(freedom=freedom).reset_index()
 
 
 def early_jumps(own: pd.DataFrame, shared: pd.DataFrame) -> pd.DataFrame:

@@ -1,7 +1,7 @@
 """The trends of activation ratio and loss along training, of whatever runs there are, for one kind of evidence.
 
 ``paper`` runs come from ``data/paper``, ``ladder`` runs from ``data/ladder/<run>/``. A ladder run that was not
-measured yet is not an error: it is left out, and ``missing`` names it, so that a figure can say so.
+measured yet is left out, and ``missing`` names it.
 """
 
 import json
@@ -50,7 +50,10 @@ def record(run: str) -> dict[str, Any]:
 
 
 def read(file: str, names: Iterable[str] | None = None) -> pd.DataFrame:
-    """That file of the ladder's runs (default: ``runs``) that have one, in one frame: COLUMNS and those of the file."""
+    """That file of the ladder's runs (default: ``runs``) that have one, in one frame: COLUMNS and those of the file.
+
+    Raises FileNotFoundError where no run has one.
+    """
     frames = []
     for run in runs() if names is None else names:
         if (path := LADDER / run / file).is_file():
@@ -58,7 +61,9 @@ def read(file: str, names: Iterable[str] | None = None) -> pd.DataFrame:
             rows = pd.read_csv(path)
             labels = {"evidence": "ladder", "run": run, "scale": scale, "activation": activation, "seed": seed}
             frames.append(rows.assign(**labels, d=rows.tokens / TOKEN_UNITS["ladder"]))
-    return _per_param(pd.concat(frames, ignore_index=True)) if frames else pd.DataFrame(columns=COLUMNS)
+    if not frames:
+        raise FileNotFoundError(f"no run of the ladder has a {file} in {LADDER}: get data/ladder back (git restore)")
+    return _per_param(pd.concat(frames, ignore_index=True))
 
 
 def _per_param(rows: pd.DataFrame) -> pd.DataFrame:
@@ -67,13 +72,11 @@ def _per_param(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def trajectory(metric: str, p_pct: float | None = None, names: Iterable[str] | None = None) -> pd.DataFrame:
-    """A ladder metric along training (``"dead_neuron_share"``, …): COLUMNS and ``value``; empty if nothing is measured.
+    """A ladder metric along training (``"dead_neuron_share"``, …): COLUMNS and ``value``.
 
     ``p_pct`` keeps the rows of one perplexity tolerance (percent), ``names`` those runs in place of ``runs``.
     """
     rows = read("trajectory.csv", names)
-    if rows.empty:
-        return pd.DataFrame(columns=[*COLUMNS, "value"])
     rows = rows[(rows.metric == metric) & ((rows.p_pct == p_pct) | (p_pct is None))]
     return rows[[*COLUMNS, "value"]].sort_values(["run", "tokens"], ignore_index=True)
 
@@ -102,30 +105,30 @@ def activation(evidence: str = "paper") -> pd.DataFrame:
 def _long() -> pd.DataFrame:
     """COLUMNS and activation_ratio of the finished long runs, at the CETT by KL that the last groups of each share."""
     names = [name for name, run in recipe.RUNS.items() if run.snapshots and record(name).get("finished")]
+    if not names:
+        return pd.DataFrame(columns=[*COLUMNS, "activation_ratio"])
     rows = read(snapshots.FILE, names)
-    if rows.empty:
-        return rows.assign(activation_ratio=0.0)
     parts = [snapshots.at_cett(part, snapshots.shared_cett(part, P_PCT)) for _, part in rows.groupby("run")]
     found = pd.concat(parts)[["run", "tokens", "activation_ratio"]]
     return rows[COLUMNS].drop_duplicates(["run", "tokens"]).merge(found, on=["run", "tokens"])
 
 
 def activations(evidence: str | Sequence[str] = ("paper", "ladder")) -> pd.DataFrame:
-    """``activation`` of several kinds of evidence in one frame; kinds without a run add no rows.
+    """``activation`` of several kinds of evidence in one frame.
 
     Raises ValueError for an unknown kind, and without "paper", whose printed numbers the notebooks check.
     """
     kinds = arguments.several("evidence", evidence, arguments.one_of, choices=("paper", "ladder"))
     if "paper" not in kinds:
         raise ValueError(f"evidence is {kinds}; it must name 'paper', whose printed numbers are checked")
-    return pd.concat([frame for kind in kinds if not (frame := activation(kind)).empty], ignore_index=True)
+    return pd.concat(map(activation, kinds), ignore_index=True)
 
 
 def ends() -> pd.DataFrame:
     """The ratio at the end of the ladder's runs, measured to compare scales: run, activation_ratio, low, high, error.
 
     Where exp of KL is up by ``P_PCT``, on 65,536 tokens (``all_ends``); low to high is the 90 % interval that the text
-    gives by way of CETT, ``error`` the standard error from it. Empty while nothing is measured.
+    gives by way of CETT, ``error`` the standard error from it.
     """
     rows = all_ends().query("criterion == 'kl' and p_pct == @P_PCT")
     columns = ["run", "activation_ratio", "low", "high", "error"]
@@ -133,9 +136,8 @@ def ends() -> pd.DataFrame:
 
 
 def all_ends() -> pd.DataFrame:
-    """``data/ladder/ends.csv``: run, criterion ("kl" or "ppl"), p_pct, activation_ratio, low, high (90 %); or empty."""
-    path, columns = LADDER / "ends.csv", ["run", "criterion", "p_pct", "activation_ratio", "low", "high"]
-    return pd.read_csv(path)[columns] if path.is_file() else pd.DataFrame(columns=columns)
+    """``data/ladder/ends.csv``: run, criterion ("kl" or "ppl"), p_pct, activation_ratio, low, high (90 %), …"""
+    return pd.read_csv(LADDER / "ends.csv")
 
 
 def after_warm_up(frame: pd.DataFrame) -> pd.DataFrame:
@@ -162,10 +164,8 @@ def loss() -> pd.DataFrame:
 
 def missing(frame: pd.DataFrame) -> str:
     """A sentence naming the ladder's runs that ``frame`` has no rows of; "" if nothing."""
-    absent = [run for run in LADDER_RUNS if run not in set(frame.get("run", []))]
-    if len(absent) == len(LADDER_RUNS):
-        return "ladder: no run measured yet"
-    return f"ladder: {', '.join(absent)} not measured yet" if absent else ""
+    absent = [run for run in LADDER_RUNS if not frame.run.str.startswith(run).any()]
+    return f"ladder: {', '.join(absent)} not measured" if absent else ""
 
 
 def own(path: str | os.PathLike[str], unit: float = 1e9) -> pd.DataFrame:
