@@ -145,8 +145,8 @@ def trained() -> list[str]:
     names = [VANILLA, *MIXTURES]
     there = set(ladder_names())
     if absent := [name for name in names if name not in there or not facts_of(name)["finished"]]:
-        names = " ".join(absent)
-        raise ValueError(f"not trained to the end: {names}. Run python -m sparsinglib.ladder.train {names}")
+        said = " ".join(absent)
+        raise ValueError(f"not trained to the end: {said}. Run python -m sparsinglib.ladder.train {said}")
     return names
 
 
