@@ -6,7 +6,6 @@ measured, reads CETT off for each p, and writes ``data/ladder/ends.csv``; what i
 
 import argparse
 import itertools
-import json
 
 import numpy as np
 import pandas as pd
@@ -18,7 +17,7 @@ from ..core.forward import Z90
 from ..files import LADDER, replacing
 from . import snapshots
 from .batches import validation_batches
-from .recipe import RUNS, SCALES, Run, chosen
+from .recipe import RUNS, SCALES, Run, chosen, record
 
 TARGET = LADDER / "ends.csv"
 GRID = snapshots.GRID[snapshots.GRID > 0.07]  # below it no p of these is reached
@@ -31,8 +30,7 @@ def sizes_and_seeds() -> list[Run]:
     """The runs of the scale study that are shipped, smallest first; a finished long run for the one it continues."""
     sizes = tuple(f"{scale}-{activation}" for scale in SCALES for activation in ("relu", "silu"))
     names = [name for name in RUNS if name.removesuffix("-long").partition("-seed")[0] in sizes]
-    records = {name: LADDER / name / "run.json" for name in names}
-    there = [n for n, record in records.items() if record.is_file() and json.loads(record.read_text())["finished"]]
+    there = [name for name in names if record(LADDER / name).get("finished")]
     return [RUNS[name] for name in there if f"{name}-long" not in there]
 
 

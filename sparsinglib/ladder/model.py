@@ -6,6 +6,7 @@ here. The multipliers of the forward pass are native to Granite and travel with 
 
 import math
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from transformers import (
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 from transformers.models.granitemoe.modeling_granitemoe import GraniteMoeExperts
 
+from ..core.checkpoints import load
 from . import recipe
 from .recipe import MixtureRun, Run
 
@@ -109,6 +111,14 @@ def use_one_product(model: PreTrainedModel) -> None:
     """Let a mixture compute its experts by ``one_product``."""
     ALL_EXPERTS_FUNCTIONS.register(ONE_PRODUCT, one_product)
     model.set_experts_implementation(ONE_PRODUCT)
+
+
+def open_model(source: str | Path) -> PreTrainedModel:
+    """A run by name, or a checkpoint along it; a mixture computes its experts, of any width, by ``one_product``."""
+    model, _ = load(source)
+    if isinstance(model, GraniteMoeForCausalLM):
+        use_one_product(model)
+    return model
 
 
 def make_optimizer(model: nn.Module, run: Run) -> torch.optim.AdamW:

@@ -5,7 +5,10 @@ outside the embedding, a constant head size, d_ff = 2.5 d and muP scalings with 
 """
 
 import argparse
+import json
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
 
 VOCABULARY = 2048
 CONTEXT = 256
@@ -69,15 +72,6 @@ class Run:
     def non_embedding_parameters(self) -> int:
         """Weights of the layers' matrices, 11.5 · layers · d²: 4 d² of attention, 7.5 d² of the FFN; no norms."""
         return 23 * self.layers * self.width**2 // 2
-
-    def flops_per_token(self) -> int:
-        """Floating-point operations of training on a token, forward and backward, with every FFN neuron active.
-
-        Six for each weight of a matrix product, the tied output layer among them, and for attention 6 · layers ·
-        context · d: only what comes before a token is computed.
-        """
-        weights = self.non_embedding_parameters + VOCABULARY * self.width
-        return 6 * (weights + self.layers * CONTEXT * self.width)
 
 
 @dataclass(frozen=True)
@@ -170,6 +164,12 @@ def _runs() -> dict[str, Run]:
 
 
 RUNS = _runs()
+
+
+def record(folder: Path) -> dict[str, Any]:
+    """What ``run.json`` says of the run that is shipped in ``folder``; empty if there is none."""
+    path = folder / "run.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def chosen(names: list[str], parser: argparse.ArgumentParser) -> list[Run]:

@@ -258,8 +258,7 @@ def decay_branch(run: Run, texts: dict[str, np.ndarray], work: Path, target: Pat
 def _one(run: Run, minutes: float | None, decay: bool) -> None:
     """Train or continue one run, and ship what is new of it; what is shipped is never replaced by an older state."""
     work, target = WORK / run.name, LADDER / run.name
-    facts = target / "run.json"
-    shipped = json.loads(facts.read_text())["steps"] if facts.is_file() else 0
+    shipped = recipe.record(target).get("steps", 0)
     work.mkdir(parents=True, exist_ok=True)
     with FileLock(work / ".lock", timeout=0):
         restore(work, target)

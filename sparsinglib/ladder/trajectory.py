@@ -7,7 +7,6 @@ not in its ``trajectory.csv``.
 """
 
 import argparse
-import json
 import math
 import sys
 import warnings
@@ -16,17 +15,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from ..core.checkpoints import load
 from ..core.measure import measure
 from ..core.rules import StraightforwardReLU
 from ..core.search import find_thresholds, shared_cett, thresholds_for_cett
 from ..files import LADDER, replacing
 from .batches import validation_batches
-from .model import use_one_product
-from .recipe import LAST, RUNS, MixtureRun, Run, chosen, measured_steps
+from .model import open_model
+from .recipe import LAST, RUNS, MixtureRun, Run, chosen, measured_steps, record
 from .train import WORK
 
 TOKENS = 16_384  # of held-out text that is measured on
@@ -42,8 +39,7 @@ def checkpoints(run: Run) -> dict[int, Path]:
     found = [*(LADDER / run.name / "steps").glob("step_*"), *(WORK / run.name).glob("step_*[0-9]")]
     if not found:
         raise ValueError(f"{run.name} has no checkpoints: train it with python -m sparsinglib.ladder.train {run.name}")
-    facts = LADDER / run.name / "run.json"
-    end = json.loads(facts.read_text())["steps"] if facts.is_file() else math.inf
+    end = record(LADDER / run.name).get("steps", math.inf)
     paths = {int(path.name.rpartition("_")[2]): path for path in found}
     return {step: paths[step] for step in measured_steps([step for step in paths if step <= end])}
 
@@ -52,8 +48,8 @@ def unmeasured() -> list[Run]:
     """Finished runs with kept checkpoints that are not in ``trajectory.csv``."""
     found = []
     for run in RUNS.values():
-        facts, table = LADDER / run.name / "run.json", LADDER / run.name / "trajectory.csv"
-        if not facts.is_file() or not json.loads(facts.read_text())["finished"]:
+        table = LADDER / run.name / "trajectory.csv"
+        if not record(LADDER / run.name).get("finished"):
             continue
         known = set(pd.read_csv(table)["step"]) if table.is_file() else set()
         try:
@@ -65,20 +61,12 @@ def unmeasured() -> list[Run]:
     return found
 
 
-def open_checkpoint(path: Path) -> PreTrainedModel:
-    """A checkpoint; a mixture computes its experts by a product that takes experts of any width."""
-    model, _ = load(path)
-    if getattr(model.config, "num_local_experts", None):
-        use_one_product(model)
-    return model
-
-
 def measure_checkpoint(path: Path, batches: list[torch.Tensor], cett: dict[float, float], relu: bool) -> pd.DataFrame:
     """Metric, p and value of one checkpoint, at the shared CETT and at one searched at this checkpoint by itself.
 
     ``cett`` is the shared CETT for each p in percent. With ``relu`` also the straightforward ReLU ratio.
     """
-    model = open_checkpoint(path)
+    model = open_model(path)
     rows: list[tuple[str, float, float]] = []
     for p, target in cett.items():
         found = thresholds_for_cett(model, batches, target)
@@ -116,7 +104,7 @@ def measure_run(run: Run, max_tokens: int = TOKENS) -> pd.DataFrame:
     batches = validation_batches(max_tokens)
     paths, target = checkpoints(run), LADDER / run.name / "trajectory.csv"
     relu = run.activation == "relu" and not isinstance(run, MixtureRun)  # whose gate scores no rule can ask for
-    last = [open_checkpoint(paths[step]) for step in sorted(paths)[-LAST:]]
+    last = [open_model(paths[step]) for step in sorted(paths)[-LAST:]]
     cett = {p: shared_cett(last, batches, p) for p in INCREASES}
     table = pd.read_csv(target) if target.is_file() else pd.DataFrame(columns=COLUMNS)
     stale = {step for step, rows in table.groupby("step") if not current(rows, cett)}

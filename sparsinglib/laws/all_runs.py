@@ -27,7 +27,6 @@ from .fitting import checked, positive
 WANDERS = np.array([(0.0, 1.0), *product((0.3, 0.6, 0.9), (0.3, 1.0, 2.0))])  # share, and length in ln tokens
 CUTS = np.array([0, 0.03, 0.06, 0.1, 0.15, 0.2, 0.27, 0.34])  # of the tokens a parameter that all runs reached
 MEANS, SPREADS = np.log(np.geomspace(0.1, 3, 22)), np.array([0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.4])  # of ln alpha
-LEVEL = 0.9
 LAST = 5  # points whose mean says where a run stands, as in Appendix E
 LEAST = 3  # points more than coefficients that every run keeps behind a cut
 
@@ -47,7 +46,7 @@ class Posterior:
     cuts: pd.Series
     points: pd.DataFrame
 
-    def limits(self, level: float = LEVEL) -> pd.DataFrame:
+    def limits(self, level: float = 0.9) -> pd.DataFrame:
         """The limit of each run: run, a0 (median), low, high, identified, against.
 
         Fractions; ``level`` is the interval's. ``identified``: the interval ends inside (0, 1), is narrower than what
@@ -105,25 +104,25 @@ class Posterior:
             noise[rows] = apart[rows] @ kept + noise[rows] @ root.T
         return self.curves(run, ahead) + noise
 
-    def predict(self, run: str, tokens: ArrayLike, level: float = LEVEL) -> pd.DataFrame:
+    def predict(self, run: str, tokens: ArrayLike) -> pd.DataFrame:
         """What one checkpoint at each of ``tokens`` (m,) would measure: tokens, activation_ratio, low, high.
 
-        Fractions: the median of the laws, and the interval with the noise. Raises ValueError for tokens that are not
-        positive.
+        Fractions: the median of the laws, and the 90 % interval with the noise. Raises ValueError for tokens that are
+        not positive.
         """
-        low, high = np.quantile(self.sample(run, tokens), [(1 - level) / 2, (1 + level) / 2], axis=0)
+        low, high = np.quantile(self.sample(run, tokens), [0.05, 0.95], axis=0)
         columns = {"activation_ratio": self.median(run, tokens), "low": low, "high": high}
         return pd.DataFrame({"tokens": np.atleast_1d(tokens)} | columns)
 
-    def tokens_for(self, run: str, activation_ratio: float, level: float = LEVEL) -> tuple[float, float, float]:
-        """Tokens at which a run's law reaches ``activation_ratio``: (median, low, high), in the points' unit.
+    def tokens_for(self, run: str, activation_ratio: float) -> tuple[float, float, float]:
+        """Tokens at which a run's law reaches ``activation_ratio``: (median, low, high; 90 %), in the points' unit.
 
         Infinite where so many of the laws never get there. Raises ValueError for what is no fraction.
         """
         if not isinstance(activation_ratio, Real) or not 0 <= activation_ratio <= 1:
             raise ValueError(f"activation_ratio is {activation_ratio!r}; give a fraction in [0, 1] (percent / 100)")
         tokens = np.sort(curve.arrival(self.kind, self.draws[run], activation_ratio))
-        at = np.array([0.5, (1 - level) / 2, (1 + level) / 2]) * (len(tokens) - 1)
+        at = np.array([0.5, 0.05, 0.95]) * (len(tokens) - 1)
         middle, low, high = tokens[at.round().astype(int)].tolist()
         return middle, low, high
 

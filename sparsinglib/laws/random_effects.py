@@ -21,9 +21,9 @@ class Line(NamedTuple):
     between: float = np.nan
 
 
-def mean(y: ArrayLike, error: ArrayLike, level: float = 0.9) -> Line:
+def mean(y: ArrayLike, error: ArrayLike) -> Line:
     """Mean over runs of ``y`` (n,) with standard errors ``error``, runs as random effects; NaN for fewer than two."""
-    return _first(np.ones((np.size(y), 1)), y, error, level)
+    return _first(np.ones((np.size(y), 1)), y, error)
 
 
 def line(x: ArrayLike, y: ArrayLike, error: ArrayLike, level: float = 0.9) -> Line:
@@ -44,7 +44,7 @@ def pooled(values: pd.Series, groups: Any) -> tuple[float, int]:
     return (float(np.sqrt((apart**2).sum() / freedom)) if freedom else np.nan), freedom
 
 
-def _first(columns: Array, y: ArrayLike, error: ArrayLike, level: float) -> Line:
+def _first(columns: Array, y: ArrayLike, error: ArrayLike, level: float = 0.9) -> Line:
     """The first coefficient of ``y`` over ``columns`` (n × k).
 
     Estimates differ by their own errors and by a spread between runs (seeds, and whatever else one run cannot know of

@@ -44,17 +44,15 @@ def _nearest(columns: Array, y: Array) -> Callable[[Array], Array]:
     return lambda other: np.asarray(found[best] @ other[best])
 
 
-def hold_out(kind: str, tokens: ArrayLike, activation_ratio: ArrayLike, share: float = 2 / 3) -> pd.DataFrame:
-    """Fit the first ``share`` of a run's tokens by the law and its rivals, and measure each on what comes after.
+def hold_out(kind: str, tokens: ArrayLike, activation_ratio: ArrayLike) -> pd.DataFrame:
+    """Fit the first two thirds of a run's tokens by the law and its rivals, and measure each on what comes after.
 
     Columns: law, mae_seen, mae_ahead (mean absolute error in activation ratio on the fitted and on the held-out
     points), bias_ahead (mean of prediction less point). "last value" is the mean of the last three fitted points.
-    Raises ValueError on bad input, as ``laws.fit`` does, and if the share leaves nothing to predict.
+    Raises ValueError on bad input, as ``laws.fit`` does.
     """
     d, y = np.asarray(tokens, dtype=float), np.asarray(activation_ratio, dtype=float)
-    seen = int((d <= share * d[-1]).sum())
-    if not 0 < share < 1 or seen >= len(d):
-        raise ValueError(f"share is {share}; give a fraction of the run below 1 that leaves points to predict")
+    seen = int((d <= 2 / 3 * d[-1]).sum())
     curves = {LAW: nearest(kind, d[:seen], y[:seen]).predict(d)}
     for name, (shapes, _) in rivals(d[:seen]).items():
         last = slice(seen - 3, seen) if name == "last value" else slice(seen)

@@ -11,7 +11,7 @@ from made_up import TINY
 from sparsinglib.files import PAPER
 from sparsinglib.ladder import recipe
 from sparsinglib.ladder.model import block_causal, build, make_optimizer, use_block_attention
-from sparsinglib.ladder.recipe import RUNS, Run
+from sparsinglib.ladder.recipe import RUNS
 
 
 @pytest.mark.parametrize("scale", list(recipe.SCALES))
@@ -49,13 +49,6 @@ def test_points_do_not_depend_on_the_target():
     assert run.steps in recipe.kept_steps(run)
     steps = recipe.measured_steps(recipe.kept_steps(run))
     assert np.allclose(np.array(steps[-5:]) / run.steps, [0.88, 0.91, 0.94, 0.97, 1.0], atol=0.01)
-
-
-def test_flops_of_a_token_by_hand():
-    run = Run("tiny", 16, 2, "relu", 1, 1, 1)
-    matrices = 2 * (4 * 16 * 16 + 3 * 16 * 40) + recipe.VOCABULARY * 16
-    scores = 2 * recipe.CONTEXT * 16  # for each layer and token: with half of the keys, and with their values
-    assert run.flops_per_token() == 3 * (2 * matrices + 2 * scores)
 
 
 def moved(width: int, mup: bool, steps: int = 4) -> np.ndarray:

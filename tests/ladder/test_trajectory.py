@@ -27,7 +27,7 @@ def test_a_trajectory_is_resumed_and_holds_what_the_library_measures(tmp_path, m
     assert set(table["p_pct"].dropna()) == {1.0}
     last = table[table["step"] == max(table["step"])].set_index("metric")["value"]
     batches = trajectory.validation_batches(2048)
-    models = [trajectory.load(path)[0] for path in shipped]
+    models = [trajectory.open_model(path) for path in shipped]
     shared = sl.shared_cett(models, batches, 1.0)
     assert last["cett_shared"] == pytest.approx(shared)
     found = sl.thresholds_for_cett(models[-1], batches, shared)
@@ -51,7 +51,7 @@ def stubbed(monkeypatch, tmp_path, run, cett):
     monkeypatch.setattr(trajectory, "LADDER", tmp_path / "shipped")
     monkeypatch.setattr(trajectory, "WORK", tmp_path / "work")
     monkeypatch.setattr(trajectory, "validation_batches", lambda _: [])
-    monkeypatch.setattr(trajectory, "open_checkpoint", lambda path: None)
+    monkeypatch.setattr(trajectory, "open_model", lambda path: None)
     monkeypatch.setattr(trajectory, "shared_cett", lambda models, batches, p: cett * p)
     monkeypatch.setattr(trajectory, "measure_checkpoint", rows)
     for step in recipe.kept_steps(run)[-6:]:
@@ -126,7 +126,7 @@ def test_the_loss_along_a_mixture_is_that_of_transformers():
     path, held_out = LADDER / "moe-30", trajectory.validation_batches(1024)
     value = trajectory.measure_checkpoint(path, held_out, {1.0: 0.1}, relu=False).set_index("metric")["value"]
     assert 0 < value["activation_ratio_shared_cett"] < 8 / 30 and value["dead_neuron_share"] > 0
-    model = trajectory.load(path)[0]
+    model = trajectory.open_model(path)
     model.set_experts_implementation("eager")
     with torch.inference_mode():
         losses = [  # of rows of one length, without the router's

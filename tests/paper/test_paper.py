@@ -88,15 +88,6 @@ def test_ladder_runs_appear_when_measured_and_are_named_when_not(tmp_path, monke
     assert set(both.evidence) == {"paper", "ladder"}
 
 
-def test_own_run_names_what_is_missing(tmp_path):
-    with pytest.raises(FileNotFoundError, match="give a CSV with tokens and activation_ratio"):
-        trends.own(str(tmp_path / "none.csv"))
-    path = tmp_path / "mine.csv"
-    path.write_text("tokens,ratio\n1,2\n")
-    with pytest.raises(ValueError, match="no column activation_ratio; it has tokens, ratio"):
-        trends.own(str(path))
-
-
 def test_figures_draw_both_kinds_of_evidence_and_say_what_is_missing(tmp_path, monkeypatch):
     monkeypatch.setattr(trends, "LADDER", tmp_path)
     write_run(tmp_path, "0.4m-silu")

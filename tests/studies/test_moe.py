@@ -347,11 +347,11 @@ def test_seeds_and_text_add_up_in_the_interval(judged):
 
 def test_the_seeds_error_is_the_spread_of_runs_that_differ_in_their_seed(tmp_path, monkeypatch):
     monkeypatch.setattr(moe_claims, "LADDER", tmp_path)
-    facts = lambda name: {"finished": name != "b-seed2", "activation": "silu" if name[0] == "s" else "relu"}  # noqa: E731
-    monkeypatch.setattr(moe_claims, "facts_of", facts)
     losses = {"a": 3.0, "a-seed2": 3.02, "b": 2.0, "b-seed2": 9.0, "c": 5.0, "s": 3.0, "s-seed2": 3.5}
     for name, loss in losses.items():
         (tmp_path / name).mkdir()
+        facts = {"finished": name != "b-seed2", "activation": "silu" if name[0] == "s" else "relu"}
+        (tmp_path / name / "run.json").write_text(json.dumps(facts))
         pd.DataFrame({"loss_smoothed": [7.0, loss]}).to_csv(tmp_path / name / "training.csv", index=False)
     monkeypatch.setattr(moe_claims, "ladder_names", lambda: list(losses))
     assert moe_claims.seed_error() == (pytest.approx(0.02 / math.sqrt(2)), 1)
@@ -376,8 +376,10 @@ def test_figure_12():
     assert points.cett.notna().tolist() == points.active_experts.isna().tolist() == [True] * 3 + [False] * 12
 
 
-def test_missing_and_unfinished_runs_are_named(monkeypatch):
-    monkeypatch.setattr(moe, "ladder_names", lambda: ["moe-16", "moe-30", "0.1m-relu"])
-    monkeypatch.setattr(moe, "facts_of", lambda name: {"finished": name == "moe-30"})
+def test_missing_and_unfinished_runs_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(moe, "LADDER", tmp_path)
+    for name, finished in (("moe-16", False), ("moe-30", True)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(json.dumps({"finished": finished}))
     with pytest.raises(ValueError, match=r"the end: (moe-vanilla moe-16 moe-60).* sparsinglib.ladder.train \1$"):
         moe.trained()

@@ -78,7 +78,7 @@ def test_what_cannot_be_read_names_file_line_and_column(body, says, tmp_path):
 
 def test_a_missing_table_is_looked_for_at_a_place_that_is_told(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match=f"looked for at {tmp_path}/none.csv"):
+    with pytest.raises(FileNotFoundError, match=f"looked for at {tmp_path}/none.csv.; give a CSV with tokens"):
         trends.own("none.csv")
     with pytest.raises(ValueError, match="the CSV of a run must be a path"):
         trends.own(pd.DataFrame())

@@ -10,7 +10,7 @@ from ...core.forward import Z90
 from ...files import LADDER
 from ...ladder import recipe
 from ...paper.claims import Estimate, Row, judge, with_error
-from .numbers import AXIS_END, CETT_ALIKE, MIXTURES, facts_of
+from .numbers import AXIS_END, CETT_ALIKE, MIXTURES
 
 
 def seed_error() -> tuple[float, int]:
@@ -21,7 +21,7 @@ def seed_error() -> tuple[float, int]:
     """
     ends = {}
     for name in ladder_names():
-        facts = facts_of(name)
+        facts = recipe.record(LADDER / name)
         if facts["finished"] and facts["activation"] == recipe.VANILLA.activation:
             ends[name] = pd.read_csv(LADDER / name / "training.csv").loss_smoothed.iloc[-1]
     return laws.pooled(pd.Series(ends), lambda name: name.partition("-seed")[0])

@@ -3,7 +3,6 @@
 The models are the ladder's four ``moe-…`` runs (Appendix B): FFNs with as many parameters in all, the same tokens.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,12 +17,11 @@ from transformers import PreTrainedModel
 
 from ...core import forward
 from ...core.cett import CettCurves
-from ...core.checkpoints import ladder_names, load
 from ...core.forward import Batches, TokenBatches
 from ...core.measure import Measurement
 from ...files import LADDER
 from ...ladder import recipe
-from ...ladder.model import use_one_product
+from ...ladder.model import open_model
 
 VANILLA = recipe.VANILLA.name
 MIXTURES = tuple(f"moe-{n}" for n in recipe.EXPERTS)
@@ -143,31 +141,17 @@ def cett_curve(name: str, model: PreTrainedModel, batches: Batches, cetts: Seque
 def trained() -> list[str]:
     """Names of the figure's four runs, the vanilla one first. Raises ValueError that names those to be trained."""
     names = [VANILLA, *MIXTURES]
-    there = set(ladder_names())
-    if absent := [name for name in names if name not in there or not facts_of(name)["finished"]]:
+    if absent := [name for name in names if not recipe.record(LADDER / name).get("finished")]:
         said = " ".join(absent)
         raise ValueError(f"not trained to the end: {said}. Run python -m sparsinglib.ladder.train {said}")
     return names
-
-
-def facts_of(name: str) -> dict[str, Any]:
-    """What a run's ``run.json`` says of it."""
-    return json.loads((LADDER / name / "run.json").read_text())
-
-
-def open_model(name: str) -> PreTrainedModel:
-    """One of the four runs, its experts computed in a way that takes experts of any width (see ``mup.one_product``)."""
-    model, _ = load(name)
-    if name in MIXTURES:
-        use_one_product(model)
-    return model
 
 
 def sizes(names: Sequence[str]) -> pd.DataFrame:
     """One row a run: experts, how many are active in training, their neurons, FFN and router parameters, tokens."""
     rows = []
     for name in names:
-        facts, parts = facts_of(name), {n: p.numel() for n, p in open_model(name).named_parameters()}
+        facts, parts = recipe.record(LADDER / name), {n: p.numel() for n, p in open_model(name).named_parameters()}
         experts = facts.get("experts", 1)
         rows.append(
             {

@@ -4,7 +4,6 @@
 measured yet is left out, and ``missing`` names it.
 """
 
-import json
 import math
 import os
 import re
@@ -45,8 +44,7 @@ def runs() -> list[str]:
 
 def record(run: str) -> dict[str, Any]:
     """What ``run.json`` says of a run of the ladder; empty if there is none."""
-    path = LADDER / run / "run.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return recipe.record(LADDER / run)
 
 
 def read(file: str, names: Iterable[str] | None = None) -> pd.DataFrame:
