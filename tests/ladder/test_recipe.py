@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from made_up import TINY
+from made_up import TINY, growth
 
 from sparsinglib.files import PAPER
 from sparsinglib.ladder import recipe
@@ -51,35 +51,21 @@ def test_points_do_not_depend_on_the_target():
     assert np.allclose(np.array(steps[-5:]) / run.steps, [0.88, 0.91, 0.94, 0.97, 1.0], atol=0.01)
 
 
-def moved(width: int, mup: bool, steps: int = 4) -> np.ndarray:
-    """Mean change, over a few steps, of the input of the last layer, of its FFN's neurons and of the logits."""
-    run = replace(TINY, width=width, heads=width // 16)
-    model = build(run)
-    optimizer = make_optimizer(model, run)
-    if not mup:
-        for group in optimizer.param_groups:
-            group["lr"] = run.learning_rate
-    ids = torch.randint(0, recipe.VOCABULARY, (4, 64), generator=torch.Generator().manual_seed(0))
-    neurons: list[torch.Tensor] = []
+def last_layer(model):
+    """The input of the last layer, its FFN's neurons and the logits."""
+    neurons = []
     model.model.layers[-1].mlp.down_proj.register_forward_pre_hook(lambda _, args: neurons.append(args[0].detach()))
 
-    def look() -> list[torch.Tensor]:
-        with torch.no_grad():
-            out = model(ids, output_hidden_states=True)
+    def look(ids):
+        out = model(ids, output_hidden_states=True)
         return [out.hidden_states[-2], neurons[-1], out.logits]
 
-    before = look()
-    for _ in range(steps):
-        model(input_ids=ids, labels=ids).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    return np.array([float((b - a).abs().mean()) for a, b in zip(before, look(), strict=True)])
+    return look
 
 
 def test_coordinate_check():
     """A few steps move activations about equally at every width; at one rate for all they move more and more."""
-    widths = (32, 64, 128, 256)
-    slopes = {mup: np.polyfit(np.log(widths), np.log([moved(w, mup) for w in widths]), 1)[0] for mup in (True, False)}
+    slopes = growth(TINY, (32, 64, 128, 256), last_layer)
     assert np.all(np.abs(slopes[True]) < 0.3), slopes
     assert np.all(slopes[False][:2] > 0.4), slopes  # the logits keep their divisor either way
 
