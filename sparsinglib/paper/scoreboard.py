@@ -120,14 +120,13 @@ def in_disagreement(claims: pd.DataFrame) -> pd.DataFrame:
     return board[(board == Verdict.HOLDS).any(axis=1) & (board == Verdict.FAILS).any(axis=1)]
 
 
-def one_row_each(claims: pd.DataFrame, evidence: Sequence[str] = EVIDENCE) -> pd.DataFrame:
+def one_row_each(claims: pd.DataFrame) -> pd.DataFrame:
     """The page's table: claim, where, paper says, and a cell for each kind of evidence, none longer than ``WIDEST``."""
-    board = verdicts(claims, evidence)
-    rows = []
+    board, rows = verdicts(claims), []
     for claim, group in claims.groupby("id", sort=False):
         first = group.iloc[0]
         row = {"claim": f"{claim} {first.claim}", "where": first["where"], "paper says": first.paper_value}
-        for kind in evidence:
+        for kind in EVIDENCE:
             said = group[(group.evidence == kind) | (group.evidence == "") & (group.why != NOT_RECORDED)]
             found = said.our_value.where(~said.our_value.isin(["–", ""]), said.why).tolist()
             row[kind] = ": ".join([str(board.loc[claim, kind]), "; ".join(found)]).removesuffix(": ")

@@ -170,10 +170,10 @@ class Picture(Figure):
         engine.set(rect=(0, 0, 1, 1 - header / height))
         return self
 
-    def keys_below(self, ncols: int, handles: Sequence[Artist] = ()) -> None:
-        """One legend below the panels: these ``handles``, or what is labelled in any panel, each label once."""
-        labelled: dict[str, Artist] = {str(handle.get_label()): handle for handle in handles}
-        for ax in self.axes if not handles else ():
+    def keys_below(self, ncols: int) -> None:
+        """One legend below the panels of what is labelled in any panel, each label once."""
+        labelled: dict[str, Artist] = {}
+        for ax in self.axes:
             labelled |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
         self.legend(list(labelled.values()), list(labelled), loc="outside lower center", ncols=ncols)
 
@@ -314,13 +314,13 @@ def caption(name: str, folder: Path = FIGURES) -> str:
     return str(Image.open(path).info.get("Title", "")) if path.is_file() else ""
 
 
-def rounded(table: pd.DataFrame, digits: int = 4) -> pd.DataFrame:
-    """A copy with its fractions rounded to so many significant digits; columns of whole numbers stay as they are."""
+def rounded(table: pd.DataFrame) -> pd.DataFrame:
+    """A copy with its fractions rounded to four significant digits; columns of whole numbers stay as they are."""
 
     def cut(column: pd.Series) -> pd.Series:
         if column.dtype.kind != "f" or (column[np.isfinite(column)] % 1 == 0).all():
             return column
-        return column.map(lambda value: float(f"{value:.{digits}g}"), na_action="ignore")
+        return column.map(lambda value: float(f"{value:.4g}"), na_action="ignore")
 
     return table.apply(cut)
 
@@ -333,6 +333,6 @@ def save_table(table: pd.DataFrame, name: str, folder: Path | None = None) -> Pa
     return path
 
 
-def load_table(name: str, folder: Path = FIGURES) -> pd.DataFrame:
-    """Read the data that a figure was drawn from, as ``save`` wrote it."""
-    return pd.read_csv(folder / f"{name}.csv")
+def load_table(name: str) -> pd.DataFrame:
+    """Read the data that a shipped figure was drawn from, as ``save`` wrote it."""
+    return pd.read_csv(FIGURES / f"{name}.csv")

@@ -227,11 +227,13 @@ def test_a_run_is_compared_at_the_level_of_its_end_by_kl(equal):
 
 def test_ends_are_those_by_kl_at_one_percent(tmp_path, monkeypatch):
     monkeypatch.setattr(trends, "LADDER", tmp_path)
-    rows = [("a", "kl", 1.0, 0.16, 0.15, 0.17), ("a", "kl", 5.0, 0.1, 0.1, 0.1), ("a", "ppl", 1.0, 0.2, 0.1, 0.3)]
+    measured = [("kl", 1.0, 0.16, 0.15, 0.17), ("kl", 5.0, 0.1, 0.1, 0.1), ("ppl", 1.0, 0.2, 0.1, 0.3)]
+    rows = [("0.1m-silu-seed2", *row) for row in measured]
     names = ["run", "criterion", "p_pct", "activation_ratio", "low", "high"]
     pd.DataFrame(rows, columns=names).to_csv(tmp_path / "ends.csv", index=False)
     (row,) = trends.ends().itertuples()
-    assert row.activation_ratio == 0.16 and row.error == pytest.approx(0.01 / 1.645)
+    assert (row.scale, row.activation, row.seed, row.activation_ratio) == ("0.1M", "silu", 2, 0.16)
+    assert row.error == pytest.approx(0.01 / 1.645)
 
 
 def test_derivatives_are_those_of_the_laws_and_stop_where_points_do():

@@ -151,20 +151,13 @@ def sizes(names: Sequence[str]) -> pd.DataFrame:
     """One row a run: experts, how many are active in training, their neurons, FFN and router parameters, tokens."""
     rows = []
     for name in names:
-        facts, parts = recipe.record(LADDER / name), {n: p.numel() for n, p in open_model(name).named_parameters()}
-        experts = facts.get("experts", 1)
-        rows.append(
-            {
-                "run": name,
-                "experts": experts,
-                "active in training": facts.get("active_experts", 1),
-                "neurons of an expert": facts["neurons"] // experts,
-                "FFN parameters": sum(size for n, size in parts.items() if "mlp." in n or "experts." in n),
-                "router parameters": sum(size for n, size in parts.items() if "router" in n),
-                "tokens": facts["tokens"],
-            }
-        )
-    return pd.DataFrame(rows)
+        facts, model = recipe.record(LADDER / name), open_model(name)
+        sizes = pd.Series({part: weights.numel() for part, weights in model.named_parameters()})
+        ffn, router = (sizes[sizes.index.str.contains(part)].sum() for part in (r"mlp\.|experts\.", "router"))
+        experts, active = facts.get("experts", 1), facts.get("active_experts", 1)
+        rows.append((name, experts, active, facts["neurons"] // experts, ffn, router, facts["tokens"]))
+    counts = ["experts", "active in training", "neurons of an expert", "FFN parameters", "router parameters", "tokens"]
+    return pd.DataFrame(rows, columns=["run", *counts])
 
 
 def curves(names: Sequence[str], batches: Batches) -> dict[str, Curve]:

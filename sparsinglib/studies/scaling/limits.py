@@ -111,12 +111,10 @@ def table_2(fits: pd.DataFrame) -> pd.DataFrame:
 
 def table_2_rows(table: pd.DataFrame) -> pd.DataFrame:
     """One line for each row of Table 2: run, drop, points, worst_pct, status ("back", "all but b", "not back")."""
-    rows = []
-    for run, part in table.groupby("run", sort=False):
-        wrong = part.coefficient[~part.back].tolist()
-        status = "back" if not wrong else "all but b" if wrong == ["b"] else "not back"
-        rows.append((run, part["drop"].iloc[0], part.points.iloc[0], part.difference_pct.abs().max(), status))
-    return pd.DataFrame(rows, columns=["run", "drop", "points", "worst_pct", "status"])
+    table = table.assign(worst_pct=table.difference_pct.abs(), status=table.coefficient.where(~table.back, ""))
+    rows = table.groupby("run", sort=False)[["drop", "points", "worst_pct", "status"]]
+    found = rows.agg({"drop": "first", "points": "first", "worst_pct": "max", "status": "sum"}).reset_index()
+    return found.assign(status=found.status.map({"": "back", "b": "all but b"}).fillna("not back"))
 
 
 def why_not_back(table: pd.DataFrame, trend: pd.DataFrame) -> pd.DataFrame:

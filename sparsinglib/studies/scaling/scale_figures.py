@@ -13,7 +13,6 @@ from matplotlib.ticker import NullFormatter
 
 from ...paper import published, style
 from .figures import by_kind, ticks_1_2_5
-from .trends import split_run
 
 FLATTEST = 1e-3  # points per token unit, where Figure 8's axis begins
 APART = 1.05  # a seed's mark right of the last one's, so that none hides another
@@ -43,10 +42,9 @@ def _means(values: pd.Series, scales: pd.Series, params: pd.Series) -> pd.Series
 def figure_7(limits: pd.DataFrame, ends: pd.DataFrame, params: pd.Series) -> style.Picture:
     """Limit against parameters, from zero; for the ladder the ratio at the end of training, every seed.
 
-    ``ends`` is ``trends.ends`` (run, activation_ratio, low, high), ``params`` maps scale to a count.
+    ``ends`` is ``trends.ends``, ``params`` maps scale to a count.
     """
     printed, fixed = published.table(2).assign(seed=1), limits[limits.identified & (limits.evidence == "paper")]
-    ends = ends.join(pd.DataFrame(map(split_run, ends.run), ends.index, ["scale", "activation", "seed"]))
     with style.context():
         fig, (left, right) = style.axes(1, 2, height=3.4, sharey=True)
         left.set(title=f"{style.EVIDENCE_LABELS['paper']}: limit", ylabel="activation ratio (%)")

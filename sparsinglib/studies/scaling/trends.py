@@ -123,19 +123,22 @@ def activations(evidence: str | Sequence[str] = ("paper", "ladder")) -> pd.DataF
 
 
 def ends() -> pd.DataFrame:
-    """The ratio at the end of the ladder's runs, measured to compare scales: run, activation_ratio, low, high, error.
+    """The ratio at the end of the ladder's runs, measured to compare scales: ``all_ends`` with error.
 
     Where exp of KL is up by ``P_PCT``, on 65,536 tokens (``all_ends``); low to high is the 90 % interval that the text
     gives by way of CETT, ``error`` the standard error from it.
     """
     rows = all_ends().query("criterion == 'kl' and p_pct == @P_PCT")
-    columns = ["run", "activation_ratio", "low", "high", "error"]
-    return rows.assign(error=(rows.high - rows.low) / (2 * Z90))[columns]
+    return rows.assign(error=(rows.high - rows.low) / (2 * Z90))
 
 
 def all_ends() -> pd.DataFrame:
-    """``data/ladder/ends.csv``: run, criterion ("kl" or "ppl"), p_pct, activation_ratio, low, high (90 %), …"""
-    return pd.read_csv(LADDER / "ends.csv")
+    """``data/ladder/ends.csv``: run, criterion ("kl" or "ppl"), p_pct, activation_ratio, low, high (90 %), …
+
+    With the columns scale, activation and seed of each run.
+    """
+    table = pd.read_csv(LADDER / "ends.csv")
+    return table.join(pd.DataFrame(map(split_run, table.run), columns=["scale", "activation", "seed"]))
 
 
 def after_warm_up(frame: pd.DataFrame) -> pd.DataFrame:
