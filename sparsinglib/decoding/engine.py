@@ -204,7 +204,7 @@ def _checked_threads(threads: int | None) -> int:
     # numba sets the attributes of its config at run time, so mypy knows none of them.
     cores: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
     if threads is None:
-        return min(torch.get_num_threads(), cores) if kernel.TBB else 1
+        return min(torch.get_num_threads(), cores) if kernel.tbb() else 1
     if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= cores:
         raise ValueError(f"threads must be a whole number from 1 to {cores}, the cores there are; got {threads!r}.")
     return threads

@@ -8,6 +8,8 @@ import ctypes
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -17,25 +19,24 @@ import numpy as np
 from numba.extending import overload
 
 
-def _tbb_loads() -> bool:
-    """Whether there is a TBB for numba. pip puts it into a folder of the environment where no linker looks."""
+@cache
+def tbb() -> bool:
+    """Whether a TBB serves numba's threads: loaded and chosen once, before the first of them starts.
+
+    torch brings its own OpenMP runtime; numba's OpenMP layer would load a second one, whose waiting threads keep the
+    cores from torch's (measured: 20 times slower). TBB's threads are at work some microseconds after they are called,
+    those of the workqueue layer, which is always there, after a third of a millisecond.
+    """
     name = {"win32": "tbb12.dll", "darwin": "libtbb.12.dylib"}.get(sys.platform, "libtbb.so.12")
-    for path in (name, str(Path(sys.prefix, "lib", name))):
-        try:
-            ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
-        except OSError:
-            continue
-        return True
-    return False
+    loaded = False
+    for path in (name, str(Path(sys.prefix, "lib", name))):  # pip's folder, where no linker looks
+        with suppress(OSError):
+            loaded = loaded or bool(ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL))
+    if "NUMBA_THREADING_LAYER" not in os.environ:
+        # numba sets the attributes of its config at run time, so mypy knows none of them.
+        numba.config.THREADING_LAYER = "tbb" if loaded else "workqueue"  # type: ignore[attr-defined]
+    return loaded
 
-
-# torch brings its own OpenMP runtime; numba's OpenMP layer would load a second one, whose waiting threads keep the
-# cores from torch's (measured: 20 times slower). TBB's threads are at work some microseconds after they are called,
-# those of the workqueue layer, which is always there, after a third of a millisecond.
-TBB = _tbb_loads()
-# numba sets the attributes of its config at run time, so mypy knows none of them.
-if "NUMBA_THREADING_LAYER" not in os.environ:
-    numba.config.THREADING_LAYER = "tbb" if TBB else "workqueue"  # type: ignore[attr-defined]
 
 # Sums may be reordered, so that they vectorise; NaN keeps its meaning, which "fast" would take away.
 _MATHS = {"reassoc", "contract", "nsz"}
@@ -272,4 +273,6 @@ _COMPILED = {
 
 def run(function: Callable, threads: int, *arguments: Any) -> Any:
     """Call a kernel on so many threads."""
+    if threads > 1:
+        tbb()
     return _COMPILED[function][threads > 1](*arguments, threads)

@@ -22,6 +22,8 @@ from ..core.ffn import FFN, mean_ratio
 from ..core.hooks import hook_ffns
 from ..core.layout import find_ffns
 from ..core.rules import above_threshold
+from ..core.scan import scan
+from ..core.thresholds import Thresholds
 from ..files import replacing
 from .batches import validation_batches
 from .recipe import LAST, Run, kept_steps, measured_steps
@@ -74,8 +76,14 @@ def measure_snapshot(
     ffns, corpus = find_ffns(model), forward.TokenBatches(model, batches)
     thresholds, ratio, loss = _dense(model, ffns, corpus, batches[0], grid)
     found = pd.DataFrame({"cett": grid, "validation_loss": loss, "dense_ratio": ratio})
-    columns = ["activation_ratio", "log_ppl_ratio", "log_ppl_ratio_se", "kl", "kl_se"]
-    found[columns] = _sparse(model, ffns, corpus, thresholds) if sparse else math.nan
+    found[["activation_ratio", "log_ppl_ratio", "log_ppl_ratio_se", "kl", "kl_se"]] = math.nan
+    if sparse:
+        # What each does to perplexity and activation ratio is not known yet.
+        rules = [Thresholds(tuple(t), c, math.nan, None, math.nan) for t, c in zip(thresholds.T, grid, strict=True)]
+        scanned = scan(model, batches, rules, kl=True)
+        found["activation_ratio"] = scanned.activation_ratio
+        for name, sums in {"log_ppl_ratio": scanned.rises, "kl": scanned.kl}.items():
+            found[[name, f"{name}_se"]] = [forward.mean_and_error(blocks) for blocks in sums]
     return found
 
 
@@ -122,32 +130,6 @@ def _above(ffn: FFN, neurons: Tensor, thresholds: np.ndarray) -> np.ndarray:
     full = ffn.output(neurons).norm(dim=-1)
     cett = [float(layer_cett(ffn, neurons, threshold, full).double().sum()) for threshold in thresholds]
     return np.array([cett, [float(above_threshold(ffn, neurons, threshold).sum()) for threshold in thresholds]])
-
-
-def _sparse(
-    model: PreTrainedModel, ffns: list[FFN], corpus: forward.TokenBatches, thresholds: np.ndarray
-) -> list[list[float | None]]:
-    """Activation ratio, log of the perplexity ratio, its error, KL, its error, of a sparse pass at each threshold."""
-    active, index = np.zeros(thresholds.shape), 0
-    rises: list[list[Tensor]] = [[] for _ in thresholds[0]]
-    divergences: list[list[Tensor]] = [[] for _ in thresholds[0]]
-
-    def mask(ffn: FFN, neurons: Tensor, gate: Tensor) -> Tensor:
-        keep = above_threshold(ffn, neurons, thresholds[ffn.site, index])
-        active[ffn.site, index] += float(keep.sum())
-        return neurons * keep.to(neurons.dtype)
-
-    for batch in corpus:
-        dense = forward.logits(model, batch)
-        loss = forward.losses(dense, batch)
-        for index in range(thresholds.shape[1]):
-            with hook_ffns(ffns, mask):
-                found = forward.logits(model, batch)
-            rises[index].append(forward.block_sums(forward.losses(found, batch) - loss, batch))
-            divergences[index].append(forward.block_sums(forward.kl_divergence(dense, found), batch))
-    ratio = [mean_ratio(ffns, column) for column in active.T / corpus.tokens]
-    pairs = zip(ratio, rises, divergences, strict=True)
-    return [[a, *forward.mean_and_error(rise), *forward.mean_and_error(kl)] for a, rise, kl in pairs]
 
 
 def at_cett(table: pd.DataFrame, cett: float) -> pd.DataFrame:

@@ -16,23 +16,22 @@ from typing import Any
 
 import jinja2
 import nbformat
+import numpy as np
 import pandas as pd
 from fontTools import subset
 from matplotlib import font_manager
 from nbconvert import HTMLExporter
 from pygments.formatters import HtmlFormatter
 
-from ..core.measure import measure
 from ..core.search import thresholds_for_cett
-from ..core.token_batches import token_batches
-from ..files import FIGURES, NOTEBOOKS, SAMPLE, write_atomically
+from ..files import FIGURES, NOTEBOOKS, write_atomically
 from ..paper import scoreboard, style
 from ..paper.rules import Verdict
+from ..studies.checkpoint import slider
 from ..studies.scaling import limits
 from ..suites import read as read_suite
 from ..suites import survey
 from ..suites.suite import Checkpoint
-from ..texts.pieces import token_pieces
 from .runner import Record, commit, load
 
 TITLE = "Sparsing Law, measured again"
@@ -49,6 +48,8 @@ START = 1.0  # p at which the slider stands first, in percent
 MODELS = ("0.4m-relu", "0.4m-silu")  # of the exhibit
 INCREASES = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)  # percent of perplexity; 0: only zeros left out
 LENGTH, TOKENS = 256, 12_288  # of the held-out text that thresholds are found on
+EXHIBIT = ["model", "p_pct", "cett", "activation_ratio", "ppl_increase_pct", "increase_se_pct"]
+EXHIBIT += ["position", "piece", "share"]  # columns of its data
 CLASSES = {Verdict.HOLDS: "holds", Verdict.FAILS: "fails"}
 
 
@@ -197,33 +198,16 @@ def _claims(figures: Path) -> dict[str, Any]:
 
 
 def measure_states(checkpoint: Checkpoint) -> pd.DataFrame:
-    """Measure one model: a row for each p and token of the sample text.
+    """The sample text of one model at each p (``slider.recoloured``): ``EXHIBIT``, a row for each p and token.
 
-    Columns: model, p_pct, cett, activation_ratio (a fraction), ppl_increase_pct and its standard error
-    increase_se_pct, all on a held-out text; position, piece (the token's text) and share (of neurons that the token
-    needs, mean over layers).
+    activation_ratio (a fraction) and ppl_increase_pct are those of the held-out text that thresholds are found on.
     """
     model, tokenizer = survey.loaded(checkpoint)
-    sample = token_batches(SAMPLE.read_text(encoding="utf-8"), tokenizer, LENGTH, 1)[:1]
-    pieces = token_pieces(tokenizer, sample[0][0].tolist())
-    rows = []
-    for p in INCREASES:
-        if p:
-            found = survey.thresholds(checkpoint, survey.PPLIncrease(p), LENGTH, TOKENS)
-        else:
-            found = thresholds_for_cett(model, survey.batches(survey.Text("mixture", TOKENS, LENGTH), tokenizer), 0.0)
-        state = {
-            "model": checkpoint.name,
-            "p_pct": p,
-            "cett": found.cett,
-            "activation_ratio": found.activation_ratio,
-            "ppl_increase_pct": 100 * (found.ppl_ratio - 1),
-            "increase_se_pct": 100 * (found.ppl_ratio_se or 0.0),
-        }
-        needed = measure(model, sample, found, kl=False, keep_tokens=True).by_position.activation_ratio
-        of_tokens = {"position": range(len(pieces)), "piece": pieces, "share": needed.to_numpy()}
-        rows.append(pd.DataFrame(state | of_tokens))
-    return pd.concat(rows, ignore_index=True)
+    zeros = thresholds_for_cett(model, survey.batches(survey.Text("mixture", TOKENS, LENGTH), tokenizer), 0.0)
+    found = [survey.thresholds(checkpoint, survey.PPLIncrease(p), LENGTH, TOKENS) if p else zeros for p in INCREASES]
+    states = slider.recoloured(checkpoint, found, LENGTH).drop(columns=["activation_ratio", "ppl_increase_pct"])
+    states = states.rename(columns={"mixture_ratio": "activation_ratio", "mixture_increase_pct": "ppl_increase_pct"})
+    return states.assign(p_pct=np.repeat(INCREASES, len(states) // len(INCREASES)))[EXHIBIT]
 
 
 def read_states() -> pd.DataFrame | None:

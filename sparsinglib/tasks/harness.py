@@ -19,7 +19,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import datasets
 import lm_eval
 import pandas as pd
 from lm_eval.tasks import TaskManager
@@ -44,8 +43,6 @@ FEWSHOT_SEED = 1234  # lm-eval's own
 # Notes that say nothing new: a loaded model is what is wanted, defaults are the usual ones, prompts that are cut are
 # counted, and where shots come from is told where it matters.
 IDLE_NOTE = re.compile("`pretrained`|using default|runcat|fewshot_split is None|using test_docs as fewshot_docs")
-
-datasets.disable_progress_bars()
 
 
 def evaluate(

@@ -1,6 +1,8 @@
 """Sparse decoding computes what masking computes, reads what it says it reads, and refuses what it cannot do."""
 
 import os
+import subprocess
+import sys
 import warnings
 
 import numba
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import PlainMLP, hooks_on, same_weights, tiny_granite, tiny_llama
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, MixtralConfig, MixtralForCausalLM, Phi3Config, Phi3ForCausalLM
@@ -115,7 +117,7 @@ def test_one_ffn_against_dense_masked_computation(case):
 
 @pytest.mark.parametrize("way", ["one call", "own activation", "all of up"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("nonzero", "active"), [(0, 0), (1, 1), (1, 0), (8, 3), (64, 64), (64, 0)])
+@pytest.mark.parametrize(("nonzero", "active"), [(0, 0), (1, 1), (1, 0), (8, 3), (20, 11), (64, 64), (64, 0)])
 def test_shares_read_at_the_ends(nonzero, active, dtype, way):
     case = {"shape": (16, 64), "nonzero": nonzero, "active": active, "dtype": dtype, "way": way}
     case |= {"bias": False, "seed": 1, "threads": 1}
@@ -132,17 +134,18 @@ def test_shares_read_at_the_ends(nonzero, active, dtype, way):
 
 
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False, allow_subnormal=False), min_size=1))
+@example([1.00390625, 1.01171875, 3e38, float("inf"), -float("inf"), float("nan")])
 def test_widening_and_rounding_are_torchs(numbers):
     """A one-column matrix times x = 1 gives its own entries; weights of one times x gives x rounded."""
     exact = torch.tensor(numbers, dtype=torch.float32)
     stored, none, one = exact.bfloat16(), np.zeros(exact.numel(), np.float32), np.ones(1, np.float32)
     weights = stored[:, None].view(torch.uint16).numpy()
     widened = kernel.run(kernel.product, 1, weights, none, one)
-    assert np.array_equal(widened, stored.float().numpy())
+    np.testing.assert_array_equal(widened, stored.float().numpy())
     ones = torch.ones(1, 1, dtype=torch.bfloat16).view(torch.uint16).numpy()
     for number, rounded in zip(exact, stored, strict=True):
         out = kernel.run(kernel.product, 1, ones, none[:1], number.reshape(1).numpy())
-        assert out[0] == float(rounded)
+        np.testing.assert_array_equal(out[0], rounded.float().numpy())
 
 
 def decoded_as_masked(model, rule, prompt=PROMPT, tokens=24, **options):
@@ -352,7 +355,7 @@ def test_nan_in_the_hidden_state_is_named(act, dtype):
 @pytest.mark.parametrize(("tbb", "expected"), [(True, THREADS[-1]), (False, 1)])
 def test_default_threads(monkeypatch, tbb, expected):
     """Without TBB a second thread starts too late to help."""
-    monkeypatch.setattr(kernel, "TBB", tbb)
+    monkeypatch.setattr(kernel, "tbb", lambda: tbb)
     monkeypatch.setattr(torch, "get_num_threads", lambda: THREADS[-1])
     assert engine._checked_threads(None) == expected
 
@@ -371,3 +374,26 @@ def test_hooks_already_there_are_refused():
 def test_rules_that_do_not_fit_are_refused():
     refused(tiny_llama(), "for 3 layers", rule=sl.Thresholds((0.1, 0.1, 0.1), 0.1, 1.0, None, 0.5))
     refused(tiny_llama(), "OutputTopK.*takes Thresholds or a rule on the gate", rule=sl.OutputTopK(0.5))
+
+
+ONE_CALL = """
+import numba, numpy as np
+from sparsinglib.decoding import kernel
+threads = {threads}
+weights, nothing, x = np.ones((8, 4), np.float32), np.zeros(8, np.float32), np.ones(4, np.float32)
+assert (kernel.run(kernel.product, threads, weights, nothing, x) == 4).all()
+try:
+    print(numba.threading_layer())
+except ValueError:  # which numba raises as long as no loop has been run on threads
+    print("no threads")
+"""
+
+
+def test_two_threads_are_two_though_one_is_in_the_cache(tmp_path):
+    """numba's cache is shared by processes; the code for one thread must not be found there for two."""
+    seen = []
+    for threads in (1, 2):
+        call = [sys.executable, "-c", ONE_CALL.format(threads=threads)]
+        environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "NUMBA_NUM_THREADS": "2"}
+        seen.append(subprocess.run(call, env=environment, capture_output=True, text=True, check=True).stdout.strip())
+    assert seen == ["no threads", "tbb" if kernel.tbb() else "workqueue"]

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import nbformat
 import pandas as pd
@@ -211,19 +212,18 @@ def test_the_digest_of_the_claims_follows_the_results_of_the_others(tmp_path):
 
 
 def test_the_longest_is_started_first_and_the_claims_last(tmp_path, monkeypatch):
-    started = []
     monkeypatch.setattr(runner, "SECONDS", tmp_path / "seconds.json")
     runner.SECONDS.write_text('{"01_short": 5, "03_long": 300}')
-    start = runner._start
-    monkeypatch.setattr(runner, "_start", lambda job, env: started.append(job.name) or start(job, env))
-    script = tmp_path / "nothing.py"
-    script.write_text('print(\'{"error": ""}\')')
+    script, started = tmp_path / "notes.py", tmp_path / "started"
+    note = f"import sys; open({str(started)!r}, 'a').write(sys.argv[1] + '\\n')"
+    script.write_text(f'{note}; print(\'{{"error": ""}}\')')
     monkeypatch.setattr(runner, "PROCESS", script)
     names = ("11_claims", "01_short", "02_unknown", "03_long")
     jobs = [runner.Job(write_notebook(tmp_path / f"{name}.ipynb"), {}, tmp_path / "out") for name in names]
     jobs[0].state.mkdir(parents=True)
     runner.run(jobs, 1, os.environ)
-    assert started == ["03_long", "02_unknown", "01_short", "11_claims"]
+    order = [Path(json.loads(line)["notebook"]).stem for line in started.read_text().splitlines()]
+    assert order == ["03_long", "02_unknown", "01_short", "11_claims"]
 
 
 def test_a_record_that_was_not_written_whole_counts_as_none(tmp_path):

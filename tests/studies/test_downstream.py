@@ -6,17 +6,8 @@ import pandas as pd
 import pytest
 from task_scores import two_groups
 
-from sparsinglib.studies.downstream import claims, figures, scores, tables
+from sparsinglib.studies.downstream import claims, figures, tables
 from sparsinglib.tasks import statistics
-
-
-@pytest.mark.parametrize(
-    ("p_values", "examples", "says"),
-    [([], 5, "p_values"), ([200.0], 5, "p_values"), ([1.0], 11, "figure_3_examples")],
-)
-def test_parameters_of_the_study(p_values, examples, says):
-    with pytest.raises(ValueError, match=says):
-        scores.validate_parameters(p_values, 10, examples, 8192)
 
 
 def test_the_papers_inconsistencies_are_found():

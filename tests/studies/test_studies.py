@@ -25,6 +25,11 @@ from sparsinglib.studies.checkpoint import claims, figures, numbers
 
 # They read tables and measure next to nothing.
 READERS = ("02_data_scaling", "04_scale", "05_predict", "10_decoding_speed")
+# Columns that may lie further from what is shipped than the four digits written, since they move with a processor's
+# last digit (seen: 0.5 % and 0.04 points): coefficients that a run's points leave open together, one of which makes up
+# for another, and the difference (%) of such a limit from the printed one.
+OPEN = {"fits_by_drop": {name: {"rtol": 0.02} for name in ("alpha", "b", "c", "a0")}}
+OPEN |= {table: {"difference_pct": {"rtol": 1e-3, "atol": 0.1}} for table in ("table_02", "table_02_limits")}
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +69,9 @@ def test_the_data_of_figures_and_tables_are_those_shipped(ran):
         assert again.columns.equals(shipped.columns) and again.shape == shipped.shape, path.stem
         numbers = again.select_dtypes("number").columns
         pd.testing.assert_frame_equal(again.drop(columns=numbers), shipped.drop(columns=numbers), obj=path.stem)
-        # Not all of them: coefficients that the points leave open move with a processor's last digit.
-        same = np.isclose(again[numbers], shipped[numbers], rtol=1e-3, equal_nan=True)
-        assert same.mean() > 0.98, path.stem
+        for column in numbers:
+            allowed = OPEN.get(path.stem, {}).get(column, {"rtol": 1e-3})
+            np.testing.assert_allclose(again[column], shipped[column], **allowed, err_msg=f"{path.stem}, {column}")
 
 
 def test_each_picture_has_its_data_beside_it(ran):

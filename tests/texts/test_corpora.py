@@ -3,8 +3,6 @@
 import itertools
 import math
 import re
-import subprocess
-import sys
 from collections import Counter
 from fractions import Fraction
 
@@ -143,13 +141,6 @@ def test_lines_are_texts_as_written(tmp_path):
         path.write_text(f'{{"text": {value}}}\n')
         with pytest.raises(ValueError, match=f"documents are strings, got {kind}"):
             corpora.load(path)
-
-
-def test_import_needs_no_corpus_package():
-    heavy = ("gensim", "snownlp", "mwparserfromhell", "joblib")
-    code = f"import sys, sparsinglib.texts.corpora; print([m for m in {heavy} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
 
 
 # --- the generated problems ----------------------------------------------------------------------

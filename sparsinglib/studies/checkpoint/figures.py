@@ -20,6 +20,7 @@ from .ffn_output import FFNOutput
 
 MOST_TOKENS_DRAWN = 44  # of a heat map: more are not legible in a README
 MOST_TOKENS_WRITTEN = 320
+LINE_WIDTH = 100  # characters
 _NEEDS_BY_LAYER = "{} needs {:.0f} % of its neurons (single layers {:.0f} to {:.0f} %)"
 _NEEDS_BY_TOKEN = "{} needs {:.0f} % of the neurons on a short text (single tokens {:.0f} to {:.0f} %)"
 
@@ -150,20 +151,17 @@ def figure_1(taken: FFNOutput, piece: str) -> style.Picture:
         )
 
 
-def coloured_text(
-    table: pd.DataFrame, subject: str, titles: Mapping[str, str] | None = None, *, width: int = 100
-) -> style.Picture:
+def coloured_text(table: pd.DataFrame, subject: str, titles: Mapping[str, str] | None = None) -> style.Picture:
     """Write the text with each token on a ground coloured by the share of neurons it needed, mean over layers.
 
     ``table`` is ``token_table``, one text for each of its rules or models, above which stands its title (default: its
-    name and mean); ``subject`` is the rule or model that all have in common; ``width`` is the most characters of a
-    line.
+    name and mean); ``subject`` is the rule or model that all have in common.
     """
     parts, means = {}, {}
     words: list[str] = []
     for rule, part in table.groupby("rule", sort=False):
         need = part.groupby("position").agg(token=("token", "first"), share=("activation_ratio", "mean"))
-        parts[rule] = need.assign(place=_places(need.token.tolist(), width), wide=need.token.map(_columns))
+        parts[rule] = need.assign(place=_places(need.token.tolist()), wide=need.token.map(_columns))
         name, (low, mean, high) = style.name(str(rule)), 100 * need.share.agg(["min", "mean", "max"])
         means[rule] = f"{name}: {mean:.1f} % active"
         word = "{} {:.0f} % ({:.0f} to {:.0f} %)" if len(parts) > 1 else _NEEDS_BY_TOKEN
@@ -197,11 +195,11 @@ def _columns(piece: str) -> float:
     return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in piece) + 0.25
 
 
-def _places(pieces: Sequence[str], width: int) -> list[tuple[int, float]]:
+def _places(pieces: Sequence[str]) -> list[tuple[int, float]]:
     """Line and column of each token."""
     places, line, column = [], 0, 0.0
     for piece in pieces:
-        if column and column + _columns(piece) > width:
+        if column and column + _columns(piece) > LINE_WIDTH:
             line, column = line + 1, 0.0
         places.append((line, column))
         line, column = (line + 1, 0.0) if piece.endswith("⏎") else (line, column + _columns(piece))

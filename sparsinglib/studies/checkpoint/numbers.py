@@ -33,6 +33,7 @@ from ...texts import corpora
 from ...texts.pieces import token_pieces
 from .ffn_output import FFNOutput, decompose_ffn_output
 
+LEAST = 64  # tokens of half a text
 FIRST = 44  # tokens of the sample among which Figure 1 picks its own
 RULES: dict[str, Callable[[float], Rule]]
 RULES = {"relu": lambda _: StraightforwardReLU(), "topk": TopK, "fat": FAT, "cett": CETT}
@@ -133,15 +134,15 @@ def length_of(model: PreTrainedModel, window: int) -> int:
     return min(window, context or window)
 
 
-def halves(batches: Sequence[Tensor], least: int = 64) -> tuple[list[Tensor], list[Tensor] | None]:
+def halves(batches: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor] | None]:
     """Cut a text into a part to find thresholds on and a part to judge them on, (rows × length) batches both.
 
-    A text of fewer than two windows of ``least`` tokens is not cut: the second part is then None.
+    A text of fewer than two windows of 64 tokens is not cut: the second part is then None.
     """
     rows = [row for batch in batches for row in batch]
     if len(rows) == 1:
-        rows = list(rows[0].split(max(least, -(-len(rows[0]) // 2))))
-    if len(rows) < 2 or sum(map(len, rows)) < 2 * least:
+        rows = list(rows[0].split(max(LEAST, -(-len(rows[0]) // 2))))
+    if len(rows) < 2 or sum(map(len, rows)) < 2 * LEAST:
         return list(batches), None
     cut, size = len(rows) // 2, max(len(batch) for batch in batches)
 

@@ -137,15 +137,11 @@ def tokens_per_second(table: pd.DataFrame) -> style.Picture:
             _ratios(ax, rows[rows.model == name])
             ax.set_title(style.name(name), parse_math=False)
             ax.set_ylim(0, 1.08 * rows.speedup_high.max())
-        fig.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+        fig.keys_below(3)
         panels[0].set_ylabel("speed over dense torch")
         ax = panels[-1]
-        bars = ax.bar(
-            engines.framework.map(style.name),
-            engines.decode_tokens_per_s,
-            color=[VARIANT_COLOURS["sparse"], "0.65"],
-            width=0.5,
-        )
+        inks, names = [VARIANT_COLOURS["sparse"], "0.65"], engines.framework.map(style.name)
+        bars = ax.bar(names, engines.decode_tokens_per_s, color=inks, width=0.5)
         ax.bar_label(bars, fmt="%.1f", fontsize=8)
         ax.set(title="paper: two engines", ylabel="tokens per second")
         ax.grid(axis="x", visible=False)

@@ -135,10 +135,10 @@ def most_gain(scale: str = LARGEST) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["way", "FFNs", "whole model"]).round(2)
 
 
-def engines(bits: int = 16) -> pd.DataFrame:
-    """The paper's two engines: printed tokens/s, and GB/s if all weights were read at so many bits (not stated)."""
+def engines() -> pd.DataFrame:
+    """The paper's two engines: printed tokens/s, and GB/s if all weights were read at 16 bits (which is not stated)."""
     table = published.read("appendix_l_decode_speed").set_index("framework")
-    size = sum(weights().values()) * bits / 8 / 1e9
+    size = sum(weights().values()) * 2 / 1e9
     rate = table.decode_tokens_per_s
     return pd.DataFrame({"tokens/s": rate, "GB/s if dense": (size * rate).round(), "GPU": table.gpu}).reset_index()
 

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 
 from ...paper import style
 from ...tasks.statistics import DENSE
-from .tables import FAMILIES
+from .tables import FAMILIES, scaled
 
 GROUPS = {"commonsense_reasoning": "commonsense", "reading_comprehension": "reading"}
 ZEROS = "zeros of ReLU"
@@ -71,8 +71,6 @@ def in_percent(curves: pd.DataFrame) -> pd.DataFrame:
 
     Rounded, so that no change is 0 and not what sums of weights leave of it.
     """
-    names = {"value": "score_pct", "difference": "change", "difference_low": "low", "difference_high": "high"}
-    scaled = curves.assign(**{name: 100 * curves[name] for name in (*names, "sparsity")})
-    renamed = scaled.rename(columns=names | {"p": "p_pct", "sparsity": "sparsity_pct"})
+    table = scaled(curves).assign(sparsity_pct=100 * curves.sparsity)
     first = ["evidence", "model", "rule", "family", "p_pct", "group", "tasks", "n"]
-    return renamed[[*first, "sparsity_pct", "score_pct", "change", "low", "high"]].round(9)
+    return table[[*first, "sparsity_pct", "score_pct", "change", "low", "high"]].round(9)

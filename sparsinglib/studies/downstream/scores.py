@@ -203,17 +203,8 @@ def group_table(s: TaskScores) -> pd.DataFrame:
     """The ladder's Table 1: mean dense score, change at each p with its 90 % interval (points); printed values."""
     rows = []
     for (model, group), part in s.groups.groupby(["model", "group"], sort=False):
-        by_p = part.set_index("p")
-        row = {"model": model, "group": group.replace("_", " "), "tasks": int(by_p.tasks.iloc[0])}
-        if by_p.value.isna().any():
-            row["dense"] = "not testable at this scale"
-        else:
-            row["dense"] = f"{100 * by_p.value[0.0]:.1f}"
-            for p, r in by_p.drop(index=0.0).iterrows():
-                row[f"p = {p:g}"] = (
-                    f"{100 * r.difference:+.1f} ({100 * r.difference_low:+.1f} to {100 * r.difference_high:+.1f})"
-                )
-        rows.append(row)
+        row = {"model": model, "group": group.replace("_", " "), "tasks": int(part.tasks.iloc[0])}
+        rows.append(row | task_tables.in_words(task_tables.scaled(part)))
     return pd.DataFrame(rows).fillna("–")
 
 

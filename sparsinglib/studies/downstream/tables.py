@@ -81,7 +81,7 @@ def table_1(means: pd.DataFrame, evidence: str = "ladder") -> pd.DataFrame:
     rows = pd.concat([dense, change.rename(columns={"value": "printed_change"})])
     rows = _paper(rows).rename(columns={"recomputed_pct": "score_pct"})
     mean = mean_changes().query("group != @COMPLEX").rename(columns={"printed": "printed_change"})
-    own = _scaled(means[means.p.notna() & (means.group != COMPLEX)], evidence)
+    own = scaled(means[means.p.notna() & (means.group != COMPLEX)]).assign(evidence=evidence)
     columns = ["evidence", "model", "p_pct", "group", "score_pct", "change", "low", "high", "printed_change"]
     return (
         pd.concat([rows, mean.assign(evidence="paper", model="mean"), own])
@@ -94,11 +94,10 @@ def _paper(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(evidence="paper", model=rows.scale.str.lower() + "-" + rows.activation)
 
 
-def _scaled(own: pd.DataFrame, evidence: str) -> pd.DataFrame:
+def scaled(own: pd.DataFrame) -> pd.DataFrame:
     """Our scores, changes and errors under the tables' names, in percent and points."""
     names = {"value": "score_pct", "difference": "change", "difference_low": "low", "difference_high": "high"}
-    scaled = {name: 100 * own[column] for column, name in names.items()}
-    return own.assign(evidence=evidence, p_pct=own.p, **scaled)
+    return own.assign(p_pct=own.p, **{name: 100 * own[column] for column, name in names.items()})
 
 
 def table_4_to_6(number: int, summary: pd.DataFrame, tasks: pd.DataFrame, evidence: str = "ladder") -> pd.DataFrame:
@@ -113,7 +112,7 @@ def table_4_to_6(number: int, summary: pd.DataFrame, tasks: pd.DataFrame, eviden
     own = summary[summary.p.notna()].merge(tasks[tasks.group == group], on=["task", "metric"])
     own = own.assign(benchmark=own.task + " (" + own.metric + ")", standard_error=100 * own.standard_error)
     columns = ["evidence", "model", "p_pct", "benchmark", "score_pct", "standard_error", "n", "change", "low", "high"]
-    parts = [_paper(theirs), _scaled(own, evidence)]
+    parts = [_paper(theirs), scaled(own).assign(evidence=evidence)]
     return pd.concat(parts).reindex(columns=columns).reset_index(drop=True)
 
 
@@ -127,9 +126,15 @@ def recorded(table: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
     examples = scores[scores.evidence != "paper"].groupby("model").n.min()
     rows = []
     for (model, group), part in own.groupby(["model", "group"], sort=False):
-        by_p = part.set_index("p_pct")
         row = {"model": model, "group": group.replace("_", " "), "n": int(examples[model])}
-        row["dense"] = f"{by_p.score_pct[0]:.1f}"
-        found = by_p.drop(index=0).itertuples()
-        rows.append(row | {f"p = {r.Index:g}": f"{r.change:+.1f} ({r.low:+.1f} to {r.high:+.1f})" for r in found})
+        rows.append(row | in_words(part))
     return pd.DataFrame(rows)
+
+
+def in_words(part: pd.DataFrame) -> dict[str, str]:
+    """Dense score (percent) of a model and group, and its change at each p with the interval (points); printed."""
+    by_p = part.set_index("p_pct")
+    if by_p.score_pct.isna()[0]:
+        return {"dense": "not testable at this scale"}
+    changes = {f"p = {r.Index:g}": f"{r.change:+.1f} ({r.low:+.1f} to {r.high:+.1f})" for r in by_p.itertuples()}
+    return {"dense": f"{by_p.score_pct[0]:.1f}"} | {name: said for name, said in changes.items() if name != "p = 0"}

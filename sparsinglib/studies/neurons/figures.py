@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
@@ -96,9 +95,8 @@ def figure_16(table: pd.DataFrame) -> style.Picture:
         fig.supxlabel("share of neurons, most frequent first (%)", fontsize=9)
         fig.supylabel("activation frequency (% of tokens)", fontsize=9)
         _keys(panels[len(corpora) - 1], table)
-        mean = (
-            pd.DataFrame(gaps, columns=["position", "activation", "gap"]).groupby(["position", "activation"]).gap.mean()
-        )
+        mean = pd.DataFrame(gaps, columns=["position", "activation", "gap"])
+        mean = mean.groupby(["position", "activation"]).gap.mean()
         where = mean.groupby("position").mean().idxmax()
         words = " and ".join(f"{gap:.0f} points ({_label(str(a))})" for a, gap in mean[where].items())
         several = bool(table.groupby("activation").checkpoint.nunique().max() > 1)
@@ -174,14 +172,10 @@ def overlap(table: pd.DataFrame, share: float) -> style.Picture:
                 cells.loc[row.corpus_a, row.corpus_b] = cells.loc[row.corpus_b, row.corpus_a] = 100 * row.overlap
             short = [_name(c)[:9] for c in corpora]
             look = {"cmap": "viridis", "vmin": 0, "vmax": 100, "cbar": False, "square": True, "fmt": ".0f"}
-            sns.heatmap(
-                cells, annot=True, ax=ax, xticklabels=short, yticklabels=False, annot_kws={"fontsize": 8}, **look
-            )
+            style.matrix(ax, cells, annot=True, xticklabels=short, yticklabels=False, **look)
             if i % columns == 0:
                 ax.set_yticks(np.arange(len(corpora)) + 0.5, short)
             ax.tick_params(axis="x", rotation=45)
-            ax.tick_params(axis="y", rotation=0)
-            ax.tick_params(length=0)
             ax.set_title(style.name(name), parse_math=False)
         return fig.says(
             _least_shared(table),
@@ -199,11 +193,9 @@ def _least_shared(table: pd.DataFrame) -> str:
     pairs = {pair: 100 * rows.overlap for pair, rows in apart.groupby(["corpus_a", "corpus_b"])}
     a, b = max(pairs, key=lambda pair: pairs[pair].mean())
     alike, both = _from_to(pairs.pop((a, b))), f"{_name(a)} and {_name(b)}"
-    rest = (
-        f"two corpora share {_from_to(pd.concat(pairs.values()))} ({both} {alike})"
-        if pairs
-        else f"{both} share {alike}"
-    )
+    rest = f"{both} share {alike}"
+    if pairs:
+        rest = f"two corpora share {_from_to(pd.concat(pairs.values()))} ({both} {alike})"
     return f"Of the most active neurons {rest}; {words}"
 
 
@@ -279,11 +271,9 @@ def kinds(table: pd.DataFrame, order: Sequence[str]) -> style.Picture:
             words.append(f"{style.name(name)} needs {most}, fewest for {least} ({mean.min():.1f} %)")
             ax.set_xlim(90 * mine.low.min(), 105 * mine.high.max())
             ax.set_title(style.name(name), parse_math=False)
-        fig.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(corpora) + 1)
-        return fig.says(
-            "; ".join(words),
-            "Mean over tokens with its 90 % interval, the vocabulary entries of a kind drawn anew.",
-        )
+        fig.keys_below(len(corpora) + 1)
+        note = "Mean over tokens with its 90 % interval, the vocabulary entries of a kind drawn anew."
+        return fig.says("; ".join(words), note)
 
 
 def extremes(table: pd.DataFrame, order: Sequence[str]) -> style.Picture:

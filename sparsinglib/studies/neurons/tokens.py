@@ -189,16 +189,5 @@ def extremes(uses: Sequence[NeuronActivity], count: int, min_occurrences: int) -
             found |= {"kind": [kind(tokenizer, i) for i in seen]}
             found |= {"mostly_in": [mine[int(np.argmax(counts))].corpus for counts in seen.values()]}
             frames.append(part.assign(**found))
-    order = [
-        "checkpoint",
-        "activation",
-        "side",
-        "token",
-        "kind",
-        "activation_ratio",
-        "low",
-        "high",
-        "tokens",
-        "mostly_in",
-    ]
-    return pd.concat(frames).reset_index()[[*order, "token_id"]]
+    first = ["checkpoint", "activation", "side", "token", "kind", "activation_ratio"]
+    return pd.concat(frames).reset_index()[[*first, "low", "high", "tokens", "mostly_in", "token_id"]]

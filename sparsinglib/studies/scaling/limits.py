@@ -80,7 +80,7 @@ def fits_by_drop(trend: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for run, row in printed().iterrows():
         part = trend[trend.run == run]
-        for drop in range(len(part) // 3 + 1):
+        for drop in range(len(part) // 3 + 1 if len(part) else 0):  # a trend may lack printed runs
             fit = nearest(row.activation, part.d, part.activation_ratio, drop)
             known = {name: fit[name] for name in laws.COEFFICIENTS[row.activation]}
             rows.append({"run": run, "activation": row.activation, "drop": drop, "points": len(fit.tokens)} | known)

@@ -130,8 +130,8 @@ def _rule_curves(ax: Axes, t: Tradeoff, rules: Sequence[str]) -> None:
     ax.set_xlim(0, min(100, 105 * t.unpruned))
 
 
-def figure_15(tradeoffs: Sequence[Tradeoff], p: float = 1.0) -> style.Picture:
-    """Rise of perplexity (%, logarithmic) and activation ratio (%) against CETT, with CETT-PPL-p % as a ring."""
+def figure_15(tradeoffs: Sequence[Tradeoff]) -> style.Picture:
+    """Rise of perplexity (%, logarithmic) and activation ratio (%) against CETT, with CETT-PPL-1 % as a ring."""
     with style.context():
         fig, (left, right) = style.axes(1, 2, height=3.2)
         for t in tradeoffs:
@@ -145,8 +145,8 @@ def figure_15(tradeoffs: Sequence[Tradeoff], p: float = 1.0) -> style.Picture:
             right.plot(np.append(0, rows.parameter), active, **look, label=_name(c))
             left.plot(t.found.cett, max(100 * (t.found.ppl_ratio - 1), 1e-3), **look | RING)
             right.plot(t.found.cett, 100 * t.found.activation_ratio, **look | RING)
-        left.axhline(p, color="0.3", lw=0.9, ls=":")
-        left.annotate(f"p = {p:g} %", (0.72, p), (0, 3), textcoords="offset points", fontsize=8)
+        left.axhline(1, color="0.3", lw=0.9, ls=":")
+        left.annotate("p = 1 %", (0.72, 1), (0, 3), textcoords="offset points", fontsize=8)
         left.set(ylabel="rise of perplexity (%)", yscale="log", ylim=(0.02, 300))
         left.yaxis.set_major_formatter("{x:g}")
         left.yaxis.set_minor_formatter(NullFormatter())
@@ -157,7 +157,7 @@ def figure_15(tradeoffs: Sequence[Tradeoff], p: float = 1.0) -> style.Picture:
         found = [t.found.cett for t in tradeoffs]
         ends = " to ".join(dict.fromkeys(f"{cett:.2f}" for cett in (min(found), max(found))))
         return fig.says(
-            f"Perplexity rises and the activation ratio falls with CETT; +{p:g} % is reached at CETT {ends}",
+            f"Perplexity rises and the activation ratio falls with CETT; +1 % is reached at CETT {ends}",
             "Rings: the CETT that the search chose. Points where perplexity did not rise are not on the logarithmic "
             "axis. Bars: standard errors.",
         )

@@ -17,11 +17,12 @@ from transformers import PreTrainedModel
 from ...core import arguments, forward
 from ...core.calibration import FAMILIES, GateSample
 from ...core.cett import CettCurves, layer_cett
-from ...core.ffn import FFN, mean_ratio
+from ...core.ffn import FFN
 from ...core.forward import Batches, TokenBatches
-from ...core.hooks import hook_ffns, sparse_logits
+from ...core.hooks import hook_ffns
 from ...core.layout import find_ffns
 from ...core.rules import FAT, Rule, StraightforwardReLU
+from ...core.scan import Scan, scan
 from ...core.thresholds import Thresholds
 from ...suites import survey
 from ...suites.suite import Checkpoint, Suite
@@ -125,61 +126,8 @@ def _sweep(task: Task[Sweep]) -> Tradeoff:
     points = pd.concat([_table(ours, scans[0]), _table(others, scans[1])], ignore_index=True)
     points.insert(0, "checkpoint", c.name)
     found = survey.thresholds(c, PPLIncrease(1.0, text.corpus), text.length, text.tokens)
-    rises = np.concatenate([s.rises for s in scans])
-    return Tradeoff(c, points, rises, scans[0].counts, layer_falls(model, batches), found)
-
-
-@dataclass(frozen=True, eq=False)
-class Scan:
-    """Rules on one text: activation ratios (rules,), sums over blocks of losses and KL (rules, blocks) and counts."""
-
-    activation_ratio: np.ndarray
-    rises: np.ndarray
-    counts: np.ndarray
-    dense: np.ndarray
-    kl: np.ndarray | None
-
-    @property
-    def log_ratio(self) -> np.ndarray:
-        """log(sparse / dense perplexity) of each rule."""
-        return self.rises.sum(axis=1) / self.counts.sum()
-
-
-def scan(model: PreTrainedModel, batches: Batches, rules: Sequence[Rule], *, kl: bool = False) -> Scan:
-    """One dense pass and a sparse one for each rule, batch by batch, in memory that does not grow with the text.
-
-    Gives what ``measure`` gives for each rule, without its statistics by token and neuron. Raises ValueError if a rule
-    does not fit the model or a loss is not finite.
-    """
-    ffns = find_ffns(model)
-    if not rules:
-        raise ValueError("scan needs at least one rule.")
-    for rule in rules:
-        rule.check(ffns)
-    corpus = TokenBatches(model, batches)
-    active = np.zeros((len(rules), len(ffns)))
-    dense_sums: list[Tensor] = []
-    rises: list[list[Tensor]] = [[] for _ in rules]
-    divergences: list[list[Tensor]] = [[] for _ in rules]
-    for batch in corpus:
-        dense = forward.logits(model, batch)
-        dense_loss = forward.require_finite(forward.losses(dense, batch), "dense loss")
-        dense_sums.append(forward.block_sums(dense_loss, batch))
-        for index, rule in enumerate(rules):
-            sparse, counts = sparse_logits(model, batch, ffns, rule)
-            active[index] += counts
-            loss = forward.require_finite(forward.losses(sparse, batch), "sparse loss")
-            rises[index].append(forward.block_sums(loss - dense_loss, batch)[:, 0])
-            if kl:
-                divergences[index].append(forward.block_sums(forward.kl_divergence(dense, sparse), batch)[:, 0])
-    sums = torch.cat(dense_sums).numpy()
-    return Scan(
-        np.array([mean_ratio(ffns, row) for row in active.tolist()]) / corpus.tokens,
-        np.stack([torch.cat(parts).numpy() for parts in rises]),
-        sums[:, 1],
-        sums[:, 0],
-        np.stack([torch.cat(parts).numpy() for parts in divergences]) if kl else None,
-    )
+    rises = torch.stack([rise[:, 0] for s in scans for rise in s.rises]).numpy()
+    return Tradeoff(c, points, rises, scans[0].dense[:, 1].numpy(), layer_falls(model, batches), found)
 
 
 def cett_rules(model: PreTrainedModel, batches: Batches) -> dict[tuple[str, float], Thresholds]:
@@ -220,20 +168,15 @@ def _crossing(rise: np.ndarray) -> float:
     return math.exp(np.interp(math.log(HIGHEST), y[near], np.log(x[near])))
 
 
-def _table(names: Iterable[tuple[str, float]], s: Scan) -> pd.DataFrame:
+def _table(names: Iterable[tuple[str, float]], found: Scan) -> pd.DataFrame:
     table = pd.DataFrame(list(names), columns=["rule", "parameter"])
-    table = table.assign(activation_ratio=s.activation_ratio, dense_ppl=math.exp(s.dense.sum() / s.counts.sum()))
-    log_ratio, se = _means_and_errors(s.rises, s.counts)
-    ratio = np.array([math.exp(x) for x in log_ratio])
-    table = table.assign(ppl=table.dense_ppl * ratio, ppl_ratio=ratio, ppl_ratio_se=ratio * se)
-    kl, kl_se = (math.nan, math.nan) if s.kl is None else _means_and_errors(s.kl, s.counts)
-    return table.assign(kl=kl, kl_se=kl_se)
-
-
-def _means_and_errors(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Mean and standard error of each rule, (2, rules), as ``measure`` computes them."""
-    blocks = (torch.from_numpy(np.stack([row, counts], axis=1)) for row in sums)
-    return np.array([forward.mean_and_error(block) for block in blocks], dtype=float).T
+    dense_ppl = math.exp(forward.mean_and_error(found.dense)[0])
+    table = table.assign(activation_ratio=found.activation_ratio, dense_ppl=dense_ppl)
+    rises = np.array([forward.mean_and_error(rise) for rise in found.rises], dtype=float)
+    ratio = np.array([math.exp(rise) for rise in rises[:, 0]])
+    table = table.assign(ppl=dense_ppl * ratio, ppl_ratio=ratio, ppl_ratio_se=ratio * rises[:, 1])
+    table[["kl", "kl_se"]] = [forward.mean_and_error(kl) for kl in found.kl] or math.nan
+    return table
 
 
 def layer_falls(model: PreTrainedModel, batches: Sequence[Tensor]) -> pd.DataFrame:
