@@ -50,19 +50,23 @@ def shapes() -> pd.DataFrame:
     million_tokens (trained), checkpoints (measured), state. Raises ValueError that names the shapes which are not
     trained and measured to their end.
     """
-    rows = [(n, f"{r.width}×{r.layers}", r.width, r.layers, r.non_embedding_parameters) for n, r in SHAPES.items()]
-    table = pd.DataFrame(rows, columns=[*LABELS[:4], "params"])
-    table.insert(4, "ratio", table.width / table.layers)
-    table.insert(5, "times_usual", table.ratio * USUAL.layers / USUAL.width)
-    records, points = table.run.map(trends.record), trend().groupby("run").tokens.agg(["size", "max"])
-    trained, points = records.map(lambda record: record.get("tokens", 0)), points.reindex(table.run).fillna(0)
-    ended = records.map(lambda record: record.get("finished", False)) & (points["max"].to_numpy() == trained)
+    rows = []
+    for name, run in SHAPES.items():
+        ratio = run.width / run.layers
+        labels = (name, f"{run.width}×{run.layers}", run.width, run.layers, ratio, ratio * USUAL.layers / USUAL.width)
+        rows.append((*labels, run.non_embedding_parameters, trends.record(name).get("tokens", 0)))
+    table = pd.DataFrame(rows, columns=[*LABELS, "params", "tokens"])
+    measured = (
+        trend().groupby("run").tokens.agg(["size", "max"]).reindex(table.run, fill_value=0).set_index(table.index)
+    )
+    finished = table.run.map(lambda name: trends.record(name).get("finished", False))
+    ended = finished & (measured["max"] == table.tokens) & (measured["size"] >= trends.LEAST_POINTS)
     if not ended.all():
         names = " ".join(table.run[~ended])
         how = " and ".join(f"python -m sparsinglib.ladder.{module} {names}" for module in ("train", "trajectory"))
         raise ValueError(f"not trained and measured to their end: {names}. Run {how}")
-    table = table.assign(million_tokens=trained / TOKEN_UNITS["ladder"], checkpoints=points["size"].to_numpy(int))
-    return table.assign(state="measured").sort_values("ratio", ignore_index=True)
+    columns = {"million_tokens": table.pop("tokens") / TOKEN_UNITS["ladder"], "checkpoints": measured["size"]}
+    return table.assign(**columns, state="measured").sort_values("ratio", ignore_index=True)
 
 
 def trend() -> pd.DataFrame:
@@ -81,21 +85,27 @@ def seed_errors() -> dict[str, float]:
     Pooled over the usual shape and the shapes that have several seeds, at the tokens that all of these reached, at most
     a shape's.
     """
-    names, out = _seeds((USUAL.name, *SHAPES)), {}
-    for key, rows in (("ratio", _ratios(names)), ("loss", trends.read("training.csv", names))):
-        shape = rows.run.str.partition("-seed")[0]
-        last = (
-            rows.groupby("run").tokens.transform("max").clip(upper=recipe.SHAPE_TOKENS).groupby(shape).transform("min")
-        )
-        if key == "ratio":
-            parts = rows.assign(last=last).groupby("run")
-            ends = pd.Series(
-                {run: np.interp(part["last"].iloc[0], part.tokens, part.activation_ratio) for run, part in parts}
-            )
-        else:
-            ends = rows[rows.tokens.between((1 - END) * last, last)].groupby("run").loss.mean()
-        out[key], out[f"{key}_freedom"] = laws.pooled(ends, lambda run: run.partition("-seed")[0])
+    names = _seeds((USUAL.name, *SHAPES))
+    ratios, losses = _at_equal_tokens(_ratios(names)), _at_equal_tokens(trends.read("training.csv", names))
+    ends = {
+        "ratio": {run: np.interp(end, part.tokens, part.activation_ratio) for run, end, part in ratios},
+        "loss": {run: part.loss[part.tokens.between((1 - END) * end, end)].mean() for run, end, part in losses},
+    }
+    out: dict[str, float] = {}
+    for key, of in ends.items():
+        out[key], out[f"{key}_freedom"] = laws.pooled(pd.Series(of), _without_seed)
     return out
+
+
+def _at_equal_tokens(rows: pd.DataFrame) -> list[tuple[str, float, pd.DataFrame]]:
+    """Each run with the tokens that all seeds of its shape reached, at most a shape's, and its rows."""
+    reached = rows.groupby("run").tokens.max().clip(upper=recipe.SHAPE_TOKENS)
+    common = reached.groupby(_without_seed).transform("min")
+    return [(str(run), common[run], part) for run, part in rows.groupby("run")]
+
+
+def _without_seed(run: str) -> str:
+    return run.partition("-seed")[0]
 
 
 def sparsity(
