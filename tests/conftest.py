@@ -9,6 +9,8 @@ import torch
 from helpers import golden, golden_model, greedy, tiny_llama
 from hypothesis import HealthCheck, settings
 
+import sparsinglib as sl
+
 torch.set_num_threads(1)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -57,6 +59,12 @@ def quiet():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         yield
+
+
+@pytest.fixture(scope="session")
+def ladder():
+    """A shipped model and its tokenizer."""
+    return sl.load("0.4m-relu")
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ def scores(cells):
 
 
 def two_groups():
-    """Scores of two models on two groups of two tasks, of which u2 is at chance; the groups; the floors."""
+    """Scores of two models on two groups of two tasks, of which u2 is at chance; the groups; what is above chance."""
     right, half = [1.0] * 30 + [0.0] * 10, [1.0] * 20 + [0.0] * 20
     worse = [1.0] * 28 + [0.0] * 12
     cells = {}
@@ -25,5 +25,5 @@ def two_groups():
         [("t1", "acc", "T"), ("t2", "acc", "T"), ("u1", "acc", "U"), ("u2", "acc", "U")],
         columns=["task", "metric", "group"],
     )
-    floors = groups.assign(chance=0.5)[["task", "metric", "chance"]]
-    return scores(cells), groups, floors
+    examples = scores(cells)
+    return examples, groups, statistics.above_chance(statistics.summarise(examples), groups.assign(chance=0.5))

@@ -31,9 +31,8 @@ def test_verdicts_on_the_printed_tables():
 
 
 def test_table_1_holds_both_kinds_of_evidence_apart():
-    examples, groups, floors = two_groups()
+    examples, groups, chance = two_groups()
     groups["group"] = "commonsense_reasoning"
-    chance = statistics.above_chance(statistics.summarise(examples), floors)
     table = tables.table_1(statistics.group_means(examples, groups, chance))
     assert set(table.evidence) == {"paper", "ladder"}
     theirs = table[(table.evidence == "paper") & (table.model == "0.8b-relu") & (table.p_pct == 10)]

@@ -14,11 +14,6 @@ from sparsinglib.texts.pieces import token_pieces
 
 
 @pytest.fixture(scope="module")
-def ladder():
-    return sl.load("0.4m-relu")
-
-
-@pytest.fixture(scope="module")
 def text():
     return SAMPLE.read_text(encoding="utf-8")
 

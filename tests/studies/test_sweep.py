@@ -158,8 +158,8 @@ def test_a_family_s_rule_leaves_about_the_share_aimed_at_in_the_dense_pass(respo
     assert float(torch.stack(kept).mean()) == pytest.approx(share, abs=0.5 / 24 + 1e-6)
 
 
-def test_rules_at_meet_the_asked_activation_ratio():
-    model, tokenizer = sl.load("0.4m-relu")
+def test_rules_at_meet_the_asked_activation_ratio(ladder):
+    model, tokenizer = ladder
     batches = sl.token_batches(SAMPLE.read_text(encoding="utf-8"), tokenizer, 128, 1)[:1]
     rules = rules_at(model, batches, 0.2)
     # In the dense run: quantile of |gate|; the sparse run then moves it a little.

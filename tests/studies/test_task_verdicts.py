@@ -149,23 +149,24 @@ def test_bad_parameters_are_refused_before_anything_is_loaded(changed, named):
         downstream.validate_parameters(**good | changed)
 
 
-def test_tables_say_what_was_scored(tmp_path):
+@pytest.fixture(scope="module")
+def study():
     groups, summary, frame, compared, chance = scored(AS_THE_PAPER)
-    s = downstream.TaskScores(list(MODELS), frame, summary, chance, groups, compared, compared)
-    printed = downstream.group_table(s)
+    return downstream.TaskScores(list(MODELS), frame, summary, chance, groups, compared, compared)
+
+
+def test_tables_say_what_was_scored(study):
+    printed = downstream.group_table(study)
     reading = printed[(printed.model == "0.4m-relu") & (printed.group == "reading comprehension")].iloc[0]
     assert reading["dense"] == "80.0" and reading["p = 1"].startswith("+0.0") and reading["p = 10"].startswith("-40.0")
-    listed = downstream.chance_table(s)
+    listed = downstream.chance_table(study)
     assert set(listed.enters) == {"yes"} and set(listed.chance) == {50.0}
     assert listed.dense.str.startswith("80.0 ± ").all()
 
 
-def test_saved_tables_hold_the_printed_rows_and_the_scored(tmp_path, monkeypatch):
+def test_saved_tables_hold_the_printed_rows_and_the_scored(study, tmp_path, monkeypatch):
     monkeypatch.setenv("SPARSINGLIB_FIGURES", str(tmp_path))
-    groups, summary, frame, compared, chance = scored(AS_THE_PAPER)
-    tables = downstream.save_tables(
-        downstream.TaskScores(list(MODELS), frame, summary, chance, groups, compared, compared)
-    )
+    tables = downstream.save_tables(study)
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"table_0{n}.csv" for n in (1, 4, 5, 6)]
     reading = tables[5]
     assert set(reading.evidence) == {"paper", "ladder"}

@@ -45,9 +45,9 @@ def use(name, entries, scale="0.1M", activation="relu", corpus="code", halves=()
     return NeuronActivity(checkpoint, corpus, whole, tuple(made_up(h) for h in halves))
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
-    return sl.load("0.4m-relu")[1]
+@pytest.fixture
+def tokenizer(ladder):
+    return ladder[1]
 
 
 def test_entries_are_those_of_a_plain_count_however_a_text_is_read():

@@ -28,8 +28,8 @@ def found(suite):
         return widget.states(suite, "0.4m-relu", TEXT, (0.0, 0.1, 0.4))
 
 
-def test_states_are_the_library_s_own_measurements(found, suite):
-    model, tokenizer = sl.load("0.4m-relu")
+def test_states_are_the_library_s_own_measurements(found, suite, ladder):
+    model, tokenizer = ladder
     fit = survey.batches(survey.Text("mixture", 256, 64), tokenizer)
     ids = torch.tensor([tokenizer(TEXT)["input_ids"]])
     direct = sl.measure(model, [ids], sl.thresholds_for_cett(model, fit, 0.4))

@@ -37,8 +37,7 @@ def test_a_missing_dense_score_is_named():
 
 
 def test_only_tasks_above_chance_enter_and_a_group_needs_two():
-    examples, groups, floors = two_groups()
-    chance = statistics.above_chance(statistics.summarise(examples), floors)
+    examples, groups, chance = two_groups()
     assert chance.groupby("task").testable.all().to_dict() == {"t1": True, "t2": True, "u1": True, "u2": False}
     means = statistics.group_means(examples, groups, chance).set_index(["model", "group", "rule"])
     assert math.isnan(means.value["a-relu", "U", "r"]) and means.tasks["a-relu", "U", "r"] == 1
@@ -51,8 +50,7 @@ def test_only_tasks_above_chance_enter_and_a_group_needs_two():
 
 
 def test_the_mean_over_models_has_rules_without_a_p_too():
-    examples, groups, floors = two_groups()
-    chance = statistics.above_chance(statistics.summarise(examples), floors)
+    examples, groups, chance = two_groups()
     means = statistics.group_means(examples.assign(p=examples.p.where(examples.rule != "r")), groups, chance)
     mean = means[means.model == "mean"].set_index(["group", "rule"])
     assert mean.p.isna()["T", "r"] and mean.difference["T", "r"] == pytest.approx(-0.05)

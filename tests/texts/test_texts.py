@@ -19,11 +19,6 @@ from sparsinglib.texts import corpora
 TEXT = "A neuron fires. 神经元放电。 עצב יורה. 🧠🔥 done.\n"
 
 
-@pytest.fixture(scope="module")
-def ladder():
-    return sl.load("0.4m-relu")
-
-
 def write(path, text=TEXT):
     path.write_text(text, encoding="utf-8")
     return path
