@@ -43,15 +43,15 @@ def claims_forest(recorded: pd.DataFrame) -> style.Picture:
         )
         kinds = [kind for kind in LOOKS if kind in set(measured.evidence)]
         ax.legend(handles=[Line2D([], [], ls="", **LOOKS[kind], label=kind) for kind in kinds], loc="lower left")
-        tested = [(kind, said[said != Verdict.NO_DATA]) for kind, said in scoreboard.verdicts(measured, kinds).items()]
+        counts = scoreboard.counts(measured, kinds)
         summary = "; ".join(
-            f"{kind} tests {len(said)}: {(said == Verdict.HOLDS).sum()} hold, {(said == Verdict.FAILS).sum()} fail"
-            for kind, said in tested
+            f"by {kind} {row[Verdict.HOLDS]} hold, {row[Verdict.FAILS]} fail, {row[Verdict.INCONCLUSIVE]} stay open"
+            for kind, row in counts.iterrows()
         )
         opposed = scoreboard.in_disagreement(measured).index
         return fig.says(
-            f"Of {len(ids)} claims {summary or 'none is measured yet'}"
+            f"{len(ids)} claims: {summary or 'none is measured yet'}"
             + f"; they contradict each other on {', '.join(opposed)}" * bool(len(opposed)),
-            "Of a claim with several estimates the least clear. Hollow: inconclusive, since the interval holds the "
+            "Each mark is the least clear estimate of its claim. Hollow: inconclusive, since the interval holds the "
             f"bound or a part is not measured. At {FURTHEST:g}: as far or further, or numbers without an interval.",
         )

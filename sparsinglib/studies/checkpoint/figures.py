@@ -67,11 +67,11 @@ def heat_map(table: pd.DataFrame, results: Mapping[str, Measurement]) -> style.P
         fig.colorbar(panels[0].images[0], ax=panels, label="neurons active (%)", fraction=0.025, pad=0.01)
         first = next(iter(results))
         spread = np.ptp(100 * table[table.rule == first].groupby("position").activation_ratio.mean())
-        message = f"{first} gives some tokens {spread:.0f} points more neurons than others"
+        message = f"{first} gives some of these tokens {spread:.0f} points more neurons than others"
         costs = {name: result.kl for name, result in results.items() if result.kl is not None}
         if len(costs) > 1:
             others = " and ".join(f"{n} has {costs[n] / costs[first]:.1f} times" for n in list(costs)[1:])
-            message += f"; with as many neurons {others} its KL"
+            message += f"; with as many neurons {others} that KL"
         return fig.says(
             message,
             f"The first {len(pieces)} tokens of a text; KL (nats per token): how far predictions move from dense.",

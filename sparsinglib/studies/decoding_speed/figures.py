@@ -148,8 +148,8 @@ def tokens_per_second(table: pd.DataFrame) -> style.Picture:
         sparse, printed = rows[rows.variant == "sparse"].speedup, engines.decode_tokens_per_s
         read, predicted = most_gain()["whole model"]
         return fig.says(
-            f"Whole models run at {sparse.min():.2f} to {sparse.max():.2f} times dense torch; of the paper's "
-            f"{printed.max() / printed.min():.1f} times skipping neurons can give at most {read:.2f}",
+            f"Whole models run at {sparse.min():.2f} to {sparse.max():.2f} times dense torch; the paper reports "
+            f"{printed.max() / printed.min():.1f} times, skipping neurons can give at most {read:.2f}",
             "Marks: median of the rounds' ratios with quartiles; below: dense torch, another kernel, tokens a second. "
             "The paper's two numbers (2.4B ReLU) compare two engines and have no spread. With a free and perfect "
             f"predictor of the active neurons: at most {predicted:.2f} times.",

@@ -13,7 +13,7 @@ from ...paper import style
 from .numbers import AXIS_END, CETT_ALIKE, MIXTURES, VANILLA, Curve
 
 # Typographic points by which large marks are moved: the mixtures were trained with about the same share.
-ASIDE = dict(zip((VANILLA, *MIXTURES), (0, -12, 12, 0), strict=True))
+ASIDE = dict(zip((VANILLA, *MIXTURES), (0, -5, 5, 0), strict=True))
 LOOKS = {name: style.other(i) for i, name in enumerate((VANILLA, *MIXTURES))}
 
 
@@ -43,8 +43,8 @@ def figure_12(
             ax.set(xlabel="activation ratio (%)", xlim=(0, None))
         low, high = here.gap_pct.min(), here.gap_pct.max()
         return fig.says(
-            f"As trained, mixtures have {low:.1f} to {high:.1f} % more perplexity than a plain FFN as sparse, "
-            f"seeds alone ± {_by_seeds(seeds):.1f} %",
+            f"As trained, mixtures have {low:.1f} to {high:.1f} % more perplexity than an equally sparse plain FFN; "
+            f"seeds alone make ± {_by_seeds(seeds):.1f} %",
             "Large marks, moved apart: the number of experts that a mixture was trained with. Dashed: those experts, "
             f"and CETT leaves out neurons of theirs too{_turned(within)}. Left of the dotted line: the range of the "
             "paper's axis.",
@@ -56,7 +56,7 @@ def _turned(within: pd.DataFrame) -> str:
     rows = within[within["cett"] == CETT_ALIKE]
     gaps, shares = rows.gap_pct, 100 * rows.activation_ratio
     return (
-        f" (at {CETT_ALIKE} inside: {gaps.min():+.1f} to {gaps.max():+.1f} % at {shares.min():.0f} to "
+        f" (at CETT {CETT_ALIKE} inside the experts: {gaps.min():+.1f} to {gaps.max():+.1f} % at {shares.min():.0f} to "
         f"{shares.max():.0f} % active)"
     )
 

@@ -101,11 +101,11 @@ def figure_16(table: pd.DataFrame) -> style.Picture:
         words = " and ".join(f"{gap:.0f} points ({_label(str(a))})" for a, gap in mean[where].items())
         several = bool(table.groupby("activation").checkpoint.nunique().max() > 1)
         return fig.says(
-            f"Smallest and largest model differ most in the {where}, on average by {words}"
+            f"The smallest and the largest model differ most in the {where}, on average by {words}"
             if several
             else "How often each neuron is active in the first, middle and last layer",
             "Lines: smallest and largest model; band: from least to most of all sizes. " * several
-            + "Average: gap between the two sorted curves, mean over neurons and corpora.",
+            + "Average: gap between the two sorted curves, mean over neurons and corpora. C47 judges any two sizes.",
         )
 
 

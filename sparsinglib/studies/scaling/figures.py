@@ -95,7 +95,10 @@ def _drifted(trend: pd.DataFrame, limits: pd.DataFrame) -> str:
     """Sentences that name the runs whose end lies beyond the interval of their limit, or that go against their law."""
     end = limits.run.map(trend.sort_values("d").groupby("run").activation_ratio.apply(lambda ratio: ratio[-5:].mean()))
     beyond = np.where(limits.activation == "relu", end < limits.low, end > limits.high)
-    said = {"Late points have left their law's limit behind": beyond, "Moves against the law drawn": limits.against}
+    said = {
+        "Last points have passed the limit of their law": beyond,
+        "Moves against its law on the whole": limits.against,
+    }
     return "".join(
         f" {words}: {', '.join(map(style.name, limits.run[which.astype(bool)]))}." * bool(which.any())
         for words, which in said.items()

@@ -73,15 +73,15 @@ def _draw_laws(ax: Axes, activation: pd.DataFrame, bend: Bend) -> str:
     x = np.geomspace(activation.ratio.min(), activation.ratio.max(), 300)
     low, high = bend.turn_interval
     ax.axvspan(low, high, color="k", alpha=0.08, lw=0)
-    label = f"rise, then level (turn {bend.turn:.3g}, {low:.3g} to {high:.3g}): misfit {two:.2f}"
+    label = f"rise, then level (turn {bend.turn:.3g}, {low:.3g} to {high:.3g}): misfit {two:.2g}"
     ax.plot(x, bend.predict(x), color=style.FIT, lw=1.3, label=label)
-    label = f"line in log(ratio): misfit {straight:.2f}"
+    label = f"line in log(ratio): misfit {straight:.2g}"
     ax.plot(x, line(np.log2(x)), color=style.OTHERS[4], ls="--", lw=1.5, label=label)
     deepest, widest = activation.sort_values("ratio")["last"].iloc[[0, -1]]
     return (
         f"From the deepest to the widest shape the activation ratio goes from {deepest:.1f} to {widest:.1f} %; a line "
-        f"in log(ratio) (misfit {straight:.2f}) fits {'no worse' if straight <= two else 'worse'} than "
-        f"rise-then-level ({two:.2f})"
+        f"in log(ratio) fits {'better' if straight < two else 'worse'} (misfit {straight:.2g}) than rise-then-level "
+        f"({two:.2g}); chance would give 1"
     )
 
 
@@ -126,10 +126,11 @@ def figure_6(losses: pd.DataFrame, edge: float) -> style.Picture:
         ax.set_ylabel("loss above the best shape's\n(nats per token)")
         _readings(ax, ("best, lower end", "best, upper end"))
         ax.legend(title=f"paper's best, {low:g} to {high:g}, carried over:", title_fontsize=8, loc="upper right")
-        best = losses[losses.above_low <= edge]
+        best, lowest = losses[losses.above_low <= edge], losses.ratio[losses.above.idxmin()]
+        widest = lowest == losses.ratio.max()
         return fig.says(
-            f"Loss is lowest at a width / depth of {best.ratio.min():.3g} to {best.ratio.max():.3g}"
-            f"{', the widest shape' if best.ratio.max() == losses.ratio.max() else ''}; the deepest shape's is "
+            f"Loss is lowest at a width / depth of {lowest:.3g}{', the widest shape' if widest else ''}, hardly higher "
+            f"({edge:.2g} nats) from {best.ratio.min():.3g} to {best.ratio.max():.3g}; the deepest shape's is "
             f"{losses.above[losses.ratio.idxmin()]:.2f} nats per token higher",
             f"Ladder, 0.1M ReLU at {MILLIONS} tokens; bars: 90 %, paired by batch. The paper's points are not "
             f"published; it states {low:g} to {high:g} as best, and its main model has "

@@ -165,10 +165,9 @@ def bends(activation: pd.DataFrame) -> dict[str, two_segments.Bend]:
 def beside_a_line(activation: pd.DataFrame, bend: two_segments.Bend) -> tuple[np.polynomial.Polynomial, float, float]:
     """A line in log2(ratio) through "last", which has no bottleneck, and how far the points lie from ``bend`` and it.
 
-    Both with the errors of the bend's fit; reduced chi-square, the line having one coefficient less.
+    Reduced chi-square by the points' own errors, the line having one coefficient less: chance alone gives 1.
     """
     x, y, error = (activation[name].to_numpy(float) for name in ("ratio", "last", "last_error"))
-    error = np.hypot(error, bend.scatter)
     line = np.polynomial.Polynomial.fit(np.log2(x), y, 1, w=1 / error)
     curves = ((bend.predict(x), 3), (line(np.log2(x)), 2))
     two, straight = (float((((y - curve) / error) ** 2).sum() / (len(x) - spent)) for curve, spent in curves)
