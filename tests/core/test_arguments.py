@@ -19,7 +19,7 @@ HALVES = (0.5, np.float32(0.5), np.float64(0.5), np.array(0.5), torch.tensor(0.5
 
 @pytest.fixture(scope="module")
 def loaded():
-    return sl.load("0.1m-relu", device_map="cpu")
+    return sl.load("0.4m-relu", device_map="cpu")  # in the wheel, where these tests run too
 
 
 @pytest.fixture(scope="module")
