@@ -53,10 +53,17 @@ def test_one_unit_of_the_last_digit_and_no_more(digits, change, places):
 
 
 @pytest.mark.parametrize(
-    ("stored", "status"), [("0.33 of 7\n", 0), ("0.34 of 7\n", 0), ("0.35 of 7\n", 1), ("0.33 of 8\n", 1)]
+    ("stored", "status", "tags"),
+    [
+        ("0.33 of 7\n", 0, []),
+        ("0.34 of 7\n", 0, []),
+        ("0.35 of 7\n", 1, []),
+        ("0.35 of 7\n", 0, ["within-0.02"]),
+        ("0.33 of 8\n", 1, ["within-2"]),
+    ],
 )
-def test_nbval_passes_and_fails_by_it(tmp_path, stored, status):
-    cell = nbformat.v4.new_code_cell("print(f'{1 / 3:.2f} of 7')", execution_count=1)
+def test_nbval_passes_and_fails_by_it(tmp_path, stored, status, tags):
+    cell = nbformat.v4.new_code_cell("print(f'{1 / 3:.2f} of 7')", execution_count=1, metadata={"tags": tags})
     cell.outputs = [nbformat.v4.new_output("stream", text=stored)]
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata=kernel), tmp_path / "n.ipynb")
@@ -68,8 +75,9 @@ def test_nbval_passes_and_fails_by_it(tmp_path, stored, status):
     assert "1 passed" in done.stdout or "Cell outputs differ" in done.stdout
 
 
+@pytest.mark.parametrize("within", ["0", "0.02"])
 @pytest.mark.parametrize("kind", ["text/plain", "text/html", "text/markdown"])
-def test_every_kind_of_text_is_compared_so(kind):
+def test_every_kind_of_text_is_compared_so(kind, within):
     outputs = [[{"data": {kind: f"| {number} of 7 |"}}] for number in ("0.33", "0.34", "0.35")]
-    near_enough = [compare(lambda fresh, stored: fresh == stored, outputs[0], stored) for stored in outputs]
-    assert near_enough == [True, True, False]
+    near_enough = [compare(lambda fresh, stored: fresh == stored, within, outputs[0], stored) for stored in outputs]
+    assert near_enough == [True, True, within == "0.02"]

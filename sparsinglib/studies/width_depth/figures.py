@@ -129,8 +129,8 @@ def figure_6(losses: pd.DataFrame, edge: float) -> style.Picture:
         best, lowest = losses[losses.above_low <= edge], losses.ratio[losses.above.idxmin()]
         widest = lowest == losses.ratio.max()
         return fig.says(
-            f"Loss is lowest at a width / depth of {lowest:.3g}{', the widest shape' if widest else ''}, hardly higher "
-            f"({edge:.2g} nats) from {best.ratio.min():.3g} to {best.ratio.max():.3g}; the deepest shape's is "
+            f"Loss is lowest at a width / depth of {lowest:.3g}{', the widest shape' if widest else ''}, within "
+            f"{edge:.2g} nats of that from {best.ratio.min():.3g} to {best.ratio.max():.3g}; the deepest shape's is "
             f"{losses.above[losses.ratio.idxmin()]:.2f} nats per token higher",
             f"Ladder, 0.1M ReLU at {MILLIONS} tokens; bars: 90 %, paired by batch. The paper's points are not "
             f"published; it states {low:g} to {high:g} as best, and its main model has "
