@@ -17,7 +17,7 @@ TEXTS = ("text", "text/plain", "text/html", "text/markdown")
 
 
 def near(one: str, other: str, within: str = "0") -> bool:
-    """Whether two printed numbers differ by no more than one unit of the last digit, or ``within``; whole ones are equal."""
+    """Whether two printed numbers differ by a unit of the last digit, or ``within``, at most; whole ones are equal."""
     if one == other or not any(mark in one + other for mark in ".eE"):
         return one == other
     a, b = (Decimal(text.replace(",", "").replace("−", "-")) for text in (one, other))
