@@ -60,7 +60,7 @@ SPECIAL: dict[str, dict[str, Any]] = {  # whose sizes depend on one another
     "bailing_hybrid": MLA | {"layer_group_size": 2},
     "mamba2": {"num_heads": 8, "head_dim": 8},
     "zaya": {"num_experts_per_tok": 1},
-    "zamba": {"num_hidden_layers": 3, "layer_types": ["mamba", "mamba", "hybrid"]},
+    "zamba": {"num_hidden_layers": 3, "layer_types": ["mamba", "hybrid", "hybrid"]},
     "zamba2": {"num_hidden_layers": 3, "layer_types": ["mamba", "hybrid", "hybrid"]},
 }
 for hybrid in ("bamba", "granitemoehybrid"):
