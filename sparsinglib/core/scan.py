@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from . import forward
 from .ffn import mean_ratio
 from .forward import Batches, TokenBatches
-from .hooks import sparse_logits
+from .hooks import as_seen, sparse_logits
 from .layout import find_ffns
 from .rules import Rule
 
@@ -50,7 +50,8 @@ def scan(model: PreTrainedModel, batches: Batches, rules: Sequence[Rule], *, kl:
     rises: list[list[Tensor]] = [[] for _ in rules]
     divergences: list[list[Tensor]] = [[] for _ in rules if kl]
     for batch in corpus:
-        dense = forward.logits(model, batch)
+        with as_seen(ffns):
+            dense = forward.logits(model, batch)
         dense_loss = forward.require_finite(forward.losses(dense, batch), "dense loss")
         dense_sums.append(forward.block_sums(dense_loss, batch))
         for index, rule in enumerate(rules):

@@ -1,6 +1,8 @@
 """A mixture of experts is one wide FFN: as exact as an ordinary one, ratios over all experts, and without traces."""
 
 import copy
+import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from exactness import exactness, within
 from families import FAMILIES, MIXTURES, MOE, TEXT, build
 
 import sparsinglib as sl
+from sparsinglib.core.scan import scan
 
 RULE = sl.OutputTopK(0.25)
 
@@ -166,3 +169,13 @@ def test_llama_4_scales_what_its_experts_are_given():
     sizes = MOE | {"num_local_experts": 4, "num_experts_per_tok": 1, "intermediate_size_mlp": 24, "head_dim": 8}
     model = tf.Llama4ForCausalLM(tf.Llama4TextConfig(**sizes)).eval()
     assert not within(exactness(model, TEXT))
+
+
+def test_a_scan_gives_what_measure_gives_whatever_other_threads_do(quiet):
+    model, rules = mixture("Mixtral"), [sl.OutputTopK(0.2), sl.OutputTopK(0.05)]
+    with sl.sparsify(model, rules[1]), ThreadPoolExecutor(1) as pool:  # whose rule is shared with later threads
+        scanned = pool.submit(scan, model, [TEXT], rules).result()
+    for index, rule in enumerate(rules):
+        measured = sl.measure(model, [TEXT], rule)
+        assert math.exp(scanned.log_ratio[index]) == measured.ppl_ratio
+        assert scanned.activation_ratio[index] == pytest.approx(measured.activation_ratio, rel=1e-12)

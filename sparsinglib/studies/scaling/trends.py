@@ -165,7 +165,7 @@ def loss() -> pd.DataFrame:
 
 def missing(frame: pd.DataFrame) -> str:
     """A sentence naming the ladder's runs that ``frame`` has no rows of; "" if nothing."""
-    absent = [run for run in LADDER_RUNS if not frame.run.str.startswith(run).any()]
+    absent = [run for run in LADDER_RUNS if run not in set(frame.run.str.removesuffix("-long"))]
     return f"ladder: {', '.join(absent)} not measured" if absent else ""
 
 
