@@ -36,6 +36,7 @@ from .rules import CETT
 from .thresholds import Thresholds
 
 LEAST_TOLERANCE = 0.02  # of the target
+SAID = 0.05  # of the target: a rise further off is not p in its second digit, and is said though scatter explains it
 MONOTONE_TOLERANCE = 2e-4  # in log(ratio)
 PROBED, LEAST_PROBED = 8, 256  # the first look is at one row in so many, if that leaves so many tokens
 LAYERS = 6  # up to so many FFNs raise the loss by about CETT², twice as many by twice that: where a search begins
@@ -69,7 +70,8 @@ def find_thresholds(
 
     Raises ValueError for an increase that is not positive, a text that cannot be measured, or a loss that is not
     finite; UnsupportedModel for a model whose FFNs cannot be found. Warns if the target cannot be met, or is missed by
-    more than ``tolerance``, the ratio is not monotone on this text, or the text is too short to resolve p.
+    more than ``tolerance`` or a twentieth of p, the ratio is not monotone on this text, or the text is too short to
+    resolve p.
     """
     target = _checked_target(ppl_increase_pct, criterion, method, stop_width)
     held_out = None if held_out is None else as_list(held_out)
@@ -123,7 +125,7 @@ def shared_cett(
     """Find the one CETT at which the mean perplexity ratio over several checkpoints rises by p % (Appendix E).
 
     Raises ValueError for an empty list of models and as ``find_thresholds`` does. Warns if the mean ratio cannot be
-    raised so far, or ends further from it than the scatter of the text explains.
+    raised so far, or ends further from it than the scatter of the text explains or than a twentieth of p.
     """
     target = _checked_target(ppl_increase_pct, criterion, method, stop_width)
     if not isinstance(models, Iterable) or not (models := list(models)):
@@ -132,7 +134,8 @@ def shared_cett(
     curves = [CettCurves(model, batches, with_kl=criterion == "kl") for model in models]
     answer, runs, fit = _solve(curves, target, method, stop_width)
     tolerance = _errors(runs, answer, fit, target)[1]
-    if not all(_reached(runs, answer, fit, target, tolerance).values()):
+    reached = _reached(runs, answer, fit, target, tolerance)
+    if not all(reached.values()) or _notably_off(dict(runs.seen)[answer.cett], target):
         warnings.warn(
             f"At CETT {answer.cett:.3f} the mean of {'exp(KL)' if criterion == 'kl' else 'the perplexity ratios'} over "
             f"{len(models)} models is {math.exp(dict(runs.seen)[answer.cett]):.4f}, not {math.exp(target):g}; the "
@@ -254,6 +257,10 @@ def _reached(runs: _Runs, answer: Point, fit: Crossing | None, target: float, to
     }
 
 
+def _notably_off(rise: float, target: float) -> bool:
+    return abs(rise - target) > SAID * target
+
+
 def _judged(curves: CettCurves, answer: Point, runs: _Runs, fit: Crossing | None, target: float) -> dict[str, Any]:
     """How far and how surely the answer meets the target: fields of Thresholds."""
     log_cett_se, tolerance = _errors(runs, answer, fit, target)
@@ -308,6 +315,7 @@ def _artefact(curves: CettCurves, answer: Point, tokenizer: object | None, **jud
 
 def _warn(found: Thresholds) -> None:
     p, kl, said = found.ppl_increase_pct or 0.0, found.criterion == "kl", []
+    rise = found.kl or 0.0 if kl else math.log(found.ppl_ratio)
     what = f"exp(KL) is {math.exp(found.kl or 0.0):.4f}" if kl else f"the perplexity ratio is {found.ppl_ratio:.4f}"
     if not found.target_met:
         said.append(
@@ -315,7 +323,7 @@ def _warn(found: Thresholds) -> None:
             f"tried: at CETT {found.cett:.3f} perplexity is {found.ppl_ratio:.4f} times the dense one"
             f"{'' if found.kl is None else f', KL {found.kl:.4f}'}."
         )
-    elif not found.converged:
+    elif not found.converged or _notably_off(rise, math.log1p(p / 100)):
         said.append(
             f"The search ended at CETT {found.cett:.3f}, where {what}, not {1 + p / 100:g}; the scatter of this text "
             f"explains a difference of {found.tolerance:.4f}. See Thresholds.points. A longer text is smoother, and a "

@@ -72,8 +72,8 @@ def coverage(kind: str, design: str, studies: int = STUDIES, draws: int = 500) -
     for seed in range(studies):
         truth = study(kind, design, seed)
         found = posterior(kind, truth.points, draws=draws, seed=seed)
-        limits = 100 * found.limits(0.9).set_index("run")[["a0", "low", "high"]].loc[truth.limits.index]
-        error = (limits.high - limits.low) / (2 * curve.Z90)
+        limits = 100 * found.limits(curve.WITHIN).set_index("run")[["a0", "low", "high"]].loc[truth.limits.index]
+        error = (limits.high - limits.low) / 2
         for level in LEVELS:
             ends = 100 * found.limits(level).set_index("run")[["low", "high"]].loc[truth.limits.index]
             inside = (ends.low <= truth.limits) & (truth.limits <= ends.high)

@@ -21,7 +21,7 @@ def claims_forest(recorded: pd.DataFrame) -> style.Picture:
     ids = known.id.tolist()
     measured = recorded[recorded.verdict != Verdict.NO_DATA]
     with style.context():
-        fig, (ax,) = style.axes(1, 1, height=0.23 * len(ids) + 0.6)
+        fig, (ax,) = style.axes(1, 1, height=0.26 * len(ids) + 0.9)
         ax.axvspan(0, 2 * FURTHEST, color="#009E73", alpha=0.08, lw=0)
         ax.axvspan(-2 * FURTHEST, 0, color=style.ALARM, alpha=0.08, lw=0)
         clear = measured.dropna(subset=["margin"]).sort_values("margin", key=abs, kind="stable")
@@ -42,7 +42,8 @@ def claims_forest(recorded: pd.DataFrame) -> style.Picture:
             "(left: fails, right: holds, 0: it holds the bound)"
         )
         kinds = [kind for kind in LOOKS if kind in set(measured.evidence)]
-        ax.legend(handles=[Line2D([], [], ls="", **LOOKS[kind], label=kind) for kind in kinds], loc="lower left")
+        keys = [Line2D([], [], ls="", **LOOKS[kind], label=kind) for kind in kinds]
+        fig.legend(handles=keys, loc="outside lower left", ncols=len(keys))
         counts = scoreboard.counts(measured, kinds)
         summary = "; ".join(
             f"by {kind} {row[Verdict.HOLDS]} hold, {row[Verdict.FAILS]} fail, {row[Verdict.INCONCLUSIVE]} stay open"

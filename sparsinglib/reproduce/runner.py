@@ -23,7 +23,7 @@ import nbformat
 from tqdm import tqdm
 
 from .. import suites
-from ..files import DATA, FIGURES, NOTEBOOKS, OUTPUT, ROOT, WRITTEN, content_digest, copy_file, write_atomically
+from ..files import DATA, FIGURES, NOTEBOOKS, OUTPUT, ROOT, SUITES, WRITTEN, content_digest, copy_file, write_atomically
 
 PROCESS = Path(__file__).with_name("notebook_process.py")
 SECONDS = NOTEBOOKS / "seconds.json"  # what each took when it was stored: which are long, on any machine
@@ -87,8 +87,7 @@ class Job:
         self.state = self.out / "notebooks" / "state"  # where records lie
         self.last = self.name.endswith("_claims")  # the claims notebook reads the results of the others
         cells = [(cell.cell_type, cell.source) for cell in nbformat.read(self.notebook, as_version=4).cells]
-        paths = map(os.path.expanduser, _named(self.parameters.values()))
-        named = [content_digest(Path(path)) for path in paths if os.path.exists(path)]
+        named = [_content(name) for name in _named(self.parameters.values())]
         made_from = json.dumps([cells, sorted(self.parameters.items()), named, _shipped()])
         self._digest = hashlib.sha256(made_from.encode()).hexdigest()
         self.before = load(self.state, self.name)
@@ -118,14 +117,26 @@ class Job:
         )
 
 
+def _content(name: str) -> str | None:
+    """Digest of a file or folder, or the commit of a model on the hub, that a parameter may name."""
+    path = Path(name).expanduser()
+    if path.exists():
+        return content_digest(path)
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
+        return None
+    from ..suites.survey import hub_commit  # torch and transformers, which take seconds
+
+    return hub_commit(name)
+
+
 def _named(values: Any) -> Iterator[str]:
-    """Files that parameters may name; for a suite's file also its checkpoints and texts."""
+    """What parameters may name: files, models; for a suite also its checkpoints and texts."""
     for value in values:
         if isinstance(value, (list, tuple)):
             yield from _named(value)
         elif isinstance(value, str) and value:
             yield value
-            if value.endswith((".yaml", ".yml")) and Path(value).is_file():
+            if value.endswith((".yaml", ".yml")) and Path(value).is_file() or (SUITES / f"{value}.yaml").is_file():
                 suite = suites.read(value)
                 yield from (*(c.source for c in suite.checkpoints), *suite.corpora)
 

@@ -241,7 +241,11 @@ def _checkpoint_digest(checkpoint: Checkpoint) -> str:
     path = Path(where)
     if path.is_dir():
         return content_digest(*([path / options["gguf_file"]] if options else filter(Path.is_file, path.iterdir())))
-    commit = checkpoint.revision
+    return f"{checkpoint.source} {hub_commit(where, checkpoint.revision)}"
+
+
+def hub_commit(name: str, revision: str | None = None) -> str | None:
+    """The commit that a branch of a model on the hub has now; the branch's name where that is not to be had."""
     with suppress(OSError):  # what is not to be had is said by loading it
-        commit = extract_commit_hash(cached_file(where, "config.json", revision=commit), None)
-    return f"{checkpoint.source} {commit}"
+        return extract_commit_hash(cached_file(name, "config.json", revision=revision), None)
+    return revision

@@ -19,6 +19,7 @@ from made_up import PARAMETERS, write_notebook
 from sparsinglib import files
 from sparsinglib.files import FIGURES
 from sparsinglib.reproduce import cli, runner
+from sparsinglib.suites import survey
 
 
 def count_runs(path):
@@ -64,6 +65,19 @@ def test_killed_and_started_again_it_goes_on_and_repeats_only_what_changed(tmp_p
 
     other = cli.plan([first], ["x=5"], "", out)[0]
     assert not other.current
+
+
+def test_a_branch_of_the_hub_that_moved_makes_its_notebook_old(tmp_path, out, monkeypatch):
+    first = write_notebook(tmp_path / "01_first.ipynb", "print(x)", parameters='x: str = ""')
+    commit = ["a" * 40]
+    monkeypatch.setattr(survey, "hub_commit", lambda name: f"{name} {commit[0]}")
+    suite = tmp_path / "mine.yaml"
+    suite.write_text("checkpoints:\n- {name: mine, source: owner/name, scale: 1B, activation: relu}\n")
+    for value in ("x=owner/name", f"x={suite}", "x=released"):
+        before = cli.plan([first], [value], "", out)[0].inputs
+        assert cli.plan([first], [value], "", out)[0].inputs == before
+        commit[0] = chr(ord(commit[0][0]) + 1) * 40
+        assert cli.plan([first], [value], "", out)[0].inputs != before
 
 
 def test_a_failure_keeps_the_others_and_the_claims_come_last(tmp_path, out):

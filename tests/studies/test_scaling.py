@@ -162,9 +162,12 @@ def test_each_end_of_warm_up_alone_is_one_of_those_weighed(fitted):
 
 def test_the_shipped_coverage_is_that_of_200_studies():
     table = limits.simulated()
-    ninety = table[(table.level == 0.9) & (table.quantity == "limit")]
-    assert ninety.intervals.sum() == 200 * 7 and len(ninety) == 4
-    assert (ninety.right / ninety.intervals).between(0.85, 0.95).all()
+    ninety = table[table.level == 0.9]
+    limit = ninety[ninety.quantity == "limit"]
+    assert limit.intervals.sum() == 200 * 7 and len(limit) == 4
+    assert (limit.right / limit.intervals).between(0.85, 0.95).all()
+    assert ninety[ninety.quantity == "slope"].intervals.sum() == 200
+    assert 0.85 <= ninety[ninety.quantity == "slope"].right.sum() / 200 <= 0.95
     assert fit_figures.coverage(table).axes
 
 
@@ -408,6 +411,8 @@ def test_a_forecast_is_of_the_mean_of_three_checkpoints(trend):
     seen = part[part.run == "0.2b-silu"].query("d <= 0.6 * d.max()").activation_ratio
     assert row.to_come == pytest.approx(run[-3:].mean() - seen.iloc[-3:].mean())
     assert (table.inside == ((table.low <= table.measured) & (table.measured <= table.high))).all()
+    marks = [line for line in forecast_figures.forecast(table.reset_index()).axes[0].lines if line.get_marker() == "s"]
+    assert [mark.get_markerfacecolor() == "white" for mark in marks] == [flags != "" for flags in table["flags"]]
     score = forecasts.forecast_score(table.reset_index()).iloc[0]
     assert score.runs == 2 and score.inside == table.inside.sum()
 

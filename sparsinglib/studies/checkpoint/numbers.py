@@ -243,9 +243,10 @@ def profile(*models: Measured | None) -> pd.DataFrame:
 
 
 def layers_by_p(p_values: Sequence[float], tokens: int, *models: Measured | None) -> pd.DataFrame:
-    """Activation ratio of each layer at each allowed rise p: series, p_pct, layer, activation_ratio, monotone.
+    """Activation ratio of each layer at each allowed rise p: series, p_pct, layer, activation_ratio, ppl_ratio, monotone.
 
-    ``monotone`` is False where perplexity fell somewhere along the search, as it may on a text this short.
+    ``monotone`` is False where perplexity fell somewhere along the search, and ``ppl_ratio`` not quite 1 + p %, as it
+    may be on a text this short.
     Thresholds are found and judged on about the first ``tokens`` of each model's text (a batch at least).
     """
     frames = []
@@ -253,11 +254,12 @@ def layers_by_p(p_values: Sequence[float], tokens: int, *models: Measured | None
         batches = s.found_on[: max(1, tokens // s.found_on[0].numel())]
         for p in p_values:
             with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message=".*not monotone")  # said in the table
+                warnings.filterwarnings("ignore", message=".*(not monotone|search ended at)")  # said in the table
                 found = find_thresholds(s.model, batches, p)
             rows = measure(s.model, batches, found, kl=False).by_layer[["layer", "activation_ratio"]]
-            frames.append(rows.assign(series=s.label, p_pct=p, monotone=found.monotone))
-    return pd.concat(frames, ignore_index=True)[["series", "p_pct", "layer", "activation_ratio", "monotone"]]
+            frames.append(rows.assign(series=s.label, p_pct=p, ppl_ratio=found.ppl_ratio, monotone=found.monotone))
+    columns = ["series", "p_pct", "layer", "activation_ratio", "ppl_ratio", "monotone"]
+    return pd.concat(frames, ignore_index=True)[columns]
 
 
 def one_token(s: Measured) -> tuple[FFNOutput, str]:

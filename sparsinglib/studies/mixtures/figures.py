@@ -40,7 +40,8 @@ def figure_12(
         right.set_ylim(-40, max(12, 3 * here.high_pct.max()))
         for ax in (left, right):
             ax.axvline(100 * AXIS_END, color="0.5", lw=0.8, ls=":")
-            ax.set(xlabel="activation ratio (%)", xlim=(0, None))
+            ax.set(xlabel="activation ratio (%)")
+        right.set_xlim(0, None)
         low, high = here.gap_pct.min(), here.gap_pct.max()
         return fig.says(
             f"As trained, mixtures have {low:.1f} to {high:.1f} % more perplexity than an equally sparse plain FFN; "
@@ -72,7 +73,11 @@ def _perplexities(ax: Axes, found: Mapping[str, Curve], chosen: Mapping[str, Cur
     for name, curve in chosen.items():
         _draw(ax, name, curve.table, "perplexity", ls="--", label=None)
     shown = np.concatenate([c.perplexity for name, c in found.items() if name != VANILLA])
-    ax.set(ylabel="perplexity", yscale="log", title=style.EVIDENCE_LABELS["ladder"])
+    ax.set(ylabel="perplexity", yscale="log", xscale="log", title=style.EVIDENCE_LABELS["ladder"])
+    ax.set_xlim(1, 130)
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_formatter(NullFormatter())
     # Cut far enough, the vanilla curve leaves any axis on which the mixtures can be told apart.
     ax.set_ylim(0.9 * shown.min(), 1.2 * shown.max())
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 7)))

@@ -97,7 +97,7 @@ def _drifted(trend: pd.DataFrame, limits: pd.DataFrame) -> str:
     beyond = np.where(limits.activation == "relu", end < limits.low, end > limits.high)
     said = {
         "Last points have passed the limit of their law": beyond,
-        "Moves against its law on the whole": limits.against,
+        "Points run against their law on the whole": limits.against,
     }
     return "".join(
         f" {words}: {', '.join(map(style.name, limits.run[which.astype(bool)]))}." * bool(which.any())

@@ -86,7 +86,8 @@ def forecast(table: pd.DataFrame) -> style.Picture:
         return fig.says(
             f"The 90 % interval holds the end of the run in {table.inside.sum()} of {len(table)} forecasts, but is "
             f"typically {wide.min():.1f} to {wide.max():.1f} times as wide as the change still to come",
-            "Filled: the part seen fixes the limit. Red: the end lies outside. Arrow: the interval goes on.",
+            "Filled: the part seen fixes the limit. " * bool((table["flags"] == "").any())
+            + "Red: the end lies outside. Arrow: the interval goes on.",
         )
 
 
@@ -102,9 +103,9 @@ def _forecast_rows(ax: Axes, part: pd.DataFrame, bare: bool, reach: float) -> No
         for off, at, marker in ((low < -reach, -reach, "<"), (high > reach, reach, ">")):
             if off:
                 ax.plot(at, i, marker=marker, color=ink, ms=5, clip_on=False)
-        ax.plot(middle.iloc[i], i, **look | {"color": ink}, ms=4.5, mfc="white" if row.flags else ink)
+        ax.plot(middle.iloc[i], i, **look | {"color": ink}, ms=4.5, mfc="white" if row["flags"] else ink)
     ax.set_yticks(range(len(part)), ["" if bare else style.name(str(run)) for run in part.index])
-    ax.set(xlim=(-reach, reach), ylim=(len(part) - 0.5, -0.5))
+    ax.set(xlim=(-1.03 * reach, 1.03 * reach), ylim=(len(part) - 0.5, -0.5))
     ax.axvline(0, color="0.4", lw=0.8)
 
 

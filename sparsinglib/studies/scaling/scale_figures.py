@@ -5,6 +5,7 @@ fractions), identified (the points fix the limit).
 """
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter
 
 from ...paper import published, style
-from .figures import by_kind, ticks_1_2_5
+from .figures import HALO, by_kind, ticks_1_2_5
 
 FLATTEST = 1e-3  # points per token unit, where Figure 8's axis begins
 APART = 1.05  # a seed's mark right of the last one's, so that none hides another
@@ -44,15 +45,14 @@ def figure_7(limits: pd.DataFrame, ends: pd.DataFrame, params: pd.Series) -> sty
 
     ``ends`` is ``trends.ends``, ``params`` maps scale to a count.
     """
-    printed, fixed = published.table(2).assign(seed=1), limits[limits.identified & (limits.evidence == "paper")]
+    printed, theirs = published.table(2).assign(seed=1), limits[limits.evidence == "paper"]
+    fixed, opened = theirs[theirs.identified], theirs[~theirs.identified]
     with style.context():
         fig, (left, right) = style.axes(1, 2, height=3.4, sharey=True)
         left.set(title=f"{style.EVIDENCE_LABELS['paper']}: limit", ylabel="activation ratio (%)")
         _marks(left, fixed, fixed.a0, params, APART**0.5)
-        left.plot(_at(printed, params) / APART**1.5, 100 * printed.a0, "kD", ms=3.5, ls="")
-        opened = _at(limits[(limits.evidence == "paper") & ~limits.identified], params)
-        foot: style.Look = {"color": style.GREY, "ms": 8, "ls": "", "transform": left.get_xaxis_transform()}
-        left.plot(opened, np.full(len(opened), 0.012), marker="|", **foot)
+        _marks(left, opened, opened.a0, params, APART**0.5, mfc="white", alpha=0.6)
+        left.plot(_at(printed, params) / APART**0.5, 100 * printed.a0, "kD", ms=3.5, ls="")
         right.set_title(f"{style.EVIDENCE_LABELS['ladder']}: end of training")
         _marks(right, ends, ends.activation_ratio, params, mfc="white")
         for activation, part in ends.groupby("activation"):
@@ -68,13 +68,13 @@ def figure_7(limits: pd.DataFrame, ends: pd.DataFrame, params: pd.Series) -> sty
         return fig.says(
             f"ReLU and SiLU lie {theirs[0]:.0f} points apart in the paper, {ours[0]:.0f} on our ladder; size "
             f"moves them by less than {theirs[1]} and {ours[1]}",
-            "Bars: 90 %. Left: limits from the points; black diamonds: Table 2; grey ticks: runs whose points do not "
-            "fix a limit. Right: where exp(KL) is up by 1 % on 65,536 tokens, a mark a seed, joined at their mean; "
-            "intervals are mostly shorter than a mark. The ladder's points and sizes: by these means.",
+            "Bars: 90 %. Left: limits from the points, hollow where these do not fix them; black diamonds: Table 2. "
+            "Right: where exp(KL) is up by 1 % on 65,536 tokens, a mark a seed, joined at their mean; most intervals "
+            "are shorter than a mark. The title takes Table 2 and these means.",
         )
 
 
-def _marks(ax: Axes, rows: pd.DataFrame, values: pd.Series, params: pd.Series, aside: float = 1, **more: str) -> None:
+def _marks(ax: Axes, rows: pd.DataFrame, values: pd.Series, params: pd.Series, aside: float = 1, **more: Any) -> None:
     """Values with their 90 % intervals (fractions) at each run's parameters, times ``aside``."""
     for activation, part in rows.groupby("activation"):
         bars = 100 * style.error_bars(part.low, values[part.index], part.high)
@@ -111,7 +111,14 @@ def figure_8(derivative: pd.DataFrame) -> style.Picture:
                 heights = 10 ** (heights + max(0, low + 0.02 * (high - low) - heights[0]))  # none below the panel
                 for x, y, scale, ink in zip(near.x, heights, near.scale, near.ink, strict=True):
                     ax.annotate(
-                        scale, (x, y), (3, 0), textcoords="offset points", color=style.ink(ink), fontsize=8, va="center"
+                        scale,
+                        (x, y),
+                        (3, 0),
+                        textcoords="offset points",
+                        color=style.ink(ink),
+                        fontsize=8,
+                        va="center",
+                        **HALO,
                     )
             unit = "billion" if evidence == "paper" else "million"
             ax.set(ylabel=f"|dA/dD| (points\nper {unit} tokens)")

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from ... import laws
-from ...laws.curve import Z90, jumps
+from ...laws.curve import WITHIN, jumps
 from ...paper import published
 from ...paper.published import TOKEN_UNITS
 from . import trends
@@ -44,7 +44,7 @@ def at_equal_tokens(fitted: Laws, params: pd.Series) -> pd.DataFrame:
     The ratio is that at the most tokens a parameter that all runs reached, the speed that in the middle (of the
     logarithm) of where all have points past the warm-up. The 2.4B run is left out. ``params`` maps scale to a parameter
     count. A row a run: evidence, activation, run, scale, tokens_per_param (of the ratio), speed_at (the same of the
-    speed), identified (limit); of the draws the median and, from half the width of the 90 % interval, a standard
+    speed), identified (limit); of the draws the median and, from half the width of the middle 68 %, a standard
     error (_error) of ratio, a0, log_speed (ln |dA/dD|), log_speed_by_lnd (ln |dA/dlnD|), log_alpha and log_c.
     """
     rows = []
@@ -68,8 +68,8 @@ def at_equal_tokens(fitted: Laws, params: pd.Series) -> pd.DataFrame:
             row = {"evidence": evidence, "activation": activation, "run": run, "scale": scale}
             row |= {"tokens_per_param": shortest, "speed_at": middle_of_all, "identified": fixed[run]}
             for name, values in of.items():
-                low, middle, high = np.quantile(values, [0.05, 0.5, 0.95])
-                row |= {name: middle, f"{name}_error": (high - low) / (2 * Z90)}
+                low, middle, high = np.quantile(values, [(1 - WITHIN) / 2, 0.5, (1 + WITHIN) / 2])
+                row |= {name: middle, f"{name}_error": (high - low) / 2}
             rows.append(row)
     return pd.DataFrame(rows)
 

@@ -14,6 +14,7 @@ from ...suites.suite import Checkpoint
 from .sweep import ALL, CETT, HIGHEST, ZEROS, Tradeoff
 
 COMPARED = 10  # rise of perplexity (%) at which the message compares the rules
+SHOWN = 25  # rise (%) up to which curves are drawn: higher up, all of them run together
 PAPER = (CETT, "Top-k", "FAT-ε", ZEROS)
 OTHERS = (CETT, *(family for family in FAMILIES if family not in PAPER))
 LOOKS = (CETT, "Top-k", "FAT-ε", "top-p", "Top-k of outputs", "quantile per layer", ZEROS)  # in the order of colours
@@ -29,7 +30,7 @@ def _name(c: Checkpoint) -> str:
 def figure_2(tradeoffs: Sequence[Tradeoff], needed: pd.DataFrame) -> style.Picture:
     """Rise of perplexity (%) against activation ratio (%), a column a model: the paper's rules, below it the others.
 
-    ``needed`` is ``numbers.needed`` (checkpoint, rule, rise_pct, activation_ratio, low, high). Points beyond +75 % are
+    ``needed`` is ``numbers.needed`` (checkpoint, rule, rise_pct, activation_ratio, low, high). Points beyond +25 % are
     left to the data.
     """
     # One model has its two panels side by side, several have them one above the other.
@@ -48,8 +49,10 @@ def figure_2(tradeoffs: Sequence[Tradeoff], needed: pd.DataFrame) -> style.Pictu
                 upper.set_title(_name(t.checkpoint))
                 lower.set_xlabel(active)
             for ax, kind in zip(panels[::n], kinds, strict=True):
-                ax.set_ylabel(f"{rise}\n{kind}")
-        panels[0].set_ylim(-4, 100 * (HIGHEST - 1))
+                ax.set_ylabel(rise)
+                words = kind.replace("and ", "and\n")
+                ax.text(0.98, 0.97, words, ha="right", va="top", color="0.35", transform=ax.transAxes)
+        panels[0].set_ylim(-1.5, SHOWN)
         fig.keys_below(4)
         return fig.says(
             _fewest(needed),
