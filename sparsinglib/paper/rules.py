@@ -7,7 +7,7 @@ interval wholly on the other side fails; any other measured one is inconclusive.
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
 from functools import partial
@@ -176,13 +176,12 @@ def _case(words: Sequence[str]) -> Bound:
 
 
 def share_of(cases: Sequence[Estimate], bound: Bound) -> Estimate:
-    """Percent of cases that hold by their point estimates; between those that surely hold and that do not fail."""
+    """Percent of cases that hold with their whole interval, at least; at most those that do not fail."""
     assert bound.rule is not None
     verdicts = [bound.rule(case) for case in cases]
-    by_value = [bound.rule(replace(case, low=case.value, high=case.value)) for case in cases].count(Verdict.HOLDS)
     held, failed, n = verdicts.count(Verdict.HOLDS), verdicts.count(Verdict.FAILS), len(cases)
-    note, value = f"{held} of {n} hold, {failed} fail:", min(max(by_value, held), n - failed)
-    return Estimate(100 * value / n, 100 * held / n, 100 * (n - failed) / n, "%", note)
+    note = f"{held} of {n} hold, {failed} fail:"
+    return Estimate(100 * held / n, 100 * held / n, 100 * (n - failed) / n, "%", note)
 
 
 def combined(verdicts: Iterable[str]) -> Verdict:

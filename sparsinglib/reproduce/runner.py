@@ -6,7 +6,6 @@ others write, and a notebook's parameters are no file.
 
 import hashlib
 import json
-import os
 import re
 import subprocess
 import sys
@@ -136,7 +135,7 @@ def _named(values: Any) -> Iterator[str]:
             yield from _named(value)
         elif isinstance(value, str) and value:
             yield value
-            if value.endswith((".yaml", ".yml")) and Path(value).is_file() or (SUITES / f"{value}.yaml").is_file():
+            if (value.endswith((".yaml", ".yml")) and Path(value).is_file()) or (SUITES / f"{value}.yaml").is_file():
                 suite = suites.read(value)
                 yield from (*(c.source for c in suite.checkpoints), *suite.corpora)
 

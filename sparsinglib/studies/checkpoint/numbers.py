@@ -1,7 +1,6 @@
 """The steps of notebook 00: a rule by the authors' strategies, one checkpoint measured, its tables."""
 
 import itertools
-import json
 import math
 import re
 import warnings
@@ -29,6 +28,7 @@ from ...core.search import find_thresholds, thresholds_for_cett
 from ...core.thresholds import Thresholds
 from ...core.token_batches import token_batches
 from ...files import LADDER, ROOT, SAMPLE, output_dir
+from ...ladder.recipe import record
 from ...texts import corpora
 from ...texts.pieces import token_pieces
 from .ffn_output import FFNOutput, decompose_ffn_output
@@ -194,10 +194,9 @@ def _summary(s: Measured) -> dict[str, str]:
     rows["activation ratio (%)"] = f"{100 * m.activation_ratio:.1f}"
     if s.zeros:
         rows["zeros alone, on the first half (%)"] = f"{100 * s.zeros.activation_ratio:.1f}"
-    record, file = (LADDER / s.name / part for part in ("run.json", "trajectory.csv"))
-    if s.name in ladder_names() and record.is_file():
-        tokens = json.loads(record.read_text(encoding="utf-8"))["tokens"]
-        rows["parameters, no embedding"] += f", trained on {tokens / 1e6:.0f}M tokens"
+    said, file = record(LADDER / s.name), LADDER / s.name / "trajectory.csv"
+    if s.name in ladder_names() and said:
+        rows["parameters, no embedding"] += f", trained on {said['tokens'] / 1e6:.0f}M tokens"
         trend = "metric == 'activation_ratio_shared_cett' and p_pct == 1"
         along = pd.read_csv(file).query(trend).sort_values("tokens") if file.is_file() else pd.DataFrame()
         rows |= {"on notebook 02's text (%)": f"{100 * along.value.iloc[-1]:.1f}"} if len(along) else {}
@@ -243,7 +242,7 @@ def profile(*models: Measured | None) -> pd.DataFrame:
 
 
 def layers_by_p(p_values: Sequence[float], tokens: int, *models: Measured | None) -> pd.DataFrame:
-    """Activation ratio of each layer at each allowed rise p: series, p_pct, layer, activation_ratio, ppl_ratio, monotone.
+    """Active share of each layer at each allowed rise p: series, p_pct, layer, activation_ratio, ppl_ratio, monotone.
 
     ``monotone`` is False where perplexity fell somewhere along the search, and ``ppl_ratio`` not quite 1 + p %, as it
     may be on a text this short.

@@ -6,11 +6,11 @@ from matplotlib.axes import Axes
 
 from ...paper import style
 from ...tasks.statistics import DENSE
-from .tables import FAMILIES, scaled
+from .tables import NAMES, scaled
 
 GROUPS = {"commonsense_reasoning": "commonsense", "reading_comprehension": "reading"}
 ZEROS = "zeros of ReLU"
-RULES = {family: style.other(6 if family == ZEROS else i) for i, family in enumerate(FAMILIES.values())}
+RULES = {family: style.other(6 if family == ZEROS else i) for i, family in enumerate(NAMES.values())}
 MATCHED = tuple(RULES)[:3]  # rules at equal sparsity; zeros have their own
 
 

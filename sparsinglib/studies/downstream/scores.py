@@ -1,6 +1,5 @@
 """The steps of the notebook on downstream tasks: models, rules at equal sparsity, scores, tables and checks."""
 
-import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from ...core.thresholds import Thresholds
 from ...core.token_batches import token_batches
 from ...files import LADDER
 from ...ladder import batches
-from ...ladder.recipe import SCALES
+from ...ladder.recipe import SCALES, record
 from ...paper import style
 from ...paper.claims import Row
 from ...suites import suite as suites
@@ -104,13 +103,13 @@ def _label(name: str) -> str:
 
 
 def _stage(name: str) -> str:
-    record = LADDER / name / "run.json"
-    if not record.is_file():
+    if not (said := record(LADDER / name)):
         return "as it is"
-    if (record.parent / "decayed" / "config.json").is_file():
+    if (LADDER / name / "decayed" / "config.json").is_file():
         return "after its decay stage, as the models the paper scores"
-    finished = json.loads(record.read_text(encoding="utf-8"))["finished"]
-    return f"{'end' if finished else 'middle'} of the stable stage; the paper scores models after the decay stage"
+    return (
+        f"{'end' if said['finished'] else 'middle'} of the stable stage; the paper scores models after the decay stage"
+    )
 
 
 def _batches(name: str, tokenizer: PreTrainedTokenizerBase | None, tokens: int) -> Sequence[Tensor]:
@@ -141,7 +140,7 @@ def measure_tasks(
         few = _batches(name, tokenizer, MEASURED_TOKENS)
         for label, rule in {**found, **others}.items():
             ratio = measure(model, few, rule, kl=False, cett=False, keep_tokens=False).activation_ratio
-            sparsities.append((_label(name), label, task_tables.FAMILIES[type(rule)], 1 - ratio))
+            sparsities.append((_label(name), label, task_tables.NAMES[type(rule)], 1 - ratio))
     scored = pd.concat(scores, ignore_index=True)
     summary = summarise(scored)
     chance = above_chance(summary, offline_tasks.floors())

@@ -10,7 +10,7 @@ from ...paper import published
 
 COMMONSENSE, READING, COMPLEX = "commonsense_reasoning", "reading_comprehension", "complex"
 GROUP_OF_TABLE = {4: COMMONSENSE, 5: READING, 6: COMPLEX}
-FAMILIES = {Thresholds: "CETT", TopK: "Top-k", FAT: "FAT-ε", StraightforwardReLU: "zeros of ReLU"}
+NAMES = {Thresholds: "CETT", TopK: "Top-k", FAT: "FAT-ε", StraightforwardReLU: "zeros of ReLU"}
 ROUNDING = 0.05  # points; what a printed tenth can hide
 MODEL = ["scale", "activation", "p_pct"]
 

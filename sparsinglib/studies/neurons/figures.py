@@ -103,9 +103,10 @@ def figure_16(table: pd.DataFrame) -> style.Picture:
             f"Smallest and largest model differ by {words}"
             if several
             else "How often each neuron is active in the first, middle and last layer",
-            "Lines: smallest and largest model; band: from least to most of all sizes. " * several
-            + "In the title: gap between the two, mean over neurons, corpora, ReLU and SiLU. C47 asks that the middle layer's is "
-            "the smallest, by any two sizes.",
+            "Lines: smallest and largest model; band: from least to most of all sizes. "
+            * several
+            + "In the title: gap between the two, mean over neurons, corpora, ReLU and SiLU. C47 asks that the middle "
+            "layer's is the smallest, by any two sizes.",
         )
 
 
