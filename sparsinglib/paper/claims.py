@@ -133,9 +133,11 @@ def _part(bound: Bound, given: Part) -> _Judged:
     verdicts = [bound.rule(estimate) for estimate in estimates]
     judged = list(zip(verdicts, estimates, strict=True))
     if len(judged) > LISTED:
-        words = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in WORST_FIRST if verdict in verdicts)
+        plural = {Verdict.HOLDS: "hold", Verdict.FAILS: "fail"}
+        words = ", ".join(f"{verdicts.count(v)} {plural.get(v, v)}" for v in WORST_FIRST if v in verdicts)
+        other = "holding" if Verdict.FAILS in verdicts else "failing"
         *_, worst = min((WORST_FIRST.index(v), bound.distance(e, e.value), str(e)) for v, e in judged)
-        value = f"{words} of {len(judged)}; nearest to failing: {worst}"
+        value = f"{words} of {len(judged)}; nearest to {other}: {worst}"
     near = [bound.nearness(estimate) for estimate in estimates if bound.close(estimate)]
     notes = [f"Close to the bound (a tenth of the half width): {'; '.join(near)}"] if near else []
     signs = {Verdict.HOLDS: 1.0, Verdict.FAILS: -1.0}

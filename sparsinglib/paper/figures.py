@@ -9,6 +9,7 @@ from . import published, scoreboard, style
 from .claims import FURTHEST
 from .rules import Verdict
 
+ON = {"paper": "on the paper's numbers", "ladder": "on our ladder", "released": "on released models"}
 LOOKS = {kind: style.other(i) for i, kind in enumerate(published.EVIDENCE)}
 
 
@@ -46,13 +47,14 @@ def claims_forest(recorded: pd.DataFrame) -> style.Picture:
         fig.legend(handles=keys, loc="outside lower left", ncols=len(keys))
         counts = scoreboard.counts(measured, kinds)
         summary = "; ".join(
-            f"by {kind} {row[Verdict.HOLDS]} hold, {row[Verdict.FAILS]} fail, {row[Verdict.INCONCLUSIVE]} stay open"
+            f"{ON[kind]} {row[Verdict.HOLDS]} hold, {row[Verdict.FAILS]} fail, {row[Verdict.INCONCLUSIVE]} stay open"
             for kind, row in counts.iterrows()
         )
         opposed = scoreboard.in_disagreement(measured).index
         return fig.says(
             f"{len(ids)} claims: {summary or 'none is measured yet'}"
             + f"; they contradict each other on {', '.join(opposed)}" * bool(len(opposed)),
-            "Each mark is the least clear estimate of its claim. Hollow: inconclusive, since the interval holds the "
-            f"bound or a part is not measured. At {FURTHEST:g}: as far or further, or numbers without an interval.",
+            "Each mark is the least clear estimate of its claim. Left of zero it fails, right of it holds; hollow: "
+            f"inconclusive, since the interval holds the bound or a part is not measured. At {FURTHEST:g}: as far or "
+            "further, or numbers without an interval.",
         )

@@ -113,8 +113,12 @@ class Bound:
         return min(abs(end - place) / half for end in ends for place in places) if half else math.inf
 
     def close(self, estimate: Estimate) -> bool:
-        """Whether the estimate or an end of its interval is within a tenth of its half width of where it changes."""
-        return self.distance(estimate, estimate.low, estimate.value, estimate.high) <= 0.1
+        """Whether the estimate or an end of its interval is within a tenth of its half width of where it changes.
+
+        Against a printed number only the ends: an estimate beside it could not be clearer.
+        """
+        middle = (estimate.value,) if self.at else ()
+        return self.distance(estimate, estimate.low, estimate.high, *middle) <= 0.1
 
     def nearness(self, estimate: Estimate) -> str:
         """Which estimate is close, and from how many answers on the interval has an end on the other side."""

@@ -209,7 +209,7 @@ def test_a_share_of_cases_counts_those_that_surely_hold():
 def test_of_many_estimates_the_nearest_to_failing_is_shown():
     row = judge("C01", "ladder", [between(i, i + 2, note=f"model {i}") for i in range(-1, 9)])
     assert row.verdict == OPEN
-    assert row.our_value == "2 inconclusive, 8 holds of 10; nearest to failing: model -1 0.0 (-1.0 to 1.0)"
+    assert row.our_value == "2 inconclusive, 8 hold of 10; nearest to failing: model -1 0.0 (-1.0 to 1.0)"
 
 
 def test_verdicts_are_recorded_with_the_claim(tmp_path, monkeypatch):
@@ -255,7 +255,7 @@ def test_the_margin_is_recorded_and_drawn(tmp_path):
     assert recorded.margin.tolist()[:2] == [pytest.approx(1), pytest.approx(-2)] and np.isnan(recorded.margin[2])
     figure = figures.claims_forest(recorded)
     known = len(published.claims())
-    assert figure.message == f"{known} claims: by ladder 1 hold, 1 fail, 0 stay open"
+    assert figure.message == f"{known} claims: on our ladder 1 hold, 1 fail, 0 stay open"
     marks = [line for line in figure.axes[0].lines if line.get_ls() == "None"]
     assert [line.get_xdata()[0] for line in marks] == pytest.approx([1, -2])
     assert len(figure.axes[0].texts) == known - 2

@@ -49,7 +49,7 @@ def test_figure_3_says_what_it_cannot_show():
     curves = pd.DataFrame(rows, columns=names).assign(evidence="ladder", n=75, p=math.nan, rule="r", tasks=3)
     figure = figures.figure_3(curves)
     left, right = figure.axes
-    assert figure.message == "At equal sparsity CETT costs 10.0 points, Top-k 10.0, FAT-ε 10.0"
+    assert figure.message == "At equal sparsity CETT costs 10.0 points of task score, Top-k 10.0, FAT-ε 10.0"
     assert ", ".join(f"{family} 0 of 2" for family in figures.RULES) in figure.note
     assert (
         figure.note.startswith("ladder")

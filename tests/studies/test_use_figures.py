@@ -28,8 +28,11 @@ def test_distances_have_a_mark_for_each_kind_and_position():
         assert bar.lines[0].get_ydata().tolist() == expected
         first.append(f"{expected[0]:.0f}")
     assert figure.message == f"Sizes differ by {first[2]} to {first[3]} points, ReLU and SiLU by {first[4]}"
-    named = sorted(ax.texts, key=lambda text: text.get_position()[1])  # by the height of their last mark
-    assert [text.get_text() for text in named][-1] == "ReLU against SiLU" and len(named) == 5
+    keys = figure.legends[0].legend_handles
+    assert [key.get_label() for key in keys][-1] == "ReLU against SiLU" and len(keys) == 5
+    assert [(key.get_color(), key.get_markerfacecolor()) for key in keys] == [
+        (bar.lines[0].get_color(), bar.lines[0].get_markerfacecolor()) for bar in ax.containers
+    ]
 
 
 @pytest.mark.parametrize("models", [1, 5])

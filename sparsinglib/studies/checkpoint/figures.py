@@ -70,11 +70,11 @@ def heat_map(table: pd.DataFrame, results: Mapping[str, Measurement]) -> style.P
         message = f"{first} gives some of these tokens {spread:.0f} points more neurons than others"
         costs = {name: result.kl for name, result in results.items() if result.kl is not None}
         if len(costs) > 1:
-            others = " and ".join(f"{n} has {costs[n] / costs[first]:.1f} times" for n in list(costs)[1:])
-            message += f"; with as many neurons {others} that KL"
+            others = " and ".join(f"{costs[n] / costs[first]:.1f} ({n})" for n in list(costs)[1:])
+            message += f"; with as many neurons the predictions move {others} times as far"
         return fig.says(
             message,
-            f"The first {len(pieces)} tokens of a text; KL (nats per token): how far predictions move from dense.",
+            f"The first {len(pieces)} tokens of a text. How far predictions move from dense: KL, over all of it.",
         )
 
 

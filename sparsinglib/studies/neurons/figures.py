@@ -105,8 +105,8 @@ def figure_16(table: pd.DataFrame) -> style.Picture:
             else "How often each neuron is active in the first, middle and last layer",
             "Lines: smallest and largest model; band: from least to most of all sizes. "
             * several
-            + "In the title: gap between the two, mean over neurons, corpora, ReLU and SiLU. C47 asks that the middle "
-            "layer's is the smallest, by any two sizes.",
+            + "In the title: gap between the two, mean over neurons, corpora, ReLU and SiLU. C47 is judged on "
+            "neighbouring sizes, which lie closer together.",
         )
 
 
@@ -120,7 +120,7 @@ def distances(table: pd.DataFrame, positions: Sequence[str]) -> style.Picture:
     series = table.groupby(["kind", "activation"], sort=False).size().index
     middle: dict[str, list[float]] = {kind: [] for kind in labels}
     step = 0.8 / max(1, len(series))
-    ends = []
+    keys = []
     with style.context():
         fig, (ax,) = style.axes(1, 1, height=3.2)
         for k, (kind, activation) in enumerate(sorted(series, key=lambda s: list(labels).index(s[0]))):
@@ -133,15 +133,15 @@ def distances(table: pd.DataFrame, positions: Sequence[str]) -> style.Picture:
             x = np.arange(len(positions)) + step * (k - (len(series) - 1) / 2)
             ax.errorbar(x, rows["median"], bars, ms=5, capsize=3, **look | {"ls": ""})
             middle[kind].append(rows["median"].iloc[0])
-            ends.append((rows["median"].iloc[-1], label, look["color"]))
+            keys.append(Line2D([], [], **look | {"ls": ""}, ms=5, label=label))
         ax.set_xticks(range(len(positions)), positions)
         ax.grid(axis="x", visible=False)
-        ax.set(ylim=(0, None), ylabel="distance of curves (points)")
-        style.label_ends(ax, ends)
+        ax.set(ylim=(-0.8, None), ylabel="distance of curves (points)")
+        fig.legend(handles=keys, loc="outside right center")
         return fig.says(
             _differ(middle) or "No two curves to compare",
             "Distance: mean gap between two sorted curves. Mark: median over corpora and pairs of models; bar: least "
-            f"to most. Title: {positions[0]}.",
+            f"to most. Title: medians, {positions[0]}.",
         )
 
 

@@ -36,7 +36,8 @@ def residuals(trend: pd.DataFrame, laws: Laws) -> style.Picture:
         fig.supylabel("point less law (points)", fontsize=9)
         return fig.says(
             f"After warm-up a point lies {' and '.join(words)} from its law (median)",
-            "Grey: points left out as warm-up; some lie beyond the axes, one for the paper, one for the ladder.",
+            "Grey band: warm-up, left out; some of its points lie beyond the axes, one for the paper, one for the "
+            "ladder.",
         )
 
 

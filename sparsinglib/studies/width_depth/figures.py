@@ -80,8 +80,8 @@ def _draw_laws(ax: Axes, activation: pd.DataFrame, bend: Bend) -> str:
     deepest, widest = activation.sort_values("ratio")["last"].iloc[[0, -1]]
     return (
         f"From the deepest to the widest shape the activation ratio goes from {deepest:.1f} to {widest:.1f} %; a line "
-        f"in log(ratio) fits {'better' if straight < two else 'worse'} (misfit {straight:.2g}) than rise-then-level "
-        f"({two:.2g}); chance would give 1"
+        f"in log(ratio) fits {'better' if straight < two else 'worse'} than rise-then-level: misfits {straight:.2g} "
+        f"and {two:.2g} where chance gives 1"
     )
 
 
@@ -91,7 +91,7 @@ def _paper_activation(ax: Axes, main: pd.Series) -> None:
     beside: style.Look = {"textcoords": "offset points", "fontsize": 8}
     turn, level = facts.bottleneck_ratio, facts.level_above_bottleneck_pct
     ax.plot([turn, facts.x_axis_last_tick], [level, level], color="0.3", ls="--")
-    ax.annotate(f"level, as stated: {level:g} %", (turn, level), (2, 4), **beside)
+    ax.annotate(f"level: {level:g} %", (turn, level), (2, 4), **beside)
     ax.axvline(turn, color="0.3", ls=":")
     low, limit, high = 100 * main[["low", "a0", "high"]].astype(float)
     ax.errorbar(main.ratio, limit, [[limit - low], [high - limit]], capsize=3, **POINT)
