@@ -45,7 +45,7 @@ def output_dir() -> Path:
 
     Never the tracked ``figures``, which only ``make store`` writes.
     """
-    return Path(os.environ.get(OUTPUT) or ROOT / "build" / "figures").absolute()
+    return Path(os.environ.get(OUTPUT) or ROOT / "build" / "figures").expanduser().absolute()
 
 
 def cache_dir() -> Path:

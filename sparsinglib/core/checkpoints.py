@@ -153,7 +153,7 @@ def locate(name: str) -> tuple[str, dict[str, Any]]:
         if not path.is_file():
             raise CheckpointError(f"{name}: no such GGUF file.")
         return str(path.parent), {"gguf_file": path.name}
-    if (LADDER / name / "model.safetensors").is_file():
+    if path.name == name and (LADDER / name / "model.safetensors").is_file():  # ./0.1m-relu is the reader's own
         return str(LADDER / name), {}
     if path.is_dir():
         if not (path / "config.json").is_file():

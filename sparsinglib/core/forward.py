@@ -173,10 +173,14 @@ def _mask(entries: Mapping[str, Any], name: str, ids: Tensor, index: int) -> Ten
     """An entry of a batch as booleans in the shape of its ids; all true where there is none."""
     if entries.get(name) is None:
         return torch.ones_like(ids, dtype=torch.bool)
-    mask = torch.as_tensor(entries[name])
-    if mask.numel() != ids.numel():
+    mask = torch.as_tensor(entries[name]).cpu()
+    if mask.dim() == 1:
+        mask = mask[None]
+    if mask.shape != ids.shape:
         raise ValueError(f"Batch {index}: {name} {tuple(mask.shape)} does not fit token ids {tuple(ids.shape)}.")
-    return mask.bool().cpu().reshape(ids.shape)
+    if not bool(((mask == 0) | (mask == 1)).all()):
+        raise ValueError(f"Batch {index}: {name} must hold ones, for tokens that count, and zeros, and nothing else.")
+    return mask.bool()
 
 
 @torch.inference_mode()
@@ -205,7 +209,8 @@ def kl_divergence(dense: Tensor, sparse: Tensor) -> Tensor:
     parts = []
     for p, q in zip(dense.split(1024), sparse.split(1024), strict=True):
         log_p, log_q = p.float().log_softmax(-1), q.float().log_softmax(-1)
-        parts.append((log_p.exp() * (log_p - log_q)).sum(-1))
+        # A word that a model never gives has a logit of -inf, and adds nothing where both leave it out.
+        parts.append(torch.where(log_p.isneginf(), 0.0, log_p.exp() * (log_p - log_q)).sum(-1))
     return torch.cat(parts).cpu()
 
 

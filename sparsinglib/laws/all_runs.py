@@ -136,7 +136,8 @@ def posterior(
     warm-up to weigh, in that unit (default: ``CUTS`` of what all runs reached). Those that leave a run with too few
     points are left out. Raises ValueError that names the run whose points cannot be used.
     """
-    rows = points.assign(at=points.get("tokens_per_param", points.d)).sort_values(["run", "d"], ignore_index=True)
+    rows = points.assign(run=points.run.map(str), at=points.get("tokens_per_param", points.d))
+    rows = rows.sort_values(["run", "d"], ignore_index=True)
     parts = {str(run): part for run, part in rows.groupby("run", sort=True)}
     for run, part in parts.items():
         try:

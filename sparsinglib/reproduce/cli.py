@@ -141,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; exit status 1 if a notebook failed or the disk is full, 2 for bad input, 130 if interrupted."""
     options = read_options(arguments)
     own = bool(options.suite or options.settings)
-    out = options.out.resolve() if options.out else OUT / "own" if own else OUT
+    out = options.out.expanduser().resolve() if options.out else OUT / "own" if own else OUT
     try:
         chosen = find_notebooks(options.paths, options.notebooks)
         if options.store and own:

@@ -102,9 +102,11 @@ def examples(
     Raises:
         TaskError: unknown task (with the nearest names), no data, broken example file, more tokens to generate than
             the model's context holds.
-        ValueError: no tokenizer, a limit below 1, a rule that does not fit the model.
+        ValueError: no tokenizer, a limit below 1, a rule that does not fit the model, a model in training mode.
     """
     ffns = find_ffns(model)
+    if model.training:
+        raise ValueError("The model is in training mode, where dropout makes every score another: call model.eval().")
     if tokenizer is None:
         raise ValueError("tasks are text: this checkpoint has no tokenizer; load one that fits.")
     if not isinstance(tokenizer, PreTrainedTokenizerBase):

@@ -34,6 +34,8 @@ def documents(source: str | os.PathLike[str], corpora: Sequence[str] = ()) -> li
     Raises ValueError, naming the file and the reason.
     """
     path = Path(source).expanduser()
+    if not str(source).strip():
+        raise ValueError(f"the name of a text is empty; corpora: {', '.join(corpora)}")
     if len(str(path)) > 4096 or "\0" in str(path) or not os.path.exists(path):
         shown = f"{str(source)[:200]!r}" if "\n" in str(source) or len(str(source)) > 200 else source
         raise ValueError(f"no corpus and no file of that name: {shown}; corpora: {', '.join(corpora)}")

@@ -212,6 +212,13 @@ def test_broken_config_or_tokenizer(file, text, copied):
         sl.load(path, device_map="cpu")
 
 
+def test_a_path_is_never_a_name_of_the_ladder(tmp_path, monkeypatch):
+    shutil.copytree(GOLDEN / "tiny_minicpm_silu", tmp_path / "0.1m-relu")
+    monkeypatch.chdir(tmp_path)
+    assert sl.load("./0.1m-relu")[0].config.hidden_act == "silu"
+    assert sl.load("0.1m-relu")[0].config.hidden_act == "relu"
+
+
 def test_unknown_name_lists_the_ladder(tmp_path, monkeypatch):
     from sparsinglib.core import checkpoints as models
 

@@ -141,6 +141,28 @@ def test_a_search_that_ends_away_from_its_target_says_so(monkeypatch, responsive
 
 
 @pytest.mark.parametrize(
+    ("mask", "says"),
+    [
+        (torch.ones(64, 2), r"attention_mask \(64, 2\) does not fit token ids \(2, 64\)"),
+        (torch.ones(128), r"attention_mask \(1, 128\) does not fit"),
+        (torch.tensor([[0.0] * 40 + [-1e9] * 24] * 2), "attention_mask must hold ones, .* and zeros"),
+    ],
+    ids=["turned", "flat", "added to scores"],
+)
+def test_a_mask_of_another_shape_or_kind_is_refused(mask, says, ids):
+    rows = ids["tiny64"].reshape(1, -1)[:, :64].repeat(2, 1)
+    with pytest.raises(ValueError, match=f"Batch 0: {says}"):
+        sl.measure(golden_model("relu"), [{"input_ids": rows, "attention_mask": mask}], sl.TopK(0.2))
+
+
+def test_words_that_a_model_never_gives_add_nothing_to_kl():
+    dense, sparse = torch.randn(2, 5, 8)
+    without = forward.kl_divergence(dense[:, 1:], sparse[:, 1:])
+    dense[:, 0] = sparse[:, 0] = -torch.inf
+    assert forward.kl_divergence(dense, sparse).tolist() == pytest.approx(without.tolist(), abs=1e-6)
+
+
+@pytest.mark.parametrize(
     "p", [0, -1, float("nan"), float("inf"), "1", None, True, np.bool_(True), [0.1], {}, torch.tensor([1.0, 2.0]), 1j]
 )
 def test_increase_that_makes_no_sense(p, ids):

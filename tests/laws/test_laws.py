@@ -321,6 +321,12 @@ def test_every_law_has_a_simulated_truth_and_the_coefficients_it_names():
         coverage.study("gelu", "even", 0)
 
 
+def test_runs_may_have_numbers_for_names():
+    table = points({1: (D, noisy()), 2: (D, noisy(seed=1))})
+    found = laws.posterior("silu", table, draws=50)
+    assert found.limits().run.tolist() == ["1", "2"] and np.isfinite(found.limits().a0).all()
+
+
 # --- means and lines over runs ---------------------------------------------------------------------------------------
 
 

@@ -103,6 +103,16 @@ def test_tidy_columns_and_the_same_examples(scored):
     assert set(scored.p.dropna()) == {0.0}  # thresholds for a CETT, not for a p
 
 
+def test_a_model_in_training_is_refused_and_stays_so(model, evaluate):
+    model.train()
+    try:
+        with pytest.raises(ValueError, match="in training mode"):
+            evaluate("offline_last_word", limit=1)
+        assert model.training
+    finally:
+        model.eval()
+
+
 def test_the_model_is_left_as_it_was(model, thresholds, evaluate):
     before = copy.deepcopy(model.state_dict())
     evaluate("offline_agreement", thresholds, 2)

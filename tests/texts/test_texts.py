@@ -140,6 +140,9 @@ def test_texts_that_are_not_in_files(tmp_path):
     for source in (None, 3, b"bytes", table.drop(columns="text"), {"a": ["b"]}):
         with pytest.raises(ValueError, match=r"documents|no column text"):
             corpora.load(source)
+    for source in ("", "  "):  # not the folder one is in
+        with pytest.raises(ValueError, match="the name of a text is empty"):
+            corpora.load(source)
     for source in (TEXT * 500, "no\nsuch", "\0"):  # a text, where a name or path belongs
         with pytest.raises(ValueError, match="no corpus and no file") as error:
             corpora.load(source)
