@@ -129,10 +129,11 @@ def test_an_answer_below_its_target_everywhere_is_not_called_met(monkeypatch, re
 def test_a_search_that_ends_away_from_its_target_says_so(monkeypatch, responsive, criterion):
     model, text = responsive
     says = "search ended at"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
         met = sl.find_thresholds(model, [text], 3.0, criterion=criterion)
-    assert met.converged
+    rise, target = met.kl if criterion == "kl" else math.log(met.ppl_ratio), math.log(1.03)
+    assert met.converged and any(says in str(w.message) for w in heard) == (abs(rise - target) > 0.05 * target)
     # A point above the target was seen, but the answer lies far below it.
     ended(monkeypatch, math.log(met.cett / 2))
     with pytest.warns(UserWarning, match=rf"{says} CETT {met.cett / 2:.3f}.* not 1\.03"):
