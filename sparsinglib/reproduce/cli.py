@@ -2,20 +2,22 @@
 
 Notebooks whose cells, parameters, code and data are what they were in an earlier run are not run again, so a run that
 was interrupted goes on where it was. Executed copies, logs and what the runs remember lie in ``build/notebooks``,
-figures in ``build/figures``, all of them in ``build/own`` for other parameters than the notebooks' own. Paths among the
-parameters are those of the folder the command is given in. A run that ends with the claims notebook writes the page,
-``build/gallery/index.html``.
+figures in ``build/figures``; for other parameters than the notebooks' own in a folder of ``build/own``, one for each
+set of parameters. Paths among the parameters are those of the folder the command is given in. A run that ends with the
+claims notebook writes the page, ``build/gallery/index.html``.
 """
 
 import argparse
 import ast
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+import joblib
 import papermill
 import yaml
 from filelock import FileLock, Timeout
@@ -108,6 +110,16 @@ def plan(notebooks: Sequence[Path], settings: Sequence[str], suite: str, out: Pa
     return jobs
 
 
+def own_folder(suite: str, settings: Sequence[str]) -> Path:
+    """Folder of the runs with these parameters, and of no others: a name to know it by and a digest."""
+    given = {"--suite": suite} if suite else {}
+    given = dict(sorted((given | dict(setting.partition("=")[::2] for setting in settings)).items()))
+    paths = {name: path for name, value in given.items() if os.path.exists(path := os.path.expanduser(value))}
+    placed = given | {name: os.path.abspath(path) for name, path in paths.items()}
+    said = re.sub(r"[^\w.=]+", "-", " ".join(f"{name}={value}" for name, value in given.items()))[:60].strip("-")
+    return OUT / "own" / f"{said}-{joblib.hash(placed)[:8]}"
+
+
 def kernel_environment(jobs: int, dask: str) -> dict[str, str]:
     """Environment of the kernels: one thread each if they run side by side, and where tasks run."""
     threads = dict.fromkeys(THREADS, "1") if jobs > 1 else {}
@@ -123,9 +135,8 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--suite", default="", help=suite)
     two = min(2, os.cpu_count() or 1)
     parser.add_argument("--jobs", type=int, default=two, help="notebooks run side by side (default: %(default)s)")
-    parser.add_argument(
-        "--out", type=Path, help="folder for all it writes (default: build; build/own for own parameters)"
-    )
+    place = "folder for all it writes (default: build; for own parameters one of their own in build/own)"
+    parser.add_argument("--out", type=Path, help=place)
     setting = "a parameter, for every chosen notebook that has it; may be given several times"
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE", help=setting)
     parser.add_argument("--store", action="store_true", help="keep outputs in the notebooks, figures in figures/")
@@ -141,7 +152,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; exit status 1 if a notebook failed or the disk is full, 2 for bad input, 130 if interrupted."""
     options = read_options(arguments)
     own = bool(options.suite or options.settings)
-    out = options.out.expanduser().resolve() if options.out else OUT / "own" if own else OUT
+    default = own_folder(options.suite, options.settings) if own else OUT
+    out = options.out.expanduser().resolve() if options.out else default
     try:
         chosen = find_notebooks(options.paths, options.notebooks)
         if options.store and own:
@@ -153,6 +165,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             suites.validate_suite(suite)
             print(suite.gaps() or f"{suite.name}: all {len(suite.checkpoints)} checkpoints are there")
         jobs = plan(chosen, options.settings, options.suite, out)
+        if own:
+            print(f"Results go to {out}")
     except ValueError as error:
         options.fail(str(error))
     try:

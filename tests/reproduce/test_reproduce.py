@@ -256,7 +256,7 @@ paper.record_verdicts("test_only", [])
 """
 
 
-def test_no_run_writes_on_tracked_files_but_the_one_that_stores(tmp_path, monkeypatch):
+def test_no_run_writes_on_tracked_files_but_the_one_that_stores(tmp_path, monkeypatch, capsys):
     """However it is started: by hand, with papermill, by this command."""
     shipped = tmp_path / "shipped"
     monkeypatch.delenv(files.OUTPUT, raising=False)
@@ -271,8 +271,13 @@ def test_no_run_writes_on_tracked_files_but_the_one_that_stores(tmp_path, monkey
     papermill.execute_notebook(str(path), None, {"x": 5}, progress_bar=False)
     for left in (FIGURES.parent / "build" / "figures").rglob("test_only.*"):
         left.unlink()
-    assert cli.main([str(path), "--set", "x=7"]) == 0
-    assert pd.read_csv(tmp_path / "build" / "own" / "figures" / "test_only.csv").x.tolist() == [2.333]
+    for x, third in (("7", 2.333), ("8", 2.667), ("7", 2.333)):
+        assert cli.main([str(path), "--set", f"x={x}"]) == 0
+        (folder,) = (tmp_path / "build" / "own").glob(f"x={x}-*")
+        assert pd.read_csv(folder / "figures" / "test_only.csv").x.tolist() == [third]
+        said = capsys.readouterr().out
+        assert str(folder) in said
+    assert "01_a: unchanged" in said  # the run between took nothing of the first one's place
     assert cli.main([str(path)]) == 0
     assert not shipped.exists() and git_status() == before
     assert cli.main([str(path), "--store"]) == 0
@@ -286,6 +291,21 @@ def git_status():
     """What changed among the tracked files."""
     call = ["git", "-C", str(FIGURES.parent), "status", "--porcelain", "figures", "notebooks"]
     return subprocess.run(call, capture_output=True, text=True, check=False).stdout
+
+
+def test_each_set_of_parameters_has_a_folder_of_its_own(tmp_path, monkeypatch):
+    for place in ("a", "b"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "mine.txt").touch()
+    monkeypatch.chdir(tmp_path / "a")
+    sets = [("", ["x=1"]), ("", ["x=2"]), ("", ["x=1", "y=/"]), ("ladder", []), ("ladder", ["x=1"]), ("", ["t=mine.txt"]),
+            ("", ["t=mine:txt"])]  # fmt: skip
+    found = [cli.own_folder(*one) for one in sets]
+    monkeypatch.chdir(tmp_path / "b")
+    found.append(cli.own_folder("", ["t=mine.txt"]))  # another file of that name
+    assert len(set(found)) == len(found)
+    assert cli.own_folder("ladder", ["y=2", "x=3", "x=1"]) == cli.own_folder("ladder", ["x=1", "y=2"])
+    assert cli.own_folder("ladder", ["x=1"]).parent == cli.OUT / "own"
 
 
 def test_kernels_are_told_where_tasks_run():
