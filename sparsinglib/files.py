@@ -45,7 +45,8 @@ def output_dir() -> Path:
 
     Never the tracked ``figures``, which only ``make store`` writes.
     """
-    return Path(os.environ.get(OUTPUT) or ROOT / "build" / "figures").expanduser().absolute()
+    root = Path.cwd() if CARRIED else ROOT
+    return Path(os.environ.get(OUTPUT) or root / "build" / "figures").expanduser().absolute()
 
 
 def cache_dir() -> Path:

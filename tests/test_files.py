@@ -138,3 +138,10 @@ def test_who_does_not_want_to_wait_is_told_that_another_is_at_work(tmp_path):
     go.set()
     assert files.kept(tmp_path, "key", lambda: pytest.fail("made twice")) is True
     other.join()
+
+
+def test_figures_of_an_installed_package_go_where_the_reader_is_now(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "CARRIED", True)
+    monkeypatch.delenv(files.OUTPUT, raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert files.output_dir() == tmp_path / "build" / "figures"

@@ -18,6 +18,13 @@ import numba
 import numpy as np
 from numba.extending import overload
 
+from ..files import cache_dir
+
+# By itself numba keeps compiled code in the module's folder, which may be read-only or shared. Set while the functions
+# below are declared, so that others' stay where they are.
+_ELSEWHERE = numba.config.CACHE_DIR  # type: ignore[attr-defined]
+numba.config.CACHE_DIR = _ELSEWHERE or str(cache_dir() / "numba")  # type: ignore[attr-defined]
+
 
 @cache
 def tbb() -> bool:
@@ -269,6 +276,7 @@ def _compile(function: Callable, parallel: Any) -> Callable:
 _COMPILED = {
     function: tuple(_compile(function, how) for how in (False, _THREADED)) for function in (product, all_up, gathered)
 }
+numba.config.CACHE_DIR = _ELSEWHERE  # type: ignore[attr-defined]
 
 
 def run(function: Callable, threads: int, *arguments: Any) -> Any:

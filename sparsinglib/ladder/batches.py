@@ -1,9 +1,9 @@
 """The ladder's tokenizer and its training data: token ids of the four sets, cut into windows in one fixed order."""
 
 import hashlib
+import os
 import random
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,10 +23,16 @@ NEW_PROBLEMS = 4297
 NEW_WINDOWS = 40_000  # of each new seed; its problems make some 43,000
 
 
-def train_tokenizer(directory: Path = LADDER_TOKENIZER) -> PreTrainedTokenizerBase:
-    """Train the byte-level BPE tokenizer on 12M characters and save it where ``AutoTokenizer`` can load it."""
+def train_tokenizer(directory: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
+    """Train the byte-level BPE tokenizer on 12M characters and save it where ``AutoTokenizer`` can load it.
+
+    Raises ValueError for a directory that is there: the shipped models read no tokenizer but the shipped one.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+    place = arguments.path("directory", directory)
+    if place.exists():
+        raise ValueError(f"directory: {place} is there already; give a new one.")
     text = corpora.load("mixture", "train")[:12_000_000]
     tokenizer = Tokenizer(models.BPE())
     digits, pieces = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -41,7 +47,7 @@ def train_tokenizer(directory: Path = LADDER_TOKENIZER) -> PreTrainedTokenizerBa
     tokenizer.train_from_iterator((text[i : i + 5000] for i in range(0, len(text), 5000)), trainer)
     ends = dict.fromkeys(("bos_token", "eos_token", "pad_token"), "<|endoftext|>")
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **ends, model_max_length=recipe.CONTEXT)
-    with replacing_directory(directory) as partial:
+    with replacing_directory(place) as partial:
         fast.save_pretrained(partial)
     return fast
 

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
-Z90 = 1.645  # standard errors to either end of a 90 % interval
 WITHIN = 0.6827  # the share of a normal distribution within one standard error; of one with long tails its middle part
 
 

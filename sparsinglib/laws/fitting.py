@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy import optimize
+from scipy import optimize, special
 
 from . import curve
 from .curve import Array, Tails, law
@@ -99,7 +99,7 @@ def nearest(kind: str, tokens: ArrayLike, activation_ratio: ArrayLike, drop: int
     flags = {
         "alpha at bound": np.abs(best[0] - BOUNDS[0]).min() < 1e-3,
         "a0 at bound": a0 in (0.0, 1.0),
-        f"moves against the {kind} law": move == 0 or sign * moved < -curve.Z90 * error,
+        f"moves against the {kind} law": move == 0 or sign * moved < special.ndtri(0.05) * error,
     }
     said = tuple(text for text, true in flags.items() if true)
     return Fit(kind, float(np.exp(best[0])), float(b), float(c), float(a0), d, y, drop, said)

@@ -16,11 +16,11 @@ import yaml
 from pydantic import ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from ..core import arguments
+from ..core.arguments import CORPORA
 from ..core.checkpoints import WHEEL, ladder_names
 from ..files import SUITES
-from ..texts import corpora
 
-CORPORA = (*corpora.SOURCES, "mixture")
 PARTS = {  # of a checkpoint's directory, and the names that each may have
     "config.json": ("config.json",),
     "weights": ("*.safetensors", "pytorch_model*.bin"),
@@ -133,9 +133,10 @@ def read(suite: str | Path) -> Suite:
     """Read a suite: a shipped name, a YAML file, or a directory of downloaded checkpoints of the released suite.
 
     Such a directory holds one folder for each checkpoint, named as the last part of its hub id. Raises SuiteError that
-    names the file and the entry; a checkpoint that is not there is no error as long as one is.
+    names the file and the entry, ValueError for what is no name; a checkpoint that is not there is no error as long as
+    one is.
     """
-    path = Path(suite).expanduser()
+    path = arguments.path("suite", suite)
     if path.is_dir():
         released = _parse(SUITES / "released.yaml")
         placed = [os.path.abspath(path / c.source.rpartition("/")[2]) for c in released.checkpoints]

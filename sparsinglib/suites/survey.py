@@ -22,12 +22,13 @@ from filelock import Timeout
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file, extract_commit_hash
 
+from ..core import arguments
 from ..core.checkpoints import load, locate
 from ..core.measure import Measurement
 from ..core.measure import measure as measure_model
 from ..core.rules import Rule
 from ..core.search import find_thresholds
-from ..core.thresholds import Thresholds
+from ..core.thresholds import Thresholds, as_rule
 from ..core.token_batches import token_batches
 from ..files import code_digest, content_digest, kept
 from ..texts import corpora
@@ -88,11 +89,13 @@ def measure(
 ) -> dict[Key, Measurement]:
     """Measure checkpoints of a suite under each rule on each corpus; what was measured before is read from disk.
 
-    ``checkpoints`` and ``tokens`` default to the suite's. Raises what loading and measuring raise; tasks done until
-    then are kept.
+    ``checkpoints`` and ``tokens`` (2 or more) default to the suite's. Raises ValueError for what is no rule or number,
+    and what loading and measuring raise; tasks done until then are kept.
     """
+    tokens = suite.tokens if tokens is None else arguments.whole("tokens", tokens, 2)
+    rules = {name: rule if isinstance(rule, PPLIncrease) else as_rule(rule) for name, rule in rules.items()}
     tasks = {
-        Key(c.name, name, corpus): Task(c, rule, Text(corpus, tokens or suite.tokens, suite.sequence_length))
+        Key(c.name, name, corpus): Task(c, rule, Text(corpus, tokens, suite.sequence_length))
         for c in (suite.checkpoints if checkpoints is None else checkpoints)
         for corpus in suite.corpora
         for name, rule in rules.items()

@@ -26,6 +26,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..core import arguments
+from ..core.ffn import FFN
 from ..core.hooks import sparsify
 from ..core.layout import find_ffns
 from ..core.rules import Rule
@@ -100,34 +101,24 @@ def examples(
         cache: where finished pairs of rule and task are kept (default: in the cache directory).
 
     Raises:
-        TaskError: unknown task (with the nearest names), no data, broken example file, more tokens to generate than
-            the model's context holds.
-        ValueError: no tokenizer, a limit below 1, a rule that does not fit the model, a model in training mode.
+        TaskError: unknown task (with the nearest names), no ``folder``, no data, broken example file, more tokens to
+            generate than the model's context holds.
+        ValueError: no tokenizer, a limit below 1, a rule that does not fit the model, a model in training mode, a
+            ``cache`` that is no folder.
     """
-    ffns = find_ffns(model)
-    if model.training:
-        raise ValueError("The model is in training mode, where dropout makes every score another: call model.eval().")
-    if tokenizer is None:
-        raise ValueError("tasks are text: this checkpoint has no tokenizer; load one that fits.")
-    if not isinstance(tokenizer, PreTrainedTokenizerBase):
-        raise ValueError(f"tokenizer must be one, as load gives it; got {type(tokenizer).__name__}.")
+    ffns, tokenizer = _checked(model, tokenizer)
     limit = None if limit is None else arguments.whole("limit, the examples of a task,", limit, 1)
     most = None if max_new_tokens is None else arguments.whole("max_new_tokens", max_new_tokens, 1)
     batch_size = arguments.whole("batch_size", batch_size, 1)
     run_code = arguments.flag("run_code", run_code)
-    place = None if folder is None else arguments.path("folder", folder)
     named = _named(thresholds)
     for rule in named.values():
         rule.check(ffns)
     chosen = _chosen(tasks)
-    if shots is not None and not isinstance(shots, Mapping):
-        raise ValueError(f"shots must give a number by task, as {{{chosen[0]!r}: 5}}; got {shots!r:.100}.")
-    wanted = {task: arguments.whole(f"shots of {task}", number, 0) for task, number in (shots or {}).items()}
-    if strange := sorted(set(wanted) - set(chosen)):
-        raise ValueError(f"shots are given for {', '.join(strange)}, not among the tasks: {', '.join(chosen)}.")
+    wanted = _shots(shots, chosen)
+    place, scores = _places(folder, cache)
     harness = Harness(model, tokenizer, chosen, place, batch_size, most, run_code)
     loaded = {task: harness.load(task, wanted.get(task)) for task in chosen}
-    scores = cache_dir() / "scores" if cache is None else arguments.path("cache", cache)
     settings = {t: (t, task_digest(loaded[t], place, limit), wanted.get(t), limit, most) for t in chosen}
     digest = model_digest(model, tokenizer)
     label = name or tokenizer.name_or_path or type(model).__name__
@@ -145,6 +136,40 @@ def examples(
             stacklevel=2,
         )
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _checked(model: PreTrainedModel, tokenizer: Any) -> tuple[Sequence[FFN], PreTrainedTokenizerBase]:
+    """The model's FFNs and the tokenizer, or a ValueError that says why they cannot be scored."""
+    ffns = find_ffns(model)
+    if model.training:
+        raise ValueError("The model is in training mode, where dropout makes every score another: call model.eval().")
+    if tokenizer is None:
+        raise ValueError("tasks are text: this checkpoint has no tokenizer; load one that fits.")
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise ValueError(f"tokenizer must be one, as load gives it; got {type(tokenizer).__name__}.")
+    return ffns, tokenizer
+
+
+def _shots(shots: Any, chosen: Sequence[str]) -> dict[str, int]:
+    if shots is not None and not isinstance(shots, Mapping):
+        raise ValueError(f"shots must give a number by task, as {{{chosen[0]!r}: 5}}; got {shots!r:.100}.")
+    wanted = {task: arguments.whole(f"shots of {task}", number, 0) for task, number in (shots or {}).items()}
+    if strange := sorted(set(wanted) - set(chosen)):
+        raise ValueError(f"shots are given for {', '.join(strange)}, not among the tasks: {', '.join(chosen)}.")
+    return wanted
+
+
+def _places(folder: Any, cache: Any) -> tuple[Path | None, Path]:
+    """The reader's folder of tasks, which is there, and that of finished scores, which is made."""
+    tasks = None if folder is None else arguments.path("folder", folder)
+    if tasks is not None and not tasks.is_dir():
+        raise TaskError(f"folder: there is no folder {tasks}; give the one that holds your tasks' YAML files.")
+    scores = cache_dir() / "scores" if cache is None else arguments.path("cache", cache)
+    try:
+        scores.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"cache: {scores} is no folder and cannot be one ({error.strerror}); give another.") from error
+    return tasks, scores
 
 
 def _chosen(tasks: str | Iterable[str] | None) -> list[str]:

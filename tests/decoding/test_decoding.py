@@ -381,6 +381,7 @@ import numba, numpy as np
 from sparsinglib.decoding import kernel
 threads = {threads}
 weights, nothing, x = np.ones((8, 4), np.float32), np.zeros(8, np.float32), np.ones(4, np.float32)
+assert not numba.config.CACHE_DIR  # that of others' functions
 assert (kernel.run(kernel.product, threads, weights, nothing, x) == 4).all()
 try:
     print(numba.threading_layer())
@@ -394,6 +395,8 @@ def test_two_threads_are_two_though_one_is_in_the_cache(tmp_path):
     seen = []
     for threads in (1, 2):
         call = [sys.executable, "-c", ONE_CALL.format(threads=threads)]
-        environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "NUMBA_NUM_THREADS": "2"}
+        environment = os.environ | {"SPARSINGLIB_CACHE": str(tmp_path), "NUMBA_CACHE_DIR": "", "NUMBA_NUM_THREADS": "2"}
         seen.append(subprocess.run(call, env=environment, capture_output=True, text=True, check=True).stdout.strip())
     assert seen == ["no threads", "tbb" if kernel.tbb() else "workqueue"]
+    kinds = {path.name.split(".")[1].split("-")[0] for path in (tmp_path / "numba").rglob("*.nbi")}
+    assert {"product_alone", "product_threaded"} <= kinds

@@ -298,9 +298,8 @@ def test_each_set_of_parameters_has_a_folder_of_its_own(tmp_path, monkeypatch):
         (tmp_path / place).mkdir()
         (tmp_path / place / "mine.txt").touch()
     monkeypatch.chdir(tmp_path / "a")
-    sets = [("", ["x=1"]), ("", ["x=2"]), ("", ["x=1", "y=/"]), ("ladder", []), ("ladder", ["x=1"]), ("", ["t=mine.txt"]),
-            ("", ["t=mine:txt"])]  # fmt: skip
-    found = [cli.own_folder(*one) for one in sets]
+    settings = [["x=1"], ["x=2"], ["x=1", "y=/"], ["t=mine.txt"], ["t=mine:txt"]]
+    found = [*(cli.own_folder("", one) for one in settings), *(cli.own_folder("ladder", one) for one in ([], ["x=1"]))]
     monkeypatch.chdir(tmp_path / "b")
     found.append(cli.own_folder("", ["t=mine.txt"]))  # another file of that name
     assert len(set(found)) == len(found)

@@ -142,6 +142,21 @@ def test_an_unknown_suite_lists_the_known():
         suites.read("leader")
 
 
+@pytest.mark.parametrize("given", [None, 3, "", " "])
+def test_what_is_no_name_is_no_suite(given):
+    with pytest.raises(ValueError, match="suite must be a path, got"):
+        suites.read(given)
+
+
+@pytest.mark.parametrize(("options", "said"), [({"tokens": 0}, "tokens must be a whole number of at least 2, got 0"),
+                                               ({"tokens": "many"}, "tokens must be a whole"),
+                                               ({"rules": {"a": 0.1}}, "the rule must be Thresholds")])  # fmt: skip
+def test_what_cannot_be_measured_is_said_before_a_model_is_loaded(options, said, text_file, monkeypatch):
+    monkeypatch.setattr(survey, "loaded", None)
+    with pytest.raises(ValueError, match=said):
+        survey.measure(suite_of(text_file), **{"rules": {"fat": sl.FAT(0.1)}} | options)
+
+
 def test_a_measurement_equals_the_library_s(cached, text_file):
     found = survey.measure(suite_of(text_file), {"fat": sl.FAT(0.1)})
     model, tokenizer = sl.load("0.4m-relu")

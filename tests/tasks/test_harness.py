@@ -431,6 +431,8 @@ def test_the_path_of_thresholds_is_a_rule(evaluate, thresholds, tmp_path):
         ({"shots": {"offline_span": -1}}, "shots of offline_span"),
         ({"folder": 3}, "folder must be a path"),
         ({"cache": 3}, "cache must be a path"),
+        ({"folder": "/no/such"}, "there is no folder /no/such; give the one"),
+        ({"cache": __file__}, r"cache: .*test_harness\.py is no folder.*give another"),
         ({"run_code": "no"}, "run_code"),
         ({"thresholds": 0.1}, "the rule must be Thresholds"),
         ({"thresholds": {"mine": 0.1}}, "the rule must be Thresholds"),

@@ -9,6 +9,7 @@ from fractions import Fraction
 import pytest
 from transformers import AutoTokenizer
 
+from sparsinglib.core.checkpoints import LADDER_TOKENIZER
 from sparsinglib.ladder import batches
 from sparsinglib.texts import corpora
 from sparsinglib.texts import worksheets as problems
@@ -36,6 +37,10 @@ def test_the_tokenizer_is_trained_again_from_the_text(tmp_path, monkeypatch):
     pieces = again.convert_ids_to_tokens(ids)
     assert {"1", "9", "0", "5"} <= set(pieces)  # single digits
     assert again.convert_ids_to_tokens(again(" turns")["input_ids"]) == ["Ġturns"]  # frequent: one token
+    monkeypatch.setattr(batches.corpora, "load", None)
+    for there in (LADDER_TOKENIZER, str(tmp_path)):
+        with pytest.raises(ValueError, match="is there already; give a new one"):
+            batches.train_tokenizer(there)
 
 
 # --- named corpora -------------------------------------------------------------------------------

@@ -13,9 +13,9 @@ from typing import Any
 import pandas as pd
 
 from ...core import arguments
+from ...core.forward import Z90
 from ...files import LADDER
 from ...ladder import recipe, snapshots
-from ...laws.curve import Z90
 from ...paper import published
 from ...paper.published import ACTIVATIONS, TOKEN_UNITS
 from ...texts import files as texts
