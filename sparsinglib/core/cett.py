@@ -15,10 +15,11 @@ from transformers import PreTrainedModel
 from . import forward
 from .ffn import FFN, mean_ratio
 from .forward import Batch, Batches, TokenBatches
-from .hooks import as_seen, hook_ffns, sparse_logits
+from .hooks import hook_ffns
 from .layout import find_ffns
 from .probe import probe
 from .rules import above_threshold
+from .scan import scan_batches
 from .thresholds import Thresholds
 
 KEPT_BYTES = 2**28  # neuron values of a dense pass held at once: of a text that fits, all of them are
@@ -264,24 +265,13 @@ class CettCurves:
     def measure(self, cett: float, thresholds: Sequence[float], one_in: int = 1) -> Point:
         """One sparse pass at given thresholds (``cett`` is only noted); with KL, a dense one beside it."""
         rule = Thresholds(tuple(thresholds), cett, math.nan, None, math.nan)
-        total = np.zeros(len(self.ffns))
-        rises, divergences, tokens = [], [], 0
-        for batch, dense_loss in self._pieces(one_in):
-            with as_seen(self.ffns):
-                dense = forward.logits(self.model, batch) if self.with_kl else None
-            sparse, counts = sparse_logits(self.model, batch, self.ffns, rule)
-            total += counts
-            loss = forward.require_finite(forward.losses(sparse, batch), "sparse loss")
-            rises.append(forward.block_sums(loss - dense_loss, batch))
-            tokens += int(batch.valid.sum())
-            if dense is not None:
-                divergences.append(forward.block_sums(forward.kl_divergence(dense, sparse), batch))
+        batches, losses = zip(*self._pieces(one_in), strict=True)
+        found = scan_batches(self.model, self.ffns, batches, [rule], self.with_kl, losses)
         if one_in == 1:
             self.sparse_passes += 1
             self.dense_passes += self.with_kl
-        log_ratio, se = forward.mean_and_error(rises)
-        blocks = torch.cat(divergences or rises)
+        log_ratio, se = forward.mean_and_error(found.rises[0])
+        blocks = (found.kl or found.rises)[0]
         rise, error = forward.mean_and_error(blocks)
-        ratio = mean_ratio(self.ffns, total.tolist()) / tokens
         kl = rise if self.with_kl else None
-        return Point(cett, log_ratio, se, kl, ratio, list(thresholds), blocks, rise, error)
+        return Point(cett, log_ratio, se, kl, float(found.activation_ratio[0]), list(thresholds), blocks, rise, error)

@@ -16,10 +16,11 @@ from transformers import PreTrainedModel
 from . import arguments, forward
 from .ffn import FFN, Experts
 from .forward import Batch, Batches, TokenBatches
-from .hooks import as_seen, hook_ffns, marks
+from .hooks import hook_ffns, marks
 from .layout import find_ffns
 from .probe import probe
 from .rules import CETT, Rule
+from .scan import compare
 from .search import thresholds_for_cett
 from .thresholds import Thresholds, as_rule
 
@@ -191,17 +192,16 @@ def measure(
     embedding: Any = model.get_input_embeddings()
     keep = corpus.tokens <= MOST_KEPT_TOKENS if keep_tokens is None else keep_tokens
     counter = _Counter(rule, ffns, embedding.weight.shape[0], cett, keep)
-    for batch in corpus:
-        with as_seen(ffns):
-            dense = forward.logits(model, batch)
-        dense_loss = forward.require_finite(forward.losses(dense, batch), "dense loss")
+
+    def run(batch: Batch) -> Tensor:
         counter.start(batch)
         with hook_ffns(ffns, counter.mask, gate=rule.uses_gate, on_output=counter.after):
-            sparse = forward.logits(model, batch)
-        loss = forward.require_finite(forward.losses(sparse, batch), "sparse loss")
-        divergence = forward.kl_divergence(dense, sparse) if kl else None
-        counter.finish(batch, dense_loss, loss - dense_loss, divergence)
-    return counter.result()
+            scores = forward.logits(model, batch)
+        counter.finish(batch)
+        return scores
+
+    dense, [rises], divergences = compare(model, ffns, corpus, [run], kl)
+    return counter.result(dense, rises, divergences[0] if kl else None)
 
 
 class _Counter:
@@ -224,7 +224,6 @@ class _Counter:
         self.vocabulary = torch.zeros(layers, vocabulary, dtype=torch.int64)
         self.vocabulary_squares = torch.zeros(vocabulary, dtype=torch.float64)
         self.vocabulary_tokens = torch.zeros(vocabulary, dtype=torch.int64)
-        self.losses: list[tuple[Tensor, Tensor, Tensor | None]] = []
         self.kept: list[tuple[Tensor, Tensor]] = []
         self.after = self.compare if cett else None
 
@@ -253,7 +252,7 @@ class _Counter:
         counts = full > 0 if self.valid is None else (full > 0) & self.valid.on(full.device)
         self.found[ffn.site]["cett"] = torch.where(counts, tail / full, 0.0).double().sum()
 
-    def finish(self, batch: Batch, dense: Tensor, rise: Tensor, divergence: Tensor | None) -> None:
+    def finish(self, batch: Batch) -> None:
         if not batch.valid.any():
             return
         active = torch.zeros(len(self.positions), batch.valid.numel(), dtype=torch.int64)
@@ -274,13 +273,10 @@ class _Counter:
         self.vocabulary.index_add_(1, ids, active)
         self.vocabulary_squares.index_add_(0, ids, (active / self.widths[:, None]).mean(dim=0) ** 2)
         self.vocabulary_tokens += torch.bincount(ids, minlength=len(self.vocabulary_tokens))
-        divergent = None if divergence is None else forward.block_sums(divergence, batch)
-        self.losses.append((forward.block_sums(dense, batch), forward.block_sums(rise, batch), divergent))
         if self.keep:
             self.kept.append((ids, active))
 
-    def result(self) -> Measurement:
-        dense, rise, divergence = zip(*self.losses, strict=True)
+    def result(self, dense: Tensor, rises: Tensor, divergences: Tensor | None) -> Measurement:
         return Measurement(
             rule=self.rule,
             layers=self.layers,
@@ -292,9 +288,9 @@ class _Counter:
             vocabulary_counts=self.vocabulary,
             vocabulary_squares=self.vocabulary_squares,
             vocabulary_tokens=self.vocabulary_tokens,
-            dense_blocks=torch.cat(dense),
-            rise_blocks=torch.cat(rise),
-            kl_blocks=None if divergence[0] is None else torch.cat(divergence),
+            dense_blocks=dense,
+            rise_blocks=rises,
+            kl_blocks=divergences,
             kept=(torch.cat([k[0] for k in self.kept]), torch.cat([k[1] for k in self.kept], 1)) if self.kept else None,
         )
 

@@ -1,7 +1,8 @@
-"""Several rules on one text: a dense pass and a sparse one for each, without statistics by token and neuron."""
+"""Rules against all neurons: a dense pass over a text and a sparse one for each rule, losses paired by token."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -9,11 +10,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from . import forward
-from .ffn import mean_ratio
-from .forward import Batches, TokenBatches
+from .ffn import FFN, mean_ratio
+from .forward import Batch, Batches, TokenBatches
 from .hooks import as_seen, sparse_logits
 from .layout import find_ffns
 from .rules import Rule
+from .thresholds import as_rule
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,23 +45,57 @@ def scan(model: PreTrainedModel, batches: Batches, rules: Sequence[Rule], *, kl:
     if not rules:
         raise ValueError("scan needs at least one rule.")
     for rule in rules:
-        rule.check(ffns)
-    corpus = TokenBatches(model, batches)
+        as_rule(rule).check(ffns)
+    return scan_batches(model, ffns, TokenBatches(model, batches), rules, kl)
+
+
+def scan_batches(
+    model: PreTrainedModel,
+    ffns: Sequence[FFN],
+    batches: Iterable[Batch],
+    rules: Sequence[Rule],
+    kl: bool,
+    known: Sequence[Tensor] | None = None,
+) -> Scan:
+    """``scan`` of what was checked before; ``known`` as in ``compare``."""
     active = np.zeros((len(rules), len(ffns)))
+
+    def run(index: int, batch: Batch) -> Tensor:
+        scores, counts = sparse_logits(model, batch, ffns, rules[index])
+        active[index] += counts
+        return scores
+
+    found = compare(model, ffns, batches, [partial(run, index) for index in range(len(rules))], kl, known)
+    ratios = [mean_ratio(ffns, row) for row in active.tolist()]
+    return Scan(np.array(ratios) / sum(int(batch.valid.sum()) for batch in batches), *found)
+
+
+def compare(
+    model: PreTrainedModel,
+    ffns: Sequence[FFN],
+    batches: Iterable[Batch],
+    runs: Sequence[Callable[[Batch], Tensor]],
+    kl: bool,
+    known: Sequence[Tensor] | None = None,
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """What ``Scan`` has of losses: dense, and rises and KL of each sparse run, which gives a batch's logits.
+
+    ``known`` holds each batch's dense losses where they were computed before: then only KL asks for a dense pass.
+    Raises ValueError if a loss is not finite.
+    """
     dense_sums: list[Tensor] = []
-    rises: list[list[Tensor]] = [[] for _ in rules]
-    divergences: list[list[Tensor]] = [[] for _ in rules if kl]
-    for batch in corpus:
-        with as_seen(ffns):
-            dense = forward.logits(model, batch)
-        dense_loss = forward.require_finite(forward.losses(dense, batch), "dense loss")
-        dense_sums.append(forward.block_sums(dense_loss, batch))
-        for index, rule in enumerate(rules):
-            sparse, counts = sparse_logits(model, batch, ffns, rule)
-            active[index] += counts
-            loss = forward.require_finite(forward.losses(sparse, batch), "sparse loss")
-            rises[index].append(forward.block_sums(loss - dense_loss, batch))
+    rises: list[list[Tensor]] = [[] for _ in runs]
+    divergences: list[list[Tensor]] = [[] for _ in runs if kl]
+    for index, batch in enumerate(batches):
+        if kl or known is None:
+            with as_seen(ffns):
+                dense = forward.logits(model, batch)
+        loss = forward.losses(dense, batch) if known is None else known[index]
+        dense_sums.append(forward.block_sums(forward.require_finite(loss, "dense loss"), batch))
+        for number, run in enumerate(runs):
+            sparse = run(batch)
+            rise = forward.require_finite(forward.losses(sparse, batch), "sparse loss") - loss
+            rises[number].append(forward.block_sums(rise, batch))
             if kl:
-                divergences[index].append(forward.block_sums(forward.kl_divergence(dense, sparse), batch))
-    ratios = np.array([mean_ratio(ffns, row) for row in active.tolist()]) / corpus.tokens
-    return Scan(ratios, torch.cat(dense_sums), list(map(torch.cat, rises)), list(map(torch.cat, divergences)))
+                divergences[number].append(forward.block_sums(forward.kl_divergence(dense, sparse), batch))
+    return torch.cat(dense_sums), list(map(torch.cat, rises)), list(map(torch.cat, divergences))
