@@ -67,13 +67,15 @@ def load(
             )
     if not isinstance(name, (str, os.PathLike)) or not str(name).strip():
         raise CheckpointError(f"name must be a hub id, a path or a ladder name, got {name!r:.100}.")
-    if "@" in str(name) and not Path(name).exists():
+    if "@" in str(name) and not Path(name).expanduser().exists():
         raise CheckpointError(
             f"{name}: a revision is an argument of its own: load({str(name).partition('@')[0]!r}, revision=…)."
         )
     where, options = locate(str(name))
     options["trust_remote_code"] = False
     if revision is not None:
+        if Path(where).is_dir():
+            raise CheckpointError(f"{name}: only a model on the hub has a revision; leave out revision={revision!r}.")
         options["revision"] = str(revision)
     if not Path(where).is_dir() and (silence := _silence_of_hub(where)):
         # A hub that gives no answer would be waited for again with each file, so only its cache is read.

@@ -20,6 +20,7 @@ LOGIT_BUDGET = 2**26  # logits held at once (256 MiB in float32); the rows of a 
 MOST_STREAMED = 2**22  # tokens taken from a stream of unknown length before it counts as endless
 
 
+TAKEN = ("input_ids", "attention_mask", "counted")  # what a batch may have
 Batches = Iterable[Tensor | Mapping[str, Tensor]]  # as a caller gives them
 
 
@@ -79,9 +80,9 @@ class TokenBatches:
 
     def __init__(self, model: PreTrainedModel, batches: Batches) -> None:
         config = model.config.get_text_config(decoder=True)
-        if model.training:
+        if training := [name or "The model" for name, part in model.named_modules() if part.training]:
             raise ValueError(
-                "The model is in training mode, where dropout makes every pass another: call model.eval() first."
+                f"{training[0]} is in training mode, where dropout makes every pass another: call model.eval() first."
             )
         checked = [_checked(batch, index, config) for index, batch in enumerate(as_list(batches))]
         self.batches: list[Batch] = []
@@ -142,6 +143,11 @@ def _checked(batch: Tensor | Mapping[str, Tensor], index: int, config: Any) -> B
     entries: Mapping[str, Any] = batch if isinstance(batch, Mapping) else {"input_ids": batch}
     if "input_ids" not in entries:
         raise ValueError(f"Batch {index}: no input_ids; it has {', '.join(map(str, entries)) or 'nothing'}.")
+    if others := [name for name in entries if name not in TAKEN and _says(entries[name])]:
+        raise ValueError(
+            f"Batch {index}: {', '.join(map(str, others))} would not be used; a batch has {', '.join(TAKEN)} alone. "
+            "Leave tokens out of the losses with counted, ones for those that count (labels != -100)."
+        )
     ids = entries["input_ids"]
     if isinstance(ids, np.ndarray) and ids.dtype.kind in "iu":
         ids = torch.from_numpy(ids.astype(np.int64))
@@ -167,6 +173,11 @@ def _checked(batch: Tensor | Mapping[str, Tensor], index: int, config: Any) -> B
     # be passed, which some models do not take and others overlook. It may have an id that has no embedding.
     order = seen.long().argsort(dim=1, descending=True, stable=True)
     return Batch(*(part.gather(1, order) for part in (ids.masked_fill(~seen, 0), valid, seen)))
+
+
+def _says(entry: Any) -> bool:
+    """Whether an entry says anything: the token types that tokenizers add are zeros."""
+    return entry is not None and (not isinstance(entry, (Tensor, np.ndarray)) or bool(entry.any()))
 
 
 def _mask(entries: Mapping[str, Any], name: str, ids: Tensor, index: int) -> Tensor:

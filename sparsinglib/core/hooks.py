@@ -20,7 +20,7 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 from .ffn import FFN, Experts, UnsupportedModel, is_llama4
 from .forward import Batch, Copies, logits
 from .layout import find_ffns
-from .rules import Rule, above_threshold
+from .rules import CETT, Rule, above_threshold
 from .thresholds import Thresholds, as_rule
 
 OnNeurons = Callable[[FFN, Tensor, Tensor], Tensor | None]
@@ -260,9 +260,15 @@ def marks(rule: Rule, ffn: FFN, neurons: Tensor, gate: Tensor, valid: Tensor | N
 
     A product with booleans takes four times as long on a CPU, and so does making them.
     """
-    if isinstance(rule, Thresholds):
+    if type(rule) is Thresholds:
         return above_threshold(ffn, neurons, rule.values[ffn.site])
-    return rule.active(ffn, neurons, gate, valid).float()
+    active = rule.active(ffn, neurons, gate, valid)
+    if active.dtype != torch.bool or active.shape != neurons.shape:
+        raise ValueError(
+            f"{type(rule).__name__}: active must give booleans in the shape of neurons, {tuple(neurons.shape)}; "
+            f"got {active.dtype} {tuple(active.shape)}."
+        )
+    return active.float()
 
 
 def sparse_logits(model: PreTrainedModel, batch: Batch, ffns: Sequence[FFN], rule: Rule) -> tuple[Tensor, np.ndarray]:
@@ -299,7 +305,7 @@ def masked(ffns: Sequence[FFN], rule: Rule) -> Iterator[set[int]]:
 
 
 @contextmanager
-def sparsify(model: PreTrainedModel, rule: Rule | str | os.PathLike[str]) -> Iterator[PreTrainedModel]:
+def sparsify(model: PreTrainedModel, rule: Rule | CETT | str | os.PathLike[str]) -> Iterator[PreTrainedModel]:
     """Run ``model`` with the weak neurons of ``rule`` left out: for generate, lm-eval or any code that calls it.
 
     ``rule`` is a Thresholds artefact, the path of its file, or any rule but a bare CETT target. Raises ValueError

@@ -37,6 +37,7 @@ class Measurement:
 
     rule: Rule
     layers: tuple[int, ...]  # by FFN: the layer it is in, which has several if it has shared experts
+    column_norms: tuple[float, ...]  # by FFN: mean length of the neurons' output directions, which tells models apart
     neuron_counts: list[Tensor]  # by FFN (d_ff,): tokens on which the neuron was active
     expert_loads: list[Tensor]  # by FFN (experts,): tokens for which the expert was chosen; empty if it has none
     cett_sums: Tensor  # (FFNs,); NaN if it was not asked for
@@ -51,8 +52,10 @@ class Measurement:
     kept: tuple[Tensor, Tensor] | None  # token ids (tokens,), active neurons (layers, tokens)
 
     def __add__(self, other: "Measurement") -> "Measurement":
-        shapes = [[*m.layers, *(len(c) for c in (*m.neuron_counts, m.vocabulary_tokens))] for m in (self, other)]
-        if self.rule != other.rule or shapes[0] != shapes[1]:
+        models = [
+            (m.layers, m.column_norms, [len(c) for c in (*m.neuron_counts, m.vocabulary_tokens)]) for m in (self, other)
+        ]
+        if self.rule != other.rule or models[0] != models[1]:
             raise ValueError("Only measurements of one model under one rule add up.")
         names = [field.name for field in fields(self)]
         return Measurement(*(_merged(name, getattr(self, name), getattr(other, name)) for name in names))
@@ -164,7 +167,7 @@ class Measurement:
 def measure(
     model: PreTrainedModel,
     batches: Batches,
-    rule: Rule | str | os.PathLike[str],
+    rule: Rule | CETT | str | os.PathLike[str],
     *,
     kl: bool = True,
     cett: bool = True,
@@ -182,10 +185,10 @@ def measure(
     kl, cett = arguments.flag("kl", kl), arguments.flag("cett", cett)
     keep_tokens = None if keep_tokens is None else arguments.flag("keep_tokens", keep_tokens)
     ffns = find_ffns(model)
-    rule = as_rule(rule)
     if isinstance(rule, CETT):
         batches = forward.as_list(batches)
         rule = thresholds_for_cett(model, batches, rule)
+    rule = as_rule(rule)
     rule.check(ffns)
     corpus = TokenBatches(model, batches)
     probe(model, ffns, corpus)
@@ -213,6 +216,7 @@ class _Counter:
     def __init__(self, rule: Rule, ffns: list[FFN], vocabulary: int, cett: bool, keep: bool) -> None:
         self.rule, self.keep = rule, keep
         self.layers = tuple(ffn.layer for ffn in ffns)
+        self.norms = tuple(float(ffn.column_norms.mean()) for ffn in ffns)
         self.rows = _ranks(self.layers).tolist()  # of each FFN in what is counted by layer
         self.widths = _by_layer(self.layers, [ffn.d_ff for ffn in ffns])
         layers = len(set(self.layers))
@@ -280,6 +284,7 @@ class _Counter:
         return Measurement(
             rule=self.rule,
             layers=self.layers,
+            column_norms=self.norms,
             neuron_counts=self.neurons,
             expert_loads=self.loads if any(map(len, self.loads)) else [],
             cett_sums=self.cett,
@@ -308,7 +313,7 @@ def _by_layer(layers: Sequence[int], widths: Sequence[int]) -> Tensor:
 
 def _merged(name: str, a: Any, b: Any) -> Any:
     """Combine one entry of two measurements: sums add up, lists of tokens and blocks follow one another."""
-    if name in ("rule", "layers"):
+    if name in ("rule", "layers", "column_norms"):
         return a
     if a is None or b is None:
         return None

@@ -186,29 +186,18 @@ class GateThresholds(Rule):
 
 
 @dataclass(frozen=True)
-class CETT(Rule):
+class CETT:
     """A target for the cumulative error of tail truncation (Sec 4.1, Eq 3), the same in every layer.
 
-    A target alone marks nothing: each layer's threshold is found on a text (``measure`` does it by itself,
+    No rule yet, for it marks nothing: each layer's threshold is found on a text (``measure`` does it by itself,
     ``thresholds_for_cett`` gives the thresholds).
     """
 
     target: float
-    uses_gate: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         within = "a share of the FFN output, in [0, 1)"
         object.__setattr__(self, "target", number("CETT: target", self.target, within, lambda share: 0 <= share < 1))
-
-    def check(self, ffns: Sequence[FFN]) -> None:
-        """Raise ValueError: thresholds have to be found on a text first."""
-        raise ValueError(
-            f"{self} has no thresholds yet: find them with thresholds_for_cett(model, batches, {self.target})."
-        )
-
-    def active(self, ffn: FFN, neurons: Tensor, gate: Tensor, valid: Tensor | None = None) -> Tensor:
-        """Raise ValueError, as ``check`` does."""
-        raise ValueError(f"{self} has no thresholds yet.")
 
 
 def above_threshold(ffn: FFN, neurons: Tensor, threshold: float) -> Tensor:

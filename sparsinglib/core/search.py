@@ -333,12 +333,13 @@ def _warn(found: Thresholds) -> None:
         said.append(
             f"{'KL' if kl else 'The perplexity ratio'} is not monotone in CETT on this text; see Thresholds.points."
         )
-    if not kl and found.ppl_ratio_se is None:
-        said.append(f"{found.tokens} tokens are too few to say how sure the ratio is.")
-    elif not kl and 2 * (found.ppl_ratio_se or 0.0) > p / 100:
+    if found.tokens_needed is None:
+        said.append(f"{found.tokens} tokens are too few to say how sure the {'KL' if kl else 'ratio'} is.")
+    elif found.tokens_needed > 25 * found.tokens:  # so that the standard error is more than half of p
+        error = p / 10 * math.sqrt(found.tokens_needed / found.tokens)
         said.append(
-            f"{found.tokens} tokens cannot resolve {p:g} %: the standard error of the ratio is "
-            f"{100 * (found.ppl_ratio_se or 0):.2f} %. About {found.tokens_needed} tokens resolve p to a tenth."
+            f"{found.tokens} tokens cannot resolve {p:g} %: the standard error of the {'KL' if kl else 'ratio'} is "
+            f"{error:.2f} %. About {found.tokens_needed} tokens resolve p to a tenth."
         )
     for text in said:
         warnings.warn(text, stacklevel=3)

@@ -16,7 +16,7 @@ from ..files import write_atomically
 from . import arguments
 from .arguments import number
 from .ffn import FFN
-from .rules import Rule, above_threshold
+from .rules import CETT, Rule, above_threshold
 
 FORMAT = "sparsinglib thresholds 1"
 NORM_TOLERANCE = 1e-3  # mean column norms: bf16 and float32 copies agree to 1e-5, other checkpoints of a run do not
@@ -172,7 +172,7 @@ def _typed(name: str, hint: Any, value: Any) -> Any:
     return value
 
 
-def as_rule(given: Rule | str | os.PathLike[str]) -> Rule:
+def as_rule(given: Rule | CETT | str | os.PathLike[str]) -> Rule:
     """A rule as it is, or the thresholds in the file whose path is given; raises ValueError for anything else."""
     if isinstance(given, (str, os.PathLike)):
         if not os.path.exists(os.path.expanduser(given)) and not os.path.splitext(given)[1]:
@@ -180,6 +180,10 @@ def as_rule(given: Rule | str | os.PathLike[str]) -> Rule:
                 f"{short(given)} is neither a thresholds file nor a rule; rules are objects, such as TopK(0.05)."
             )
         return Thresholds.load(given)
+    if isinstance(given, CETT):
+        raise ValueError(
+            f"{given} has no thresholds yet: find them with thresholds_for_cett(model, batches, {given.target})."
+        )
     if isinstance(given, type) or not all(hasattr(given, name) for name in ("check", "active", "uses_gate")):
         raise ValueError(
             "the rule must be Thresholds (as find_thresholds gives them), the path of a file of theirs, or a rule such "

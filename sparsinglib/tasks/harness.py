@@ -186,6 +186,8 @@ def _named(thresholds: Rules) -> dict[str, Rule]:
     if isinstance(thresholds, Mapping):
         if DENSE in thresholds:
             raise ValueError(f"{DENSE!r} names the rows of the model without a rule; give yours another name.")
+        if len(set(map(str, thresholds))) < len(thresholds):
+            raise ValueError(f"two of the names {list(thresholds)} are written alike; give each rule its own.")
         return {str(name): as_rule(rule) for name, rule in thresholds.items()}
     if thresholds is None:
         return {}

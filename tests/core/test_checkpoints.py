@@ -271,6 +271,15 @@ def test_names_of_nothing_say_what_to_give(tmp_path):
             sl.load(name)
 
 
+def test_a_revision_is_one_of_a_hub_model(tmp_path, monkeypatch):
+    with pytest.raises(sl.CheckpointError, match="only a model on the hub has a revision"):
+        sl.load("0.1m-relu", revision="main")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "my@model").mkdir()
+    with pytest.raises(sl.CheckpointError, match=r"no config\.json"):
+        sl.load("~/my@model")
+
+
 def test_a_file_of_a_checkpoint_is_no_checkpoint(copied, tmp_path):
     with pytest.raises(sl.CheckpointError, match="give its directory"):
         sl.load(copied("tiny_minicpm_relu") / "model.safetensors")

@@ -179,6 +179,8 @@ def test_what_does_not_add_up(setting):
         a + sl.measure(tiny_llama(d_ff=32), [text[:2]], sl.FAT(0.1))
     with pytest.raises(ValueError, match="one model"):
         a + sl.measure(tiny_llama(vocab=48), [text[:2]], sl.FAT(0.1))
+    with pytest.raises(ValueError, match="one model"):  # of the same shape, with other weights
+        a + sl.measure(tiny_llama(seed=99, vocab=40), [text[:2]], sl.FAT(0.1))
 
 
 @settings(max_examples=12)

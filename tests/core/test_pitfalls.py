@@ -247,6 +247,9 @@ def test_text_longer_than_the_context_is_refused(relu):
         ([torch.zeros(2, 8, dtype=torch.bool)], "bool"),
         ([{"ids": torch.zeros(1, 8)}], "no input_ids; it has ids"),
         ([{}], "no input_ids; it has nothing"),
+        ([{"input_ids": torch.tensor([[5, 6]]), "labels": torch.tensor([[-100, 6]])}], "labels would not be used"),
+        ([{"input_ids": torch.tensor([[5, 6]]), "position_ids": np.array([[3, 4]])}], "position_ids would not be used"),
+        ([{"input_ids": torch.tensor([[5, 6]]), "attn_mask": [[1, 0]]}], "a batch has input_ids, attention_mask"),
         (["a text"], "got str"),
         ([{"input_ids": torch.tensor([[5, 6]]), "counted": torch.ones(1, 3)}], "counted"),
         ([torch.zeros(2, 2, 2, dtype=torch.long)], "rows"),
@@ -309,13 +312,14 @@ def test_loss_that_is_not_finite(own_relu, ids):
 
 
 def test_model_in_training_mode_is_refused(ids, own_relu):
-    own_relu.train()
-    for call in (
-        lambda: sl.find_thresholds(own_relu, [ids["tiny64"]]),
-        lambda: sl.measure(own_relu, [ids["tiny64"]], sl.FAT(0.1)),
-    ):
-        with pytest.raises(ValueError, match=r"model\.eval\(\)"):
-            call()
+    for part, named in ((own_relu.model.layers[1], r"model\.layers\.1 is"), (own_relu, "The model is")):
+        part.train()
+        for call in (
+            lambda: sl.find_thresholds(own_relu, [ids["tiny64"]]),
+            lambda: sl.measure(own_relu, [ids["tiny64"]], sl.FAT(0.1)),
+        ):
+            with pytest.raises(ValueError, match=rf"{named} in training mode.*model\.eval\(\)"):
+                call()
 
 
 def test_result_says_what_it_was_found_on(responsive, quiet):

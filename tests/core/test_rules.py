@@ -202,12 +202,35 @@ def test_check_names_what_does_not_fit():
     sl.OutputTopK(0.1).check([bare])
     with pytest.raises(ValueError, match="2 thresholds, but the model has 1 layers"):
         sl.GateThresholds((0.1, 0.2)).check([silu])
-    with pytest.raises(ValueError, match="thresholds_for_cett"):
-        sl.CETT(0.1).check([silu])
     with pytest.raises(ValueError, match="thresholds_for_cett"), sl.sparsify(tiny_llama(), sl.CETT(0.1)):
         pass
-    with pytest.raises(ValueError, match="no thresholds yet"):
-        sl.CETT(0.1).active(silu, torch.ones(1, 1), torch.ones(1, 1))
+
+
+@pytest.mark.parametrize(
+    ("gives", "says"), [(lambda n: n.abs(), "float32"), (lambda n: (n != 0)[..., :1], r"shape of neurons.*, 1\)")]
+)
+def test_a_rule_of_ones_own_gives_booleans_for_each_neuron(gives, says):
+    class Own(sl.FAT):
+        def active(self, ffn, neurons, gate, valid=None):
+            return gives(neurons)
+
+    model, text = tiny_llama(), torch.arange(8)[None]
+    with pytest.raises(ValueError, match=f"Own: active must give booleans.*{says}"):
+        sl.measure(model, [text], Own(0.1))
+    with pytest.raises(ValueError, match="Own: active"), sl.sparsify(model, Own(0.1)):
+        model(text)
+
+
+def test_thresholds_of_ones_own_mark_as_they_say(responsive):
+    class Halved(sl.Thresholds):
+        def active(self, ffn, neurons, gate, valid=None):
+            return super().active(ffn, neurons / 2, gate)
+
+    model, text = responsive
+    plain, twice = (sl.Thresholds((length,) * 2, 0.1, 1.0, None, 0.5) for length in (0.1, 0.2))
+    own = sl.measure(model, [text], Halved(plain.values, 0.1, 1.0, None, 0.5))
+    assert own.activation_ratio == sl.measure(model, [text], twice).activation_ratio
+    assert own.activation_ratio < sl.measure(model, [text], plain).activation_ratio
 
 
 @pytest.mark.parametrize("act", ["relu", "relu2", "relu6"])

@@ -29,7 +29,7 @@ def made_up(*layers, tokens=1000, rule=RULE):
     sums, blocks = torch.stack([layer.sum() for layer in counts])[:, None], torch.ones(4, 2)
     number, read = len(layers), torch.tensor([tokens])
     return Measurement(
-        rule, tuple(range(number)), counts, [torch.zeros(0)] * number, torch.zeros(number), sums, read, sums,
+        rule, tuple(range(number)), (), counts, [torch.zeros(0)] * number, torch.zeros(number), sums, read, sums,
         torch.zeros(1), read, blocks, blocks, None, None,
     )  # fmt: skip
 

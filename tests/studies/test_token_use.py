@@ -35,7 +35,7 @@ def made_up(entries, vocabulary=2048):
         counts[0, i], tokens[i], squares[i] = round(ratio * WIDTH * times), times, times * (ratio**2 + APART**2)
     total, blocks = int(tokens.sum()), torch.ones(4, 2)
     return Measurement(
-        RULE, (0,), [torch.zeros(WIDTH, dtype=torch.long)], [torch.zeros(0)], torch.zeros(1),
+        RULE, (0,), (), [torch.zeros(WIDTH, dtype=torch.long)], [torch.zeros(0)], torch.zeros(1),
         torch.zeros(1, 1, dtype=torch.long), torch.tensor([total]), counts, squares, tokens, blocks, blocks, None, None,
     )  # fmt: skip
 

@@ -35,7 +35,7 @@ from .ffn_output import FFNOutput, decompose_ffn_output
 
 LEAST = 64  # tokens of half a text
 FIRST = 44  # tokens of the sample among which Figure 1 picks its own
-RULES: dict[str, Callable[[float], Rule]]
+RULES: dict[str, Callable[[float], Rule | CETT]]
 RULES = {"relu": lambda _: StraightforwardReLU(), "topk": TopK, "fat": FAT, "cett": CETT}
 STRATEGIES = (*RULES, "pplp")  # as the authors' script names them
 
@@ -123,9 +123,8 @@ def find_rule(
     validate_strategy(strategy, argument)
     if strategy == "pplp":
         return find_thresholds(model, batches, 100 * (float(argument) - 1), held_out=held_out, tokenizer=tokenizer)
-    if strategy == "cett":
-        return thresholds_for_cett(model, batches, argument, tokenizer=tokenizer)
-    return RULES[strategy](argument)
+    rule = RULES[strategy](argument)
+    return thresholds_for_cett(model, batches, rule, tokenizer=tokenizer) if isinstance(rule, CETT) else rule
 
 
 def length_of(model: PreTrainedModel, window: int) -> int:
