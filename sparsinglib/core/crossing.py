@@ -11,7 +11,7 @@ import numpy as np
 
 LARGEST_CETT = 0.999
 STEP = math.log(2) / 4  # of the lattice, in log(CETT)
-MOST_POINTS = 9
+MOST_POINTS = 12
 EXPONENT = 2.0  # rise of the loss ∝ CETT², about: what a slope is taken to be as far as few points tell
 CLIP = 16.0  # a rise this many times the target, or this share of it, says no more than that the crossing is far off
 

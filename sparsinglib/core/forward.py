@@ -80,9 +80,9 @@ class TokenBatches:
 
     def __init__(self, model: PreTrainedModel, batches: Batches) -> None:
         config = model.config.get_text_config(decoder=True)
-        if training := [name or "The model" for name, part in model.named_modules() if part.training]:
+        if model.training:
             raise ValueError(
-                f"{training[0]} is in training mode, where dropout makes every pass another: call model.eval() first."
+                "The model is in training mode, where dropout makes every pass another: call model.eval() first."
             )
         checked = [_checked(batch, index, config) for index, batch in enumerate(as_list(batches))]
         self.batches: list[Batch] = []

@@ -24,25 +24,9 @@ def probe(model: PreTrainedModel, ffns: Sequence[FFN], corpus: TokenBatches) -> 
     different = corpus.batches[0].ids.new_tensor([t for t in row.tolist() if t != int(row[-1])][:1])
     other[-1:] = different if len(different) else (row[-1:] + 1) % model.config.get_text_config(decoder=True).vocab_size
     both = torch.stack([row, other])
-    seen: dict[int, list[int]] = {ffn.site: [] for ffn in ffns}
-
-    def count(ffn: FFN, neurons: Tensor, gate: Tensor) -> None:
-        seen[ffn.site].append(neurons.numel() // ffn.width)
-
     everything = torch.ones_like(both, dtype=torch.bool)
     batch = Batch(both, everything, everything)
-    try:
-        with hook_ffns(ffns, count):
-            scores = logits(model, batch)
-    except AttributeError as error:
-        raise UnsupportedModel(
-            f"{type(model).__name__} gives no logits ({error}): load it with its head (AutoModelForCausalLM) and leave "
-            "config.return_dict on."
-        ) from error
-    except (TypeError, ValueError) as error:  # what a forward pass raises that misses something it needs
-        if isinstance(error, UnsupportedModel):
-            raise
-        raise UnsupportedModel(f"{type(model).__name__} cannot run on token ids alone: {error}") from error
+    scores, seen = _run(model, ffns, batch)
     for ffn in ffns:
         calls, tokens = len(seen[ffn.site]), sum(seen[ffn.site])
         if not calls:
@@ -56,8 +40,38 @@ def probe(model: PreTrainedModel, ffns: Sequence[FFN], corpus: TokenBatches) -> 
             )
     if len(scores) != int(batch.targets.sum()):
         raise UnsupportedModel(f"{type(model).__name__} gives no score for each token; load it as a ForCausalLM class.")
-    one, two = scores.float().chunk(2)
-    if float((one - two).abs().max()) > torch.finfo(scores.dtype).eps ** 0.5 * float(one.abs().max()):
+    _require_causal(model, *scores.chunk(2))
+
+
+def _run(model: PreTrainedModel, ffns: Sequence[FFN], batch: Batch) -> tuple[Tensor, dict[int, list[int]]]:
+    """Scores of the batch, and by FFN the number of tokens in each of its calls."""
+    seen: dict[int, list[int]] = {ffn.site: [] for ffn in ffns}
+
+    def count(ffn: FFN, neurons: Tensor, gate: Tensor) -> None:
+        seen[ffn.site].append(neurons.numel() // ffn.width)
+
+    try:
+        with hook_ffns(ffns, count):
+            return logits(model, batch), seen
+    except AttributeError as error:
+        raise UnsupportedModel(
+            f"{type(model).__name__} gives no logits ({error}): load it with its head (AutoModelForCausalLM) and leave "
+            "config.return_dict on."
+        ) from error
+    except UnsupportedModel:
+        raise
+    except (TypeError, ValueError) as error:  # what a forward pass raises that misses something it needs
+        raise UnsupportedModel(f"{type(model).__name__} cannot run on token ids alone: {error}") from error
+
+
+def _require_causal(model: PreTrainedModel, one: Tensor, two: Tensor) -> None:
+    """Raise UnsupportedModel unless scores before the one token that differs are the same."""
+    apart, size = float((one.float() - two.float()).abs().max()), float(one.float().abs().max())
+    if apart > torch.finfo(one.dtype).eps ** 0.5 * size:
+        if training := [name for name, part in model.named_modules() if part.training]:
+            raise UnsupportedModel(
+                f"{training[0]} is in training mode, where dropout makes every pass another: call model.eval() first."
+            )
         switch = next((name for name in ("is_decoder", "causal") if getattr(model.config, name, None) is False), "")
         raise UnsupportedModel(
             f"{type(model).__name__} is not causal on this text: changing a token changes the scores of earlier ones, "

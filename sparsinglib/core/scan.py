@@ -52,7 +52,7 @@ def scan(model: PreTrainedModel, batches: Batches, rules: Sequence[Rule], *, kl:
 def scan_batches(
     model: PreTrainedModel,
     ffns: Sequence[FFN],
-    batches: Iterable[Batch],
+    batches: TokenBatches | Sequence[Batch],
     rules: Sequence[Rule],
     kl: bool,
     known: Sequence[Tensor] | None = None,

@@ -453,6 +453,7 @@ def searched(rise, target, start=-2.0, reach=1.25 * crossing.STEP):
     reach=st.floats(1.0, 2.5),
     seed=st.integers(0, 99),
 )
+@example(18.0, 1.5, 0.001, 0.0, -0.5, 2.5, 0)  # as far from the start as can be: ten points
 def test_the_crossing_of_a_noisy_power_law(scale, power, target, noise, start, reach, seed):
     scatter = 1 + noise * np.random.default_rng(seed).uniform(-1, 1, 200)
     fit, asked = searched(
