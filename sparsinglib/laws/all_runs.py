@@ -12,7 +12,6 @@ else on a grid, from which draws are made.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from numpy.typing import ArrayLike
 from scipy import special
 
 from . import curve
+from .arguments import columns, fraction, whole
 from .curve import Array, Tails, law
 from .fitting import checked, positive
 
@@ -53,7 +53,7 @@ class Posterior:
         the run moved past the warm-up, and the run's last ``LAST`` points do not stand beyond it, where no law that
         nears its limit can be. ``against``: the run moves against its law, which then says nothing.
         """
-        rows, sign = [], law(self.kind).sign
+        rows, sign, level = [], law(self.kind).sign, fraction("level", level)
         for run, table in self.draws.items():
             d, ratio = self._past_warm_up(run)
             low, middle, high = table.a0.quantile([(1 - level) / 2, 0.5, (1 + level) / 2])
@@ -73,9 +73,14 @@ class Posterior:
         return self._of_draws(curve.slope, run, tokens)
 
     def _of_draws(self, of: Callable[[str, Any, Array], Array], run: str, tokens: ArrayLike) -> Array:
-        table = self.draws[run]
-        columns = pd.Series({name: table[name].to_numpy()[:, None] for name in ("alpha", "b", "c", "a0")})
-        return of(self.kind, columns, positive(np.atleast_1d(tokens)))
+        table = self._table(run)
+        known = pd.Series({name: table[name].to_numpy()[:, None] for name in ("alpha", "b", "c", "a0")})
+        return of(self.kind, known, positive(np.atleast_1d(tokens)))
+
+    def _table(self, run: str) -> pd.DataFrame:
+        if run not in self.draws:
+            raise ValueError(f"no run is called {run!r}; there are {', '.join(self.draws)}")
+        return self.draws[run]
 
     def _past_warm_up(self, run: str) -> tuple[Array, Array]:
         """Tokens and ratios of the run's points that at least half of the draws use."""
@@ -91,7 +96,7 @@ class Posterior:
 
         The points past the warm-up say where the run is about its law, and so where it will be for a while.
         """
-        ahead, table, (seen, ratio) = positive(np.atleast_1d(tokens)), self.draws[run], self._past_warm_up(run)
+        ahead, table, (seen, ratio) = positive(np.atleast_1d(tokens)), self._table(run), self._past_warm_up(run)
         apart = ratio - self.curves(run, seen)
         noise = np.random.default_rng(0).normal(size=(len(table), len(ahead))) * table.scatter.to_numpy()[:, None]
         for (share, length), rows in table.groupby(["wander", "length"]).indices.items():
@@ -111,17 +116,16 @@ class Posterior:
         not positive.
         """
         low, high = np.quantile(self.sample(run, tokens), [0.05, 0.95], axis=0)
-        columns = {"activation_ratio": self.median(run, tokens), "low": low, "high": high}
-        return pd.DataFrame({"tokens": np.atleast_1d(tokens)} | columns)
+        found = {"activation_ratio": self.median(run, tokens), "low": low, "high": high}
+        return pd.DataFrame({"tokens": np.atleast_1d(tokens)} | found)
 
     def tokens_for(self, run: str, activation_ratio: float) -> tuple[float, float, float]:
         """Tokens at which a run's law reaches ``activation_ratio``: (median, low, high; 90 %), in the points' unit.
 
         Infinite where so many of the laws never get there. Raises ValueError for what is no fraction.
         """
-        if not isinstance(activation_ratio, Real) or not 0 <= activation_ratio <= 1:
-            raise ValueError(f"activation_ratio is {activation_ratio!r}; give a fraction in [0, 1] (percent / 100)")
-        tokens = np.sort(curve.arrival(self.kind, self.draws[run], activation_ratio))
+        ratio = fraction("activation_ratio", activation_ratio)
+        tokens = np.sort(curve.arrival(self.kind, self._table(run), ratio))
         at = np.array([0.5, 0.05, 0.95]) * (len(tokens) - 1)
         middle, low, high = tokens[at.round().astype(int)].tolist()
         return middle, low, high
@@ -134,20 +138,10 @@ def posterior(
 
     A column tokens_per_param says where a cut falls in each run; without it, ``d`` does. ``cuts`` are the ends of
     warm-up to weigh, in that unit (default: ``CUTS`` of what all runs reached). Those that leave a run with too few
-    points are left out. Raises ValueError that names the run whose points cannot be used.
+    points are left out. Raises ValueError that names what is wrong, and the run whose points cannot be used.
     """
-    rows = points.assign(run=points.run.map(str), at=points.get("tokens_per_param", points.d))
-    rows = rows.sort_values(["run", "d"], ignore_index=True)
-    parts = {str(run): part for run, part in rows.groupby("run", sort=True)}
-    for run, part in parts.items():
-        try:
-            checked(kind, part.d, part.activation_ratio)
-        except ValueError as error:
-            raise ValueError(f"{run}: {error}") from None
-    reached = min(part["at"].max() for part in parts.values())  # tokens a parameter, by all runs
-    ends = np.unique(CUTS * reached if cuts is None else cuts)
-    least = len(law(kind).coefficients) + LEAST
-    ends = np.array([c for c in ends if all((p["at"] > c).sum() >= least for p in parts.values())] or ends[:1])
+    draws, seed, parts = whole("draws", draws, 1), whole("seed", seed, 0), _by_run(kind, points)
+    ends = _cuts(kind, parts, cuts)
     grids = [[_Grid(kind, part, cut, ends[-1]) for part in parts.values()] for cut in ends]
     # cut × run × wander × alpha, then mean and spread × alpha, then cut × wander × mean and spread
     by_alpha = np.array([[special.logsumexp(grid.log, -1) for grid in row] for row in grids])
@@ -168,8 +162,40 @@ def posterior(
         share, length = WANDERS[wander].T
         tables[run] = table.assign(wander=share, length=length, cut=ends[cut])
     weights = pd.Series(weight.sum((1, 2)), index=pd.Index(ends, name="cut"), name="weight")
+    rows = pd.concat(parts.values(), ignore_index=True)
     used = (rows["at"].to_numpy()[:, None] > ends) @ weights.to_numpy()
     return Posterior(kind, tables, weights, rows.assign(used=used).drop(columns="at"))
+
+
+def _by_run(kind: str, points: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Each run's points by rising tokens, with ``at``, where a cut falls."""
+    needed = ["run", "d", "activation_ratio"]
+    lacking = [name for name in needed if name not in getattr(points, "columns", ())]
+    if lacking or points.empty:
+        raise ValueError(f"points must be a table with rows and the columns {', '.join(needed)}; lacking: {lacking}")
+    parts = {}
+    for run, part in points.assign(at=points.get("tokens_per_param", points.d)).groupby(points.run.map(str)):
+        try:
+            columns(d=part.d, tokens_per_param=part["at"])
+            parts[run] = part.assign(run=run).sort_values("d")
+            checked(kind, parts[run].d, parts[run].activation_ratio)
+        except ValueError as error:
+            raise ValueError(f"{run}: {error}") from None
+    return parts
+
+
+def _cuts(kind: str, parts: dict[str, pd.DataFrame], cuts: Sequence[float] | None) -> Array:
+    """The cuts, rising, that leave every run enough points; where none does, the first that leaves one point fewer."""
+    reached = min(part["at"].max() for part in parts.values())  # tokens a parameter, by all runs
+    ends = np.unique(CUTS * reached if cuts is None else columns(cuts=cuts)[0])
+    left = np.array([min((part["at"] > end).sum() for part in parts.values()) for end in ends])
+    least = len(law(kind).coefficients) + LEAST
+    if not (left >= least - 1).any():
+        unit = "tokens_per_param, or of d where there is none"
+        raise ValueError(
+            f"cuts {ends.tolist()}: none leaves {least} points of every run; give lower ones, in the unit of {unit}"
+        )
+    return ends[left >= least] if (left >= least).any() else ends[:1]
 
 
 def nodes(kind: str) -> Array:

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .arguments import columns
+
 Array = NDArray[np.float64]
 WITHIN = 0.6827  # the share of a normal distribution within one standard error; of one with long tails its middle part
 
@@ -67,7 +69,7 @@ COEFFICIENTS = {kind: law.coefficients for kind, law in LAWS.items()}
 
 def law(kind: str) -> Law:
     """The law of that name; ValueError for one that is not in ``LAWS``."""
-    if kind not in LAWS:
+    if not isinstance(kind, str) or kind not in LAWS:
         known = " or ".join(f"{name!r} ({known.equation})" for name, known in LAWS.items())
         raise ValueError(f"unknown law {kind!r}; choose {known}")
     return LAWS[kind]
@@ -134,9 +136,11 @@ def change(tokens: ArrayLike, activation_ratio: ArrayLike) -> tuple[float, float
     """How far a run's last third of tokens lies above its first third, and a standard error.
 
     Each is a mean over tokens, since checkpoints may lie closer together early in a run; the error comes from the
-    scatter of checkpoints about the mean of their neighbours.
+    scatter of checkpoints about the mean of their neighbours. Raises ValueError on bad input.
     """
-    d, y = np.asarray(tokens, dtype=float), np.asarray(activation_ratio, dtype=float)
+    d, y = columns(tokens=tokens, activation_ratio=activation_ratio)
+    if len(d) < 2 or (np.diff(d) <= 0).any():
+        raise ValueError("tokens must be two or more and increase strictly; sort the rows, one for each checkpoint")
     scatter = np.sqrt((jumps(y) ** 2).mean() / 1.5) if len(y) > 2 else np.inf
     _, first_end, last_start, _ = np.linspace(d[0], d[-1], 4)
     weight = np.gradient(d)

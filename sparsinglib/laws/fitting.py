@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 from scipy import optimize, special
 
 from . import curve
+from .arguments import array, columns, whole
 from .curve import Array, Tails, law
 
 ALPHAS, SLOPES = np.geomspace(0.02, 5, 24), np.geomspace(0.005, 8, 32)
@@ -102,7 +103,7 @@ def nearest(kind: str, tokens: ArrayLike, activation_ratio: ArrayLike, drop: int
         f"moves against the {kind} law": move == 0 or sign * moved < special.ndtri(0.05) * error,
     }
     said = tuple(text for text, true in flags.items() if true)
-    return Fit(kind, float(np.exp(best[0])), float(b), float(c), float(a0), d, y, drop, said)
+    return Fit(kind, float(np.exp(best[0])), float(b), float(c), float(a0), d, y, int(drop), said)
 
 
 def _apart(nodes: Array) -> list[Array]:
@@ -129,7 +130,7 @@ def linear(sign: int, tail: Array, y: Array) -> tuple[Array, Array, Array]:
 
 def positive(tokens: ArrayLike) -> Array:
     """``tokens`` as an array; raises ValueError for tokens that are not positive."""
-    d = np.asarray(tokens, dtype=float)
+    d = array("tokens", tokens)
     if np.any(~(d > 0)):
         raise ValueError("tokens must be positive numbers, in the unit the law was fitted in")
     return d
@@ -138,13 +139,8 @@ def positive(tokens: ArrayLike) -> Array:
 def checked(kind: str, tokens: ArrayLike, activation_ratio: ArrayLike, drop: int = 0) -> tuple[Array, Array]:
     """The points that remain after ``drop``, or one ValueError that names what is wrong and the remedy."""
     least = len(law(kind).coefficients) + 2
-    d, y = np.asarray(tokens, dtype=float), np.asarray(activation_ratio, dtype=float)
-    if d.ndim != 1 or d.shape != y.shape:
-        raise ValueError(f"tokens {d.shape} and activation_ratio {y.shape} must be one-dimensional, of one length")
-    if drop < 0 or drop != int(drop):
-        raise ValueError(f"drop is {drop}; give a whole number of leading points to leave out, 0 or more")
-    if not (np.isfinite(d).all() and np.isfinite(y).all()):
-        raise ValueError("tokens and activation_ratio must be finite; remove the rows with NaN or infinity")
+    d, y = columns(tokens=tokens, activation_ratio=activation_ratio)
+    drop = whole("drop, the leading points to leave out,", drop, 0)
     if (d <= 0).any() or (np.diff(d) <= 0).any():
         raise ValueError(
             "tokens must be positive and increase strictly; sort the rows and keep one for each checkpoint"
@@ -153,7 +149,8 @@ def checked(kind: str, tokens: ArrayLike, activation_ratio: ArrayLike, drop: int
         percent = " These look like percent: divide by 100." if y.min() >= 0 and 1 < y.max() <= 100 else ""
         raise ValueError(f"activation_ratio must be fractions in [0, 1], found {y.min():g} to {y.max():g}.{percent}")
     if len(d) - drop < least:
-        raise ValueError(f"{len(d) - drop} points remain after dropping {drop}; the {kind} law needs {least} or more")
+        left = len(d[drop:])
+        raise ValueError(f"{left} points remain after dropping {drop}; the {kind} law needs {least} or more")
     if np.ptp(y[drop:]) == 0:
         raise ValueError("activation_ratio is the same at every point; there is no trend to fit")
     return d[drop:], y[drop:]

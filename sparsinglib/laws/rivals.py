@@ -51,7 +51,7 @@ def hold_out(kind: str, tokens: ArrayLike, activation_ratio: ArrayLike) -> pd.Da
     points), bias_ahead (mean of prediction less point). "last value" is the mean of the last three fitted points.
     Raises ValueError on bad input, as ``laws.fit`` does.
     """
-    d, y = np.asarray(tokens, dtype=float), np.asarray(activation_ratio, dtype=float)
+    d, y = checked(kind, tokens, activation_ratio)
     seen = int((d <= 2 / 3 * d[-1]).sum())
     curves = {LAW: nearest(kind, d[:seen], y[:seen]).predict(d)}
     for name, (shapes, _) in rivals(d[:seen]).items():

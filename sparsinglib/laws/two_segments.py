@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import optimize
 
+from .arguments import columns, whole
 from .curve import Array
 
 LEAST = 6  # points; three coefficients and a scatter cannot be told from fewer
@@ -61,7 +62,7 @@ def fit(x: ArrayLike, y: ArrayLike, error: ArrayLike, draws: int = 1000) -> Bend
     what it should be (Paule and Mandel). The bootstrap draws points about the fitted segments with these errors and
     fits each draw again. Raises ValueError on bad input.
     """
-    x, y, error = _checked(x, y, error)
+    x, y, error, draws = *_checked(x, y, error), whole("draws", draws, 1)
     segments = _Segments(x)
 
     def excess(scatter: float) -> float:
@@ -84,13 +85,13 @@ def fit(x: ArrayLike, y: ArrayLike, error: ArrayLike, draws: int = 1000) -> Bend
 
 def _checked(x: ArrayLike, y: ArrayLike, error: ArrayLike) -> tuple[Array, Array, Array]:
     """The points by rising x, or one ValueError that says what is wrong."""
-    order = np.argsort(np.asarray(x, dtype=float))
-    x, y, error = (np.asarray(v, dtype=float)[order] for v in (x, y, error))
-    if len(x) < LEAST:
-        raise ValueError(f"{len(x)} points; a rise that turns into a level needs {LEAST} or more")
-    if not np.isfinite([x, y, error]).all() or (error <= 0).any() or (np.diff(x) <= 0).any():
-        raise ValueError("x and y must be finite, errors positive, and no x may occur twice")
-    return x, y, error
+    points = np.array(columns(x=x, y=y, error=error))
+    at, value, size = points[:, points[0].argsort()]
+    if len(at) < LEAST:
+        raise ValueError(f"{len(at)} points; a rise that turns into a level needs {LEAST} or more")
+    if (size <= 0).any() or (np.diff(at) <= 0).any():
+        raise ValueError("errors must be positive, and no x may occur twice")
+    return at, value, size
 
 
 def ahead_of_line(ratio: ArrayLike, y: ArrayLike, error: ArrayLike, draws: int = 1000) -> Array:
@@ -100,7 +101,7 @@ def ahead_of_line(ratio: ArrayLike, y: ArrayLike, error: ArrayLike, draws: int =
     errors and the scatter of ``fit``, on points drawn anew about what was measured. Positive where the segments are
     ahead. Raises ValueError as ``fit`` does.
     """
-    x, y, error = _checked(ratio, y, error)
+    x, y, error, draws = *_checked(ratio, y, error), whole("draws", draws, 1)
     size = np.hypot(error, fit(x, y, error, draws=1).scatter)
     drawn = y + size * np.random.default_rng(0).normal(size=(draws, len(x)))
     _, bent = _Segments(x).solve(drawn, size)

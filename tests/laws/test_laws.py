@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import optimize, special, stats
 
 from sparsinglib import laws
-from sparsinglib.laws import coverage, curve, rivals
+from sparsinglib.laws import coverage, curve, rivals, two_segments
 from sparsinglib.laws.all_runs import WANDERS, _Grid, _volume
 
 D = np.geomspace(1.0, 60.0, 28)
@@ -140,6 +140,8 @@ BAD = [
     ("relu", D, -GOOD, r"fractions in \[0, 1\]"),
     ("relu", D, np.where(D > 5, np.nan, GOOD), "NaN"),
     ("relu", D, np.full(len(D), 0.1), "no trend"),
+    (["relu"], D, GOOD, "unknown law"),
+    ("relu", D, ["many"] * len(D), "activation_ratio must be numbers, got"),
 ]
 
 
@@ -149,7 +151,11 @@ BAD = [
         *((*bad, 0) for bad in BAD),
         ("relu", D[::-1], GOOD, "increase strictly", 0),
         ("relu", D[:10], GOOD, "of one length", 0),
-        ("relu", D, GOOD, "drop is -1", -1),
+        *(
+            ("relu", D, GOOD, f"drop, .* must be a whole number of at least 0, got {bad!r}", bad)
+            for bad in (-1, 1.5, "1")
+        ),
+        ("relu", D, GOOD, "0 points remain after dropping 99", 99),
         ("relu", D, GOOD, "5 points remain after dropping 23.*needs 6", 23),
     ],
 )
@@ -162,6 +168,61 @@ def test_bad_input_is_one_clear_error(kind, tokens, ratio, message, drop):
 def test_bad_points_of_a_model_name_their_run(kind, tokens, ratio, message):
     with pytest.raises(ValueError, match=f"(?s)^bad: .*{message}"):
         laws.posterior(kind, points({"good": (D, GOOD), "bad": (tokens, ratio)}))
+
+
+TABLE = points({"a": (D, GOOD)})
+CALLS = {
+    "points must be a table with rows and the columns run, d, activation_ratio; lacking: .*run.*": [
+        lambda: laws.posterior("relu", TABLE.drop(columns=["run", "d"])), lambda: laws.posterior("relu", [1]),
+        lambda: laws.posterior("relu", None),
+    ],
+    r"points must be a table with rows .*lacking: \[\]": [lambda: laws.posterior("relu", TABLE[:0])],
+    "^a: d and tokens_per_param must be": [lambda: laws.posterior("relu", TABLE.assign(tokens_per_param=np.nan))],
+    "^a: tokens_per_param must be numbers": [lambda: laws.posterior("relu", TABLE.assign(tokens_per_param="many"))],
+    "draws must be a whole number of at least 1": [
+        lambda: laws.posterior("relu", TABLE, draws=0), lambda: laws.posterior("relu", TABLE, draws=2.5),
+        lambda: two_segments.fit(range(9), range(9), [1] * 9, draws=0),
+        lambda: two_segments.ahead_of_line(range(1, 9), range(8), [1] * 8, draws="9"),
+    ],
+    "seed must be a whole number of at least 0": [lambda: laws.posterior("relu", TABLE, seed=-1)],
+    "none leaves 7 points of every run; give lower ones": [
+        lambda: laws.posterior("relu", TABLE, cuts=[100]), lambda: laws.posterior("relu", TABLE, cuts=[]),
+    ],
+    "cuts must be": [
+        lambda: laws.posterior("relu", TABLE, cuts="early"), lambda: laws.posterior("relu", TABLE, cuts=[np.nan]),
+        lambda: laws.posterior("relu", TABLE, cuts=0.0),
+    ],
+    "tokens and activation_ratio must be": [lambda: laws.change(D, GOOD[1:]), lambda: laws.change(D, D * np.nan)],
+    "tokens must be two or more and increase": [lambda: laws.change([1], [0.1]), lambda: laws.change([], []),
+                                                lambda: laws.change([2, 1], [0.1, 0.2])],
+    "tokens must be numbers": [lambda: laws.change("D", GOOD), lambda: rivals.hold_out("relu", ["a"], [1])],
+    "0 points remain": [lambda: rivals.hold_out("relu", [], [])],
+    "x and y and error must be": [lambda: laws.line([0, 1, 2], [1, 2], [1, 1]),
+                                  lambda: laws.line([0, 1], [1, np.inf], [1, 1]),
+                                  lambda: two_segments.fit(range(9), range(8), [1] * 8)],
+    "y must be numbers": [lambda: laws.mean(["a", "b"], [1, 1])],
+    "y and error must be": [lambda: laws.mean([1, 2], 0.1)],
+    "error must be standard errors": [lambda: laws.mean([1, 2], [1, -1])],
+    "level is 90; give a fraction": [lambda: laws.line([0, 1, 2], [1, 2, 3], [1, 1, 1], level=90)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("said", "call"), [(said, call) for said, calls in CALLS.items() for call in calls])
+def test_each_argument_at_fault_is_named(said, call):
+    with pytest.raises(ValueError, match=said):
+        call()
+
+
+def test_what_is_asked_of_a_posterior_is_checked():
+    model = laws.posterior("relu", TABLE, draws=1, cuts=[0.0])
+    for ask in (model.curves, model.slopes, model.median, model.sample, model.predict, model.tokens_for):
+        with pytest.raises(ValueError, match="no run is called 'b'; there are a"):
+            ask("b", 0.1)
+    for call in (lambda: model.predict("a", "many"), lambda: laws.fit("relu", D, GOOD, 1.0).predict(["many"])):
+        with pytest.raises(ValueError, match="tokens must be numbers"):
+            call()
+    with pytest.raises(ValueError, match="level is 90; give a fraction"):
+        model.limits(90)
 
 
 # --- all runs --------------------------------------------------------------------------------------------------------
