@@ -74,7 +74,7 @@ class Posterior:
 
     def _of_draws(self, of: Callable[[str, Any, Array], Array], run: str, tokens: ArrayLike) -> Array:
         table = self._table(run)
-        known = pd.Series({name: table[name].to_numpy()[:, None] for name in ("alpha", "b", "c", "a0")})
+        known = pd.Series({name: column.to_numpy()[:, None] for name, column in table.items()})
         return of(self.kind, known, positive(np.atleast_1d(tokens)))
 
     def _table(self, run: str) -> pd.DataFrame:

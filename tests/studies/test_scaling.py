@@ -1,5 +1,6 @@
 """The tables and verdicts on the laws: shipped points of the paper, hand-computed cases, made-up estimates."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -7,9 +8,11 @@ import pandas as pd
 import pytest
 
 from sparsinglib import laws, paper
+from sparsinglib.laws import curve
 from sparsinglib.paper.rules import Verdict
 from sparsinglib.studies.scaling import (
     claims,
+    figures,
     fit_figures,
     forecast_figures,
     forecasts,
@@ -34,6 +37,17 @@ def fitted(trend):
 @pytest.fixture(scope="module")
 def table_2(trend):
     return limits.table_2(limits.fits_by_drop(trend))
+
+
+def test_which_way_a_run_should_go_is_said_by_its_law(monkeypatch, trend, fitted):
+    """A third law that falls is judged as one that falls, whatever its name."""
+    table = limits.limits(fitted).assign(low=0.9, high=1.0)
+    assert figures._drifted(trend, table[table.activation == "silu"]) == ""
+    assert "passed the limit" in figures._drifted(trend, table[table.activation == "relu"])
+    monkeypatch.setitem(curve.LAWS, "falling", replace(curve.LAWS["silu"], sign=-1))
+    assert "passed the limit" in figures._drifted(trend, table.assign(activation="falling"))
+    monkeypatch.setitem(curve.LAWS, "silu", curve.LAWS["falling"])
+    assert "SiLU falls in 0 of" in figures._which_way(trend)
 
 
 def test_a_finished_long_run_stands_for_the_shorter_one(monkeypatch, tmp_path):

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from ...laws import Posterior
+from ...laws import Posterior, curve
 from ...paper import published, style
 from .limits import LARGEST, printed
 
@@ -53,10 +53,11 @@ def _which_way(trend: pd.DataFrame) -> str:
     late = trend[trend.d > 0.1 * trend.groupby("run").d.transform("max")].sort_values("d")
     ratios = late.groupby(["activation", "run"]).activation_ratio
     change, words = ratios.agg(lambda y: y.iloc[-5:].mean() - y.iloc[:5].mean()).reset_index(), []
-    for activation, verb, sign in (("relu", "falls", -1), ("silu", "rises", 1)):
+    for activation in style.ACTIVATIONS:
+        sign = curve.law(activation).sign
         mine = sign * change[change.activation == activation].activation_ratio > 0
         count = f"every one of {len(mine)} runs" if mine.all() else f"{mine.sum()} of {len(mine)} runs"
-        words.append(f"{style.ACTIVATION_LABELS[activation]} {verb} in {count}")
+        words.append(f"{style.ACTIVATION_LABELS[activation]} {'rises' if sign > 0 else 'falls'} in {count}")
     return ", ".join(words)
 
 
@@ -94,7 +95,8 @@ def figure_4(trend: pd.DataFrame, laws: Laws, limits: pd.DataFrame) -> style.Pic
 def _drifted(trend: pd.DataFrame, limits: pd.DataFrame) -> str:
     """Sentences that name the runs whose end lies beyond the interval of their limit, or that go against their law."""
     end = limits.run.map(trend.sort_values("d").groupby("run").activation_ratio.apply(lambda ratio: ratio[-5:].mean()))
-    beyond = np.where(limits.activation == "relu", end < limits.low, end > limits.high)
+    falls = limits.activation.map(lambda activation: curve.law(activation).sign < 0)
+    beyond = np.where(falls, end < limits.low, end > limits.high)
     said = {
         "Last points have passed the limit of their law": beyond,
         "Points run against their law on the whole": limits.against,
