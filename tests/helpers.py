@@ -18,6 +18,12 @@ GOLDEN = Path(__file__).parent / "data" / "golden"
 IDS = torch.tensor([[5, 9, 31, 2, 7, 7, 0, 12, 39, 1]])
 
 
+def verdict(rows, claim: str, evidence: str = "ladder") -> str:
+    """The verdict of the only row of a claim, for one kind of evidence."""
+    (found,) = [row.verdict for row in rows if (row.id, row.evidence) == (claim, evidence)]
+    return found
+
+
 def logits(model) -> torch.Tensor:
     """Logits of one forward pass over ``IDS``."""
     with torch.no_grad():

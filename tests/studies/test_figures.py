@@ -9,7 +9,7 @@ from sparsinglib.files import SAMPLE
 from sparsinglib.paper import style
 from sparsinglib.studies.checkpoint import figures
 from sparsinglib.studies.checkpoint.ffn_output import decompose_ffn_output
-from sparsinglib.studies.checkpoint.numbers import find_rule, halves, validate_strategy
+from sparsinglib.studies.checkpoint.numbers import find_rule, halves
 from sparsinglib.texts.pieces import token_pieces
 
 
@@ -93,16 +93,6 @@ def test_figure_1_splits_the_output_as_eq_3_says(ladder, batches):
     assert taken.neurons[~taken.neurons.strong].magnitude.max() <= found.values[2] * (1 + 1e-6)
     with pytest.raises(ValueError, match="No layer"):
         decompose_ffn_output(model, batches[0][0], found, layer=99, position=0)
-
-
-@pytest.mark.parametrize(
-    ("strategy", "argument", "match"),
-    [("none", 1, "one of"), ("pplp", 5, "ratio"), ("pplp", 1.0, "ratio"), ("topk", 0, "share"), ("fat", -1, "eps"),
-     ("cett", 1, "CETT")],
-)  # fmt: skip
-def test_strategies_refuse_bad_input_before_any_work(strategy, argument, match):
-    with pytest.raises(ValueError, match=match):
-        validate_strategy(strategy, argument)
 
 
 def test_find_rule_gives_what_the_name_says(ladder, batches):

@@ -11,7 +11,7 @@ import torch
 from helpers import greedy, hooks_on, tiny_llama
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_up import growth
+from made_up import growth, training_texts
 from safetensors.torch import load_file
 
 import sparsinglib as sl
@@ -21,7 +21,6 @@ from sparsinglib.ladder.recipe import RUNS, MixtureRun, Run
 from sparsinglib.studies.mixtures import claims as moe_claims
 from sparsinglib.studies.mixtures import figures as moe_figures
 from sparsinglib.studies.mixtures import numbers as moe
-from sparsinglib.texts import corpora
 
 TINY = MixtureRun("tiny-moe", 16, 2, "relu", 1, 24 * recipe.CONTEXT, 1, warmup_tokens=2560, experts=5, active_experts=2)
 IDS = [torch.randint(0, recipe.VOCABULARY, (2, 40), generator=torch.Generator().manual_seed(i)) for i in range(2)]
@@ -154,8 +153,7 @@ def test_one_product_is_transformers_own_mixture(experts, seed, data):
 
 def test_a_stopped_run_continues_to_the_same_weights_and_what_is_shipped_loads(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "LOG_TOKENS", 4 * recipe.CONTEXT)
-    rng = np.random.default_rng(0)
-    texts = {name: (rng.zipf(1.5, 20_000) % recipe.VOCABULARY).astype(np.uint16) for name in corpora.SHARES}
+    texts = training_texts()
     whole, pieces, elsewhere, target = (tmp_path / name for name in ("whole", "pieces", "elsewhere", "shipped"))
     train.train(TINY, texts, whole, compiled=False)
     assert train.train(TINY, texts, pieces, minutes=0, compiled=False) == 4

@@ -233,12 +233,6 @@ def test_pictures_of_another_suite_do_not_replace_the_ladder_s():
     assert neuron_use.ending(dataclasses.replace(suite, evidence="ladder")) == ""
 
 
-@pytest.mark.parametrize(("tokens", "pct", "message"), [(8, 1.0, "one window of 16"), (0, 0.0, "ppl_increase_pct")])
-def test_bad_sizes_are_refused(tokens, pct, message):
-    with pytest.raises(ValueError, match=message):
-        neuron_use.measure_frequencies(suite_of("x"), pct, tokens)
-
-
 def test_measuring_asks_for_halves_only_where_the_text_can_be_cut(monkeypatch):
     asked = []
 

@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import verdict
 
 from sparsinglib import laws, paper
 from sparsinglib.laws import curve
@@ -72,12 +73,6 @@ def test_a_finished_long_run_stands_for_the_shorter_one(monkeypatch, tmp_path):
     long = found[found.run == folder.name]
     assert long.activation_ratio.tolist() == pytest.approx([0.1 + 0.04 / s for s in steps], rel=1e-4)
     assert set(long.scale) == {"0.8M"} and not found[trends.COLUMNS].isna().any().any()
-
-
-def verdict(rows, claim, evidence="ladder"):
-    """The verdict of the only row of a claim, for one kind of evidence."""
-    (found,) = [row.verdict for row in rows if (row.id, row.evidence) == (claim, evidence)]
-    return found
 
 
 def run(ratio, activation="relu", scale="0.1M", end=12.0):

@@ -37,7 +37,7 @@ def made(rises: dict[str, np.ndarray], noise=None) -> Tradeoff:
     points = pd.DataFrame(rows).assign(checkpoint="made", dense_ppl=20.0, ppl=20 * np.exp(mean), ppl_ratio=np.exp(mean))
     points = points.assign(ppl_ratio_se=0.01, kl=np.where(points.rule == CETT, mean, np.nan), kl_se=0.001)
     falls = pd.DataFrame({"layer": [0, 1], "steps": [39, 39], "wrong": [0, 2], "largest_fall": [0.0, 0.02]})
-    falls = falls.assign(fall_error=[0.0, 0.001], falling_tokens=[0.1, 0.3])
+    falls = falls.assign(fall_error=[0.0, 0.001])
     return Tradeoff(CHECKPOINT, points, np.stack(sums), counts, falls, FOUND)
 
 

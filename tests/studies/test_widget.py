@@ -92,19 +92,3 @@ def test_elsewhere_the_picture_is_shown(found, monkeypatch):
         f"{r.mixture_increase_pct:+.1f} %"
         for r in widget.table(found).itertuples()
     ]
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        (("no-such", "", "auto"), "0.4m-relu"),
-        (("", "  \n", "auto"), "empty"),
-        (("", "", "always"), "auto, slider, picture"),
-    ],
-)
-def test_bad_input_is_refused_by_name(suite, given, message):
-    with pytest.raises(ValueError, match=message):
-        widget.validate_parameters(suite, *given)
-    if given[2] == "always":
-        with pytest.raises(ValueError, match=message):
-            widget.show(None, "always")

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import verdict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize
@@ -73,12 +74,6 @@ def tables():
     table, seeds, points = numbers.shapes(), numbers.seed_errors(), numbers.trend()
     activation = numbers.sparsity(table, points, laws.posterior("relu", points), seeds)
     return table, activation, numbers.losses(table, numbers.loss(), seeds), seeds
-
-
-def verdict(rows, claim):
-    """The verdict of the ladder's row of a claim."""
-    (found,) = [row for row in rows if (row.id, row.evidence) == (claim, "ladder")]
-    return found.verdict
 
 
 # --- two segments ----------------------------------------------------------------------------------------------------

@@ -38,11 +38,9 @@ def _zeros(of: Measured, relu: Measured | None) -> Row:
 
 
 def _activation(of: Measured, relu: Measured | None, silu: Measured | None) -> Row:
-    missing = "Needs a ReLU and a SiLU model of one size, strategy pplp with 1.01, and enough text for an interval"
-    if relu is None or silu is None or relu.model.num_parameters() != silu.model.num_parameters():
-        return judge("C21", evidence(of.name), missing)
-    low, high = _at_one_percent(relu), _at_one_percent(silu)
-    if low is None or high is None:
+    low, high = (model and _at_one_percent(model) for model in (relu, silu))
+    if not relu or not silu or not low or not high or relu.model.num_parameters() != silu.model.num_parameters():
+        missing = "Needs a ReLU and a SiLU model of one size, strategy pplp with 1.01, and enough text for an interval"
         return judge("C21", evidence(of.name), missing)
     gap = high.value - low.value
     down = math.hypot(high.value - high.low, low.high - low.value)

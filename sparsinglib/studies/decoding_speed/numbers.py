@@ -59,13 +59,14 @@ def prepared(path: Path) -> pd.DataFrame:
     block = ["part", "model", "dtype", "threads"]
     memory = table[table.kind == "memory"].set_index(block)
     speed = (memory.bytes / memory.seconds).groupby(level=block).max()
-    whole = table[table.case == "all"].set_index(block)
     keys = pd.MultiIndex.from_frame(table[block])
-    table["of_memory"] = table.bytes / table.seconds / speed.reindex(keys).to_numpy()
-    table["over_kernel"] = whole.seconds.reindex(keys).to_numpy() / table.seconds
-    table["over_kernel_low"] = whole.seconds_low.reindex(keys).to_numpy() / table.seconds_high
-    table["over_kernel_high"] = whole.seconds_high.reindex(keys).to_numpy() / table.seconds_low
-    return table
+    whole = table[table.case == "all"].set_index(block).reindex(keys).set_index(table.index)
+    return table.assign(
+        of_memory=table.bytes / table.seconds / speed.reindex(keys).to_numpy(),
+        over_kernel=whole.seconds / table.seconds,
+        over_kernel_low=whole.seconds_low / table.seconds_high,
+        over_kernel_high=whole.seconds_high / table.seconds_low,
+    )
 
 
 def machine(table: pd.DataFrame) -> str:
@@ -85,10 +86,6 @@ def memory_table(table: pd.DataFrame) -> pd.DataFrame:
     return speed.round(1).rename("GB/s").rename_axis("threads").reset_index()
 
 
-def _spread(rows: pd.DataFrame) -> list[str]:
-    return [f"{r.speedup:.2f} ({r.speedup_low:.2f}–{r.speedup_high:.2f})" for r in rows.itertuples()]
-
-
 def model_table(table: pd.DataFrame) -> pd.DataFrame:
     """Greedy decoding of whole models under their own thresholds, tokens/s, and how many tokens agree with masking."""
     rows = table[table.kind == "model"].copy()
@@ -96,13 +93,11 @@ def model_table(table: pd.DataFrame) -> pd.DataFrame:
     rate = (1 / rows.set_index([*keys, "variant"]).seconds).unstack().rename(columns=VARIANTS)
     sparse = rows[rows.variant == "sparse"].set_index(keys)
     rate = rate.map("{:.3g}".format)
-    rate["over dense torch"] = pd.Series(_spread(sparse), index=sparse.index)
-    rate["bound of FFNs"] = sparse.bound.round(2)
-    same = [f"{row.agree:.0f} of {row.tokens:.0f}" for row in sparse.itertuples()]
-    rate["same tokens"] = pd.Series(same, index=sparse.index)
-    columns = [*VARIANTS.values(), "over dense torch", "bound of FFNs", "same tokens"]
+    gain = [f"{r.speedup:.2f} ({r.speedup_low:.2f}–{r.speedup_high:.2f})" for r in sparse.itertuples()]
+    same = [f"{r.agree:.0f} of {r.tokens:.0f}" for r in sparse.itertuples()]
+    found = {"over dense torch": gain, "bound of FFNs": sparse.bound.round(2), "same tokens": same}
     units = {name: f"{name} (tokens/s)" for name in VARIANTS.values()}
-    return rate.loc[sparse.index, columns].rename(columns=units).reset_index()
+    return rate.loc[sparse.index, list(units)].rename(columns=units).assign(**found).reset_index()
 
 
 def weights(scale: str = LARGEST) -> dict[str, float]:
@@ -116,19 +111,13 @@ def weights(scale: str = LARGEST) -> dict[str, float]:
     }
 
 
-def limit_ratio(scale: str = LARGEST) -> float:
-    """Limit activation ratio of the paper's ReLU run (Table 2, A0)."""
-    table = published.table(2)
-    return float(table[(table.scale == scale) & (table.activation == "relu")].a0.iloc[0])
-
-
 def most_gain(scale: str = LARGEST) -> pd.DataFrame:
     """Most that skipping inactive neurons can gain where reading weights is all that takes time.
 
     Of the FFNs alone and of the whole model, whose attention and output head are read whole; with the gate read, as
     our kernel does, and with a predictor that knows the active neurons beforehand and costs nothing.
     """
-    parts, a = weights(scale), limit_ratio(scale)
+    parts, a = weights(scale), published.table(2).set_index(["scale", "activation"]).a0[scale, "relu"]
     share = parts["FFNs"] / sum(parts.values())
     gains = {"gate read whole": 3 / (1 + 2 * a), "gate predicted, free and perfect": 1 / a}
     rows = [(how, ffn, 1 / (1 - share + share / ffn)) for how, ffn in gains.items()]

@@ -51,14 +51,18 @@ def printed_averages() -> list[Estimate]:
     interval.
     """
     table = averages().query("group != @COMPLEX", local_dict={"COMPLEX": COMPLEX})
-    found = [exact(r.recomputed_pct, "%", _name(r), f"{r.printed_pct:.1f}") for r in table.itertuples()]
+    found = []
+    for r in table.itertuples():
+        note = f"{r.scale} {r.activation} {_short(r.group)}, p = {r.p_pct}:"
+        found.append(exact(r.recomputed_pct, "%", note, f"{r.printed_pct:.1f}"))
     average = table.set_index([*MODEL, "group"]).printed_pct
     for row in published.table(1).query("p_pct > 0").itertuples():
         for group in GROUPS:
             key = row.scale, row.activation
             change = average[*key, row.p_pct, group] - average[*key, 0, group]
             printed = f"{getattr(row, f'{group}_delta_printed_pct'):.1f}"
-            found.append(exact(change, "points", f"change of {_short(group)}, {_name(row)}", printed))
+            note = f"change of {_short(group)}, {row.scale} {row.activation}, p = {row.p_pct}:"
+            found.append(exact(change, "points", note, printed))
     overall = published.read("table1_overall_average").set_index(["group", "p_pct"])
     means = mean_changes().set_index(["group", "p_pct"]).change
     for group in GROUPS:
@@ -69,11 +73,6 @@ def printed_averages() -> list[Estimate]:
             note = f"mean of {_short(group)}, p = {p}:"
             found.append(Estimate(value, value - ROUNDING, value + ROUNDING, "points", note, f"{printed:.2f}"))
     return found
-
-
-def _name(row: tuple) -> str:
-    group = f" {_short(row.group)}" if hasattr(row, "group") else ""  # type: ignore[attr-defined]
-    return f"{row.scale} {row.activation}{group}, p = {row.p_pct}:"  # type: ignore[attr-defined]
 
 
 def _short(group: str) -> str:

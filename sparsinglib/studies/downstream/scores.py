@@ -69,16 +69,11 @@ def choose(names: str | Sequence[str] = (), suite: str = "ladder") -> list[str]:
     """The models asked for, or of each activation the largest of a suite that is there."""
     if names:
         return arguments.several("models", names, arguments.text)
-    chosen = [found[-1] for found in _by_activation(suite).values() if found]
-    if not chosen:
+    there = suites.read(suite)  # small ones first
+    fit = [[c.source for c in there.pick(activation=a) if c.revision is None] for a in style.ACTIVATIONS]
+    if not any(fit):
         raise ValueError(f"suite {suite} has no ReLU and no SiLU model; name what to score in models.")
-    return chosen
-
-
-def _by_activation(suite: str) -> dict[str, list[str]]:
-    """A suite's models by activation as ``sl.load`` takes them, in the order of the file, which is small ones first."""
-    there = suites.read(suite)
-    return {a: [c.source for c in there.pick(activation=a) if c.revision is None] for a in style.ACTIVATIONS}
+    return [sources[-1] for sources in fit if sources]
 
 
 def _load(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
@@ -89,12 +84,11 @@ def _load(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
 
 def stages(names: Sequence[str]) -> str:
     """Say of each model which checkpoint is scored, and, with one of the ladder's, which runs are not trained yet."""
-    there = ladder_names()
-    if not set(names) & set(there):
-        return "\n".join(f"{_label(name)}: {_stage(name)}" for name in names)
-    missing = [f"{s}-{a}" for s in SCALES for a in style.ACTIVATIONS if f"{s}-{a}" not in there]
-    lines = [f"{name}: {_stage(name)}" for name in names]
-    return "\n".join([*lines, f"not trained yet: {', '.join(missing) or 'none'}"])
+    lines = [f"{_label(name)}: {_stage(name)}" for name in names]
+    if set(names) & set(there := ladder_names()):
+        missing = [f"{s}-{a}" for s in SCALES for a in style.ACTIVATIONS if f"{s}-{a}" not in there]
+        lines.append(f"not trained yet: {', '.join(missing) or 'none'}")
+    return "\n".join(lines)
 
 
 def _label(name: str) -> str:
@@ -107,9 +101,8 @@ def _stage(name: str) -> str:
         return "as it is"
     if (LADDER / name / "decayed" / "config.json").is_file():
         return "after its decay stage, as the models the paper scores"
-    return (
-        f"{'end' if said['finished'] else 'middle'} of the stable stage; the paper scores models after the decay stage"
-    )
+    place = "end" if said["finished"] else "middle"
+    return f"{place} of the stable stage; the paper scores models after the decay stage"
 
 
 def _batches(name: str, tokenizer: PreTrainedTokenizerBase | None, tokens: int) -> Sequence[Tensor]:
@@ -200,11 +193,7 @@ def chance_table(s: TaskScores) -> pd.DataFrame:
 
 def group_table(s: TaskScores) -> pd.DataFrame:
     """The ladder's Table 1: mean dense score, change at each p with its 90 % interval (points); printed values."""
-    rows = []
-    for (model, group), part in s.groups.groupby(["model", "group"], sort=False):
-        row = {"model": model, "group": group.replace("_", " "), "tasks": int(part.tasks.iloc[0])}
-        rows.append(row | task_tables.in_words(task_tables.scaled(part)))
-    return pd.DataFrame(rows).fillna("–")
+    return task_tables.by_group(task_tables.scaled(s.groups), "tasks").fillna("–")
 
 
 def verdicts(s: TaskScores) -> list[Row]:

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from ...core.rules import FAT, StraightforwardReLU, TopK
 from ...core.thresholds import Thresholds
 from ...paper import published
+from ...paper.claims import mean_of
 
 COMMONSENSE, READING, COMPLEX = "commonsense_reasoning", "reading_comprehension", "complex"
 GROUP_OF_TABLE = {4: COMMONSENSE, 5: READING, 6: COMPLEX}
@@ -33,18 +33,11 @@ def changes() -> pd.DataFrame:
 def mean_changes() -> pd.DataFrame:
     """Mean change over the ten models by group and p, its 90 % t interval, and what Table 1 prints (points)."""
     printed = published.read("table1_overall_average").set_index(["group", "p_pct"]).mean_delta_vs_dense_pct
-    rows = [
-        (group, p, *t_interval(part.change), printed.get((group, p), np.nan))
-        for (group, p), part in changes().groupby(["group", "p_pct"], sort=False)
-    ]
+    rows = []
+    for (group, p), part in changes().groupby(["group", "p_pct"], sort=False):
+        mean = mean_of(part.change)
+        rows.append((group, p, mean.value, mean.low, mean.high, printed.get((group, p), np.nan)))
     return pd.DataFrame(rows, columns=["group", "p_pct", "change", "low", "high", "printed"])
-
-
-def t_interval(values: pd.Series) -> tuple[float, float, float]:
-    """Mean and 90 % interval over models, taken as a sample of such models."""
-    mean, error = float(values.mean()), float(stats.sem(values))
-    low, high = stats.t.interval(0.90, len(values) - 1, loc=mean, scale=error)
-    return mean, float(low), float(high)
 
 
 def inconsistencies() -> pd.DataFrame:
@@ -83,11 +76,8 @@ def table_1(means: pd.DataFrame, evidence: str = "ladder") -> pd.DataFrame:
     mean = mean_changes().query("group != @COMPLEX").rename(columns={"printed": "printed_change"})
     own = scaled(means[means.p.notna() & (means.group != COMPLEX)]).assign(evidence=evidence)
     columns = ["evidence", "model", "p_pct", "group", "score_pct", "change", "low", "high", "printed_change"]
-    return (
-        pd.concat([rows, mean.assign(evidence="paper", model="mean"), own])
-        .reindex(columns=columns)
-        .reset_index(drop=True)
-    )
+    parts = [rows, mean.assign(evidence="paper", model="mean"), own]
+    return pd.concat(parts).reindex(columns=columns).reset_index(drop=True)
 
 
 def _paper(rows: pd.DataFrame) -> pd.DataFrame:
@@ -124,15 +114,20 @@ def recorded(table: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
     """
     own = table[table.evidence != "paper"]
     examples = scores[scores.evidence != "paper"].groupby("model").n.min()
+    return by_group(own.assign(n=own.model.map(examples)), "n")
+
+
+def by_group(own: pd.DataFrame, count: str) -> pd.DataFrame:
+    """One row a model and group of ``scaled`` scores: the column ``count``, and ``_in_words``; printed values."""
     rows = []
     for (model, group), part in own.groupby(["model", "group"], sort=False):
-        row = {"model": model, "group": group.replace("_", " "), "n": int(examples[model])}
-        rows.append(row | in_words(part))
+        row = {"model": model, "group": group.replace("_", " "), count: int(part[count].iloc[0])}
+        rows.append(row | _in_words(part))
     return pd.DataFrame(rows)
 
 
-def in_words(part: pd.DataFrame) -> dict[str, str]:
-    """Dense score (percent) of a model and group, and its change at each p with the interval (points); printed."""
+def _in_words(part: pd.DataFrame) -> dict[str, str]:
+    """Dense score (percent) of a model and group, and its change at each p with the interval (points)."""
     by_p = part.set_index("p_pct")
     if by_p.score_pct.isna()[0]:
         return {"dense": "not testable at this scale"}

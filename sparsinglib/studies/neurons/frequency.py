@@ -105,12 +105,12 @@ def ending(suite: Suite, save_as: str = "") -> str:
 
 def summary(uses: Iterable[NeuronActivity]) -> pd.DataFrame:
     """One row a checkpoint: its number of layers, CETT found, and the activation ratio (%) on each corpus."""
-    rows: dict[str, dict[str, float]] = {}
-    for use in uses:
-        found = {"layers": len(use.whole.neuron_frequency), "CETT": cast(Thresholds, use.whole.rule).cett}
-        row = rows.setdefault(use.checkpoint.name, found)
-        row[f"{use.corpus} (%)"] = 100 * use.whole.activation_ratio
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("checkpoint").reset_index()
+    rows = []
+    for c, mine in by_checkpoint(uses).items():
+        one = mine[0].whole
+        row = {"checkpoint": c.name, "layers": len(one.neuron_frequency), "CETT": cast(Thresholds, one.rule).cett}
+        rows.append(row | {f"{use.corpus} (%)": 100 * use.whole.activation_ratio for use in mine})
+    return pd.DataFrame(rows)
 
 
 def curves(frequencies: Sequence[np.ndarray]) -> Curves:
@@ -134,12 +134,11 @@ def curve_table(uses: Iterable[NeuronActivity]) -> pd.DataFrame:
     frames = []
     for use in uses:
         c = use.checkpoint
+        labels = {"checkpoint": c.name, "scale": c.scale, "activation": c.activation, "corpus": use.corpus}
         for position, curve in curves(use.whole.neuron_frequency).items():
-            shown = stretched(curve, min(POINTS_DRAWN, len(curve)))
-            labels = {"checkpoint": c.name, "scale": c.scale, "activation": c.activation}
+            shown = 100 * stretched(curve, min(POINTS_DRAWN, len(curve)))
             share = 100 * (np.arange(len(shown)) + 0.5) / len(shown)
-            values = {"neurons_pct": share, "frequency_pct": 100 * shown}
-            frames.append(pd.DataFrame(labels | {"corpus": use.corpus, "position": position} | values))
+            frames.append(pd.DataFrame(labels | {"position": position, "neurons_pct": share, "frequency_pct": shown}))
     return pd.concat(frames, ignore_index=True)
 
 

@@ -153,20 +153,18 @@ def kind_table(uses: Sequence[NeuronActivity], min_occurrences: int) -> pd.DataF
         tokenizer = survey.loaded(c)[1]
         for use in groups[c]:
             table = use.whole.by_vocabulary
-            table["kind"] = [kind(tokenizer, i) for i in table.token_id]
-            table["active"] = table.activation_ratio * table.tokens
-            sums = table.groupby("kind", as_index=False)[["active", "tokens"]].sum()
-            mean = sums.set_index("kind").eval("active / tokens")
-            table["square"] = (table.active - table.tokens * table.kind.map(mean)) ** 2
-            entries = table.groupby("kind").square.agg(["sum", "count"]).to_numpy(float).T
-            with np.errstate(invalid="ignore"):  # one entry alone has no spread
-                sums["error"] = np.sqrt(entries[0] * entries[1] / (entries[1] - 1)) / sums.tokens
-            sums = sums.assign(checkpoint=c.name, activation=c.activation, corpus=use.corpus)
-            frames.append(sums[sums.tokens >= min_occurrences])
-    table = pd.concat(frames, ignore_index=True)
-    ratio = table.active / table.tokens
-    table = table.assign(activation_ratio=ratio, low=ratio - Z90 * table.error, high=ratio + Z90 * table.error)
-    return table[["checkpoint", "activation", "corpus", "kind", "activation_ratio", "low", "high", "tokens"]]
+            kinds = pd.Series([kind(tokenizer, i) for i in table.token_id], name="kind")
+            tokens = table.tokens.groupby(kinds).sum()
+            ratio = (table.activation_ratio * table.tokens).groupby(kinds).sum() / tokens
+            off = table.tokens * (table.activation_ratio - kinds.map(ratio))
+            spread = off.groupby(kinds).agg(["std", "size"])  # one entry alone has none
+            half = Z90 * spread["std"] * np.sqrt(spread["size"]) / tokens
+            numbers = {"activation_ratio": ratio, "low": ratio - half, "high": ratio + half, "tokens": tokens}
+            found = pd.DataFrame(numbers).reset_index()
+            found = found.assign(checkpoint=c.name, activation=c.activation, corpus=use.corpus)
+            frames.append(found[found.tokens >= min_occurrences])
+    names = ["checkpoint", "activation", "corpus", "kind", "activation_ratio", "low", "high", "tokens"]
+    return pd.concat(frames, ignore_index=True)[names]
 
 
 def extremes(uses: Sequence[NeuronActivity], count: int, min_occurrences: int) -> pd.DataFrame:

@@ -29,13 +29,14 @@ def seed_spread(table: pd.DataFrame) -> pd.DataFrame:
     return spread[spread.seeds > 1]
 
 
-def _past_warm_up(model: laws.Posterior) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The points that the laws are fitted to, and the tokens a parameter (min, max) between which each run has them.
+def _past_warm_up(model: laws.Posterior) -> pd.DataFrame:
+    """By run: scale, identified (limit), begin and end (tokens a parameter) of the points that its law is fitted to.
 
     The 2.4B run, of which a part is published, is left out.
     """
     points = model.points[(model.points.run != LARGEST) & (model.points.used >= 0.5)]
-    return points, points.groupby("run").tokens_per_param.agg(["min", "max"])
+    ends = points.groupby(["run", "scale"]).tokens_per_param.agg(begin="min", end="max")
+    return ends.reset_index("scale").join(model.limits().set_index("run").identified)
 
 
 def at_equal_tokens(fitted: Laws, params: pd.Series) -> pd.DataFrame:
@@ -49,16 +50,15 @@ def at_equal_tokens(fitted: Laws, params: pd.Series) -> pd.DataFrame:
     """
     rows = []
     for (evidence, activation), model in fitted.items():
-        points, ends = _past_warm_up(model)
-        shortest = float(ends["max"].min())
-        middle_of_all = float(np.sqrt(shortest * ends["min"].max()))
-        fixed = model.limits().set_index("run").identified
-        for run, scale in points.groupby("run").scale.first().items():
+        runs = _past_warm_up(model)
+        shortest = float(runs.end.min())
+        middle_of_all = float(np.sqrt(shortest * runs.begin.max()))
+        for run, scale, *_, fixed in runs.itertuples():
             unit = float(params[scale]) / TOKEN_UNITS[evidence]
-            d, table = middle_of_all * unit, model.draws[str(run)]
-            speed = np.abs(model.slopes(str(run), d)[:, 0])
+            d, table = middle_of_all * unit, model.draws[run]
+            speed = np.abs(model.slopes(run, d)[:, 0])
             of = {
-                "ratio": model.curves(str(run), shortest * unit)[:, 0],
+                "ratio": model.curves(run, shortest * unit)[:, 0],
                 "a0": table.a0,
                 "log_speed": np.log(np.maximum(speed, 1e-300)),
                 "log_speed_by_lnd": np.log(np.maximum(speed * d, 1e-300)),
@@ -66,7 +66,7 @@ def at_equal_tokens(fitted: Laws, params: pd.Series) -> pd.DataFrame:
                 "log_c": np.log(table.c),
             }
             row = {"evidence": evidence, "activation": activation, "run": run, "scale": scale}
-            row |= {"tokens_per_param": shortest, "speed_at": middle_of_all, "identified": fixed[run]}
+            row |= {"tokens_per_param": shortest, "speed_at": middle_of_all, "identified": fixed}
             for name, values in of.items():
                 low, middle, high = np.quantile(values, [(1 - WITHIN) / 2, 0.5, (1 + WITHIN) / 2])
                 row |= {name: middle, f"{name}_error": (high - low) / 2}
@@ -136,17 +136,16 @@ def derivatives(fitted: Laws, params: pd.Series) -> pd.DataFrame:
     """
     axis, rows = published.read("figure_axes").query("figure == 8").iloc[0], []
     for (evidence, activation), model in fitted.items():
-        points, ends = _past_warm_up(model)
-        fixed = model.limits().set_index("run").identified
-        start = float(axis.x_tick_min) if ends["max"].min() > axis.x_tick_min else float(ends["min"].max())
+        runs = _past_warm_up(model)
+        start = float(axis.x_tick_min) if runs.end.min() > axis.x_tick_min else float(runs.begin.max())
         ratio = np.linspace(start, float(axis.x_tick_max), 201)
-        for run, scale in points.groupby("run").scale.first().items():
-            every = model.slopes(str(run), ratio * float(params[scale]) / TOKEN_UNITS[evidence])
+        for run, scale, begin, end, fixed in runs.itertuples():
+            every = model.slopes(run, ratio * float(params[scale]) / TOKEN_UNITS[evidence])
             low, middle, high = np.quantile(every, [0.05, 0.5, 0.95], axis=0)
             named = {"evidence": evidence, "run": run, "scale": scale, "activation": activation}
             numbers = {"tokens_per_param": ratio, "derivative": middle, "low": low, "high": high}
-            inside = (ends["min"][run] <= ratio) & (ratio <= ends["max"][run])
-            rows.append(pd.DataFrame({**named, **numbers, "inside": inside, "identified": fixed[run]}))
+            inside = (begin <= ratio) & (ratio <= end)
+            rows.append(pd.DataFrame({**named, **numbers, "inside": inside, "identified": fixed}))
     return pd.concat(rows, ignore_index=True)
 
 

@@ -184,8 +184,7 @@ def layer_falls(model: PreTrainedModel, batches: Sequence[Tensor]) -> pd.DataFra
 
     One row a layer: steps between neighbouring thresholds; wrong, those where the mean over tokens falls by more than
     its 90 % interval, paired by token; largest_fall of that mean (0 if it only rises) with its standard error
-    fall_error; falling_tokens (share of tokens whose own CETT falls by more than 0.01 somewhere). Measured on the first
-    thousand tokens, at 40 thresholds.
+    fall_error. Measured on the first thousand tokens, at 40 thresholds.
     """
     rows: list[dict[str, float]] = []
 
@@ -197,11 +196,9 @@ def layer_falls(model: PreTrainedModel, batches: Sequence[Tensor]) -> pd.DataFra
         steps = np.diff(cett, axis=0)
         mean, error = steps.mean(axis=1), steps.std(axis=1, ddof=1) / math.sqrt(steps.shape[1])
         worst = int(mean.argmin())
-        fall = np.maximum.accumulate(cett) - cett
         wrong = int((mean < -np.maximum(forward.Z90 * error, NO_FALL)).sum())
         falls = {"largest_fall": max(0.0, -mean[worst]), "fall_error": error[worst] if mean[worst] < 0 else 0.0}
-        often = float((fall.max(axis=0) > 0.01).mean())
-        rows.append({"layer": ffn.layer, "steps": len(mean), "wrong": wrong, **falls, "falling_tokens": often})
+        rows.append({"layer": ffn.layer, "steps": len(mean), "wrong": wrong, **falls})
 
     first = batches[0][: max(1, LAYER_TOKENS // batches[0].shape[1]), :LAYER_TOKENS]
     with hook_ffns(find_ffns(model), visit):

@@ -54,19 +54,18 @@ def shapes() -> pd.DataFrame:
     for name, run in SHAPES.items():
         ratio = run.width / run.layers
         labels = (name, f"{run.width}×{run.layers}", run.width, run.layers, ratio, ratio * USUAL.layers / USUAL.width)
-        rows.append((*labels, run.non_embedding_parameters, trends.record(name).get("tokens", 0)))
-    table = pd.DataFrame(rows, columns=[*LABELS, "params", "tokens"])
-    measured = (
-        trend().groupby("run").tokens.agg(["size", "max"]).reindex(table.run, fill_value=0).set_index(table.index)
-    )
-    finished = table.run.map(lambda name: trends.record(name).get("finished", False))
-    ended = finished & (measured["max"] == table.tokens) & (measured["size"] >= trends.LEAST_POINTS)
+        facts = trends.record(name)
+        rows.append((*labels, run.non_embedding_parameters, facts.get("tokens"), facts.get("finished", False)))
+    table = pd.DataFrame(rows, columns=[*LABELS, "params", "trained", "finished"])
+    table = table.join(trend().groupby("run").tokens.agg(checkpoints="size", measured="max"), on="run")
+    ended = table.finished & (table.measured == table.trained) & (table.checkpoints >= trends.LEAST_POINTS)
     if not ended.all():
         names = " ".join(table.run[~ended])
         how = " and ".join(f"python -m sparsinglib.ladder.{module} {names}" for module in ("train", "trajectory"))
         raise ValueError(f"not trained and measured to their end: {names}. Run {how}")
-    columns = {"million_tokens": table.pop("tokens") / TOKEN_UNITS["ladder"], "checkpoints": measured["size"]}
-    return table.assign(**columns, state="measured").sort_values("ratio", ignore_index=True)
+    table = table.assign(million_tokens=table.trained / TOKEN_UNITS["ladder"], state="measured")
+    shown = [*LABELS, "params", "million_tokens", "checkpoints", "state"]
+    return table[shown].sort_values("ratio", ignore_index=True)
 
 
 def trend() -> pd.DataFrame:
@@ -185,9 +184,8 @@ def bend_table(found: Mapping[str, two_segments.Bend]) -> pd.DataFrame:
         for key in ("turn", "slope", "level"):
             low, high = getattr(bend, f"{key}_interval")
             row |= {key: getattr(bend, key), f"{key}_low": low, f"{key}_high": high}
-        rows.append(
-            row | {"turn_layers": layers_at(bend.turn), "open": bend.turn_open or "no", "scatter": bend.scatter}
-        )
+        row |= {"turn_layers": layers_at(bend.turn), "open": bend.turn_open or "no", "scatter": bend.scatter}
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
