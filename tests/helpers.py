@@ -114,14 +114,6 @@ class PlainMLP:
         return value @ mlp.down_proj.weight.T
 
 
-def firing(model, ids: torch.Tensor, eps: float) -> list[torch.Tensor]:
-    """Neurons whose gate score is ``eps`` or more in a sparse run of each row: (tokens, d_ff) by layer."""
-    with PlainMLP(model, lambda _l, gate, _v, _n: (gate.abs() >= eps) & (gate != 0)) as seen, torch.no_grad():
-        for row in ids:
-            model(row[None])
-    return [torch.cat(seen.active[layer]) for layer in sorted(seen.active)]
-
-
 def plain_losses(model, ids: torch.Tensor) -> torch.Tensor:
     """Next-token losses in nats, float64, row by row."""
     with torch.no_grad():

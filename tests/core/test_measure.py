@@ -204,6 +204,8 @@ def test_padding_is_left_out_everywhere(before, name, filler, setting):
     assert padded.ppl_ratio == pytest.approx(plain.ppl_ratio, rel=2e-3)
     assert padded.by_vocabulary.tokens.tolist() == plain.by_vocabulary.tokens.tolist()
     assert padded.by_position.tokens.tolist() == plain.by_position.tokens.tolist()
+    ratios = [(*m.neuron_frequency, m.by_vocabulary.activation_ratio) for m in (padded, plain)]
+    assert all(np.abs(x - y).mean() < 5e-3 for x, y in zip(*ratios, strict=True))
 
 
 def test_topk_over_a_layer_ignores_padding(setting):

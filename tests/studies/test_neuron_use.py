@@ -6,7 +6,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers import firing, greedy, tiny_llama
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -20,17 +19,15 @@ from sparsinglib.studies.neurons.frequency import NeuronActivity
 from sparsinglib.suites import survey
 from sparsinglib.suites.suite import Checkpoint, Suite
 
-RULE = sl.FAT(0.05)
 
-
-def made_up(*layers, tokens=1000, rule=RULE):
-    """A measurement with given activation frequencies of each layer's neurons."""
-    counts = [(torch.tensor(layer, dtype=torch.float64) * tokens).round().long() for layer in layers]
+def made_up(*layers):
+    """A measurement on 1,000 tokens with given activation frequencies of each layer's neurons."""
+    counts = [(torch.tensor(layer, dtype=torch.float64) * 1000).round().long() for layer in layers]
     sums, blocks = torch.stack([layer.sum() for layer in counts])[:, None], torch.ones(4, 2)
-    number, read = len(layers), torch.tensor([tokens])
+    number, read = len(layers), torch.tensor([1000])
     return Measurement(
-        rule, tuple(range(number)), (), counts, [torch.zeros(0)] * number, torch.zeros(number), sums, read, sums,
-        torch.zeros(1), read, blocks, blocks, None, None,
+        sl.FAT(0.05), tuple(range(number)), (), counts, [torch.zeros(0)] * number, torch.zeros(number), sums, read,
+        sums, torch.zeros(1), read, blocks, blocks, None, None,
     )  # fmt: skip
 
 
@@ -39,33 +36,8 @@ def use(name, *layers, scale="0.1M", activation="relu", corpus="code", halves=()
     return NeuronActivity(checkpoint, corpus, made_up(*layers), tuple(made_up(*h) for h in halves))
 
 
-@pytest.fixture(scope="module")
-def small():
-    model = tiny_llama(seed=1, act="relu")
-    return model, greedy(model, 20, rows=6)
-
-
 def curves(measurement):
     return neuron_use.curves(measurement.neuron_frequency)
-
-
-def test_frequencies_are_those_of_a_plain_count(small):
-    """The share of tokens on which each neuron fires, counted one token and one neuron at a time in a sparse run."""
-    model, ids = small
-    found = sl.measure(model, [ids], RULE, kl=False).neuron_frequency
-    for layer, fired in zip(found, (layer.tolist() for layer in firing(model, ids, RULE.eps)), strict=True):
-        assert layer.tolist() == pytest.approx([sum(neuron) / len(fired) for neuron in zip(*fired, strict=True)])
-
-
-def test_curves_do_not_mind_batches_and_padding(small):
-    model, ids = small
-    pad = lambda x: torch.nn.functional.pad(x, (0, 7))  # noqa: E731
-    padded = [{"input_ids": pad(ids), "attention_mask": pad(torch.ones_like(ids))}]
-    one, *others = (sl.measure(model, text, RULE, kl=False) for text in ([ids], list(ids.split(1)), padded))
-    for other in others:
-        assert other.tokens == one.tokens
-        for position, curve in curves(one).items():
-            assert curves(other)[position] == pytest.approx(curve)
 
 
 @pytest.mark.parametrize(

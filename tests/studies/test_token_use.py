@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import firing, greedy, tiny_llama
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
@@ -20,7 +19,6 @@ from sparsinglib.studies.neurons.frequency import NeuronActivity, pairs
 from sparsinglib.suites import survey
 from sparsinglib.suites.suite import Checkpoint, Suite
 
-RULE = sl.FAT(0.05)
 WIDTH, APART = 1000, 0.05
 
 
@@ -35,7 +33,7 @@ def made_up(entries, vocabulary=2048):
         counts[0, i], tokens[i], squares[i] = round(ratio * WIDTH * times), times, times * (ratio**2 + APART**2)
     total, blocks = int(tokens.sum()), torch.ones(4, 2)
     return Measurement(
-        RULE, (0,), (), [torch.zeros(WIDTH, dtype=torch.long)], [torch.zeros(0)], torch.zeros(1),
+        sl.FAT(0.05), (0,), (), [torch.zeros(WIDTH, dtype=torch.long)], [torch.zeros(0)], torch.zeros(1),
         torch.zeros(1, 1, dtype=torch.long), torch.tensor([total]), counts, squares, tokens, blocks, blocks, None, None,
     )  # fmt: skip
 
@@ -48,21 +46,6 @@ def use(name, entries, scale="0.1M", activation="relu", corpus="code", halves=()
 @pytest.fixture
 def tokenizer(ladder):
     return ladder[1]
-
-
-def test_entries_are_those_of_a_plain_count_however_a_text_is_read():
-    model = tiny_llama(seed=2, act="relu")
-    ids, need = greedy(model, 20, rows=6), {}
-    layers = [layer.tolist() for layer in firing(model, ids, RULE.eps)]
-    for j, token in enumerate(ids.reshape(-1).tolist()):
-        need.setdefault(token, []).append(np.mean([np.mean(layer[j]) for layer in layers]))
-    pad = lambda x: torch.nn.functional.pad(x, (0, 5))  # noqa: E731
-    padded = {"input_ids": pad(ids), "attention_mask": pad(torch.ones_like(ids))}
-    for parts in ([[ids]], [list(ids.split(1))], [[ids[:2]], [ids[2:]]], [[padded]]):
-        table = token_use.together([sl.measure(model, part, RULE, kl=False) for part in parts])
-        assert table.tokens.to_dict() == {token: len(values) for token, values in need.items()}
-        means = {token: np.mean(values) for token, values in need.items()}
-        assert table.activation_ratio.to_dict() == pytest.approx(means)
 
 
 def test_pairs_are_neighbours_and_ends_of_one_activation():
