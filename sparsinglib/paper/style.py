@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from functools import cache
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from PIL import Image
 
 from ..files import FIGURES, output_dir, replacing
@@ -248,6 +250,36 @@ def label_ends(ax: Axes, ends: Iterable[tuple[float, str, Any]], gap: float = 0.
     inside = np.maximum(spread(y, gap), gap * np.arange(len(rows)))  # none below the panel
     for height, (_, text, colour) in zip(inside, rows, strict=True):
         ax.text(x, height, text, color=ink(colour), **look)
+
+
+def label_lines(ax: Axes, ends: Iterable[tuple[float, float, str, Any]], size: float = 8) -> None:
+    """Write the name of each line beside its end, where the fewest other lines, points and names are in the way.
+
+    ``ends``: the end (data), name, colour. Call it when the axes have their final limits.
+    """
+    point, ways = ax.figure.dpi / 72, []
+    for line in ax.lines:  # places in pixels, and what each weighs: a mark 0.2; those of a line 1 together (0 each)
+        path, marks = line.get_transform().transform_path(line.get_path()), line.get_linestyle() == "None"
+        path = path if marks else path.interpolated(1 + 500 // len(path))
+        ways.append((np.asarray(path.vertices, dtype=float), 0.2 * marks))
+    corners = ax.transAxes.transform([(0, 0), (1, 1)])
+    for x, y, text, colour in ends:
+        box = size * np.array((0.6 * len(text), 1.0))
+        shifts = np.array([*product((4, -box[0] / 2, -box[0]), range(-20, 21, 2))])
+        lows = ax.transData.transform((x, y)) + point * (shifts - (0, box[1] / 2))
+        costs = 0.02 * np.hypot(*shifts.T) + [_hidden(low, low + point * box, ways) for low in lows]
+        costs += 5 * np.any((lows < corners[0]) | (lows + point * box > corners[1]), axis=1)
+        best = int(np.argmin(costs))
+        look: Look = {"textcoords": "offset points", "va": "center", "fontsize": size, "parse_math": False}
+        look["path_effects"] = [withStroke(linewidth=2.5, foreground="white")]
+        ax.annotate(text, (x, y), tuple(shifts[best]), color=ink(colour), **look)
+        ways.append((lows[best] + point * box * np.mgrid[0:1:9j, 0:1:5j].reshape(2, -1).T, 1.0))
+
+
+def _hidden(low: np.ndarray, high: np.ndarray, ways: Iterable[tuple[np.ndarray, float]]) -> float:
+    """How much of ``ways`` a box from corner to corner hides."""
+    hits = [(np.all((low - 1 < way) & (way < high + 1), axis=1).sum(), each) for way, each in ways]
+    return sum(each * count if each else float(count > 0) for count, each in hits)
 
 
 def spread(values: Sequence[float] | np.ndarray, gap: float) -> np.ndarray:

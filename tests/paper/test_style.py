@@ -103,6 +103,22 @@ def test_message_and_note_stay_within_the_figure_and_above_the_panels(message, n
         assert ax.get_window_extent(renderer).height > 0.6 * 2 * figure.dpi
 
 
+def test_names_beside_lines_hide_no_line_and_stay_in_the_panel():
+    with style.context():
+        _, (ax,) = style.axes(1, 1)
+        ends = [(1.0, y, name, "#000000") for y, name in ((0.50, "a"), (0.53, "b"), (0.99, "ccc"))]
+        for _, y, _, ink in ends:
+            ax.plot([0, 1], [y, y], color=ink)
+        ax.set(xlim=(0, 1.01), ylim=(0, 1))
+        style.label_lines(ax, ends)
+        boxes = [text.get_window_extent() for text in ax.texts]
+        panel = ax.get_window_extent()
+    heights = ax.transData.transform([(0, y) for _, y, _, _ in ends])[:, 1]
+    assert not any(box.y0 < y < box.y1 for box in boxes for y in heights)
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    assert all(panel.x0 <= box.x0 and box.x1 <= panel.x1 and panel.y0 <= box.y0 for box in boxes)
+
+
 def test_what_a_figure_says_is_saved_with_it_and_shown_in_its_place(tmp_path):
     with style.context():
         figure, (ax,) = style.axes(1, 1)

@@ -343,13 +343,11 @@ def test_figure_12():
     for other in chosen.values():
         other.varied[1] = moe.CETT_ALIKE
     picture = moe_figures.figure_12(found, moe.gaps(found), (0.01, 5), chosen, moe.gaps(chosen))
-    assert "(at CETT 0.1 inside the experts: -18.1 to -18.1 % at" in picture.note
-    assert picture.message.endswith(
-        "equally sparse plain FFN; seeds alone make ± 2.9 %"
-    )  # sqrt(2) · 0.01 · 2.015, t of five
+    assert "(seeds: ± 2.9 %)" in picture.message  # sqrt(2) · 0.01 · 2.015, t of five
+    assert "with CETT 0.1 inside their experts too, -18.1 to -18.1 % at" in picture.message
     left, right = picture.axes
     assert [t.get_text() for t in left.get_legend().get_texts()] == [
-        "plain FFN, cut by CETT", "16 experts", "30 experts", "60 experts", "and CETT within the experts",
+        "vanilla, cut by CETT", "16 experts", "30 experts", "60 experts", "and CETT within the experts",
     ]  # fmt: skip
     assert left.lines[0].get_xdata() == pytest.approx([5, 10, 30])
     assert right.get_ylabel().endswith("(%)")

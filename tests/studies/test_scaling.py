@@ -177,7 +177,20 @@ def test_the_shipped_coverage_is_that_of_200_studies():
     assert (limit.right / limit.intervals).between(0.85, 0.95).all()
     assert ninety[ninety.quantity == "slope"].intervals.sum() == 200
     assert 0.85 <= ninety[ninety.quantity == "slope"].right.sum() / 200 <= 0.95
-    assert fit_figures.coverage(table).axes
+    shares = 100 * ninety.right / ninety.intervals
+    said = f"the truth in {shares.min():.0f} to {shares.max():.0f} % of simulated runs, in no case surely too seldom"
+    assert fit_figures.coverage(table).message.endswith(said)
+    few = table.assign(right=table.right.where(table.level != 0.9, table.right // 2))
+    assert "surely too seldom for limit, ReLU, even (165 of 350)" in fit_figures.coverage(few).message
+
+
+def test_residuals_say_which_run_ends_beside_its_law():
+    d = np.arange(1.0, 11.0)
+    apart = {"0.1m-relu": np.where(d > 5, -1e-4 * d, 1e-4), "0.2m-relu": 1e-4 * (-1) ** d}
+    frames = [pd.DataFrame({"run": run, "d": d, "activation_ratio": 0.2 + y}) for run, y in apart.items()]
+    trend = pd.concat(frames).assign(evidence="ladder", used=1.0)
+    said = fit_figures.residuals(trend, dict.fromkeys(apart, lambda d: 0.2 + 0 * d))
+    assert said.message.endswith("in 1 of 2 runs the last five lie on one side, 0.1M ReLU's up to 0.1 points below")
 
 
 # --- over scales -----------------------------------------------------------------------------------------------------

@@ -141,8 +141,10 @@ def test_kinds_of_a_text_are_weighted_by_occurrence(tokenizer, monkeypatch):
     monkeypatch.setattr(survey, "loaded", lambda _c: (None, tokenizer))
     three, four, word = (id_of(tokenizer, t) for t in ("3", "4", " the"))
     table = token_use.kind_table([use("m", {three: (0.1, 30), four: (0.2, 10), word: (0.9, 5)})], 10)
-    (row,) = table.itertuples()
-    assert (row.kind, row.tokens) == ("digit", 40)
+    row, both = table.itertuples()
+    assert (row.kind, row.tokens, both.corpus, both[4:]) == ("digit", 40, token_use.ALL, row[4:])
+    apart = [use("m", {three: (0.1, 30)}), use("m", {four: (0.2, 10)}, corpus="wikipedia")]
+    assert [*token_use.kind_table(apart, 10).itertuples()][-1][4:] == row[4:]  # the same tokens in two corpora
     assert row.activation_ratio == pytest.approx(0.125)
     # 30 occurrences 0.025 below and 10 of them 0.075 above: two entries, each with a sum of 0.75 off.
     half = 1.645 * np.sqrt(2 / (2 - 1) * 2 * 0.75**2) / 40

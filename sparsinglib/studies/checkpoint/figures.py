@@ -84,16 +84,16 @@ def layer_profile(table: pd.DataFrame, subject: str) -> style.Picture:
     ``table``: ``Measurement.by_layer`` (layer, activation_ratio, cett, neurons; fractions) with the model's name in
     ``series``; ``subject`` is the rule that all have in common.
     """
-    labels = {"activation_ratio": "activation ratio (%)", "cett": "CETT reached (%)"}
+    labels = {"activation_ratio": ("activation ratio (%)", 100), "cett": ("CETT reached", 1)}
     models = [(str(name), rows) for name, rows in table.groupby("series", sort=False)]
     with style.context():
         fig, panels = style.axes(1, 2, height=2.7)
-        for ax, (column, label) in zip(panels, labels.items(), strict=True):
+        for ax, (column, (label, unit)) in zip(panels, labels.items(), strict=True):
             ends = []
             for k, (name, rows) in enumerate(models):
                 look = style.look_of(name, k) | {"ls": "-"}
-                ax.plot(rows.layer, 100 * rows[column], **look, ms=4)
-                ends.append((100 * rows[column].iloc[-1], style.name(name), look["color"]))
+                ax.plot(rows.layer, unit * rows[column], **look, ms=4)
+                ends.append((unit * rows[column].iloc[-1], style.name(name), look["color"]))
             ax.set(xlabel="layer", ylabel=label, ylim=(0, None))
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
             style.label_ends(ax, ends)
@@ -102,7 +102,10 @@ def layer_profile(table: pd.DataFrame, subject: str) -> style.Picture:
             share, mean = 100 * rows.activation_ratio, 100 * np.average(rows.activation_ratio, weights=rows.neurons)
             needs = "{} {:.0f} % ({:.0f} to {:.0f} %)" if words else _NEEDS_BY_LAYER
             words.append(needs.format(style.name(name), mean, share.min(), share.max()))
-        return fig.says(f"{_under(subject)} {', '.join(words)}")
+        return fig.says(
+            f"{_under(subject)} {', '.join(words)}",
+            "Means over tokens. CETT: length of the output that is skipped, over that of the full output.",
+        )
 
 
 def layers_by_p(table: pd.DataFrame) -> style.Picture:
@@ -121,9 +124,10 @@ def layers_by_p(table: pd.DataFrame) -> style.Picture:
             style.matrix(ax, 100 * cells, fmt=".0f", **look)
             ax.set_xticklabels([f"{p:g}" for p in cells.columns], rotation=0)
             ax.set(title=name, xlabel="allowed rise p of perplexity (%)", ylabel="layer")
-            most = (cells.iloc[:, 0] - cells.iloc[:, -1]).idxmax()
-            first, last = 100 * cells.loc[most].iloc[[0, -1]]
-            words.append(f"layer {most} of {name} most ({first:.0f} to {last:.0f} %)")
+            shed = (100 * cells).round().iloc[:, [0, -1]].diff(axis=1).iloc[:, -1].abs()  # as it is written
+            most = [str(layer) for layer in shed.index[shed == shed.max()]]
+            layers = f"layer{'s' if len(most) > 1 else ''} {' and '.join(most)}"
+            words.append(f"{layers} of {name} most (by {shed.max():.0f} points)")
         ends = f"From p = {table.p_pct.min():g} to {table.p_pct.max():g} %"
         return fig.says(f"{ends} each layer sheds neurons, {' and '.join(words)}", "Neurons active (%).")
 

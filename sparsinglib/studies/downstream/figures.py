@@ -63,7 +63,7 @@ def _draw(ax: Axes, part: pd.DataFrame) -> None:
     labels |= {-1: f"{100 * zeros.sparsity.iloc[0]:.0f} %\n(zeros)"} if len(zeros) else {}
     ax.set_xticks(list(labels), list(labels.values()))
     ax.grid(axis="x", visible=False)
-    ax.set(xlabel="sparsity", ylabel=f"points from dense ({100 * dense:.0f} %)")
+    ax.set(xlabel="sparsity", ylabel=f"change of score (points)\ndense: {100 * dense:.0f} %")
 
 
 def in_percent(curves: pd.DataFrame) -> pd.DataFrame:

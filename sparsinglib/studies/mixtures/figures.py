@@ -6,14 +6,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter
-from matplotlib.transforms import ScaledTranslation
 from scipy import stats
 
 from ...paper import style
 from .numbers import AXIS_END, CETT_ALIKE, MIXTURES, VANILLA, Curve
 
-# Typographic points by which large marks are moved: the mixtures were trained with about the same share.
-ASIDE = dict(zip((VANILLA, *MIXTURES), (0, -5, 5, 0), strict=True))
+# The mixtures were trained with about the same share: of large marks in one place each is seen around the last.
+SIZES = dict(zip((VANILLA, *MIXTURES), (0, 7, 11, 15), strict=True))
 LOOKS = {name: style.other(i) for i, name in enumerate((VANILLA, *MIXTURES))}
 
 
@@ -44,21 +43,21 @@ def figure_12(
         right.set_xlim(0, None)
         low, high = here.gap_pct.min(), here.gap_pct.max()
         return fig.says(
-            f"As trained, mixtures have {low:.1f} to {high:.1f} % more perplexity than an equally sparse plain FFN; "
-            f"seeds alone make ± {_by_seeds(seeds):.1f} %",
-            "Large marks, moved apart: the number of experts that a mixture was trained with. Dashed: those experts, "
-            f"and CETT leaves out neurons of theirs too{_turned(within)}. Left of the dotted line: the range of the "
-            "paper's axis.",
+            f"Against an equally sparse vanilla model mixtures as trained have {low:+.1f} to {high:+.1f} % perplexity "
+            f"(seeds: ± {_by_seeds(seeds):.1f} %); {_turned(within)}",
+            "Vanilla: one FFN without experts, cut by CETT. Large marks: the number of experts that a mixture was "
+            "trained with. Dashed: those experts, and CETT leaves out neurons of theirs too. Left of the dotted line: "
+            "the range of the paper's axis.",
         )
 
 
 def _turned(within: pd.DataFrame) -> str:
-    """What the comparison says where CETT cuts mixture and plain FFN alike, as the end of a sentence."""
+    """What the comparison says where CETT cuts mixture and vanilla model alike, as the end of a sentence."""
     rows = within[within["cett"] == CETT_ALIKE]
     gaps, shares = rows.gap_pct, 100 * rows.activation_ratio
     return (
-        f" (at CETT {CETT_ALIKE} inside the experts: {gaps.min():+.1f} to {gaps.max():+.1f} % at {shares.min():.0f} to "
-        f"{shares.max():.0f} % active)"
+        f"with CETT {CETT_ALIKE} inside their experts too, {gaps.min():+.1f} to {gaps.max():+.1f} % at "
+        f"{shares.min():.0f} to {shares.max():.0f} % active"
     )
 
 
@@ -96,16 +95,14 @@ def _gaps(ax: Axes, gap: pd.DataFrame, within: pd.DataFrame, seeds: tuple[float,
     ax.axhline(0, color="k", lw=1)
     band = _by_seeds(seeds)
     ax.axhspan(-band, band, color="0.85", zorder=0)
-    ax.set_ylabel("perplexity above the plain FFN's (%)")
+    ax.set_ylabel("perplexity above the vanilla model's (%)")
     ax.set_title(f"at equal ratio, 90 %; grey: seeds alone, ± {band:.1f} %")
 
 
 def _draw(ax: Axes, name: str, rows: pd.DataFrame, column: str, **line: str | None) -> None:
     rows = rows.sort_values("activation_ratio")
     x, y = 100 * rows["activation_ratio"], rows[column]
-    label = "plain FFN, cut by CETT" if name == VANILLA else f"{name.removeprefix('moe-')} experts"
+    label = "vanilla, cut by CETT" if name == VANILLA else f"{name.removeprefix('moe-')} experts"
     ax.plot(x, y, **LOOKS[name] | {"ms": 3.5, "lw": 1.1, "label": label} | line)
     here = rows["trained_here"].to_numpy(bool)
-    aside = ScaledTranslation(ASIDE[name] / 72, 0, ax.figure.dpi_scale_trans)
-    large: style.Look = LOOKS[name] | {"ls": "", "ms": 8, "mfc": "white", "mew": 1.8, "zorder": 4}
-    ax.plot(x[here], y[here], **large, transform=ax.transData + aside)
+    ax.plot(x[here], y[here], **LOOKS[name] | {"ls": "", "ms": SIZES[name], "mfc": "none", "mew": 1.8, "zorder": 4})

@@ -11,6 +11,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.lines import Line2D
 
 from ...paper import style
+from .tokens import ALL
 
 
 def _label(activation: str) -> str:
@@ -188,16 +189,16 @@ def overlap(table: pd.DataFrame, share: float) -> style.Picture:
 def _least_shared(table: pd.DataFrame) -> str:
     apart = table[table.corpus_a != table.corpus_b]
     halves, chance = 100 * table[table.corpus_a == table.corpus_b].overlap, 100 * table.chance.mean()
-    words = f"chance {chance:.0f} %" + (f"; two halves of one {_from_to(halves)}" if len(halves) else "")
+    words = f"chance: {chance:.0f} %" + (f"; two halves of one: {_from_to(halves)}" if len(halves) else "")
     if apart.empty:
-        return f"The same neurons are active in two halves of a corpus: {words}"
+        return f"The same neurons are active in two halves of a corpus ({words})"
     pairs = {pair: 100 * rows.overlap for pair, rows in apart.groupby(["corpus_a", "corpus_b"])}
     a, b = max(pairs, key=lambda pair: pairs[pair].mean())
     alike, both = _from_to(pairs.pop((a, b))), f"{_name(a)} and {_name(b)}"
-    rest = f"{both} share {alike}"
+    of = "of their most active neurons"
     if pairs:
-        rest = f"two corpora share {_from_to(pd.concat(pairs.values()))} ({both} {alike})"
-    return f"Of the most active neurons {rest}; {words}"
+        return f"Two corpora share {_from_to(pd.concat(pairs.values()))} {of}, only {both} {alike} ({words})"
+    return f"{both} share {alike} {of} ({words})"
 
 
 def _from_to(values: pd.Series) -> str:
@@ -247,7 +248,7 @@ def figure_10(table: pd.DataFrame, pairs: pd.DataFrame) -> style.Picture:
 def kinds(table: pd.DataFrame, order: Sequence[str]) -> style.Picture:
     """Activation ratio by kind of token, one mark a corpus with its 90 % interval, a panel a model.
 
-    ``table`` (``tokens.kind_table``): checkpoint, corpus, kind, activation_ratio, low, high (fractions), tokens.
+    ``table`` (``tokens.kind_table``): checkpoint, corpus, kind, activation_ratio, low, high (fractions).
     """
     names, corpora = (list(dict.fromkeys(table[c])) for c in ("checkpoint", "corpus"))
     shown = [k for k in order if k in set(table.kind)]
@@ -257,22 +258,21 @@ def kinds(table: pd.DataFrame, order: Sequence[str]) -> style.Picture:
         for ax, name in zip(panels, names, strict=True):
             for k, corpus in enumerate(corpora):
                 part = table[(table.checkpoint == name) & (table.corpus == corpus)]
-                y = part.kind.map(shown.index) + 0.16 * (k - (len(corpora) - 1) / 2)
+                y = part.kind.map(shown.index) + (corpus != ALL) * 0.16 * (k - (len(corpora) - 2) / 2)
                 bars = 100 * style.error_bars(part.low, part.activation_ratio, part.high)
                 look = style.other(k + 1) | {"ls": "", "ms": 5, "label": _name(corpus)}
+                look |= {"marker": "|", "ms": 13, "mew": 2, "color": "0.3", "capsize": 3} if corpus == ALL else {}
                 ax.errorbar(100 * part.activation_ratio, y, xerr=bars, **look)
             ax.set_yticks(range(len(shown)), shown)
             ax.set(ylim=(len(shown) - 0.5, -0.5), xlabel="activation ratio (%)")
-            mine = table[table.checkpoint == name].assign(active=lambda t: t.activation_ratio * t.tokens)
-            sums = mine.groupby("kind")[["active", "tokens"]].sum().reindex(shown)
-            mean = 100 * sums.active / sums.tokens
-            ax.plot(mean, range(len(shown)), ls="", marker="|", ms=13, mew=2, color="0.3", label="all corpora")
-            least = " and ".join(f"“{k}”" for k in mean.index[mean.round(1) == mean.min().round(1)])
-            most = f"most for “{mean.idxmax()}” ({mean.max():.1f} %)"
-            words.append(f"{style.name(name)} needs {most}, fewest for {least} ({mean.min():.1f} %)")
+            mine = table[table.checkpoint == name]
+            mean = (100 * mine[mine.corpus == ALL].set_index("kind").activation_ratio.reindex(shown)).round(1)
+            most, least = (" and ".join(f"“{k}”" for k in mean.index[mean == end]) for end in (mean.max(), mean.min()))
+            ends = f"most for {most} ({mean.max()} %), fewest for {least} ({mean.min()} %)"
+            words.append(f"{style.name(name)} needs {ends}")
             ax.set_xlim(90 * mine.low.min(), 105 * mine.high.max())
             ax.set_title(style.name(name), parse_math=False)
-        fig.keys_below(len(corpora) + 1)
+        fig.keys_below(len(corpora))
         note = "Mean over tokens with its 90 % interval, the vocabulary entries of a kind drawn anew."
         return fig.says("; ".join(words), note)
 

@@ -24,6 +24,7 @@ from .frequency import NeuronActivity, by_activation, by_checkpoint, pairs
 
 NEAR = 1.25  # ratios from 0.8 to 1.25 are "within 20 %", seen from either model
 SHUFFLES, SEED = 200, 2411_02335  # of the entries of one model: what the two levels alone give
+ALL = "all corpora"
 SURE = 0.95  # of the shuffles that real pairs must beat
 KINDS = ("word start", "word continuation", "digit", "punctuation", "Chinese character", "part of a character",
          "space or line end", "special")  # fmt: skip
@@ -141,7 +142,7 @@ def kind(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
 
 
 def kind_table(uses: Sequence[NeuronActivity], min_occurrences: int) -> pd.DataFrame:
-    """Tidy: checkpoint, activation, corpus, kind, activation_ratio, low, high, tokens; the largest models.
+    """Tidy: checkpoint, activation, corpus (last ``ALL``), kind, activation_ratio, low, high, tokens; largest models.
 
     The ratio is a mean over tokens; low and high are its 90 % interval where the vocabulary entries of a kind are what
     is drawn (their occurrences are not independent).
@@ -151,8 +152,8 @@ def kind_table(uses: Sequence[NeuronActivity], min_occurrences: int) -> pd.DataF
     frames, groups = [], by_checkpoint(uses)
     for *_, c in by_activation(uses).values():
         tokenizer = survey.loaded(c)[1]
-        for use in groups[c]:
-            table = use.whole.by_vocabulary
+        texts = {use.corpus: use.whole.by_vocabulary for use in groups[c]}
+        for corpus, table in (texts | {ALL: together([use.whole for use in groups[c]]).reset_index()}).items():
             kinds = pd.Series([kind(tokenizer, i) for i in table.token_id], name="kind")
             tokens = table.tokens.groupby(kinds).sum()
             ratio = (table.activation_ratio * table.tokens).groupby(kinds).sum() / tokens
@@ -161,7 +162,7 @@ def kind_table(uses: Sequence[NeuronActivity], min_occurrences: int) -> pd.DataF
             half = Z90 * spread["std"] * np.sqrt(spread["size"]) / tokens
             numbers = {"activation_ratio": ratio, "low": ratio - half, "high": ratio + half, "tokens": tokens}
             found = pd.DataFrame(numbers).reset_index()
-            found = found.assign(checkpoint=c.name, activation=c.activation, corpus=use.corpus)
+            found = found.assign(checkpoint=c.name, activation=c.activation, corpus=corpus)
             frames.append(found[found.tokens >= min_occurrences])
     names = ["checkpoint", "activation", "corpus", "kind", "activation_ratio", "low", "high", "tokens"]
     return pd.concat(frames, ignore_index=True)[names]

@@ -12,7 +12,6 @@ from itertools import product
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from ...laws import Posterior, curve
@@ -20,7 +19,6 @@ from ...paper import published, style
 from .limits import LARGEST, printed
 
 Laws = Mapping[str, Callable[[np.ndarray], np.ndarray]]
-HALO: style.Look = {"path_effects": [withStroke(linewidth=3, foreground="white")]}
 
 
 def by_kind(panels: Sequence[Axes], frame: pd.DataFrame) -> Iterator[tuple[Axes, str, pd.DataFrame]]:
@@ -49,15 +47,16 @@ def ticks_1_2_5(ax: Axes) -> None:
 
 
 def _which_way(trend: pd.DataFrame) -> str:
-    """How many runs' last five points lie beyond their first five after the first tenth of the tokens."""
+    """In how many runs the last five points lie beyond the first five after the first tenth of the tokens."""
     late = trend[trend.d > 0.1 * trend.groupby("run").d.transform("max")].sort_values("d")
-    ratios = late.groupby(["activation", "run"]).activation_ratio
+    ratios = late.groupby(["activation", "evidence", "run"]).activation_ratio
     change, words = ratios.agg(lambda y: y.iloc[-5:].mean() - y.iloc[:5].mean()).reset_index(), []
     for activation in style.ACTIVATIONS:
         sign = curve.law(activation).sign
-        mine = sign * change[change.activation == activation].activation_ratio > 0
-        count = f"every one of {len(mine)} runs" if mine.all() else f"{mine.sum()} of {len(mine)} runs"
-        words.append(f"{style.ACTIVATION_LABELS[activation]} {'rises' if sign > 0 else 'falls'} in {count}")
+        mine = change[change.activation == activation].assign(so=sign * change.activation_ratio > 0)
+        counts = mine.groupby("evidence").so.agg(["sum", "size"]).sort_index(ascending=False)
+        told = " and ".join(f"{row['sum']} of {row['size']} runs ({kind})" for kind, row in counts.iterrows())
+        words.append(f"{style.ACTIVATION_LABELS[activation]} {'rises' if sign > 0 else 'falls'} in {told}")
     return ", ".join(words)
 
 
@@ -78,8 +77,9 @@ def figure_4(trend: pd.DataFrame, laws: Laws, limits: pd.DataFrame) -> style.Pic
             fixed = mine[mine.identified.astype(bool)]
             theirs = known[known.index.isin(part.run)]
             # An open limit may lie anywhere; it does not stretch the axis.
-            ends = 100 * pd.concat([_curves(left, part, laws), fixed.low, fixed.high, theirs])
-            left.set_ylim(around(ends, 0.06))
+            shown, names = _curves(left, part, laws)
+            left.set_ylim(around(100 * pd.concat([shown, fixed.low, fixed.high, theirs]), 0.06))
+            style.label_lines(left, names, 7.5)
             right.set_ylim(left.get_ylim())
             _limits(right, mine, known)
             right.tick_params(axis="y", labelleft=False)
@@ -107,8 +107,8 @@ def _drifted(trend: pd.DataFrame, limits: pd.DataFrame) -> str:
     )
 
 
-def _curves(ax: Axes, trend: pd.DataFrame, laws: Laws) -> pd.Series:
-    """Points and law of each run, named at its end; gives the activation ratios that must be seen."""
+def _curves(ax: Axes, trend: pd.DataFrame, laws: Laws) -> tuple[pd.Series, list[tuple[float, float, str, str]]]:
+    """Points and law of each run; gives the activation ratios that must be seen, and ends and names of the lines."""
     shown, ends = [], []
     for run, part in trend.groupby("run"):
         scale, activation = part.scale.iloc[0], part.activation.iloc[0]
@@ -120,24 +120,12 @@ def _curves(ax: Axes, trend: pd.DataFrame, laws: Laws) -> pd.Series:
         # The steep beginning would squeeze what comes after it, and does not stretch the axis.
         shown.append(part.activation_ratio[used & (part.d > 0.03 * part.d.max())])
         if part.seed.iloc[0] == 1:
-            ends.append((d[-1], 100 * float(law(d)[-1]), scale, look["color"]))
-    wide, high = trend.d.max(), 100 * np.ptp(pd.concat(shown))
-    ax.set(xlim=(0, 1.12 * wide), ylabel="activation ratio (%)")
+            seeds = trend[trend.scale == scale].seed.nunique()
+            name = f"{scale}, {seeds} seeds" if seeds > 1 else scale
+            ends.append((d[-1], 100 * float(law(d)[-1]), name, look["color"]))
+    ax.set(xlim=(0, 1.15 * trend.d.max()), ylabel="activation ratio (%)")
     ax.set_xlabel(style.TOKEN_LABELS[published.TOKEN_UNITS[trend.evidence.iloc[0]]])
-    for d, y, scale, ink in ends:
-        close = [other - y for at, other, *_ in ends if 0 < abs(other - y) < 0.06 * high and abs(at - d) < 0.12 * wide]
-        down = -5 * np.sign(close[0]) if close else 0
-        ax.annotate(
-            scale,
-            (d, y),
-            (3, down),
-            textcoords="offset points",
-            color=style.ink(ink),
-            fontsize=7.5,
-            va="center",
-            **HALO,
-        )
-    return pd.concat(shown)
+    return pd.concat(shown), ends
 
 
 def _limits(ax: Axes, limits: pd.DataFrame, printed: pd.Series) -> None:
@@ -153,8 +141,8 @@ def _limits(ax: Axes, limits: pd.DataFrame, printed: pd.Series) -> None:
         ax.plot(x, seen, **look, mfc=face, ms=4, clip_on=False)
         if row.run in printed:
             ax.plot(x + 0.25, 100 * printed[row.run], "kD", ms=3)
-    ax.set_xticks(range(len(scales)), [scale.rstrip("BM") for scale in scales], fontsize=7, rotation=60)
-    ax.set(xlim=(-0.6, len(scales) - 0.3), xlabel="size", title="limit")
+    ax.set_xticks(range(len(scales)), scales, fontsize=7, rotation=60)
+    ax.set(xlim=(-0.6, len(scales) - 0.3), xlabel="parameters", title="limit")
     ax.grid(axis="x", visible=False)
 
 
@@ -246,7 +234,8 @@ def table_2(table: pd.DataFrame, limits: pd.DataFrame) -> style.Picture:
             ax.set_yticks(range(len(mine)), [style.name(run) for run in mine.index])
             ax.set(ylim=(len(mine) - 0.5, -0.5), xlabel="limit activation ratio (%)")
         return fig.says(
-            f"{sum(inside)} of {len(inside)} printed limits lie within our 90 % interval",
+            f"{sum(inside)} of Table 2's {len(inside)} limits lie within our 90 % interval",
             "Mark and bar: median and 90 % interval by the model of all runs (hollow: limit not fixed; arrow: "
-            "the bar goes on). Diamond: Table 2, red outside the interval. Grey tick: refit at the nearest number.",
+            "the bar goes on). Diamond: Table 2, red outside the interval. Grey tick: of the least-squares fits, each "
+            "with another number of first points dropped, the one nearest to the printed row.",
         )

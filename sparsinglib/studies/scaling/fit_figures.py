@@ -14,6 +14,7 @@ from .figures import Laws, around
 def residuals(trend: pd.DataFrame, laws: Laws) -> style.Picture:
     """Point less law, in percentage points, along each run, paper above ladder; points left out as warm-up shaded."""
     kinds, columns, words = [kind for kind in style.EVIDENCE_LABELS if kind in set(trend.evidence)], 6, []
+    drift: dict[str, float] = {}  # of runs whose last five points all lie on one side: that farthest from the law
     runs = {kind: style.by_size(trend[trend.evidence == kind].run) for kind in kinds}
     rows = [kind for kind in kinds for _ in range(-(-len(runs[kind]) // columns))]
     with style.context():
@@ -21,28 +22,33 @@ def residuals(trend: pd.DataFrame, laws: Laws) -> style.Picture:
         for kind in kinds:
             first = rows.index(kind) * columns
             mine = panels[first : first + rows.count(kind) * columns]
-            late = [
-                _residual(ax, trend[trend.run == run], laws[run]) for ax, run in zip(mine, runs[kind], strict=False)
-            ]
-            far = np.concatenate(late)
+            late = {r: _residual(ax, trend[trend.run == r], laws[r]) for ax, r in zip(mine, runs[kind], strict=False)}
+            far = np.abs(np.concatenate(list(late.values())))
+            drift |= {r: max(y[-5:], key=abs) for r, y in late.items() if np.ptp(np.sign(y[-5:])) == 0}
             reach = 4 * np.quantile(far, 0.9)
             for k, ax in enumerate(mine):
                 ax.set_ylim(-reach, reach)
                 ax.tick_params(labelleft=k % columns == 0)
                 if k >= len(runs[kind]):
                     ax.set_axis_off()
-            words.append(f"{np.median(far):.2f} points ({kind})")
+            words.append(f"{np.median(far):.2f} ({kind})")
         fig.supxlabel("tokens (paper: billions, ladder: millions)", fontsize=9)
         fig.supylabel("point less law (points)", fontsize=9)
+        worst = ""
+        if drift:
+            run, end = max(drift.items(), key=lambda item: abs(item[1]))
+            worst = f", {style.name(run)}'s up to {abs(end):.1f} points {'below' if end < 0 else 'above'}"
         return fig.says(
-            f"After warm-up a point lies {' and '.join(words)} from its law (median)",
-            "Grey band: warm-up, left out; some of its points lie beyond the axes, one for the paper, one for the "
-            "ladder.",
+            f"After warm-up a point lies {' and '.join(words)} points from its law; in {len(drift)} of {len(laws)} "
+            f"runs the last five lie on one side{worst}",
+            "Title: medians. Grey band: warm-up, left out; some of its points lie beyond the axes. One scale for the "
+            "paper's runs, one for the ladder's.",
         )
 
 
 def _residual(ax: Axes, part: pd.DataFrame, law: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """One run's points less its law, drawn; gives the distances (points) of those used."""
+    """One run's points less its law, drawn; gives the differences (points) of those used, first to last."""
+    part = part.sort_values("d")
     run, d, used = str(part.run.iloc[0]), part.d.to_numpy(float), (part.used >= 0.5).to_numpy()
     apart = 100 * (part.activation_ratio.to_numpy(float) - law(d))
     ax.plot(d, apart, **style.look_of(run) | {"ls": ""}, ms=2.5)
@@ -51,7 +57,7 @@ def _residual(ax: Axes, part: pd.DataFrame, law: Callable[[np.ndarray], np.ndarr
         ax.axvspan(0, (d[~used].max() + d[used].min()) / 2, color="0.88", zorder=0)
     ax.set_title(style.name(run), fontsize=8)
     ax.set_xlim(0, None)
-    return np.abs(apart[used])
+    return apart[used]
 
 
 def limit_by_cut(table: pd.DataFrame) -> style.Picture:
@@ -100,25 +106,23 @@ def coverage(table: pd.DataFrame) -> style.Picture:
                 low, high = stats.beta.ppf([[0.05], [0.95]], part.right + 0.5, part.intervals - part.right + 0.5)
                 bars = 100 * style.error_bars(low, share, high)
                 ax.errorbar(100 * part.level + 0.5 * k, 100 * share, bars, **style.other(k), ms=4, lw=1, label=label)
-            ax.set(xlim=(45, 100), ylim=(45, 100), xlabel="interval (%)", ylabel="holds the truth (%)", title=kind)
+            ax.set(xlim=(45, 101), ylim=(45, 101), xlabel="interval (%)", ylabel="holds the truth (%)", title=kind)
         panels[0].legend()
-        ninety = table[table.level == 0.9].groupby(["quantity", "activation"])[["right", "intervals"]].sum()
-        shares = (100 * ninety.right / ninety.intervals).unstack()
-        words = [f"{kind} {row.relu:.0f} % (ReLU), {row.silu:.0f} % (SiLU)" for kind, row in shares.iterrows()]
+        ninety = table[table.level == 0.9].groupby(["quantity", "activation", "design"], sort=False).sum()
+        shares, narrow, wide = 100 * ninety.right / ninety.intervals, _off(ninety, "less"), _off(ninety, "greater")
         return fig.says(
-            f"How often 90 % intervals hold the truth in simulated runs: {'; '.join(words)}",
+            f"90 % intervals hold the truth in {shares.min():.0f} to {shares.max():.0f} % of simulated runs, "
+            f"{f'surely too seldom for {narrow}' if narrow else 'in no case surely too seldom'}",
             "Simulated sets of seven runs with seeds, wander and a warm-up; slope: of the limit over scale. Bars: 90 % "
-            f"of the share (Jeffreys). Above the dashed line intervals are wider than they need be{_too_wide(table)}.",
+            "of the share (Jeffreys). Above the dashed line intervals are wider than they need be"
+            f"{f', at 90 % surely so: {wide}' if wide else ''}.",
         )
 
 
-def _too_wide(table: pd.DataFrame) -> str:
-    """Which 90 % intervals hold the truth more often than chance lets intervals of the right width."""
-    words = []
-    for (kind, activation, design), row in table[table.level == 0.9].groupby(
-        ["quantity", "activation", "design"], sort=False
-    ):
-        right, of = int(row.right.sum()), int(row.intervals.sum())
-        if stats.binomtest(right, of, 0.9, "greater").pvalue < 0.05:
-            words.append(f"{kind}, {style.ACTIVATION_LABELS[activation]}, {design} ({right} of {of})")
-    return f", at 90 % surely so: {'; '.join(words)}" if words else ""
+def _off(ninety: pd.DataFrame, side: str) -> str:
+    """Which 90 % intervals hold the truth less often, or more ("greater"), than chance lets those that are right."""
+    return "; ".join(
+        f"{kind}, {style.ACTIVATION_LABELS[activation]}, {design} ({row.right} of {row.intervals})"
+        for (kind, activation, design), row in ninety[["right", "intervals"]].astype(int).iterrows()
+        if stats.binomtest(int(row.right), int(row.intervals), 0.9, side).pvalue < 0.05
+    )

@@ -84,7 +84,7 @@ def forecast(table: pd.DataFrame) -> style.Picture:
         wide = (table.high - table.low) / table.to_come.abs()
         wide = wide.groupby([table.evidence, table.share]).median()
         return fig.says(
-            f"The 90 % interval holds the end of the run in {table.inside.sum()} of {len(table)} forecasts, but is "
+            f"The 90 % interval holds the end of the run in {table.inside.sum()} of {len(table)} forecasts; it is "
             f"typically {wide.min():.1f} to {wide.max():.1f} times as wide as the change still to come",
             "Filled: the part seen fixes the limit. " * bool((table["flags"] == "").any())
             + "Red: the end lies outside. Arrow: the interval goes on.",
@@ -159,10 +159,8 @@ def own_run(points: pd.DataFrame, ahead: pd.DataFrame, unit: float, later: pd.Da
             ends = ("low", "activation_ratio", "high")
             low, law, high = (np.interp(after.d, ahead.tokens, ahead[end]) for end in ends)
             inside, below = after.activation_ratio.between(low, high).sum(), (after.activation_ratio < law).sum()
-            words = (
-                f"{style.name(str(after.run.iloc[0]))}, from its first {100 * points.d.max() / after.d.max():.0f} % of "
-                f"tokens: {inside} of {len(after)} later points lie within the interval, {below} below the law; "
-            )
+            words = f"; {inside} of {len(after)} later points of {style.name(str(after.run.iloc[0]))} lie within the "
+            words += f"interval, {below} below the law"
         for label, (part, edge, face) in rows.items():
             if len(part):
                 ax.plot(part.d, 100 * part.activation_ratio, "o", ms=3.5, color=edge, mfc=face, label=label)
@@ -171,7 +169,7 @@ def own_run(points: pd.DataFrame, ahead: pd.DataFrame, unit: float, later: pd.Da
         ax.legend(ncols=2)
         end = ahead.iloc[-1]
         return fig.says(
-            f"{words}{100 * end.low:.1f} to {100 * end.high:.1f} % active are foretold for {end.tokens:.0f} "
-            f"{token_unit(unit)}",
+            f"From {points.d.max():.0f} {token_unit(unit)} {100 * end.low:.1f} to {100 * end.high:.1f} % active are "
+            f"foretold for {end.tokens:.0f}{words}",
             "The law is fitted to the points left of the dotted line.",
         )

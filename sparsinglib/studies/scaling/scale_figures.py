@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter
 
 from ...paper import published, style
-from .figures import HALO, by_kind, ticks_1_2_5
+from .figures import by_kind, ticks_1_2_5
 
 FLATTEST = 1e-3  # points per token unit, where Figure 8's axis begins
 APART = 1.05  # a seed's mark right of the last one's, so that none hides another
@@ -54,7 +54,7 @@ def figure_7(limits: pd.DataFrame, ends: pd.DataFrame, params: pd.Series) -> sty
         _marks(left, opened, opened.a0, params, APART**0.5, mfc="white", alpha=0.6)
         left.plot(_at(printed, params) / APART**0.5, 100 * printed.a0, "kD", ms=3.5, ls="")
         right.set_title(f"{style.EVIDENCE_LABELS['ladder']}: end of training")
-        _marks(right, ends, ends.activation_ratio, params, mfc="white")
+        _marks(right, ends, ends.activation_ratio, params)
         for activation, part in ends.groupby("activation"):
             means = 100 * _means(part.activation_ratio, part.scale, params)
             right.plot(means, color=style.colour("", str(activation)), lw=1, alpha=0.6)
@@ -103,23 +103,9 @@ def figure_8(derivative: pd.DataFrame) -> style.Picture:
             # A slope far below the others says no more than that it is small.
             ax.set_ylim(max(0.5 * size[size > 0].quantile(0.02), FLATTEST), 2 * size.max())
             lines = [_slope(ax, line) for _, line in part.groupby("run")]
-            ends = pd.DataFrame(lines, columns=["x", "y", "scale", "ink"]).dropna().sort_values("y")
-            places = np.log(ends.x.sort_values()) / np.ptp(np.log(ax.get_xlim()))
-            for _, near in ends.groupby((places.diff() > 0.14).cumsum()):  # labels as close as this would meet
-                low, high = np.log10(ax.get_ylim())
-                heights = style.spread(np.log10(near.y), 0.06 * (high - low))
-                heights = 10 ** (heights + max(0, low + 0.02 * (high - low) - heights[0]))  # none below the panel
-                for x, y, scale, ink in zip(near.x, heights, near.scale, near.ink, strict=True):
-                    ax.annotate(
-                        scale,
-                        (x, y),
-                        (3, 0),
-                        textcoords="offset points",
-                        color=style.ink(ink),
-                        fontsize=8,
-                        va="center",
-                        **HALO,
-                    )
+            low, high = part.tokens_per_param.min(), part.tokens_per_param.max()
+            ax.set_xlim(low / 1.1, high * (high / low) ** 0.15)
+            style.label_lines(ax, [line for line in lines if line[2]])
             unit = "billion" if evidence == "paper" else "million"
             ax.set(ylabel=f"|dA/dD| (points\nper {unit} tokens)")
             ax.set_xlabel("tokens per parameter")
@@ -146,7 +132,7 @@ def _steps(derivative: pd.DataFrame, evidence: str) -> tuple[int, int]:
     return sum(lower), len(lower)
 
 
-def _slope(ax: Axes, line: pd.DataFrame) -> tuple[float, float, str | None, str]:
+def _slope(ax: Axes, line: pd.DataFrame) -> tuple[float, float, str, str]:
     """One run's slope with its band, if its limit is fixed; gives where to name it, its name (seed 1) and colour."""
     scale, activation, run, fixed = line.iloc[0][["scale", "activation", "run", "identified"]]
     ink, x, size = style.colour(scale, activation), line.tokens_per_param, 100 * line.derivative.abs()
@@ -156,7 +142,7 @@ def _slope(ax: Axes, line: pd.DataFrame) -> tuple[float, float, str | None, str]
         crosses = np.sign(line.low) != np.sign(line.high)  # the slope may be zero: the band goes down to the edge
         ax.fill_between(x, ends.min(axis=1).where(~crosses, 1e-9), ends.max(axis=1), color=ink, alpha=0.15, lw=0)
     end = size[size > 1.3 * ax.get_ylim()[0]].index[-1]  # where it ends, or leaves the panel
-    return x[end], size[end], None if "seed" in run else scale, ink
+    return x[end], size[end], "" if "seed" in run else scale, ink
 
 
 def figure_13(loss: pd.DataFrame) -> style.Picture:
@@ -172,13 +158,13 @@ def figure_13(loss: pd.DataFrame) -> style.Picture:
             for activation, line in wide.items():
                 left.plot(line, **style.look(str(scale), str(activation)) | {"marker": None}, lw=1.2)
             ink = style.colour(str(scale))
-            ends.append((float(wide.min(axis=1).iloc[-1]), str(scale), ink))
+            ends.append((wide.index[-1], float(wide.min(axis=1).iloc[-1]), str(scale), ink))
             gap = (wide.relu - wide.silu).dropna()
             right.plot(gap, color=ink, lw=1)
-            gaps.append((float(gap.iloc[-(len(gap) // 20) - 1 :].mean()), str(scale), ink))
+            gaps.append((gap.index[-1], float(gap.iloc[-(len(gap) // 20) - 1 :].mean()), str(scale), ink))
         seeds = loss.sort_values("d").groupby(["scale", "activation", "seed"]).loss_smoothed.last()
         spread = seeds.groupby(["scale", "activation"]).agg(np.ptp).max()
-        last = [end for end, _, _ in ends]
+        last = [end for _, end, _, _ in ends]
         left.set(ylim=(min(last) - 0.15, max(last) + 1.2), title="solid: ReLU, dashed: SiLU")
         left.set(ylabel="smoothed training loss (nats per token)")
         for end in (-spread, spread):
@@ -186,9 +172,10 @@ def figure_13(loss: pd.DataFrame) -> style.Picture:
         right.axhline(0, color="0.3", lw=0.8)
         right.set(ylabel="ReLU less SiLU (nats per token)", title="difference; dotted: range of seeds at the end")
         for ax, names in ((left, ends), (right, gaps)):
-            ax.set(xscale="log", xlim=(1, None), xlabel=style.TOKEN_LABELS[1e6])
-            style.label_ends(ax, names)
-        widest = max(abs(gap) for gap, _, _ in gaps)
+            ax.set(xscale="log", xlim=(1, 1.5 * loss.d.max()), xlabel=style.TOKEN_LABELS[1e6])
+            ticks_1_2_5(ax)
+            style.label_lines(ax, names)
+        widest = max(abs(gap) for _, gap, _, _ in gaps)
         return fig.says(
             f"With the same seed ReLU and SiLU of one size end within {widest:.2f} nats per token; seeds differ by up "
             f"to {spread:.2f}",

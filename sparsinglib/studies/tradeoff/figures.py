@@ -156,16 +156,16 @@ def figure_15(tradeoffs: Sequence[Tradeoff]) -> style.Picture:
         left.set(ylabel="rise of perplexity (%)", yscale="log", ylim=(0.02, 300))
         left.yaxis.set_major_formatter("{x:g}")
         left.yaxis.set_minor_formatter(NullFormatter())
-        right.set(ylabel="activation ratio (%)", ylim=(0, 100))
+        right.set(ylabel="activation ratio (%)", ylim=(-2, 102))
         for ax in (left, right):
-            ax.set(xlabel="CETT", xlim=(0, 0.9))
+            ax.set(xlabel="CETT", xlim=(-0.02, 0.9))
         right.legend(handlelength=3.5)
         found = [t.found.cett for t in tradeoffs]
         ends = " to ".join(dict.fromkeys(f"{cett:.2f}" for cett in (min(found), max(found))))
         return fig.says(
             f"Perplexity rises and the activation ratio falls with CETT; +1 % is reached at CETT {ends}",
-            "Rings: the CETT that the search chose. Points where perplexity did not rise are not on the logarithmic "
-            "axis. Bars: standard errors.",
+            "Large hollow marks: the CETT that the search chose. Points where perplexity did not rise are not on the "
+            "logarithmic axis. Bars: standard errors.",
         )
 
 
