@@ -29,29 +29,20 @@ LAST = 5  # checkpoints that fix the shared CETT (Appendix E), the end and those
 
 @dataclass(frozen=True)
 class Run:
-    """One training run.
-
-    Attributes:
-        width: hidden dimension d; the FFN has 2.5 d neurons a layer.
-        batch: sequences of ``CONTEXT`` tokens in an optimizer step; grows with scale as in the paper's Table 3.
-        tokens: target of the stable stage; it can be raised later, because nothing before it depends on it.
-        seed: of the initial weights and of the order of the data.
-        warmup_tokens: length of the warm-up; fixed for a run, so that its target can be raised.
-        snapshots: whether it is measured while it trains, as a run too long to keep and measure its checkpoints is.
-    """
+    """One training run."""
 
     name: str
-    width: int
+    width: int  # hidden dimension d; the FFN has 2.5 d neurons a layer
     layers: int
     activation: str
-    batch: int
-    tokens: int
+    batch: int  # sequences of ``CONTEXT`` tokens in an optimizer step; grows with scale as in the paper's Table 3
+    tokens: int  # target of the stable stage; it can be raised later, because nothing before it depends on it
     heads: int
-    seed: int = 1
-    warmup_tokens: int = 300_000
+    seed: int = 1  # of the initial weights and of the order of the data
+    warmup_tokens: int = 300_000  # fixed for a run, so that its target can be raised
     learning_rate: float = LEARNING_RATE
     weight_decay: float = WEIGHT_DECAY
-    snapshots: bool = False
+    snapshots: bool = False  # measured while it trains, as a run too long to keep its checkpoints is
 
     @property
     def neurons(self) -> int:
@@ -76,17 +67,11 @@ class Run:
 
 @dataclass(frozen=True)
 class MixtureRun(Run):
-    """A training run in which a router gives each token some of the FFN's experts (Figure 12, Appendix B).
+    """A training run in which a router gives each token some of the FFN's experts (Figure 12, Appendix B)."""
 
-    Attributes:
-        experts: equal parts of the FFN's 2.5 d neurons, so that the FFN has as many parameters as an ordinary one.
-        active_experts: experts a token is given in training, about a quarter of them.
-        router_loss: weight of the loss that spreads tokens over experts, as it counts when they are spread evenly;
-            the Switch Transformer's 0.01.
-    """
-
-    experts: int = 16
-    active_experts: int = 4
+    experts: int = 16  # equal parts of the 2.5 d neurons: the FFN has as many parameters as an ordinary one
+    active_experts: int = 4  # that a token is given in training, about a quarter
+    # Weight of the loss that spreads tokens over experts, as it counts where they are even; the Switch Transformer's.
     router_loss: float = 0.01
 
     @property

@@ -25,11 +25,11 @@ from filelock import FileLock, Timeout
 from .. import suites
 from ..core import arguments, checkpoints
 from ..files import NOTEBOOKS, ROOT
+from ..studies.decoding_speed.numbers import THREAD_VARIABLES
 from ..suites.suite import hint
 from .runner import Job, run, store
 
 OUT = ROOT / "build"
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
 def find_notebooks(paths: Sequence[Path], numbers: Sequence[str]) -> list[Path]:
@@ -122,7 +122,7 @@ def own_folder(suite: str, settings: Sequence[str]) -> Path:
 
 def kernel_environment(jobs: int, dask: str) -> dict[str, str]:
     """Environment of the kernels: one thread each if they run side by side, and where tasks run."""
-    threads = dict.fromkeys(THREADS, "1") if jobs > 1 else {}
+    threads = dict.fromkeys(THREAD_VARIABLES, "1") if jobs > 1 else {}
     return {**os.environ, **threads, **({"SPARSINGLIB_DASK": dask} if dask else {})}
 
 

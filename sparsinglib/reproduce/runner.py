@@ -31,27 +31,16 @@ GUESS = 60.0
 
 @dataclass(frozen=True)
 class Record:
-    """How the last run of a notebook went.
+    """How the last run of a notebook went."""
 
-    Attributes:
-        notebook: its name without ending.
-        inputs: digest of everything it was made from.
-        parameters: those that were not its own defaults.
-        commit: the repository's commit, with "+" if files were changed since.
-        finished: end of the run, UTC, to the second.
-        seconds: wall-clock time.
-        outputs: figures, tables and results it wrote, by path below the folder of figures, with their digests.
-        error: first error; "" if it ran through.
-    """
-
-    notebook: str
-    inputs: str
-    parameters: dict[str, Any]
-    commit: str
-    finished: str
-    seconds: float
-    outputs: dict[str, str] = field(default_factory=dict)
-    error: str = ""
+    notebook: str  # its name without ending
+    inputs: str  # digest of everything it was made from
+    parameters: dict[str, Any]  # those that were not its own defaults
+    commit: str  # the repository's, with "+" if files were changed since
+    finished: str  # end of the run, UTC, to the second
+    seconds: float  # wall-clock time
+    outputs: dict[str, str] = field(default_factory=dict)  # what it wrote, by path below the figures, and its digest
+    error: str = ""  # the first one; "" if it ran through
 
     def save(self, folder: Path) -> None:
         """Write it to ``folder``, whole or not at all."""
@@ -68,17 +57,11 @@ def load(folder: Path, notebook: str) -> Record | None:
 
 @dataclass
 class Job:
-    """One notebook to run.
-
-    Attributes:
-        notebook: its file.
-        parameters: those that differ from its own.
-        out: the folder of the run: ``notebooks`` takes executed copy, log and record, ``figures`` what is drawn.
-    """
+    """One notebook to run."""
 
     notebook: Path
-    parameters: dict[str, Any]
-    out: Path
+    parameters: dict[str, Any]  # those that differ from its own
+    out: Path  # of the run: ``notebooks`` takes executed copy, log and record, ``figures`` what is drawn
 
     def __post_init__(self) -> None:
         self.name = self.notebook.stem

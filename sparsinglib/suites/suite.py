@@ -38,22 +38,13 @@ Size = Annotated[int, Field(strict=True, ge=2)]
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Checkpoint:
-    """One checkpoint of a suite.
+    """One checkpoint of a suite."""
 
-    Attributes:
-        name: how it is called in tables.
-        source: what ``sl.load`` takes: ladder name, directory, ``.gguf`` file or hub id; a relative path is one
-            from the folder of the suite's file.
-        scale: label of its size, such as "0.1B".
-        activation: "relu", "silu", …: how series are named and coloured.
-        revision: revision of a hub id.
-    """
-
-    name: Name
-    source: Name
-    scale: Name
-    activation: Name
-    revision: Name | None = None
+    name: Name  # in tables
+    source: Name  # what ``sl.load`` takes; a relative path is one from the folder of the suite's file
+    scale: Name  # label of its size, such as "0.1B"
+    activation: Name  # "relu", "silu", …: how series are named and coloured
+    revision: Name | None = None  # of a hub id
 
     @property
     def here(self) -> bool:
@@ -65,24 +56,15 @@ class Checkpoint:
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Suite:
-    """Checkpoints, and how they are measured.
-
-    Attributes:
-        evidence: what its numbers are called: "ladder", "released" or "own".
-        corpora: names of shipped corpora or paths of text files, relative ones from the folder of the suite's file.
-        sequence_length: tokens of a window.
-        tokens: tokens that each corpus is measured on.
-        checkpoints: those that can be loaded.
-        missing: names of those that cannot, because nothing was trained or downloaded yet.
-    """
+    """Checkpoints, and how they are measured."""
 
     name: str
-    evidence: Literal["ladder", "released", "own"]
-    corpora: Annotated[tuple[Name, ...], Field(min_length=1)]
-    sequence_length: Size
-    tokens: Size
-    checkpoints: Annotated[tuple[Checkpoint, ...], Field(min_length=1)]
-    missing: tuple[str, ...] = ()
+    evidence: Literal["ladder", "released", "own"]  # what its numbers are called
+    corpora: Annotated[tuple[Name, ...], Field(min_length=1)]  # shipped ones by name, or paths, as of checkpoints
+    sequence_length: Size  # tokens of a window
+    tokens: Size  # that each corpus is measured on
+    checkpoints: Annotated[tuple[Checkpoint, ...], Field(min_length=1)]  # those that can be loaded
+    missing: tuple[str, ...] = ()  # names of those that cannot: nothing was trained or downloaded yet
 
     def pick(self, scale: str | None = None, activation: str | None = None) -> list[Checkpoint]:
         """Checkpoints of one scale and activation, in the order of the file."""

@@ -206,9 +206,14 @@ def _loaded(checkpoint: Checkpoint, _: str) -> tuple[PreTrainedModel, PreTrained
         raise ValueError(
             f"{checkpoint.name}: has no tokenizer, so no text can be given to it; put its files beside it."
         )
-    context = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
-    tokenizer.model_max_length = min(tokenizer.model_max_length, context or tokenizer.model_max_length)
+    tokenizer.model_max_length = length_of(model, tokenizer.model_max_length)
     return model, tokenizer
+
+
+def length_of(model: PreTrainedModel, window: int) -> int:
+    """Tokens of a window: at most the model's context, if it states one."""
+    context = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return min(window, context or window)
 
 
 loaded.cache_clear = _loaded.cache_clear  # type: ignore[attr-defined]  # gives the model's memory back

@@ -9,10 +9,12 @@ import bz2
 import hashlib
 import random
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 from xml.etree import ElementTree
@@ -145,11 +147,8 @@ def documents(name: str, split: Split = "train") -> tuple[str, ...]:
             f"found: {', '.join(versions) or 'no package is needed'}. The versions it was recorded with are brought by "
             f"{INSTALL}; its copy in the cache was dropped."
         )
-    wanted, seen = VALIDATION_SHARE * sum(map(len, texts)), 0
-    cut = 0
-    while seen < wanted:
-        seen += len(texts[cut])
-        cut += 1
+    read = list(accumulate(map(len, texts)))
+    cut = bisect_left(read, VALIDATION_SHARE * read[-1]) + 1
     return tuple(texts[:cut] if split == "validation" else texts[cut:])
 
 

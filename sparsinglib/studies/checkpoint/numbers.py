@@ -29,6 +29,7 @@ from ...core.thresholds import Thresholds
 from ...core.token_batches import token_batches
 from ...files import LADDER, ROOT, SAMPLE, output_dir
 from ...ladder.recipe import record
+from ...suites.survey import length_of
 from ...texts import corpora
 from ...texts.pieces import token_pieces
 from .ffn_output import FFNOutput, decompose_ffn_output
@@ -125,12 +126,6 @@ def find_rule(
         return find_thresholds(model, batches, 100 * (float(argument) - 1), held_out=held_out, tokenizer=tokenizer)
     rule = RULES[strategy](argument)
     return thresholds_for_cett(model, batches, rule, tokenizer=tokenizer) if isinstance(rule, CETT) else rule
-
-
-def length_of(model: PreTrainedModel, window: int) -> int:
-    """Tokens of a window: at most the model's context, if it states one."""
-    context = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
-    return min(window, context or window)
 
 
 def halves(batches: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor] | None]:

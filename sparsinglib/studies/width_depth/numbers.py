@@ -11,6 +11,7 @@ import pandas as pd
 from scipy import stats
 
 from ... import laws
+from ...core.forward import Z90
 from ...ladder import recipe
 from ...laws import two_segments
 from ...paper import published
@@ -22,7 +23,6 @@ SHAPES = {name: recipe.RUNS[name] for name in recipe.SHAPE_NAMES}
 LAST = 5  # checkpoints at the end of a run, as in Appendix E
 MILLIONS = f"{recipe.SHAPE_TOKENS / TOKEN_UNITS['ladder']:g}M"  # tokens of every shape, in words
 END = 0.1  # share of the run over which the loss reached is averaged
-Z = float(stats.norm.ppf(0.95))  # half width of a 90 % interval, in standard errors
 LABELS = ["run", "shape", "width", "layers", "ratio", "times_usual"]  # of a shape, in every table
 
 
@@ -120,12 +120,12 @@ def sparsity(
     seed = seeds["ratio"]
     known = model.limits().rename(columns={"a0": "limit"})[["run", "limit", "low", "high", "identified"]]
     known = known.assign(
-        low=(known.limit - np.hypot(known.limit - known.low, Z * seed)).clip(0),
-        high=(known.limit + np.hypot(known.high - known.limit, Z * seed)).clip(upper=1),
+        low=(known.limit - np.hypot(known.limit - known.low, Z90 * seed)).clip(0),
+        high=(known.limit + np.hypot(known.high - known.limit, Z90 * seed)).clip(upper=1),
     )
     tail = points.groupby("run").tail(LAST).groupby("run").activation_ratio.agg(["mean", "std"])
     last, error = tail["mean"], np.hypot(tail["std"] / np.sqrt(LAST), seed)
-    ends = {"last": last, "last_error": error, "last_low": last - Z * error, "last_high": last + Z * error}
+    ends = {"last": last, "last_error": error, "last_low": last - Z90 * error, "last_high": last + Z90 * error}
     out = known.merge(pd.DataFrame(ends), on="run")
     percent = {name: 100 * out[name].astype(float) for name in ["limit", "low", "high", *ends]}
     return table[LABELS].merge(out.assign(**percent), on="run")
@@ -155,7 +155,7 @@ def bends(activation: pd.DataFrame) -> dict[str, two_segments.Bend]:
     """The rise that turns into a level, against the ratio, in percent: of "last"; of "limit" if enough are fixed."""
     fixed = activation[activation.identified.astype(bool)]
     points = {
-        "limit": (fixed.ratio, fixed.limit, np.maximum((fixed.high - fixed.low) / (2 * Z), 1e-6)),
+        "limit": (fixed.ratio, fixed.limit, np.maximum((fixed.high - fixed.low) / (2 * Z90), 1e-6)),
         "last": (activation.ratio, activation["last"], activation.last_error),
     }
     return {name: two_segments.fit(*part) for name, part in points.items() if len(part[0]) >= two_segments.LEAST}
