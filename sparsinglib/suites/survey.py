@@ -115,7 +115,7 @@ def run(function: Callable[[Any], Any], tasks: Sequence[Any], jobs: int = 1) -> 
     Processes that walk the same tasks share them. Raises ValueError if no scheduler answers at the address in
     ``SPARSINGLIB_DASK``, and what ``function`` raises.
     """
-    address = os.environ.get(DASK)
+    address, jobs = os.environ.get(DASK), arguments.whole("jobs", jobs, 1)
     if not address and jobs == 1:
         return _shared(function, tasks)
     delayed = [joblib.delayed(function)(task) for task in tasks]

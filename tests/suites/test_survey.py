@@ -149,6 +149,7 @@ def test_what_is_no_name_is_no_suite(given):
 
 
 @pytest.mark.parametrize(("options", "said"), [({"tokens": 0}, "tokens must be a whole number of at least 2, got 0"),
+                                               ({"jobs": 0}, "jobs must be a whole number of at least 1, got 0"),
                                                ({"tokens": "many"}, "tokens must be a whole"),
                                                ({"rules": {"a": 0.1}}, "the rule must be Thresholds")])  # fmt: skip
 def test_what_cannot_be_measured_is_said_before_a_model_is_loaded(options, said, text_file, monkeypatch):

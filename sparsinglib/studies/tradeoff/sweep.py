@@ -106,7 +106,6 @@ def sweep(
     """
     arguments.whole("points", points, LEAST_POINTS)
     arguments.whole("tokens", tokens, LEAST_TOKENS)  # fewer have no standard error
-    arguments.whole("jobs", jobs, 1)
     corpora.load(corpus, "validation")  # an unknown name is refused before any model is loaded
     text = Text(corpus, tokens, suite.sequence_length)
     return survey.run(swept, [Task(c, Sweep(points), text) for c in checkpoints], jobs)
