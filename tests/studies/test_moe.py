@@ -279,9 +279,8 @@ def text_error(noise):
     return noise * np.linspace(-1, 1, 20).std(ddof=1) / math.sqrt(20)
 
 
-WITHIN = pd.DataFrame({"series": ["moe-16"], "cett": [moe.CETT_ALIKE], "activation_ratio": [0.1]}).assign(
-    gap_pct=-18.1, low_pct=-19.0, high_pct=-17.0
-)
+WITHIN = {"series": ["moe-16"], "cett": moe.CETT_ALIKE, "activation_ratio": 0.1}
+WITHIN = pd.DataFrame(WITHIN | {"gap_pct": -18.1, "low_pct": -19.0, "high_pct": -17.0})
 
 
 @pytest.fixture

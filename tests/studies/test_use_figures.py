@@ -96,15 +96,9 @@ def test_kinds_are_marks_at_their_ratio_in_the_given_order():
 
 def test_extremes_are_ranked_with_a_gap_between_the_ends():
     order = token_use.KINDS
-    rows = [
-        ("m", "most", "$x_1$", 0.9),
-        ("m", "most", "⏎······", 0.8),
-        ("m", "fewest", "c", 0.1),
-        ("m", "fewest", "<121>", 0.05),
-    ]
-    table = pd.DataFrame(rows, columns=["checkpoint", "side", "token", "activation_ratio"]).assign(
-        kind=order[0], low=0.04, high=0.95
-    )
+    rows = [("most", "$x_1$", 0.9), ("most", "⏎······", 0.8), ("fewest", "c", 0.1), ("fewest", "<121>", 0.05)]
+    table = pd.DataFrame(rows, columns=["side", "token", "activation_ratio"])
+    table = table.assign(checkpoint="m", kind=order[0], low=0.04, high=0.95)
     figure = use_figures.extremes(table, order)
     (ax,) = figure.axes
     assert [label.get_text() for label in ax.get_yticklabels()] == ["$x_1$", "⏎·×6", "c", "piece no. 121"]

@@ -8,7 +8,6 @@ import unicodedata
 from collections.abc import Sequence
 from functools import reduce
 from operator import add
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -183,10 +182,10 @@ def extremes(uses: Sequence[NeuronActivity], count: int, min_occurrences: int) -
         number = min(count, len(table) // 2)
         for side, part in (("most", table.head(number)), ("fewest", table.tail(number)[::-1])):
             seen = {i: [int(use.whole.vocabulary_tokens[i]) for use in mine] for i in part.index.tolist()}
-            found: dict[str, Any] = {"checkpoint": c.name, "activation": c.activation, "side": side}
-            found |= {"token": [token_pieces(tokenizer, [i])[0] for i in seen]}
-            found |= {"kind": [kind(tokenizer, i) for i in seen]}
-            found |= {"mostly_in": [mine[int(np.argmax(counts))].corpus for counts in seen.values()]}
-            frames.append(part.assign(**found))
+            found = part.assign(checkpoint=c.name, activation=c.activation, side=side)
+            found["token"] = [token_pieces(tokenizer, [i])[0] for i in seen]
+            found["kind"] = [kind(tokenizer, i) for i in seen]
+            found["mostly_in"] = [mine[int(np.argmax(counts))].corpus for counts in seen.values()]
+            frames.append(found)
     first = ["checkpoint", "activation", "side", "token", "kind", "activation_ratio"]
     return pd.concat(frames).reset_index()[[*first, "low", "high", "tokens", "mostly_in", "token_id"]]

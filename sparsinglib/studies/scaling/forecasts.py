@@ -59,12 +59,11 @@ def forecast_score(table: pd.DataFrame) -> pd.DataFrame:
     Columns: evidence, share, runs, inside, tokens_inside, median_error_pp, width_pp (median), width_to_come (the median
     of the width over what the ratio still moved).
     """
-    width = table.high - table.low
-    table = table.assign(error_pp=100 * table.error.abs(), width_pp=100 * width, relative=width / table.to_come.abs())
-    counts = {"runs": ("run", "size"), "inside": ("inside", "sum"), "tokens_inside": ("tokens_inside", "sum")}
-    medians = {"median_error_pp": "error_pp", "width_pp": "width_pp", "width_to_come": "relative"}
-    found = {name: (column, "median") for name, column in medians.items()}
-    return table.groupby(["evidence", "share"], as_index=False).agg(**counts, **found)
+    width, error = table.high - table.low, 100 * table.error.abs()
+    table = table.assign(median_error_pp=error, width_pp=100 * width, width_to_come=width / table.to_come.abs())
+    how = {"run": "size", "inside": "sum", "tokens_inside": "sum"}
+    how |= dict.fromkeys(["median_error_pp", "width_pp", "width_to_come"], "median")
+    return table.groupby(["evidence", "share"], as_index=False).agg(how).rename(columns={"run": "runs"})
 
 
 def came(model: laws.Posterior, run: str, later: pd.DataFrame) -> pd.DataFrame:
