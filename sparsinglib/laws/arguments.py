@@ -12,7 +12,7 @@ def array(name: str, values: Any) -> NDArray[np.float64]:
     try:
         return np.asarray(values, dtype=float)
     except (TypeError, ValueError):
-        raise ValueError(f"{name} must be numbers, got {values!r:.100}") from None
+        raise ValueError(f"{name} must be numbers, got {' '.join(repr(values).split()):.60}") from None
 
 
 def columns(**given: Any) -> list[NDArray[np.float64]]:

@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import special
 
-from .arguments import columns, fraction
+from .arguments import array, columns, fraction
 from .curve import Array
 
 NODES, DRAWS = 200, 8000
@@ -40,7 +40,7 @@ def pooled(values: pd.Series, groups: Any) -> tuple[float, int]:
 
     The freedom is the number of values less that of groups; without any the deviation is NaN.
     """
-    values = pd.Series(values, dtype=float)
+    values = pd.Series(array("values", values), getattr(values, "axes", [None])[0])
     apart = values - values.groupby(groups).transform("mean")
     freedom = len(values) - values.groupby(groups).ngroups
     return (float(np.sqrt((apart**2).sum() / freedom)) if freedom else np.nan), freedom

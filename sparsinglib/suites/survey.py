@@ -92,11 +92,16 @@ def measure(
     ``checkpoints`` and ``tokens`` (2 or more) default to the suite's. Raises ValueError for what is no rule or number,
     and what loading and measuring raise; tasks done until then are kept.
     """
+    if not isinstance(suite, Suite) or not isinstance(rules, Mapping):
+        raise ValueError("measure takes a suite, as suites.read(name) gives it, and a dict of rules by name.")
+    chosen = list(suite.checkpoints if checkpoints is None else checkpoints)
+    if other := [c for c in chosen if not isinstance(c, Checkpoint)]:
+        raise ValueError(f"checkpoints are those of a suite, as suite.pick() gives them; got {other[0]!r:.100}.")
     tokens = suite.tokens if tokens is None else arguments.whole("tokens", tokens, 2)
     rules = {name: rule if isinstance(rule, PPLIncrease) else as_rule(rule) for name, rule in rules.items()}
     tasks = {
         Key(c.name, name, corpus): Task(c, rule, Text(corpus, tokens, suite.sequence_length))
-        for c in (suite.checkpoints if checkpoints is None else checkpoints)
+        for c in chosen
         for corpus in suite.corpora
         for name, rule in rules.items()
     }

@@ -200,6 +200,7 @@ CALLS = {
     "x and y and error must be": [lambda: laws.line([0, 1, 2], [1, 2], [1, 1]),
                                   lambda: laws.line([0, 1], [1, np.inf], [1, 1]),
                                   lambda: two_segments.fit(range(9), range(8), [1] * 8)],
+    "values must be numbers, got 0 a 1 b": [lambda: laws.pooled(pd.Series(["a", "b"]), [0, 0])],
     "y must be numbers": [lambda: laws.mean(["a", "b"], [1, 1])],
     "y and error must be": [lambda: laws.mean([1, 2], 0.1)],
     "error must be standard errors": [lambda: laws.mean([1, 2], [1, -1])],

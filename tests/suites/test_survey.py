@@ -150,12 +150,15 @@ def test_what_is_no_name_is_no_suite(given):
 
 @pytest.mark.parametrize(("options", "said"), [({"tokens": 0}, "tokens must be a whole number of at least 2, got 0"),
                                                ({"jobs": 0}, "jobs must be a whole number of at least 1, got 0"),
+                                               ({"suite": "ladder"}, r"takes a suite, as suites\.read\(name\)"),
+                                               ({"rules": [sl.FAT(0.1)]}, "a dict of rules by name"),
+                                               ({"checkpoints": ["0.1m-relu"]}, "those of a suite.*got '0.1m-relu'"),
                                                ({"tokens": "many"}, "tokens must be a whole"),
                                                ({"rules": {"a": 0.1}}, "the rule must be Thresholds")])  # fmt: skip
 def test_what_cannot_be_measured_is_said_before_a_model_is_loaded(options, said, text_file, monkeypatch):
     monkeypatch.setattr(survey, "loaded", None)
     with pytest.raises(ValueError, match=said):
-        survey.measure(suite_of(text_file), **{"rules": {"fat": sl.FAT(0.1)}} | options)
+        survey.measure(**{"suite": suite_of(text_file), "rules": {"fat": sl.FAT(0.1)}} | options)
 
 
 def test_a_measurement_equals_the_library_s(cached, text_file):
