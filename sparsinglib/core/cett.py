@@ -28,16 +28,19 @@ SAMPLED_SHARE = 1 / 32
 SAMPLE_POINTS = 16
 
 
+def token_cett(tail: Tensor, full: Tensor) -> Tensor:
+    """CETT of each token (Eq 3) from the lengths of what is left out and of all; 0 where all is zero."""
+    return torch.where(full > 0, tail / full, 0.0)
+
+
 def layer_cett(ffn: FFN, neurons: Tensor, threshold: float, full: Tensor | None = None) -> Tensor:
     """CETT of each token, ||sum of weak neurons|| / ||sum of all|| (Eq 3); (tokens, width) -> (tokens,) float32.
 
-    A token whose FFN output is zero loses nothing by pruning: its CETT is 0. ``full`` are the lengths of the whole
-    outputs, (tokens,), where they are known.
+    ``full`` are the lengths of the whole outputs, (tokens,), where they are known.
     """
     full = ffn.output(neurons).float().norm(dim=-1) if full is None else full
     weak = neurons * (1 - above_threshold(ffn, neurons, threshold)).to(neurons.dtype)
-    tail = ffn.output(weak).float().norm(dim=-1)
-    return torch.where(full > 0, tail / full, 0.0)
+    return token_cett(ffn.output(weak).float().norm(dim=-1), full)
 
 
 class Sampler:
@@ -106,7 +109,7 @@ class LayerCurve:
         self.seen_share = ffn.width / ffn.d_ff  # the neurons of experts not chosen are zero
 
     def threshold(self, cett: float, level: int | None = None) -> float:
-        """Give the first threshold whose CETT reaches ``cett``; 0 for CETT 0. ``level`` leaves out that one and up."""
+        """Give the first threshold whose CETT reaches ``cett``; 0 for CETT 0. ``level``: only levels below it count."""
         if cett <= 0 or self.dead:
             return 0.0
         goal = np.log(cett)
@@ -126,7 +129,7 @@ class LayerCurve:
         if len(self.levels) == level:
             self.levels.append({})
         for asked, found in zip(cett, reached, strict=True):
-            if asked > 0 and found > 0:
+            if asked > 0 and found > 0:  # ask the level below for as much less as this was too much: asked² / found
                 self.levels[level][float(np.log(asked))] = float(2 * np.log(asked) - np.log(found))
 
 

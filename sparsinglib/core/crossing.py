@@ -91,5 +91,6 @@ def fit_curve(seen: Mapping[int, tuple[float, float]], target: float, reach: flo
         at = min(at + 0.7 * move, math.log(LARGEST_CETT))
         if abs(move) < 1e-9:
             break
+    # By how much each point's log(rise) moves the crossing, times the slope.
     weights = share * (1 - middle * (away - middle) / spread)
     return Crossing(float(at), float(slope), dict(zip(index.tolist(), weights.tolist(), strict=True)))

@@ -271,6 +271,11 @@ def marks(rule: Rule, ffn: FFN, neurons: Tensor, gate: Tensor, valid: Tensor | N
     return active.float()
 
 
+def masked_values(kept: Tensor, neurons: Tensor) -> Tensor:
+    """The neurons' values, zero where ``marks`` has a zero."""
+    return kept.to(neurons.dtype).mul_(neurons)
+
+
 def sparse_logits(model: PreTrainedModel, batch: Batch, ffns: Sequence[FFN], rule: Rule) -> tuple[Tensor, np.ndarray]:
     """Run one forward pass without the weak neurons; logits, and each FFN's active neurons summed over tokens.
 
@@ -284,7 +289,7 @@ def sparse_logits(model: PreTrainedModel, batch: Batch, ffns: Sequence[FFN], rul
         kept = marks(rule, ffn, neurons, score, valid)
         by_token = kept.reshape(-1, ffn.width).sum(dim=1).double()
         counts[ffn.site] = (by_token if valid is None else by_token * valid).sum()
-        return kept.to(neurons.dtype).mul_(neurons)
+        return masked_values(kept, neurons)
 
     with hook_ffns(ffns, mask, gate=rule.uses_gate):
         scores = logits(model, batch)
@@ -298,7 +303,7 @@ def masked(ffns: Sequence[FFN], rule: Rule) -> Iterator[set[int]]:
 
     def keep_active(ffn: FFN, neurons: Tensor, gate: Tensor) -> Tensor:
         seen.add(ffn.site)
-        return marks(rule, ffn, neurons, gate).to(neurons.dtype).mul_(neurons)
+        return masked_values(marks(rule, ffn, neurons, gate), neurons)
 
     with hook_ffns(ffns, keep_active, gate=rule.uses_gate, shared=True):
         yield seen

@@ -14,9 +14,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from . import arguments, forward
+from .cett import token_cett
 from .ffn import FFN, Experts
 from .forward import Batch, Batches, TokenBatches
-from .hooks import hook_ffns, marks
+from .hooks import hook_ffns, marks, masked_values
 from .layout import find_ffns
 from .probe import probe
 from .rules import CETT, Rule
@@ -198,7 +199,7 @@ def measure(
 
     def run(batch: Batch) -> Tensor:
         counter.start(batch)
-        with hook_ffns(ffns, counter.mask, gate=rule.uses_gate, on_output=counter.after):
+        with hook_ffns(ffns, counter.mask, gate=rule.uses_gate, on_output=counter.add_cett if cett else None):
             scores = forward.logits(model, batch)
         counter.finish(batch)
         return scores
@@ -208,7 +209,7 @@ def measure(
 
 
 class _Counter:
-    """Sums over the tokens of one sparse run; ``mask`` and ``compare`` are called in each FFN.
+    """Sums over the tokens of one sparse run; ``mask`` and ``add_cett`` are called in each FFN.
 
     What they find stays on the FFN's device until the batch is done: no layer waits for the host.
     """
@@ -229,7 +230,7 @@ class _Counter:
         self.vocabulary_squares = torch.zeros(vocabulary, dtype=torch.float64)
         self.vocabulary_tokens = torch.zeros(vocabulary, dtype=torch.int64)
         self.kept: list[tuple[Tensor, Tensor]] = []
-        self.after = self.compare if cett else None
+        self.wants_cett = cett
 
     def start(self, batch: Batch) -> None:
         self.valid = forward.Copies(batch.valid.reshape(-1)) if batch.padded else None
@@ -245,16 +246,17 @@ class _Counter:
         self.found[ffn.site] = {"by_token": counted.sum(dim=1), "by_neuron": ffn.tally(counted)}
         if isinstance(ffn, Experts):
             self.found[ffn.site]["loads"] = ffn.loads(valid)
-        kept = active.to(neurons.dtype).mul_(neurons)
-        if self.after:
+        kept = masked_values(active, neurons)
+        if self.wants_cett:
             self.tail = ffn.output(neurons - kept)
         return kept
 
-    def compare(self, ffn: FFN, output: Tensor) -> None:
-        full = output.float() + self.tail.float()
-        tail, full = (x.reshape(-1, x.shape[-1]).float().norm(dim=-1) for x in (self.tail, full))
-        counts = full > 0 if self.valid is None else (full > 0) & self.valid.on(full.device)
-        self.found[ffn.site]["cett"] = torch.where(counts, tail / full, 0.0).double().sum()
+    def add_cett(self, ffn: FFN, output: Tensor) -> None:
+        tail = self.tail.float()
+        lengths = (x.reshape(-1, x.shape[-1]).norm(dim=-1) for x in (tail, output.float() + tail))
+        cett = token_cett(*lengths).double()
+        counts = cett if self.valid is None else torch.where(self.valid.on(cett.device), cett, 0.0)
+        self.found[ffn.site]["cett"] = counts.sum()
 
     def finish(self, batch: Batch) -> None:
         if not batch.valid.any():

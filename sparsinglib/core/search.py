@@ -35,7 +35,7 @@ from .forward import Z90, Batches, TokenBatches, as_list, mean_and_error
 from .rules import CETT
 from .thresholds import Thresholds
 
-LEAST_TOLERANCE = 0.02  # of the target
+LEAST_TOLERANCE, UNKNOWN_TOLERANCE = 0.02, 0.1  # of the target; the second where no curve tells
 SAID = 0.05  # of the target: a rise further off is not p in its second digit, and is said though scatter explains it
 MONOTONE_TOLERANCE = 2e-4  # in log(ratio)
 PROBED, LEAST_PROBED = 8, 256  # the first look is at one row in so many, if that leaves so many tokens
@@ -76,7 +76,7 @@ def find_thresholds(
     target = _checked_target(ppl_increase_pct, criterion, method, stop_width)
     held_out = None if held_out is None else as_list(held_out)
     if held_out is not None:
-        TokenBatches(model, held_out)
+        TokenBatches(model, held_out)  # refused before the search, not after it
     curves = CettCurves(model, batches, with_kl=criterion == "kl")
     answer, runs, fit = _solve([curves], target, method, stop_width)
     asked = {"ppl_increase_pct": float(ppl_increase_pct), "criterion": criterion}
@@ -232,11 +232,11 @@ def _errors(runs: _Runs, answer: Point, fit: Crossing | None, target: float) -> 
 
     From losses paired block by block: at the answer itself, or at the lattice points from which it was read.
     """
-    if answer.error is None:
-        return None, 0.1 * target
-    if fit is None:
-        return answer.error / (EXPONENT * target), 0.1 * target
-    smooth = torch.zeros_like(answer.blocks)  # what the curve says of each block at the answer
+    if answer.error is None or fit is None:
+        return answer.error and answer.error / (EXPONENT * target), UNKNOWN_TOLERANCE * target
+    # By the delta method: what the lattice points say, through the curve, of each block's rise at the answer. What the
+    # answer's own rise has beside that is scatter of single points about the curve.
+    smooth = torch.zeros_like(answer.blocks)
     smooth[:, 1] = answer.blocks[:, 1]
     for index, weight in fit.weights.items():
         sums = runs.lattice[index].blocks

@@ -143,11 +143,13 @@ def posterior(
     draws, seed, parts = whole("draws", draws, 1), whole("seed", seed, 0), _by_run(kind, points)
     ends = _cuts(kind, parts, cuts)
     grids = [[_Grid(kind, part, cut, ends[-1]) for part in parts.values()] for cut in ends]
-    # cut × run × wander × alpha, then mean and spread × alpha, then cut × wander × mean and spread
+    # cut × run × wander × alpha
     by_alpha = np.array([[special.logsumexp(grid.log, -1) for grid in row] for row in grids])
     alphas = law(kind).alphas
+    # (mean, spread) of ln alpha × alpha
     prior = -0.5 * ((np.log(alphas) - MEANS[:, None, None]) / SPREADS[:, None]) ** 2
     prior = special.log_softmax(prior, -1).reshape(-1, len(alphas))
+    # cut × wander × (mean, spread): the runs' likelihoods multiplied
     top = by_alpha.max(-1, keepdims=True)
     weight = special.softmax((np.log(np.exp(by_alpha - top) @ np.exp(prior).T) + top).sum(1))
     generator = np.random.default_rng(seed)
@@ -208,27 +210,28 @@ class _Grid:
 
     def __init__(self, kind: str, part: pd.DataFrame, cut: float, early: float) -> None:
         ratio, keep = part.activation_ratio.to_numpy(float), part["at"].to_numpy() > cut
-        steps = np.diff(ratio)
-        most = max(int((part["at"] <= early).sum()), 1)
-        size = max(float(np.sqrt(np.mean(steps[:most] ** 2))), 1e-9)
-        warm_up = (-0.5 * (steps[: (~keep).sum()] / size) ** 2 - np.log(size) - 0.5 * np.log(2 * np.pi)).sum()
         d, y, self.sign = part.d.to_numpy(float)[keep], ratio[keep], law(kind).sign
         self.nodes, self.tails, self.freedom = nodes(kind), Tails(kind, d), len(y) - 2
         tail, (exact, log_size) = self.tails(*self.nodes), precisions(np.log(d))
         spread = (tail @ np.concatenate(exact, axis=1)).reshape(len(tail), -1, len(y))  # nodes × wanders × points
-        a, p = exact.sum((1, 2))[:, None], (exact @ y).sum(1)[:, None]
-        b, q = spread.sum(2).T, (spread @ y).T
-        c = np.einsum("kwn,kn->wk", spread, tail)
-        det = np.maximum(a * c - b * b, 1e-12 * a * c)
-        self.a0, self.move = (c * p - b * q) / det, (a * q - b * p) / det
-        self.cov = c / det, -b / det, a / det  # of limit and move, in squared noise scales
-        rest = (exact @ y @ y)[:, None] - self.a0 * p - self.move * q
+        # Least squares at each wander and node: [[s11, s12], [s12, s22]] · (limit, move) = (r1, r2).
+        s11, r1 = exact.sum((1, 2))[:, None], (exact @ y).sum(1)[:, None]
+        s12, r2 = spread.sum(2).T, (spread @ y).T
+        s22 = np.einsum("kwn,kn->wk", spread, tail)
+        det = np.maximum(s11 * s22 - s12 * s12, 1e-12 * s11 * s22)
+        self.a0, self.move = (s22 * r1 - s12 * r2) / det, (s11 * r2 - s12 * r1) / det
+        self.cov = s22 / det, -s12 / det, s11 / det  # of limit and move, in squared noise scales
+        rest = (exact @ y @ y)[:, None] - self.a0 * r1 - self.move * r2
         self.rest = np.maximum(rest, 1e-12 * np.ptp(y) ** 2)
         error, moved = (np.sqrt(self.rest / self.freedom * part) for part in (self.cov[0], self.cov[2]))
         inside = special.ndtr((1 - self.a0) / error) - special.ndtr(-self.a0 / error)
         inside *= special.ndtr(-self.sign * self.move / moved)
         log = -0.5 * np.log(det) - self.freedom / 2 * np.log(self.rest * np.pi) + special.gammaln(self.freedom / 2)
-        log += np.log(np.maximum(inside, 1e-300)) - log_size[:, None] + warm_up
+        log += (
+            np.log(np.maximum(inside, 1e-300))
+            - log_size[:, None]
+            + _warm_up(ratio, (~keep).sum(), int((part["at"] <= early).sum()))
+        )
         shape = (len(law(kind).alphas), len(law(kind).slopes))
         self.log = log.reshape(len(WANDERS), *shape) + np.log(_volume(tail.reshape(*shape, len(y))))
 
@@ -236,13 +239,13 @@ class _Grid:
         """Rows of alpha, b, c, a0 and noise scale for the drawn wanders and alphas (indices)."""
         node = alpha * self.log.shape[2] + _pick(self.log[wander, alpha], generator)
         centre = np.stack([self.a0[wander, node], self.move[wander, node]])
-        v, w, u = (part[wander, node] for part in self.cov)
+        v11, v12, v22 = (part[wander, node] for part in self.cov)
         size = np.sqrt(self.rest[wander, node] / generator.chisquare(self.freedom, len(node)))
         found, todo = np.stack([centre[0].clip(0, 1), centre[1]]), np.arange(len(node))
         for _ in range(50):  # until the limit is a ratio and the run moves the law's way
             z = generator.normal(size=(2, len(todo)))
-            first = np.sqrt(v[todo]) * z[0]
-            second = w[todo] / np.sqrt(v[todo]) * z[0] + np.sqrt(np.maximum(u - w**2 / v, 0))[todo] * z[1]
+            first = np.sqrt(v11[todo]) * z[0]
+            second = v12[todo] / np.sqrt(v11[todo]) * z[0] + np.sqrt(np.maximum(v22 - v12**2 / v11, 0))[todo] * z[1]
             tried = centre[:, todo] + size[todo] * np.stack([first, second])
             good = (tried[0] >= 0) & (tried[0] <= 1) & (-self.sign * tried[1] > 0)
             found[:, todo[good]] = tried[:, good]
@@ -250,6 +253,13 @@ class _Grid:
         at = self.nodes[:, node]
         b, c = self.tails.coefficients(at[0], at[1], found[1])
         return np.column_stack([at[0], b, c, found[0], size])
+
+
+def _warm_up(ratio: Array, before: int, early: int) -> float:
+    """Log-likelihood of the points before the cut: steps of a random walk, as large as the ``early`` ones."""
+    steps = np.diff(ratio)
+    size = max(float(np.sqrt(np.mean(steps[: max(early, 1)] ** 2))), 1e-9)
+    return float((-0.5 * (steps[:before] / size) ** 2 - np.log(size) - 0.5 * np.log(2 * np.pi)).sum())
 
 
 def precisions(time: Array) -> tuple[Array, Array]:
