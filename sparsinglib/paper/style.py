@@ -70,8 +70,9 @@ def look(scale: str = "", activation: str = "relu") -> Look:
 
 
 def other(index: int) -> Look:
-    """Colour and marker of the ``index``-th of things without an order."""
-    return {"color": OTHERS[index % len(OTHERS)], "marker": MARKERS[index % len(MARKERS)]}
+    """Colour and marker of the ``index``-th of things without an order; past the last colour, with another marker."""
+    lap, place = divmod(index, len(OTHERS))
+    return {"color": OTHERS[place], "marker": MARKERS[(place + lap) % len(MARKERS)]}
 
 
 def look_of(run: str, index: int = 0) -> Look:

@@ -244,7 +244,7 @@ def batches(text: Text, tokenizer: PreTrainedTokenizerBase) -> list[torch.LongTe
 
 def _text_digests(task: Task[Any]) -> list[str]:
     names = {task.text.corpus, getattr(task.rule, "corpus", task.text.corpus)}
-    known = corpora.SHA256 | {"mixture": joblib.hash((corpora.SHA256, corpora.PIECES))}
+    known = corpora.SHA256 | {"mixture": joblib.hash(({n: corpora.SHA256[n] for n in corpora.SHARES}, corpora.PIECES))}
     return [known.get(name) or content_digest(Path(name).expanduser()) for name in sorted(names)]
 
 
