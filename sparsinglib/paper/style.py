@@ -3,7 +3,7 @@
 import html
 import io
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from functools import cache
 from importlib.util import find_spec
@@ -236,23 +236,6 @@ def matrix(ax: Axes, cells: pd.DataFrame, **look: Any) -> None:
     ax.tick_params(length=0)
 
 
-def label_ends(ax: Axes, ends: Iterable[tuple[float, str, Any]], gap: float = 0.07, x: float = 1.015) -> None:
-    """Write the name of each line right of the panel, at the height of its end, spread where two would meet.
-
-    ``ends``: value at the end (data), name, colour. ``gap`` is the least distance as a share of the panel's height.
-    Call it when the axis has its final limits.
-    """
-    rows = sorted(ends, key=lambda end: end[0])
-    if not rows:
-        return
-    to_axes = ax.transData + ax.transAxes.inverted()
-    y = np.clip([to_axes.transform((ax.get_xlim()[1], value))[1] for value, _, _ in rows], 0, 1)
-    look: Look = {"va": "center", "fontsize": 8, "transform": ax.transAxes, "parse_math": False}
-    inside = np.maximum(spread(y, gap), gap * np.arange(len(rows)))  # none below the panel
-    for height, (_, text, colour) in zip(inside, rows, strict=True):
-        ax.text(x, height, text, color=ink(colour), **look)
-
-
 def label_lines(ax: Axes, ends: Iterable[tuple[float, float, str, Any]], size: float = 8) -> None:
     """Write the name of each line beside its end, where the fewest other lines, points and names are in the way.
 
@@ -279,16 +262,8 @@ def label_lines(ax: Axes, ends: Iterable[tuple[float, float, str, Any]], size: f
 
 def _hidden(low: np.ndarray, high: np.ndarray, ways: Iterable[tuple[np.ndarray, float]]) -> float:
     """How much of ``ways`` a box from corner to corner hides."""
-    hits = [(np.all((low - 1 < way) & (way < high + 1), axis=1).sum(), each) for way, each in ways]
+    hits = [(np.all((low - 3 < way) & (way < high + 3), axis=1).sum(), each) for way, each in ways]
     return sum(each * count if each else float(count > 0) for count, each in hits)
-
-
-def spread(values: Sequence[float] | np.ndarray, gap: float) -> np.ndarray:
-    """Rising ``values`` moved as little as possible so that neighbours are ``gap`` apart (isotonic regression)."""
-    from scipy.optimize import isotonic_regression
-
-    steps = gap * np.arange(len(values))
-    return np.asarray(isotonic_regression(np.asarray(values, dtype=float) - steps).x) + steps
 
 
 def shades(values: Iterable[float], most: float) -> list[tuple[str, str]]:

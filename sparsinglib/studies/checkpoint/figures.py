@@ -93,10 +93,10 @@ def layer_profile(table: pd.DataFrame, subject: str) -> style.Picture:
             for k, (name, rows) in enumerate(models):
                 look = style.look_of(name, k) | {"ls": "-"}
                 ax.plot(rows.layer, unit * rows[column], **look, ms=4)
-                ends.append((unit * rows[column].iloc[-1], style.name(name), look["color"]))
+                ends.append((rows.layer.iloc[-1], unit * rows[column].iloc[-1], style.name(name), look["color"]))
             ax.set(xlabel="layer", ylabel=label, ylim=(0, None))
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-            style.label_ends(ax, ends)
+            style.label_lines(ax, ends)
         words: list[str] = []
         for name, rows in models:
             share, mean = 100 * rows.activation_ratio, 100 * np.average(rows.activation_ratio, weights=rows.neurons)

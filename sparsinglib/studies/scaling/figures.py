@@ -162,17 +162,15 @@ def figure_11(trend: pd.DataFrame, laws: Laws, model: Posterior) -> style.Pictur
         low, high = 100 * np.quantile(model.curves(LARGEST, d), [0.05, 0.95], axis=0)
         ax.fill_between(d, low, high, color=look["color"], alpha=0.15, lw=0)
         bar = [[limit.a0 - limit.low], [limit.high - limit.a0]]
-        ax.errorbar(end, limit.a0, bar, **look, ms=5, mfc="white", capsize=3, zorder=4)
-        inks = (style.FIT, style.OTHERS[1])
-        ends = [(limit.low, f"our limit, 90 %:\n{limit.low:.1f} to {limit.high:.1f} %", look["color"])]
-        for (name, law), ink, dash in zip(laws.items(), inks, ("-", "--"), strict=False):
-            ax.plot(d, 100 * law(d), color=ink, ls=dash, lw=1.4)
-            ends.append((100 * float(law(d)[-1]), name.replace(" (", "\n("), ink))
+        label = f"our limit, 90 %: {limit.low:.1f} to {limit.high:.1f} %"
+        ax.errorbar(end, limit.a0, bar, **look, ms=5, mfc="white", capsize=3, zorder=4, label=label)
+        for (name, law), ink, dash in zip(laws.items(), (style.FIT, style.OTHERS[1]), ("-", "--"), strict=False):
+            ax.plot(d, 100 * law(d), color=ink, ls=dash, lw=1.4, label=name)
         ax.axvspan(part.d.max(), end, color="0.93", zorder=0)
         middle, across = (part.d.max() + end) / 2, ax.get_xaxis_transform()
         ax.text(middle, 0.96, "no published points", ha="center", va="center", color="0.4", transform=across)
         ax.set(xlabel=style.TOKEN_LABELS[1e9], ylabel="activation ratio (%)", xlim=(None, end))
-        style.label_ends(ax, ends, gap=0.13, x=1.03)
+        ax.legend(loc="lower left")
         theirs = 100 * printed().a0[LARGEST]
         return fig.says(
             f"The published 2.4B points leave the limit open, {limit.low:.1f} to {limit.high:.1f} % active (90 %); "

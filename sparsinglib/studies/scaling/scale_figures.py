@@ -61,8 +61,10 @@ def figure_7(limits: pd.DataFrame, ends: pd.DataFrame, params: pd.Series) -> sty
         left.set_ylim(0, 108 * max(printed.a0.max(), fixed.high.max(), ends.high.max()))
         for ax, rows in ((left, printed.assign(value=printed.a0)), (right, ends.assign(value=ends.activation_ratio))):
             _params_axis(ax, params, rows.scale)
-            last = rows.sort_values("scale").groupby("activation").value.last()
-            style.label_ends(ax, [(100 * v, style.ACTIVATION_LABELS[a], style.colour("", a)) for a, v in last.items()])
+            last = rows.sort_values("scale").groupby("activation").last().itertuples()
+            names = [(style.ACTIVATION_LABELS[row.Index], style.colour("", row.Index), row) for row in last]
+            # Above the marks and their bars.
+            style.label_lines(ax, [(params[row.scale], 100 * row.value + 3, name, ink) for name, ink, row in names])
         theirs = _moves(printed.groupby(["scale", "activation"]).a0.mean())
         ours = _moves(ends.groupby(["scale", "activation"]).activation_ratio.mean())
         return fig.says(
@@ -192,20 +194,19 @@ def figure_14(losses: pd.DataFrame, params: pd.Series) -> style.Picture:
     """
     with style.context():
         fig, (ax,) = style.axes(1, 1, height=3.2)
-        ends, falls = [], True
+        falls = True
         for activation, part in losses.groupby("activation"):
             look = style.look("", str(activation))
             ax.plot(_at(part, params), part.final, **look | {"ls": ""}, ms=5, mfc="white")
             means = _means(part.final, part.scale, params)
-            ax.plot(means, color=look["color"], ls=look["ls"], lw=1.2)
-            ends.append((means.iloc[-1], style.ACTIVATION_LABELS[str(activation)], look["color"]))
+            ax.plot(means, color=look["color"], ls=look["ls"], lw=1.2, label=style.ACTIVATION_LABELS[str(activation)])
             falls &= means.is_monotonic_decreasing
             fixed = part[part.fixed.astype(bool)]
             bars = style.error_bars(fixed.low, fixed.limit, fixed.high)
             ax.errorbar(_at(fixed, params), fixed.limit, bars, **look | {"ls": ""}, ms=4, capsize=3)
         _params_axis(ax, params, losses.scale)
         ax.set_ylabel("training loss (nats per token)")
-        style.label_ends(ax, ends)
+        ax.legend()
         count = int(losses.fixed.sum())
         return fig.says(
             f"The loss reached {'falls' if falls else 'does not fall'} with every step in size, for ReLU as for SiLU",
