@@ -143,11 +143,6 @@ def _checked(batch: Tensor | Mapping[str, Tensor], index: int, config: Any) -> B
     entries: Mapping[str, Any] = batch if isinstance(batch, Mapping) else {"input_ids": batch}
     if "input_ids" not in entries:
         raise ValueError(f"Batch {index}: no input_ids; it has {', '.join(map(str, entries)) or 'nothing'}.")
-    if others := [name for name in entries if name not in TAKEN and _says(entries[name])]:
-        raise ValueError(
-            f"Batch {index}: {', '.join(map(str, others))} would not be used; a batch has {', '.join(TAKEN)} alone. "
-            "Leave tokens out of the losses with counted, ones for those that count (labels != -100)."
-        )
     ids = entries["input_ids"]
     if isinstance(ids, np.ndarray) and ids.dtype.kind in "iu":
         ids = torch.from_numpy(ids.astype(np.int64))
@@ -161,6 +156,9 @@ def _checked(batch: Tensor | Mapping[str, Tensor], index: int, config: Any) -> B
         raise ValueError(f"Batch {index}: token ids must be rows × length and not empty, got shape {tuple(ids.shape)}.")
     seen = _mask(entries, "attention_mask", ids, index)
     valid = seen & _mask(entries, "counted", ids, index)
+    if others := [name for name, entry in entries.items() if _asks_for_more(name, entry, ids, valid, seen)]:
+        hint = "; leave tokens out of the losses with counted=(labels != -100)" if "labels" in others else ""
+        raise ValueError(f"Batch {index}: {others[0]} would not be used; a batch has {', '.join(TAKEN)}{hint}.")
     vocabulary, context = config.vocab_size, getattr(config, "max_position_embeddings", None)
     if ids[seen].numel() and not 0 <= int(ids[seen].min()) <= int(ids[seen].max()) < vocabulary:
         raise ValueError(f"Batch {index}: token ids outside the model's vocabulary of {vocabulary}; wrong tokenizer?")
@@ -175,9 +173,23 @@ def _checked(batch: Tensor | Mapping[str, Tensor], index: int, config: Any) -> B
     return Batch(*(part.gather(1, order) for part in (ids.masked_fill(~seen, 0), valid, seen)))
 
 
-def _says(entry: Any) -> bool:
-    """Whether an entry says anything: the token types that tokenizers add are zeros."""
-    return entry is not None and (not isinstance(entry, (Tensor, np.ndarray)) or bool(entry.any()))
+def _is_numbers(entry: Any) -> bool:
+    return isinstance(entry, Tensor) or (isinstance(entry, np.ndarray) and entry.dtype.kind in "biuf")
+
+
+def _asks_for_more(name: str, entry: Any, ids: Tensor, valid: Tensor, seen: Tensor) -> bool:
+    """Whether an entry would have the model or its losses be others than they are: not those that say what is done."""
+    if name in (*TAKEN, "special_tokens_mask") or not _is_numbers(entry):
+        return False
+    entry = torch.as_tensor(entry).cpu()
+    if entry.numel() != ids.numel():
+        return entry.is_floating_point()
+    as_done = {
+        "labels": lambda labels: (labels == ids) | (labels == -100) & ~valid,
+        "position_ids": lambda positions: (positions == seen.cumsum(dim=1) - 1) | ~seen,
+        "token_type_ids": lambda types: types == 0,
+    }
+    return name not in as_done or not bool(as_done[name](entry.reshape(ids.shape)).all())
 
 
 def _mask(entries: Mapping[str, Any], name: str, ids: Tensor, index: int) -> Tensor:

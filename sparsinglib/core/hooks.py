@@ -263,10 +263,11 @@ def marks(rule: Rule, ffn: FFN, neurons: Tensor, gate: Tensor, valid: Tensor | N
     if type(rule) is Thresholds:
         return above_threshold(ffn, neurons, rule.values[ffn.site])
     active = rule.active(ffn, neurons, gate, valid)
-    if active.dtype != torch.bool or active.shape != neurons.shape:
+    if not isinstance(active, Tensor) or active.dtype != torch.bool or active.shape != neurons.shape:
+        got = f"{active.dtype} {tuple(active.shape)}" if isinstance(active, Tensor) else type(active).__name__
         raise ValueError(
-            f"{type(rule).__name__}: active must give booleans in the shape of neurons, {tuple(neurons.shape)}; "
-            f"got {active.dtype} {tuple(active.shape)}."
+            f"{type(rule).__name__}: active must give a tensor of booleans in the shape of neurons, "
+            f"{tuple(neurons.shape)}; got {got}."
         )
     return active.float()
 

@@ -23,7 +23,7 @@ from .probe import probe
 from .rules import CETT, Rule
 from .scan import compare
 from .search import thresholds_for_cett
-from .thresholds import Thresholds, as_rule
+from .thresholds import NORM_TOLERANCE, Thresholds, as_rule
 
 MOST_KEPT_TOKENS = 4096  # up to here the layer × token map is kept without being asked for
 
@@ -53,10 +53,9 @@ class Measurement:
     kept: tuple[Tensor, Tensor] | None  # token ids (tokens,), active neurons (layers, tokens)
 
     def __add__(self, other: "Measurement") -> "Measurement":
-        models = [
-            (m.layers, m.column_norms, [len(c) for c in (*m.neuron_counts, m.vocabulary_tokens)]) for m in (self, other)
-        ]
-        if self.rule != other.rule or models[0] != models[1]:
+        models = [(m.layers, [len(c) for c in (*m.neuron_counts, m.vocabulary_tokens)]) for m in (self, other)]
+        norms = (self.column_norms, other.column_norms)
+        if self.rule != other.rule or models[0] != models[1] or not np.allclose(*norms, rtol=NORM_TOLERANCE):
             raise ValueError("Only measurements of one model under one rule add up.")
         names = [field.name for field in fields(self)]
         return Measurement(*(_merged(name, getattr(self, name), getattr(other, name)) for name in names))

@@ -44,8 +44,9 @@ def scan(model: PreTrainedModel, batches: Batches, rules: Sequence[Rule], *, kl:
     ffns = find_ffns(model)
     if not rules:
         raise ValueError("scan needs at least one rule.")
+    rules = [as_rule(rule) for rule in rules]
     for rule in rules:
-        as_rule(rule).check(ffns)
+        rule.check(ffns)
     return scan_batches(model, ffns, TokenBatches(model, batches), rules, kl)
 
 

@@ -333,13 +333,16 @@ def _warn(found: Thresholds) -> None:
         said.append(
             f"{'KL' if kl else 'The perplexity ratio'} is not monotone in CETT on this text; see Thresholds.points."
         )
+    what = "KL" if kl else "ratio"
     if found.tokens_needed is None:
-        said.append(f"{found.tokens} tokens are too few to say how sure the {'KL' if kl else 'ratio'} is.")
-    elif found.tokens_needed > 25 * found.tokens:  # so that the standard error is more than half of p
-        error = p / 10 * math.sqrt(found.tokens_needed / found.tokens)
-        said.append(
-            f"{found.tokens} tokens cannot resolve {p:g} %: the standard error of the {'KL' if kl else 'ratio'} is "
-            f"{error:.2f} %. About {found.tokens_needed} tokens resolve p to a tenth."
-        )
+        said.append(f"{found.tokens} tokens are too few to say how sure the {what} is.")
+    else:
+        kl_error = 0.1 * p * math.sqrt(found.tokens_needed / found.tokens)  # what is needed brings it to a tenth of p
+        error = kl_error if kl else 100 * (found.ppl_ratio_se or 0.0)
+        if 2 * error > p:
+            said.append(
+                f"{found.tokens} tokens cannot resolve {p:g} %: the standard error of the {what} is {error:.2f} %. "
+                f"About {found.tokens_needed} tokens resolve p to a tenth."
+            )
     for text in said:
         warnings.warn(text, stacklevel=3)

@@ -78,13 +78,14 @@ class Posterior:
         return of(self.kind, known, positive(np.atleast_1d(tokens)))
 
     def _table(self, run: str) -> pd.DataFrame:
+        run = str(run)  # as ``posterior`` has them
         if run not in self.draws:
             raise ValueError(f"no run is called {run!r}; there are {', '.join(self.draws)}")
         return self.draws[run]
 
     def _past_warm_up(self, run: str) -> tuple[Array, Array]:
         """Tokens and ratios of the run's points that at least half of the draws use."""
-        part = self.points[(self.points.run == run) & (self.points.used >= 0.5)]
+        part = self.points[(self.points.run == str(run)) & (self.points.used >= 0.5)]
         return part.d.to_numpy(float), part.activation_ratio.to_numpy(float)
 
     def median(self, run: str, tokens: ArrayLike) -> Array:

@@ -165,6 +165,8 @@ def _parse(path: Path) -> Suite:
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise SuiteError(f"{path.name}: two checkpoints are called {twice[0]}.")
     checkpoints = tuple(replace(c, source=_from(path, c.source, ladder_names())) for c in suite.checkpoints)
+    if fixed := [c.name for c in checkpoints if c.revision and c.here]:
+        raise SuiteError(f"{path.name}: {fixed[0]} lies here; only a model on the hub has a revision.")
     return replace(suite, checkpoints=checkpoints, corpora=tuple(_from(path, n, CORPORA) for n in suite.corpora))
 
 

@@ -26,7 +26,7 @@ from ..core import arguments
 from ..core.checkpoints import load, locate
 from ..core.measure import Measurement
 from ..core.measure import measure as measure_model
-from ..core.rules import Rule
+from ..core.rules import CETT, Rule
 from ..core.search import find_thresholds
 from ..core.thresholds import Thresholds, as_rule
 from ..core.token_batches import token_batches
@@ -98,7 +98,7 @@ def measure(
     if other := [c for c in chosen if not isinstance(c, Checkpoint)]:
         raise ValueError(f"checkpoints are those of a suite, as suite.pick() gives them; got {other[0]!r:.100}.")
     tokens = suite.tokens if tokens is None else arguments.whole("tokens", tokens, 2)
-    rules = {name: rule if isinstance(rule, PPLIncrease) else as_rule(rule) for name, rule in rules.items()}
+    rules = {name: rule if isinstance(rule, (PPLIncrease, CETT)) else as_rule(rule) for name, rule in rules.items()}
     tasks = {
         Key(c.name, name, corpus): Task(c, rule, Text(corpus, tokens, suite.sequence_length))
         for c in chosen
@@ -115,12 +115,12 @@ def table(measurements: Mapping[Key, Measurement]) -> pd.DataFrame:
 
 
 def run(function: Callable[[Any], Any], tasks: Sequence[Any], jobs: int = 1) -> list[Any]:
-    """Results of ``function`` for each task, in order: here, on ``jobs`` processes, or on a dask cluster.
+    """Results of ``function`` for each task, in order: here, on ``jobs`` processes (-1: all cores), or on dask.
 
     Processes that walk the same tasks share them. Raises ValueError if no scheduler answers at the address in
     ``SPARSINGLIB_DASK``, and what ``function`` raises.
     """
-    address, jobs = os.environ.get(DASK), arguments.whole("jobs", jobs, 1)
+    address, jobs = os.environ.get(DASK), jobs if jobs == -1 else arguments.whole("jobs", jobs, 1)
     if not address and jobs == 1:
         return _shared(function, tasks)
     delayed = [joblib.delayed(function)(task) for task in tasks]

@@ -1,5 +1,6 @@
 """The streaming statistics against brute force, and two halves of a text against the whole."""
 
+import dataclasses
 import math
 import sys
 
@@ -179,6 +180,7 @@ def test_what_does_not_add_up(setting):
         a + sl.measure(tiny_llama(d_ff=32), [text[:2]], sl.FAT(0.1))
     with pytest.raises(ValueError, match="one model"):
         a + sl.measure(tiny_llama(vocab=48), [text[:2]], sl.FAT(0.1))
+    assert (a + dataclasses.replace(a, column_norms=tuple(1.00001 * n for n in a.column_norms))).tokens == 2 * a.tokens
     with pytest.raises(ValueError, match="one model"):  # of the same shape, with other weights
         a + sl.measure(tiny_llama(seed=99, vocab=40), [text[:2]], sl.FAT(0.1))
 

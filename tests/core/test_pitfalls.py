@@ -249,7 +249,12 @@ def test_text_longer_than_the_context_is_refused(relu):
         ([{}], "no input_ids; it has nothing"),
         ([{"input_ids": torch.tensor([[5, 6]]), "labels": torch.tensor([[-100, 6]])}], "labels would not be used"),
         ([{"input_ids": torch.tensor([[5, 6]]), "position_ids": np.array([[3, 4]])}], "position_ids would not be used"),
-        ([{"input_ids": torch.tensor([[5, 6]]), "attn_mask": [[1, 0]]}], "a batch has input_ids, attention_mask"),
+        ([{"input_ids": torch.tensor([[5, 6]]), "attn_mask": torch.tensor([[1, 0]])}], "attn_mask would not be"),
+        (
+            [{"input_ids": torch.tensor([[5, 6]]), "inputs_embeds": torch.ones(1, 2, 4)}],
+            "inputs_embeds would not be used",
+        ),
+        ([{"input_ids": [[5, 6]], "token_type_ids": [[0, 0]]}], "expected a LongTensor of token ids"),
         (["a text"], "got str"),
         ([{"input_ids": torch.tensor([[5, 6]]), "counted": torch.ones(1, 3)}], "counted"),
         ([torch.zeros(2, 2, 2, dtype=torch.long)], "rows"),
@@ -278,8 +283,25 @@ def test_two_tokens_are_enough(relu, quiet):
 def test_what_a_tokenizer_adds_does_no_harm(relu, ids):
     batch = {"input_ids": ids["tiny64"], "attention_mask": torch.ones_like(ids["tiny64"])}
     plain = sl.thresholds_for_cett(relu, [ids["tiny64"]], 0.1)
-    more = batch | {"token_type_ids": torch.zeros_like(ids["tiny64"])}
+    more = batch | {
+        "token_type_ids": torch.zeros_like(ids["tiny64"]),
+        "special_tokens_mask": torch.ones_like(ids["tiny64"]),
+        "labels": ids["tiny64"],
+        "position_ids": np.arange(ids["tiny64"].numel()),
+        "overflow_to_sample_mapping": torch.tensor([0]),
+        "text": ["a line"],
+    }
     assert sl.thresholds_for_cett(relu, [more], 0.1).values == plain.values
+
+
+def test_labels_may_leave_out_what_the_mask_does(relu, ids):
+    text = ids["tiny64"].reshape(1, -1)
+    mask = torch.ones_like(text)
+    mask[:, -5:] = 0
+    batch = {"input_ids": text, "attention_mask": mask}
+    labelled = batch | {"labels": text.masked_fill(mask == 0, -100), "position_ids": (mask.cumsum(1) - 1) * mask}
+    one, other = (sl.measure(relu, [b], sl.FAT(0.1)).ppl_ratio for b in (batch, labelled))
+    assert one == other
 
 
 @pytest.mark.parametrize("options", [{"criterion": "loss"}, {"method": "newton"}])
@@ -314,13 +336,16 @@ def test_loss_that_is_not_finite(own_relu, ids):
 def test_model_in_training_mode_is_refused(ids, own_relu):
     attention = own_relu.model.layers[1].self_attn
     attention.attention_dropout = 0.5
-    for part, named in ((attention, r"model\.layers\.1\.self_attn is"), (own_relu, "The model is")):
+    for part, named in (
+        (attention, r"other scores each time: model\.layers\.1\.self_attn"),
+        (own_relu, "The model is in"),
+    ):
         part.train()
         for call in (
             lambda: sl.find_thresholds(own_relu, [ids["tiny64"]]),
             lambda: sl.measure(own_relu, [ids["tiny64"]], sl.FAT(0.1)),
         ):
-            with pytest.raises(ValueError, match=rf"{named} in training mode.*model\.eval\(\)"):
+            with pytest.raises(ValueError, match=rf"{named}.*model\.eval\(\)"):
                 call()
 
 

@@ -207,7 +207,12 @@ def test_check_names_what_does_not_fit():
 
 
 @pytest.mark.parametrize(
-    ("gives", "says"), [(lambda n: n.abs(), "float32"), (lambda n: (n != 0)[..., :1], r"shape of neurons.*, 1\)")]
+    ("gives", "says"),
+    [
+        (lambda n: n.abs(), "float32"),
+        (lambda n: (n != 0)[..., :1], r"shape of neurons.*, 1\)"),
+        (lambda n: [], "got list"),
+    ],
 )
 def test_a_rule_of_ones_own_gives_booleans_for_each_neuron(gives, says):
     class Own(sl.FAT):
@@ -215,7 +220,7 @@ def test_a_rule_of_ones_own_gives_booleans_for_each_neuron(gives, says):
             return gives(neurons)
 
     model, text = tiny_llama(), torch.arange(8)[None]
-    with pytest.raises(ValueError, match=f"Own: active must give booleans.*{says}"):
+    with pytest.raises(ValueError, match=f"Own: active must give a tensor of booleans.*{says}"):
         sl.measure(model, [text], Own(0.1))
     with pytest.raises(ValueError, match="Own: active"), sl.sparsify(model, Own(0.1)):
         model(text)

@@ -387,6 +387,7 @@ def test_runs_may_have_numbers_for_names():
     table = points({1: (D, noisy()), 2: (D, noisy(seed=1))})
     found = laws.posterior("silu", table, draws=50)
     assert found.limits().run.tolist() == ["1", "2"] and np.isfinite(found.limits().a0).all()
+    assert np.array_equal(found.median(1, D), found.median("1", D))
 
 
 # --- means and lines over runs ---------------------------------------------------------------------------------------

@@ -298,13 +298,17 @@ def test_each_set_of_parameters_has_a_folder_of_its_own(tmp_path, monkeypatch):
         (tmp_path / place).mkdir()
         (tmp_path / place / "mine.txt").touch()
     monkeypatch.chdir(tmp_path / "a")
-    settings = [["x=1"], ["x=2"], ["x=1", "y=/"], ["t=mine.txt"], ["t=mine:txt"]]
+    settings = [["x=1"], ["x=2"], ["x=1", "y=/"], ["t=mine.txt"], ["t=mine:txt"], ["t=other.txt"]]
     found = [*(cli.own_folder("", one) for one in settings), *(cli.own_folder("ladder", one) for one in ([], ["x=1"]))]
     monkeypatch.chdir(tmp_path / "b")
     found.append(cli.own_folder("", ["t=mine.txt"]))  # another file of that name
     assert len(set(found)) == len(found)
     assert cli.own_folder("ladder", ["y=2", "x=3", "x=1"]) == cli.own_folder("ladder", ["x=1", "y=2"])
     assert cli.own_folder("ladder", ["x=1"]).parent == cli.OUT / "own"
+    before = cli.own_folder("", ["t=later.txt", "name=later"])
+    (tmp_path / "b" / "later.txt").touch()
+    (tmp_path / "b" / "later").mkdir()
+    assert cli.own_folder("", ["t=later.txt", "name=later"]) == before
 
 
 def test_kernels_are_told_where_tasks_run():

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import greedy, tiny_llama
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
@@ -46,6 +47,16 @@ def use(name, entries, scale="0.1M", activation="relu", corpus="code", halves=()
 @pytest.fixture
 def tokenizer(ladder):
     return ladder[1]
+
+
+def test_texts_in_parts_are_one_text():
+    model = tiny_llama(seed=2, act="relu")
+    ids = greedy(model, 20, rows=6)
+    one, two = (
+        token_use.together([sl.measure(model, [p], sl.FAT(0.05)) for p in parts])
+        for parts in ([ids], [ids[:2], ids[2:]])
+    )
+    pd.testing.assert_frame_equal(one, two)
 
 
 def test_pairs_are_neighbours_and_ends_of_one_activation():

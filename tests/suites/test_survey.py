@@ -104,6 +104,10 @@ GOOD = 'evidence: own\ncheckpoints:\n  - {name: 0.4m-relu, scale: "0.4M", activa
         (GOOD.replace("name:", "nmae:"), "did you mean name"),
         (GOOD + '  - {name: 0.4m-relu, scale: "0.4M", activation: relu}\n', "two checkpoints are called"),
         (GOOD.replace("0.4m-relu", "no-such-model"), "none of its checkpoints"),
+        (
+            GOOD.replace("activation: relu", "activation: relu, revision: main"),
+            "only a model on the hub has a revision",
+        ),
     ],
 )
 def test_a_bad_suite_is_named(tmp_path, text, message):
@@ -168,6 +172,11 @@ def test_a_measurement_equals_the_library_s(cached, text_file):
     (result,) = found.values()
     assert result.activation_ratio == pytest.approx(direct.activation_ratio, abs=1e-12)
     assert result.ppl_ratio == pytest.approx(direct.ppl_ratio, rel=1e-6)
+
+
+def test_a_cett_is_given_thresholds_on_the_text(cached, text_file):
+    (result,) = survey.measure(suite_of(text_file), {"cett": sl.CETT(0.2)}).values()
+    assert isinstance(result.rule, sl.Thresholds) and result.rule.cett == 0.2
 
 
 def test_what_was_measured_is_not_measured_again(cached, text_file, monkeypatch):
