@@ -214,7 +214,7 @@ def logits(model: PreTrainedModel, batch: Batch) -> Tensor:
     if device.type == "meta":  # accelerate keeps the weights elsewhere and moves inputs itself
         device = torch.device("cpu")
     out = model(input_ids=batch.ids.to(device), use_cache=False).logits
-    return out[:, :-1].reshape(-1, out.shape[-1]) if not batch.padded else out[:, :-1][batch.targets.to(out.device)]
+    return out[:, :-1].flatten(0, 1) if not batch.padded else out[:, :-1][batch.targets.to(out.device)]
 
 
 def losses(scores: Tensor, batch: Batch) -> Tensor:

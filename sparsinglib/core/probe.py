@@ -23,7 +23,7 @@ def probe(model: PreTrainedModel, ffns: Sequence[FFN], corpus: TokenBatches) -> 
     other = row.clone()
     different = corpus.batches[0].ids.new_tensor([t for t in row.tolist() if t != int(row[-1])][:1])
     other[-1:] = different if len(different) else (row[-1:] + 1) % model.config.get_text_config(decoder=True).vocab_size
-    both = torch.stack([row, row, other])
+    both = torch.stack([row, other])
     everything = torch.ones_like(both, dtype=torch.bool)
     batch = Batch(both, everything, everything)
     scores, seen = _run(model, ffns, batch)
@@ -40,7 +40,11 @@ def probe(model: PreTrainedModel, ffns: Sequence[FFN], corpus: TokenBatches) -> 
             )
     if len(scores) != int(batch.targets.sum()):
         raise UnsupportedModel(f"{type(model).__name__} gives no score for each token; load it as a ForCausalLM class.")
-    _require_causal(model, *scores.float().chunk(3))
+    one, two = scores.float().chunk(2)
+    allowed = torch.finfo(scores.dtype).eps ** 0.5 * float(one.abs().max())
+    if float((one - two).abs().max()) > allowed:
+        again = _run(model, ffns, batch)[0].float().chunk(2)[0]
+        raise UnsupportedModel(_why(model, random=float((one - again).abs().max()) > allowed))
 
 
 def _run(model: PreTrainedModel, ffns: Sequence[FFN], batch: Batch) -> tuple[Tensor, dict[int, list[int]]]:
@@ -64,19 +68,17 @@ def _run(model: PreTrainedModel, ffns: Sequence[FFN], batch: Batch) -> tuple[Ten
         raise UnsupportedModel(f"{type(model).__name__} cannot run on token ids alone: {error}") from error
 
 
-def _require_causal(model: PreTrainedModel, one: Tensor, again: Tensor, other: Tensor) -> None:
-    """Raise UnsupportedModel unless scores before the one token that differs are the same, and of one row twice."""
-    allowed = torch.finfo(model.dtype).eps ** 0.5 * float(one.abs().max())
-    if float((one - again).abs().max()) > allowed:
+def _why(model: PreTrainedModel, random: bool) -> str:
+    """Why a token's scores differ in two rows that are alike up to it."""
+    if random:
         training = ", ".join(name for name, part in model.named_modules() if part.training) or "one of its parts"
-        raise UnsupportedModel(
+        return (
             f"{type(model).__name__} gives one row other scores each time: {training:.200} draws at random, as dropout "
             "does in training mode; call model.eval() first."
         )
-    if float((one - other).abs().max()) > allowed:
-        switch = next((name for name in ("is_decoder", "causal") if getattr(model.config, name, None) is False), "")
-        raise UnsupportedModel(
-            f"{type(model).__name__} is not causal on this text: changing a token changes the scores of earlier ones, "
-            "so that it sees what it is asked to predict."
-            + (f" Load it as a decoder ({switch}=True), if it was trained as one." if switch else "")
-        )
+    switch = next((name for name in ("is_decoder", "causal") if getattr(model.config, name, None) is False), "")
+    hint = f" Load it as a decoder ({switch}=True), if it was trained as one." if switch else ""
+    return (
+        f"{type(model).__name__} is not causal on this text: changing a token changes the scores of earlier ones, so "
+        f"that it sees what it is asked to predict.{hint}"
+    )
