@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import datasets
 import lm_eval
 import pandas as pd
 from lm_eval.tasks import TaskManager
@@ -218,6 +219,8 @@ def quiet() -> Iterator[list[str]]:
     handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
     loggers = [logging.getLogger(name) for name in ("lm_eval", "lm-eval", "datasets")]
     before = [(logger.propagate, logger.handlers) for logger in loggers]
+    bars = not datasets.are_progress_bars_disabled()  # in a notebook they are widgets, which no stream carries
+    datasets.disable_progress_bars()
     for logger in loggers:
         logger.propagate, logger.handlers = False, [handler]
     try:
@@ -225,6 +228,8 @@ def quiet() -> Iterator[list[str]]:
             yield said
             said += [str(warning.message) for warning in caught if warning.category is not DeprecationWarning]
     finally:
+        if bars:
+            datasets.enable_progress_bars()
         for logger, (propagate, handlers) in zip(loggers, before, strict=True):
             logger.propagate, logger.handlers = propagate, handlers
 

@@ -11,6 +11,7 @@ import warnings
 from functools import partial
 
 import accelerate
+import datasets
 import numpy as np
 import pandas as pd
 import pytest
@@ -347,6 +348,18 @@ def test_a_target_longer_than_the_context_is_named_before_a_pass(model, evaluate
     monkeypatch.setattr(type(model), "forward", lambda *_, **__: pytest.fail("a pass was made"))
     with pytest.raises(tasks.TaskError, match=r"target of \d+ tokens .* longer than the model's context of 256"):
         evaluate("own", folder=folder)
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_bars_of_datasets_are_off_meanwhile_and_then_as_before(on):
+    switch = {True: datasets.enable_progress_bars, False: datasets.disable_progress_bars}
+    switch[on]()
+    try:
+        with harness.quiet():
+            assert datasets.are_progress_bars_disabled()
+        assert datasets.are_progress_bars_disabled() is not on
+    finally:
+        switch[True]()
 
 
 def test_a_task_without_data_says_what_to_do(evaluate, tmp_path):
