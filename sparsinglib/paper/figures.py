@@ -40,21 +40,21 @@ def claims_forest(recorded: pd.DataFrame) -> style.Picture:
         ax.set(xlim=(-1.3 * FURTHEST, 1.3 * FURTHEST), ylim=(len(ids) - 0.4, -0.6))
         ax.set_xlabel(
             "how far the interval stays clear of the claim's bound, in its half widths\n"
-            "(left: fails, right: holds, 0: it holds the bound)"
+            "(left: fails, right: holds, 0: the interval begins to contain the bound)"
         )
         kinds = [kind for kind in LOOKS if kind in set(measured.evidence)]
         keys = [Line2D([], [], ls="", **LOOKS[kind], label=kind) for kind in kinds]
         fig.legend(handles=keys, loc="outside lower left", ncols=len(keys))
         counts = scoreboard.counts(measured, kinds)
         summary = "; ".join(
-            f"{ON[kind]} {row[Verdict.HOLDS]} hold, {row[Verdict.FAILS]} fail, {row[Verdict.INCONCLUSIVE]} stay open"
+            f"{ON[kind]} {row[Verdict.HOLDS]} hold, {row[Verdict.FAILS]} fail, {row[Verdict.INCONCLUSIVE]} inconclusive"
             for kind, row in counts.iterrows()
         )
         opposed = scoreboard.in_disagreement(measured).index
         return fig.says(
             f"{len(ids)} claims: {summary or 'none is measured yet'}"
-            + f"; they contradict each other on {', '.join(opposed)}" * bool(len(opposed)),
-            "Each mark is the least clear estimate of its claim. Left of zero it fails, right of it holds; hollow: "
-            f"inconclusive, since the interval holds the bound or a part is not measured. At {FURTHEST:g}: as far or "
-            "further, or numbers without an interval.",
+            + f"; paper and ladder disagree on {', '.join(opposed)}" * bool(len(opposed)),
+            "A claim of several parts is drawn at its weakest. Left of zero it fails, right of it holds; hollow: "
+            "inconclusive, since the interval contains the bound or a part is not measured. "
+            f"At {FURTHEST:g}: as far or further, or numbers without an interval.",
         )

@@ -255,7 +255,7 @@ def test_the_margin_is_recorded_and_drawn(tmp_path):
     assert recorded.margin.tolist()[:2] == [pytest.approx(1), pytest.approx(-2)] and np.isnan(recorded.margin[2])
     figure = figures.claims_forest(recorded)
     known = len(published.claims())
-    assert figure.message == f"{known} claims: on our ladder 1 hold, 1 fail, 0 stay open"
+    assert figure.message == f"{known} claims: on our ladder 1 hold, 1 fail, 0 inconclusive"
     marks = [line for line in figure.axes[0].lines if line.get_ls() == "None"]
     assert [line.get_xdata()[0] for line in marks] == pytest.approx([1, -2])
     assert len(figure.axes[0].texts) == known - 2

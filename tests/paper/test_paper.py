@@ -85,7 +85,7 @@ def test_figures_draw_both_kinds_of_evidence_and_say_what_is_missing(tmp_path, m
     fitted = law_tables.fit_all(trend)
     limits, points, drawn = law_tables.limits(fitted), law_tables.used(fitted), law_tables.curves(fitted)
     figure = law_figures.figure_4(points, drawn, limits.assign(identified=True))
-    trends_said = "ReLU falls in every one of 1 runs, SiLU rises in every one of 2 runs"
+    trends_said = "ReLU falls in 1 of 1 runs (paper), SiLU rises in 1 of 1 runs (paper) and 1 of 1 runs (ladder)"
     assert figure.message == f"With more data the activation ratio of {trends_said}"
     texts = [text.get_text() for ax in figure.axes for text in ax.texts]
     assert "ladder: no ReLU run" in texts and {"0.8B", "0.4M"} <= set(texts)

@@ -44,9 +44,9 @@ def test_which_way_a_run_should_go_is_said_by_its_law(monkeypatch, trend, fitted
     """A third law that falls is judged as one that falls, whatever its name."""
     table = limits.limits(fitted).assign(low=0.9, high=1.0)
     assert figures._drifted(trend, table[table.activation == "silu"]) == ""
-    assert "passed the limit" in figures._drifted(trend, table[table.activation == "relu"])
+    assert "beyond the law's limit" in figures._drifted(trend, table[table.activation == "relu"])
     monkeypatch.setitem(curve.LAWS, "falling", replace(curve.LAWS["silu"], sign=-1))
-    assert "passed the limit" in figures._drifted(trend, table.assign(activation="falling"))
+    assert "beyond the law's limit" in figures._drifted(trend, table.assign(activation="falling"))
     monkeypatch.setitem(curve.LAWS, "silu", curve.LAWS["falling"])
     assert "SiLU falls in 0 of" in figures._which_way(trend)
 
@@ -178,10 +178,10 @@ def test_the_shipped_coverage_is_that_of_200_studies():
     assert ninety[ninety.quantity == "slope"].intervals.sum() == 200
     assert 0.85 <= ninety[ninety.quantity == "slope"].right.sum() / 200 <= 0.95
     shares = 100 * ninety.right / ninety.intervals
-    said = f"the truth in {shares.min():.0f} to {shares.max():.0f} % of simulated runs, in no case surely too seldom"
+    said = f"the truth in {shares.min():.0f} to {shares.max():.0f} % of simulated runs, never clearly too seldom"
     assert fit_figures.coverage(table).message.endswith(said)
     few = table.assign(right=table.right.where(table.level != 0.9, table.right // 2))
-    assert "surely too seldom for limit, ReLU, even (165 of 350)" in fit_figures.coverage(few).message
+    assert "clearly too seldom for limit, ReLU, even (165 of 350)" in fit_figures.coverage(few).message
 
 
 def test_residuals_say_which_run_ends_beside_its_law():

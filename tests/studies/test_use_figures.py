@@ -49,7 +49,8 @@ def test_overlap_is_written_into_both_halves_of_a_symmetric_matrix(models):
     for ax in shown:
         assert sorted(text.get_text() for text in ax.texts if text.get_text()) == ["25", "25", "90"]
     assert figure.message == (
-        "code and wikipedia share 25 to 25 % of their most active neurons (chance: 10 %; two halves of one: 90 to 90 %)"
+        "code and wikipedia share 25 to 25 % of their most active neurons (chance: 10 %; two halves of one corpus: 90 "
+        "to 90 %)"
     )
 
 
@@ -90,8 +91,8 @@ def test_kinds_are_marks_at_their_ratio_in_the_given_order():
         at = {order[round(y)]: x for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)}
         expected = table[table.corpus == corpus].set_index("kind").activation_ratio
         assert at == pytest.approx({k: 100 * expected[k] for k in kinds})
-    said = f"most for “{order[0]}” and “{order[1]}” (20.8 %), fewest for “{order[2]}” (10.8 %)"
-    assert said in figure.message  # as it is written the two are level
+    said = f"most for “{order[0]}” and “{order[1]}” (21 %), fewest for “{order[2]}” (11 %)"
+    assert said in figure.message  # the two whose intervals hold the end
 
 
 def test_extremes_are_ranked_with_a_gap_between_the_ends():

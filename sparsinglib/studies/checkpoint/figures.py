@@ -129,7 +129,8 @@ def layers_by_p(table: pd.DataFrame) -> style.Picture:
             layers = f"layer{'s' if len(most) > 1 else ''} {' and '.join(most)}"
             words.append(f"{layers} of {name} most (by {shed.max():.0f} points)")
         ends = f"From p = {table.p_pct.min():g} to {table.p_pct.max():g} %"
-        return fig.says(f"{ends} each layer sheds neurons, {' and '.join(words)}", "Neurons active (%).")
+        note = "Neurons active (%). Thresholds are found and measured on the beginning of the text alone."
+        return fig.says(f"{ends} each layer sheds neurons, {' and '.join(words)}", note)
 
 
 def figure_1(taken: FFNOutput, piece: str) -> style.Picture:

@@ -189,7 +189,7 @@ def overlap(table: pd.DataFrame, share: float) -> style.Picture:
 def _least_shared(table: pd.DataFrame) -> str:
     apart = table[table.corpus_a != table.corpus_b]
     halves, chance = 100 * table[table.corpus_a == table.corpus_b].overlap, 100 * table.chance.mean()
-    words = f"chance: {chance:.0f} %" + (f"; two halves of one: {_from_to(halves)}" if len(halves) else "")
+    words = f"chance: {chance:.0f} %" + (f"; two halves of one corpus: {_from_to(halves)}" if len(halves) else "")
     if apart.empty:
         return f"The same neurons are active in two halves of a corpus ({words})"
     pairs = {pair: 100 * rows.overlap for pair, rows in apart.groupby(["corpus_a", "corpus_b"])}
@@ -197,7 +197,7 @@ def _least_shared(table: pd.DataFrame) -> str:
     alike, both = _from_to(pairs.pop((a, b))), f"{_name(a)} and {_name(b)}"
     of = "of their most active neurons"
     if pairs:
-        return f"Two corpora share {_from_to(pd.concat(pairs.values()))} {of}, only {both} {alike} ({words})"
+        return f"Two corpora share {_from_to(pd.concat(pairs.values()))} {of} ({both}: {alike}; {words})"
     return f"{both} share {alike} {of} ({words})"
 
 
@@ -266,15 +266,23 @@ def kinds(table: pd.DataFrame, order: Sequence[str]) -> style.Picture:
             ax.set_yticks(range(len(shown)), shown)
             ax.set(ylim=(len(shown) - 0.5, -0.5), xlabel="activation ratio (%)")
             mine = table[table.checkpoint == name]
-            mean = (100 * mine[mine.corpus == ALL].set_index("kind").activation_ratio.reindex(shown)).round(1)
-            most, least = (" and ".join(f"“{k}”" for k in mean.index[mean == end]) for end in (mean.max(), mean.min()))
-            ends = f"most for {most} ({mean.max()} %), fewest for {least} ({mean.min()} %)"
-            words.append(f"{style.name(name)} needs {ends}")
+            words.append(f"{style.name(name)} needs {_ends(mine[mine.corpus == ALL].set_index('kind'))}")
             ax.set_xlim(90 * mine.low.min(), 105 * mine.high.max())
             ax.set_title(style.name(name), parse_math=False)
         fig.keys_below(len(corpora))
         note = "Mean over tokens with its 90 % interval, the vocabulary entries of a kind drawn anew."
         return fig.says("; ".join(words), note)
+
+
+def _ends(rows: pd.DataFrame) -> str:
+    """The kinds (index) that need most and fewest neurons, with those whose interval contains the end's mean."""
+    words = []
+    for word, end in (("most", rows.activation_ratio.max()), ("fewest", rows.activation_ratio.min())):
+        alike = rows[(rows.low <= end) & (end <= rows.high)].activation_ratio
+        values = dict.fromkeys(f"{100 * value:.0f}" for value in (alike.min(), alike.max()))
+        kinds = " and ".join(f"“{kind}”" for kind in alike.index)
+        words.append(f"{word} for {kinds} ({' to '.join(values)} %)")
+    return ", ".join(words)
 
 
 def extremes(table: pd.DataFrame, order: Sequence[str]) -> style.Picture:

@@ -85,8 +85,8 @@ def figure_4(trend: pd.DataFrame, laws: Laws, limits: pd.DataFrame) -> style.Pic
             right.tick_params(axis="y", labelleft=False)
         return fig.says(
             f"With more data the activation ratio of {_which_way(trend)}",
-            "Line: law. Pale: points left out of it as warm-up. Right of each panel the limits: bars are our 90 % "
-            "intervals by the model of all runs, hollow where the points do not fix the limit (a triangle at "
+            "Line: law. Pale: warm-up, left out of the fit. Right of each panel the limits: bars are our 90 % "
+            "intervals from one joint fit of all runs, hollow where the points do not fix the limit (a triangle at "
             "the edge: it lies beyond); black diamonds are the limits printed in Table 2. Darker: larger."
             f"{_drifted(trend, limits)}",
         )
@@ -98,8 +98,8 @@ def _drifted(trend: pd.DataFrame, limits: pd.DataFrame) -> str:
     falls = limits.activation.map(lambda activation: curve.law(activation).sign < 0)
     beyond = np.where(falls, end < limits.low, end > limits.high)
     said = {
-        "Last points have passed the limit of their law": beyond,
-        "Points run against their law on the whole": limits.against,
+        "The last points lie beyond the law's limit": beyond,
+        "On the whole against its law": limits.against,
     }
     return "".join(
         f" {words}: {', '.join(map(style.name, limits.run[which.astype(bool)]))}." * bool(which.any())
@@ -176,8 +176,8 @@ def figure_11(trend: pd.DataFrame, laws: Laws, model: Posterior) -> style.Pictur
             f"The published 2.4B points leave the limit open, {limit.low:.1f} to {limit.high:.1f} % active (90 %); "
             f"{theirs:.2f} % is printed, the abstract's {100 - theirs:.2f} % sparsity",
             f"Points: 2.4B ReLU, published, up to {part.d.max():.0f} billion tokens. Band: 90 % of the laws "
-            "through them by the model of all runs; bar at the right edge: their limits. Table 2's law was not fitted "
-            "to these points.",
+            "through them, from one joint fit of all runs; bar at the right edge: their limits. Table 2's law was "
+            "not fitted to these points.",
         )
 
 
@@ -233,7 +233,7 @@ def table_2(table: pd.DataFrame, limits: pd.DataFrame) -> style.Picture:
             ax.set(ylim=(len(mine) - 0.5, -0.5), xlabel="limit activation ratio (%)")
         return fig.says(
             f"{sum(inside)} of Table 2's {len(inside)} limits lie within our 90 % interval",
-            "Mark and bar: median and 90 % interval by the model of all runs (hollow: limit not fixed; arrow: "
-            "the bar goes on). Diamond: Table 2, red outside the interval. Grey tick: of the least-squares fits, each "
-            "with another number of first points dropped, the one nearest to the printed row.",
+            "Mark and bar: median and 90 % interval from one joint fit of all runs (hollow: limit not fixed; arrow: "
+            "the bar goes on). Diamond: Table 2, red outside the interval. Grey tick: the plain "
+            "fit nearest to the printed row, over the choices of how many first points to drop.",
         )

@@ -33,15 +33,15 @@ def residuals(trend: pd.DataFrame, laws: Laws) -> style.Picture:
                     ax.set_axis_off()
             words.append(f"{np.median(far):.2f} ({kind})")
         fig.supxlabel("tokens (paper: billions, ladder: millions)", fontsize=9)
-        fig.supylabel("point less law (points)", fontsize=9)
+        fig.supylabel("measured − law (points)", fontsize=9)
         worst = ""
         if drift:
             run, end = max(drift.items(), key=lambda item: abs(item[1]))
             worst = f", {style.name(run)}'s up to {abs(end):.1f} points {'below' if end < 0 else 'above'}"
         return fig.says(
-            f"After warm-up a point lies {' and '.join(words)} points from its law; in {len(drift)} of {len(laws)} "
+            f"Median distance from the law after warm-up: {' and '.join(words)} points; in {len(drift)} of {len(laws)} "
             f"runs the last five lie on one side{worst}",
-            "Title: medians. Grey band: warm-up, left out; some of its points lie beyond the axes. One scale for the "
+            "Grey band: warm-up, left out; some of its points lie beyond the axes. One scale for the "
             "paper's runs, one for the ladder's.",
         )
 
@@ -105,17 +105,17 @@ def coverage(table: pd.DataFrame) -> style.Picture:
                 share = part.right / part.intervals
                 low, high = stats.beta.ppf([[0.05], [0.95]], part.right + 0.5, part.intervals - part.right + 0.5)
                 bars = 100 * style.error_bars(low, share, high)
-                ax.errorbar(100 * part.level + 0.5 * k, 100 * share, bars, **style.other(k), ms=4, lw=1, label=label)
+                ax.errorbar(100 * part.level + 0.25 * k, 100 * share, bars, **style.other(k), ms=4, lw=1, label=label)
             ax.set(xlim=(45, 101), ylim=(45, 101), xlabel="interval (%)", ylabel="holds the truth (%)", title=kind)
         panels[0].legend()
         ninety = table[table.level == 0.9].groupby(["quantity", "activation", "design"], sort=False).sum()
         shares, narrow, wide = 100 * ninety.right / ninety.intervals, _off(ninety, "less"), _off(ninety, "greater")
         return fig.says(
             f"90 % intervals hold the truth in {shares.min():.0f} to {shares.max():.0f} % of simulated runs, "
-            f"{f'surely too seldom for {narrow}' if narrow else 'in no case surely too seldom'}",
-            "Simulated sets of seven runs with seeds, wander and a warm-up; slope: of the limit over scale. Bars: 90 % "
-            "of the share (Jeffreys). Above the dashed line intervals are wider than they need be"
-            f"{f', at 90 % surely so: {wide}' if wide else ''}.",
+            f"{f'clearly too seldom for {narrow}' if narrow else 'never clearly too seldom'}",
+            "Simulated sets of seven runs with seeds, slow drift and a warm-up; slope: of the limit over scale. Bars: "
+            "90 % interval of the share (Jeffreys). Above the dashed line intervals are wider than they need be"
+            f"{f', at 90 % clearly so: {wide}' if wide else ''}.",
         )
 
 

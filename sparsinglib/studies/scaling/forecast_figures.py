@@ -80,13 +80,14 @@ def forecast(table: pd.DataFrame) -> style.Picture:
             _forecast_rows(ax, part.loc[style.by_size(part.index)], bool(i % len(shares)), 1.15 * far[kind])
             ax.set_title(f"{kind}, {100 * share:.0f} % of the tokens seen: {part.inside.sum()} of {len(part)} inside")
         for ax in panels[-len(shares) :]:
-            ax.set_xlabel("predicted less measured end (points)")
+            ax.set_xlabel("predicted − measured end (points)")
         wide = (table.high - table.low) / table.to_come.abs()
         wide = wide.groupby([table.evidence, table.share]).median()
         return fig.says(
-            f"The 90 % interval holds the end of the run in {table.inside.sum()} of {len(table)} forecasts; it is "
-            f"typically {wide.min():.1f} to {wide.max():.1f} times as wide as the change still to come",
-            "Filled: the part seen fixes the limit. " * bool((table["flags"] == "").any())
+            f"The 90 % interval holds the end of the run in {table.inside.sum()} of {len(table)} forecasts, but is "
+            f"{wide.min():.1f} to {wide.max():.1f} times as wide as the change still to come",
+            "Widths: medians of a panel's runs. "
+            + "Filled: the part seen fixes the limit. " * bool((table["flags"] == "").any())
             + "Red: the end lies outside. Arrow: the interval goes on.",
         )
 

@@ -69,7 +69,7 @@ def figure_7(limits: pd.DataFrame, ends: pd.DataFrame, params: pd.Series) -> sty
         ours = _moves(ends.groupby(["scale", "activation"]).activation_ratio.mean())
         return fig.says(
             f"ReLU and SiLU of one size lie at least {theirs[0]:.0f} points apart in the paper, {ours[0]:.0f} on our "
-            f"ladder; size moves either by less than {theirs[1]} and {ours[1]}",
+            f"ladder; over all sizes each moves by less than {theirs[1]} (paper) and {ours[1]} (ladder)",
             "Bars: 90 %. Left: limits from the points, hollow where these do not fix them; black diamonds: Table 2. "
             "Right: where exp(KL) is up by 1 % on 65,536 tokens, a mark a seed, joined at their mean; most intervals "
             "are shorter than a mark. The title takes Table 2 and these means.",
@@ -118,8 +118,8 @@ def figure_8(derivative: pd.DataFrame) -> style.Picture:
             "The larger a published run, the less it changes per token: {} of {} steps of size{}".format(
                 *_steps(derivative, "paper"), ours
             ),
-            "Size of the law's slope where a run has points; bands: 90 %; pale, without a band: the run's limit is "
-            "open. A step counts where the larger run is lower all along.",
+            "Steepness |dA/dD| of each law over the tokens that its run covers, without 2.4B; bands: 90 %; pale, "
+            "without a band: the run's limit is open. A step counts where the larger run is lower all along.",
         )
 
 

@@ -68,7 +68,7 @@ def figure_5(activation: pd.DataFrame, bend: Bend, main: pd.Series) -> style.Pic
 
 
 def _draw_laws(ax: Axes, activation: pd.DataFrame, bend: Bend) -> str:
-    """Two segments and a line in log(ratio) through the values at the end; gives which of them fits better."""
+    """Two segments and a line in log(ratio) through the values at the end; gives their misfits in words."""
     line, two, straight = numbers.beside_a_line(activation, bend)
     x = np.geomspace(activation.ratio.min(), activation.ratio.max(), 300)
     low, high = bend.turn_interval
@@ -79,9 +79,8 @@ def _draw_laws(ax: Axes, activation: pd.DataFrame, bend: Bend) -> str:
     ax.plot(x, line(np.log2(x)), color=style.OTHERS[4], ls="--", lw=1.5, label=label)
     deepest, widest = activation.sort_values("ratio")["last"].iloc[[0, -1]]
     return (
-        f"From the deepest to the widest shape the activation ratio goes from {deepest:.1f} to {widest:.1f} %; a line "
-        f"in log(ratio) fits {'better' if straight < two else 'worse'} than rise-then-level: misfits {straight:.2g} "
-        f"and {two:.2g} where chance gives 1"
+        f"From the deepest to the widest shape the activation ratio goes from {deepest:.1f} to {widest:.1f} %; "
+        f"misfits: {straight:.2g} for a line in log(ratio), {two:.2g} for rise-then-level, where chance gives 1"
     )
 
 
