@@ -90,7 +90,7 @@ def test_a_cache_that_cannot_be_says_what_to_set(tmp_path, monkeypatch):
 
 
 def test_every_module_that_keeps_results_reads_the_core():
-    for name in ("suites.survey", "tasks.harness", "studies.tradeoff.sweep"):
+    for name in ("suites.survey", "tasks.scoring", "studies.tradeoff.sweep"):
         assert files.code_digest(f"sparsinglib.{name}") != files.code_digest("sparsinglib.files")
 
 

@@ -45,7 +45,7 @@ def model_digest(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
     said = backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items())
     more = tokenizer.special_tokens_map, tokenizer.model_max_length, tokenizer.chat_template
     digest.update(joblib.hash((said, more)).encode())
-    digest.update((code_digest(f"{__package__}.harness") + version("lm-eval")).encode())
+    digest.update((code_digest(f"{__package__}.scoring") + version("lm-eval")).encode())
     return digest.hexdigest()
 
 

@@ -23,7 +23,7 @@ import sparsinglib as sl
 from sparsinglib import tasks
 from sparsinglib.core.rules import Rule
 from sparsinglib.files import LADDER
-from sparsinglib.tasks import harness, offline, offline_scoring, statistics
+from sparsinglib.tasks import digests, harness, offline, offline_scoring, statistics
 
 N = 6  # examples in a small evaluation
 
@@ -222,15 +222,15 @@ UNKNOWN = {
 @pytest.mark.parametrize("change", UNKNOWN.values(), ids=UNKNOWN)
 def test_a_model_with_code_of_ones_own_has_no_digest(change, model, tokenizer):
     changed = copy.deepcopy(model)
-    assert harness.model_digest(changed, tokenizer) == harness.model_digest(model, tokenizer)
+    assert digests.model_digest(changed, tokenizer) == digests.model_digest(model, tokenizer)
     change(changed)
-    assert harness.model_digest(changed, tokenizer) is None
+    assert digests.model_digest(changed, tokenizer) is None
 
 
 def test_hooks_on_every_module_leave_no_digest(model, tokenizer):
     handle = torch.nn.modules.module.register_module_forward_hook(lambda *_: None)
     try:
-        assert harness.model_digest(model, tokenizer) is None
+        assert digests.model_digest(model, tokenizer) is None
     finally:
         handle.remove()
 
@@ -248,13 +248,13 @@ SETTINGS = {
 def test_the_digest_follows_what_a_score_depends_on(change, model, tokenizer):
     changed = copy.deepcopy(model), copy.deepcopy(tokenizer)
     change(*changed)
-    assert harness.model_digest(*changed) not in (None, harness.model_digest(model, tokenizer))
+    assert digests.model_digest(*changed) not in (None, digests.model_digest(model, tokenizer))
 
 
 def test_the_digest_is_the_same_with_weights_moved_by_accelerate(model, tokenizer):
     moved = copy.deepcopy(model)
     accelerate.hooks.add_hook_to_module(moved.lm_head, accelerate.hooks.AlignDevicesHook("cpu"))
-    assert harness.model_digest(moved, tokenizer) == harness.model_digest(model, tokenizer)
+    assert digests.model_digest(moved, tokenizer) == digests.model_digest(model, tokenizer)
 
 
 def test_inside_sparsify_scores_are_those_of_the_rule(model, tokenizer, evaluate, monkeypatch):

@@ -9,6 +9,7 @@ import pandas as pd
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ... import tasks
 from ...core import arguments
 from ...core.calibration import rules_at
 from ...core.checkpoints import ladder_names, load
@@ -24,7 +25,6 @@ from ...ladder.recipe import SCALES, record
 from ...paper import style
 from ...paper.claims import Row
 from ...suites import suite as suites
-from ...tasks import harness as tasks
 from ...tasks import offline as offline_tasks
 from ...tasks.statistics import DENSE, above_chance, group_means, summarise
 from ...texts import corpora
