@@ -60,6 +60,9 @@ class Measurement:
         names = [field.name for field in fields(self)]
         return Measurement(*(_merged(name, getattr(self, name), getattr(other, name)) for name in names))
 
+    def __radd__(self, other: object) -> "Measurement":
+        return self if isinstance(other, int) and other == 0 else NotImplemented  # where ``sum`` begins
+
     @property
     def tokens(self) -> int:
         """Number of tokens measured, padding left out."""

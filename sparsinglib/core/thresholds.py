@@ -70,6 +70,10 @@ class Thresholds:
             if len(getattr(self, name)) not in (0, len(self.values)):
                 raise ValueError(f"Thresholds: {len(self.values)} values, but {len(getattr(self, name))} {name}.")
 
+        for name, most in {"activation_ratio": 1.0, "ppl_ratio": math.inf}.items():
+            if getattr(self, name) < 0 or getattr(self, name) > most:  # what was not measured is NaN
+                raise ValueError(f"Thresholds: {name} must be from 0 to {most:g}, got {getattr(self, name):g}.")
+
     def __hash__(self) -> int:
         return hash(self.values)
 

@@ -34,6 +34,8 @@ class Study(NamedTuple):
 
 def study(kind: str, design: str, seed: int) -> Study:
     """One simulated study: five sizes and two more seeds of the smallest, checkpoints spaced as ``design`` says."""
+    if design not in LENGTHS:
+        raise ValueError(f"design must be one of {', '.join(LENGTHS)}, got {design!r:.100}")
     known, generator = curve.law(kind), np.random.default_rng(seed)
     limit, slope, move, seeds, own, wander = TRUTH[kind]
     frames: list[pd.DataFrame] = []

@@ -167,8 +167,7 @@ def test_parts_of_unequal_length_add_up(setting):
     model, text = setting
     a, b, c = text[:2, :9], text[2:4, :21], text[4:5]
     rule = RULES["fat"]
-    summed = sl.measure(model, [a], rule) + sl.measure(model, [b], rule) + sl.measure(model, [c], rule)
-    equal(summed, sl.measure(model, [a, b, c], rule))
+    equal(sum(sl.measure(model, [part], rule) for part in (a, b, c)), sl.measure(model, [a, b, c], rule))
 
 
 def test_what_does_not_add_up(setting):

@@ -381,6 +381,8 @@ def test_every_law_has_a_simulated_truth_and_the_coefficients_it_names():
         assert tuple(name for name in ("alpha", "b", "c", "a0") if np.isfinite(fit[name])) == laws.COEFFICIENTS[kind]
     with pytest.raises(ValueError, match="unknown law 'gelu'"):
         coverage.study("gelu", "even", 0)
+    with pytest.raises(ValueError, match="design must be one of even, log-spaced, got 'odd'"):
+        coverage.study("relu", "odd", 0)
 
 
 def test_runs_may_have_numbers_for_names():

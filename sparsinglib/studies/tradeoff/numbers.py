@@ -8,9 +8,10 @@ from functools import lru_cache
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy.interpolate import PchipInterpolator
 
-from ...core.forward import Z90
+from ...core.forward import Z90, mean_and_error
 from ...suites import survey
 from ...suites.suite import Checkpoint, Suite
 from .sweep import CETT, HIGHEST, LEAST_TOKENS, Tradeoff
@@ -137,11 +138,10 @@ def violations(tradeoffs: Sequence[Tradeoff]) -> pd.DataFrame:
     """
     rows = []
     for t in tradeoffs:
-        where, blocks = np.flatnonzero(t.points.rule == CETT), len(t.counts)
-        steps = np.diff(np.concatenate([np.zeros((1, blocks)), t.rises[where]]), axis=0)
-        mean = steps.sum(axis=1) / t.counts.sum()
-        residual = steps - mean[:, None] * t.counts
-        error = np.sqrt((residual**2).sum(axis=1) * blocks / (blocks - 1)) / t.counts.sum()
+        where = np.flatnonzero(t.points.rule == CETT)
+        steps = np.diff(np.concatenate([np.zeros((1, len(t.counts))), t.rises[where]]), axis=0)
+        sums = [torch.from_numpy(np.stack([step, t.counts], axis=1)) for step in steps]
+        mean, error = np.array([mean_and_error(step) for step in sums]).T
         active = np.diff(np.append(t.unpruned, t.points.activation_ratio.to_numpy()[where]))
         for curve, right, errors in (("perplexity", mean, error), ("activation ratio", -active, np.zeros_like(active))):
             worst = int(right.argmin())
