@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 BLOCK_TOKENS = 32  # neighbouring losses are correlated: standard errors treat this many tokens as one draw
 Z90 = 1.645  # standard errors to either end of a 90 % interval
 LOGIT_BUDGET = 2**26  # logits held at once (256 MiB in float32); the rows of a batch are split to stay below
+CACHED_LOGITS = 2**20  # logits of which losses are taken at once on a CPU (4 MiB in float32)
 MOST_STREAMED = 2**22  # tokens taken from a stream of unknown length before it counts as endless
 
 
@@ -217,24 +218,37 @@ def logits(model: PreTrainedModel, batch: Batch) -> Tensor:
     return out[:, :-1].flatten(0, 1) if not batch.padded else out[:, :-1][batch.targets.to(out.device)]
 
 
+def _rows(scores: Tensor) -> int:
+    """Rows of logits that are taken at once: on a CPU as many as its cache holds."""
+    return max(1, (CACHED_LOGITS if scores.device.type == "cpu" else LOGIT_BUDGET) // scores.shape[-1])
+
+
+def _labels(scores: Tensor, batch: Batch) -> Tensor:
+    return batch.ids[:, 1:][batch.targets].to(scores.device)
+
+
 def losses(scores: Tensor, batch: Batch) -> Tensor:
     """Cross entropy of each target in float32, whatever the logits' dtype; (targets,) on the CPU, in nats."""
-    labels = batch.ids[:, 1:][batch.targets].to(scores.device)
+    rows = _rows(scores)
     parts = [
         torch.nn.functional.cross_entropy(part.float(), label, reduction="none")
-        for part, label in zip(scores.split(1024), labels.split(1024), strict=True)
+        for part, label in zip(scores.split(rows), _labels(scores, batch).split(rows), strict=True)
     ]
     return torch.cat(parts).cpu()
 
 
-def kl_divergence(dense: Tensor, sparse: Tensor) -> Tensor:
-    """KL(dense ‖ sparse) over the vocabulary for each target, in float32; (targets,) on the CPU, in nats."""
-    parts = []
-    for p, q in zip(dense.split(1024), sparse.split(1024), strict=True):
+def losses_and_kl(sparse: Tensor, dense: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """``losses`` of ``sparse``, and KL(dense ‖ sparse) over the vocabulary; both (targets,) on the CPU, in nats."""
+    rows, parts = _rows(sparse), []
+    for p, q, label in zip(dense.split(rows), sparse.split(rows), _labels(sparse, batch).split(rows), strict=True):
         log_p, log_q = p.float().log_softmax(-1), q.float().log_softmax(-1)
+        loss = -log_q.gather(1, label[:, None])
+        terms = log_q.neg_().add_(log_p).mul_(log_p.exp_())
         # A word that a model never gives has a logit of -inf, and adds nothing where both leave it out.
-        parts.append(torch.where(log_p.isneginf(), 0.0, log_p.exp() * (log_p - log_q)).sum(-1))
-    return torch.cat(parts).cpu()
+        divergence = terms.nan_to_num_(nan=0.0, posinf=math.inf, neginf=-math.inf).sum(-1, keepdim=True)
+        parts.append(torch.cat([loss, divergence], dim=1))
+    found = torch.cat(parts).cpu()
+    return found[:, 0], found[:, 1]
 
 
 def require_finite(values: Tensor, what: str) -> Tensor:

@@ -95,8 +95,11 @@ def compare(
         dense_sums.append(forward.block_sums(forward.require_finite(loss, "dense loss"), batch))
         for number, run in enumerate(runs):
             sparse = run(batch)
-            rise = forward.require_finite(forward.losses(sparse, batch), "sparse loss") - loss
-            rises[number].append(forward.block_sums(rise, batch))
             if kl:
-                divergences[number].append(forward.block_sums(forward.kl_divergence(dense, sparse), batch))
+                pruned, divergence = forward.losses_and_kl(sparse, dense, batch)
+                divergences[number].append(forward.block_sums(divergence, batch))
+            else:
+                pruned = forward.losses(sparse, batch)
+            rise = forward.require_finite(pruned, "sparse loss") - loss
+            rises[number].append(forward.block_sums(rise, batch))
     return torch.cat(dense_sums), list(map(torch.cat, rises)), list(map(torch.cat, divergences))

@@ -158,9 +158,14 @@ def test_a_mask_of_another_shape_or_kind_is_refused(mask, says, ids):
 
 def test_words_that_a_model_never_gives_add_nothing_to_kl():
     dense, sparse = torch.randn(2, 5, 8)
-    without = forward.kl_divergence(dense[:, 1:], sparse[:, 1:])
+    ids = torch.randint(1, 8, (1, 6))
+    known = torch.ones_like(ids, dtype=torch.bool)
+    without = forward.losses_and_kl(sparse[:, 1:], dense[:, 1:], forward.Batch(ids - 1, known, known))
     dense[:, 0] = sparse[:, 0] = -torch.inf
-    assert forward.kl_divergence(dense, sparse).tolist() == pytest.approx(without.tolist(), abs=1e-6)
+    found = forward.losses_and_kl(sparse, dense, forward.Batch(ids, known, known))
+    for one, other in zip(found, without, strict=True):
+        assert one.tolist() == pytest.approx(other.tolist(), abs=1e-6)
+    assert found[0].equal(forward.losses(sparse, forward.Batch(ids, known, known)))
 
 
 @pytest.mark.parametrize(
