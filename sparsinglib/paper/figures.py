@@ -22,7 +22,7 @@ def claims_forest(recorded: pd.DataFrame) -> style.Picture:
     ids = known.id.tolist()
     measured = recorded[recorded.verdict != Verdict.NO_DATA]
     with style.context():
-        fig, (ax,) = style.axes(1, 1, height=0.26 * len(ids) + 0.9)
+        fig, (ax,) = style.axes(1, 1, height=0.29 * len(ids) + 0.9)
         ax.axvspan(0, 2 * FURTHEST, color="#009E73", alpha=0.08, lw=0)
         ax.axvspan(-2 * FURTHEST, 0, color=style.ALARM, alpha=0.08, lw=0)
         clear = measured.dropna(subset=["margin"]).sort_values("margin", key=abs, kind="stable")
@@ -33,8 +33,8 @@ def claims_forest(recorded: pd.DataFrame) -> style.Picture:
         for y, claim in enumerate(ids):
             if claim not in set(measured.id):
                 ax.text(0, y, "no data", ha="center", va="center", fontsize=7, color="0.45")
-        labels = [fill(f"{row.id} {row.claim}", 76) for row in known.itertuples()]
-        ax.set_yticks(range(len(ids)), labels, fontsize=6.5)
+        labels = [fill(f"{row.id} {row.claim}", 64) for row in known.itertuples()]
+        ax.set_yticks(range(len(ids)), labels, fontsize=7.5)
         ax.set_xscale("symlog", linthresh=1)
         ax.xaxis.set_major_formatter("{x:g}")
         ax.set(xlim=(-1.3 * FURTHEST, 1.3 * FURTHEST), ylim=(len(ids) - 0.4, -0.6))

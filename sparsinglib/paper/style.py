@@ -106,8 +106,8 @@ def name(run: str) -> str:
 
 
 def by_size(runs: Iterable[str]) -> list[str]:
-    """Runs in the order ReLU before SiLU, then by size; names of another kind last."""
-    return sorted(set(runs), key=lambda run: (name(run) in (run, NAMES.get(run)), [*run.partition("-")[2:], run]))
+    """Runs in the order ReLU before SiLU, then by size, seeds beside one another; names of another kind last."""
+    return sorted(set(runs), key=lambda run: (name(run) in (run, NAMES.get(run)), run.split("-")[1:2], run))
 
 
 @cache
@@ -140,6 +140,7 @@ def context() -> AbstractContextManager[None]:
         "axes.grid": True,
         "axes.axisbelow": True,
         "grid.alpha": 0.25,
+        "lines.solid_capstyle": "butt",  # an interval ends where it ends
         "legend.frameon": False,
         "legend.fontsize": 8,
         "xtick.labelsize": 8,

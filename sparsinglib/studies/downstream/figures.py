@@ -26,11 +26,13 @@ def figure_3(curves: pd.DataFrame) -> style.Picture:
         fig, panels = style.axes(len(models), 2, height=2.6, sharey=True)
         for ax, (model, group) in zip(panels, ((m, g) for m in models for g in GROUPS), strict=True):
             part = curves[(curves.model == model) & (curves.group == group)]
-            ax.set_title(f"{style.name(model)}, {GROUPS[group]} tasks", parse_math=False)
+            title = f"{style.name(model)}, {GROUPS[group]} tasks"
             if part.value.notna().any():
                 _draw(ax, part)
+                title += f" (dense: {100 * part[part.family == DENSE].value.iloc[0]:.0f} %)"
             else:
                 style.empty(ax, "not testable at this scale: fewer than two tasks above chance")
+            ax.set_title(title, parse_math=False)
         fig.keys_below(4)
         judged = curves[(curves.family != DENSE) & curves.difference.notna()]
         lost = judged.assign(lost=judged.difference_high < 0).groupby("family")
@@ -49,8 +51,7 @@ def figure_3(curves: pd.DataFrame) -> style.Picture:
 
 def _draw(ax: Axes, part: pd.DataFrame) -> None:
     """One place for each p, in which the rules stand side by side at about equal sparsity."""
-    dense, cett = part[part.family == DENSE].value.iloc[0], part[part.family == "CETT"].sort_values("p")
-    zeros = part[part.family == ZEROS]
+    cett, zeros = part[part.family == "CETT"].sort_values("p"), part[part.family == ZEROS]
     ax.axhline(0, color="0.4", lw=0.9)
     for k, (family, look) in enumerate(RULES.items()):
         rows = part[part.family == family].sort_values("sparsity")
@@ -63,7 +64,7 @@ def _draw(ax: Axes, part: pd.DataFrame) -> None:
     labels |= {-1: f"{100 * zeros.sparsity.iloc[0]:.0f} %\n(zeros)"} if len(zeros) else {}
     ax.set_xticks(list(labels), list(labels.values()))
     ax.grid(axis="x", visible=False)
-    ax.set(xlabel="sparsity", ylabel=f"change of score (points)\ndense: {100 * dense:.0f} %")
+    ax.set(xlabel="sparsity", ylabel="change of score (points)")
 
 
 def in_percent(curves: pd.DataFrame) -> pd.DataFrame:
