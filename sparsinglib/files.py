@@ -136,7 +136,7 @@ def copy_file(source: Path, target: Path) -> None:
         shutil.copyfile(source, partial)
 
 
-def kept(folder: Path, key: Any, make: Callable[[], T], wait: float = -1) -> T:
+def cached(folder: Path, key: Any, make: Callable[[], T], wait: float = -1) -> T:
     """What ``make`` gives, read from ``folder`` if it was made for this ``key`` before; for results of our own.
 
     ``key`` holds everything that the result depends on, code too (``code_digest``). A key that holds an object of a

@@ -97,11 +97,11 @@ def test_every_module_that_keeps_results_reads_the_core():
 def test_a_result_is_made_once_and_one_that_cannot_be_read_again(tmp_path):
     made = []
     for _ in range(2):
-        assert files.kept(tmp_path, ("key", 1), lambda: made.append(1) or len(made)) == 1
+        assert files.cached(tmp_path, ("key", 1), lambda: made.append(1) or len(made)) == 1
     (path,) = tmp_path.glob("*.pkl")
     path.write_bytes(b"damaged")
-    assert files.kept(tmp_path, ("key", 1), lambda: made.append(1) or len(made)) == 2
-    assert files.kept(tmp_path, ("key", 2), lambda: "other") == "other"
+    assert files.cached(tmp_path, ("key", 1), lambda: made.append(1) or len(made)) == 2
+    assert files.cached(tmp_path, ("key", 2), lambda: "other") == "other"
 
 
 class Mine:
@@ -119,24 +119,24 @@ def local():
     "part", [Mine(), Mine, local(), lambda: 1, partial(local)], ids=("object", "class", "within", "lambda", "partial")
 )
 def test_a_key_with_code_of_the_readers_own_keeps_nothing(part, tmp_path):
-    assert [files.kept(tmp_path, ("key", {"rule": [part]}), partial(str, n)) for n in range(2)] == ["0", "1"]
+    assert [files.cached(tmp_path, ("key", {"rule": [part]}), partial(str, n)) for n in range(2)] == ["0", "1"]
     assert not list(tmp_path.glob("*.pkl"))
 
 
 def test_a_key_with_known_code_keeps(tmp_path):
     key = "key", 0.1, PurePosixPath("a"), files.code_digest, {"set"}
-    assert [files.kept(tmp_path, key, partial(str, n)) for n in range(2)] == ["0", "0"]
+    assert [files.cached(tmp_path, key, partial(str, n)) for n in range(2)] == ["0", "0"]
 
 
 def test_who_does_not_want_to_wait_is_told_that_another_is_at_work(tmp_path):
     begun, go = threading.Event(), threading.Event()
-    other = threading.Thread(target=lambda: files.kept(tmp_path, "key", lambda: begun.set() or go.wait(60)))
+    other = threading.Thread(target=lambda: files.cached(tmp_path, "key", lambda: begun.set() or go.wait(60)))
     other.start()
     begun.wait(60)
     with pytest.raises(Timeout):
-        files.kept(tmp_path, "key", lambda: pytest.fail("made twice"), wait=0)
+        files.cached(tmp_path, "key", lambda: pytest.fail("made twice"), wait=0)
     go.set()
-    assert files.kept(tmp_path, "key", lambda: pytest.fail("made twice")) is True
+    assert files.cached(tmp_path, "key", lambda: pytest.fail("made twice")) is True
     other.join()
 
 

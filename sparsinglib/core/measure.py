@@ -50,7 +50,7 @@ class Measurement:
     dense_blocks: Tensor  # (blocks, 2): sum of dense losses, number of targets
     rise_blocks: Tensor  # (blocks, 2): the same for sparse - dense
     kl_blocks: Tensor | None  # (blocks, 2): the same for KL(dense ‖ sparse)
-    kept: tuple[Tensor, Tensor] | None  # token ids (tokens,), active neurons (layers, tokens)
+    by_token: tuple[Tensor, Tensor] | None  # token ids (tokens,), active neurons (layers, tokens)
 
     def __add__(self, other: "Measurement") -> "Measurement":
         models = [(m.layers, [len(c) for c in (*m.neuron_counts, m.vocabulary_tokens)]) for m in (self, other)]
@@ -164,7 +164,7 @@ class Measurement:
     @property
     def token_activation(self) -> np.ndarray | None:
         """Activation ratio of each layer and token, (layers, tokens), the paper's heat map; None for a long text."""
-        return None if self.kept is None else (self.kept[1] / self._neurons[:, None]).numpy()
+        return None if self.by_token is None else (self.by_token[1] / self._neurons[:, None]).numpy()
 
 
 def measure(
@@ -231,7 +231,7 @@ class _Counter:
         self.vocabulary = torch.zeros(layers, vocabulary, dtype=torch.int64)
         self.vocabulary_squares = torch.zeros(vocabulary, dtype=torch.float64)
         self.vocabulary_tokens = torch.zeros(vocabulary, dtype=torch.int64)
-        self.kept: list[tuple[Tensor, Tensor]] = []
+        self.by_token: list[tuple[Tensor, Tensor]] = []
         self.wants_cett = cett
 
     def start(self, batch: Batch) -> None:
@@ -282,9 +282,10 @@ class _Counter:
         self.vocabulary_squares.index_add_(0, ids, (active / self.widths[:, None]).mean(dim=0) ** 2)
         self.vocabulary_tokens += torch.bincount(ids, minlength=len(self.vocabulary_tokens))
         if self.keep:
-            self.kept.append((ids, active))
+            self.by_token.append((ids, active))
 
     def result(self, dense: Tensor, rises: Tensor, divergences: Tensor | None) -> Measurement:
+        tokens = [torch.cat(parts, dim=-1) for parts in zip(*self.by_token, strict=True)]
         return Measurement(
             rule=self.rule,
             layers=self.layers,
@@ -300,7 +301,7 @@ class _Counter:
             dense_blocks=dense,
             rise_blocks=rises,
             kl_blocks=divergences,
-            kept=(torch.cat([k[0] for k in self.kept]), torch.cat([k[1] for k in self.kept], 1)) if self.kept else None,
+            by_token=(tokens[0], tokens[1]) if tokens else None,
         )
 
 
@@ -323,7 +324,7 @@ def _merged(name: str, a: Any, b: Any) -> Any:
         return None
     if name in ("neuron_counts", "expert_loads"):
         return [x + y for x, y in zip(a, b, strict=True)]
-    if name == "kept":
+    if name == "by_token":
         return torch.cat([a[0], b[0]]), torch.cat([a[1], b[1]], dim=1)
     if name.endswith("_blocks"):
         return torch.cat([a, b])

@@ -30,7 +30,7 @@ from ..core.rules import CETT, Rule
 from ..core.search import find_thresholds
 from ..core.thresholds import Thresholds, as_rule
 from ..core.token_batches import token_batches
-from ..files import code_digest, content_digest, kept
+from ..files import cached, code_digest, content_digest
 from ..texts import corpora
 from .suite import Checkpoint, Suite
 
@@ -177,7 +177,7 @@ def once(function: Callable[[Task[R]], Any], task: Task[R]) -> Any:
     name = f"{function.__module__}.{function.__qualname__}"
     code = code_digest(__name__), code_digest(function.__module__)
     key = name, code, _checkpoint_digest(task.checkpoint), _text_digests(task), task
-    return kept(corpora.cache_dir() / "survey", key, lambda: function(task), WAIT.get())
+    return cached(corpora.cache_dir() / "survey", key, lambda: function(task), WAIT.get())
 
 
 def _measure(task: Task[Rule | PPLIncrease]) -> Measurement:

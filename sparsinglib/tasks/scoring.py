@@ -17,7 +17,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..core.arguments import flag, whole
-from ..files import kept
+from ..files import cached
 from .arguments import Rules, model_and_tokenizer, places, rules_by_name, shots_of, task_names
 from .digests import model_digest, rule_key, task_digest
 from .harness import Harness
@@ -104,7 +104,7 @@ def examples(
     for called, rule in tqdm([(DENSE, None), *named.items()], desc=label, disable=None, leave=False):
         for task in chosen:
             make = partial(harness.score, loaded[task], rule, limit)
-            scored, cut[task] = kept(scores, (digest, rule_key(rule), *settings[task]), make) if digest else make()
+            scored, cut[task] = cached(scores, (digest, rule_key(rule), *settings[task]), make) if digest else make()
             p = 0.0 if rule is None else getattr(rule, "ppl_increase_pct", None)
             rows += [(label, called, math.nan if p is None else p, *row) for row in scored]
     for task in filter(cut.get, cut):

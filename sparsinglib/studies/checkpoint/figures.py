@@ -33,9 +33,9 @@ def token_table(results: Mapping[str, Measurement], tokenizer: PreTrainedTokeniz
     """
     frames = []
     for name, result in results.items():
-        if result.token_activation is None or result.kept is None:
+        if result.token_activation is None or result.by_token is None:
             raise ValueError("This measurement kept no layer × token map; call measure(…, keep_tokens=True).")
-        ids = result.kept[0].numpy()[:MOST_TOKENS_WRITTEN]
+        ids = result.by_token[0].numpy()[:MOST_TOKENS_WRITTEN]
         active = pd.DataFrame(result.token_activation[:, : len(ids)]).rename_axis(index="layer", columns="position")
         frame = active.stack().rename("activation_ratio").reset_index()
         pieces = np.array(token_pieces(tokenizer, ids), dtype=object)

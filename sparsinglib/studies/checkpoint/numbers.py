@@ -258,8 +258,8 @@ def layers_by_p(p_values: Sequence[float], tokens: int, *models: Measured | None
 def one_token(s: Measured) -> tuple[FFNOutput, str]:
     """The middle layer's FFN on the longest of the sample's first tokens, taken apart (Figure 1), and that token."""
     rule = s.rule if isinstance(s.rule, Thresholds) else thresholds_for_cett(s.model, s.found_on, 0.1)
-    assert s.sample.kept is not None
-    ids = s.sample.kept[0]
+    assert s.sample.by_token is not None
+    ids = s.sample.by_token[0]
     pieces = token_pieces(s.tokenizer, ids[:FIRST].tolist())
     position = max(range(len(pieces)), key=lambda j: len(pieces[j]))
     return decompose_ffn_output(s.model, ids, rule, len(rule.values) // 2, position), pieces[position]
@@ -270,8 +270,8 @@ def heat_map_rules(s: Measured) -> dict[str, Measurement]:
 
     These two need a gate score that can be read; the rule is left alone, with a warning, where it cannot.
     """
-    assert s.sample.kept is not None
-    sample = [s.sample.kept[0][None]]
+    assert s.sample.by_token is not None
+    sample = [s.sample.by_token[0][None]]
     try:
         others = rules_at(s.model, sample, s.sample.activation_ratio)
     except UnsupportedModel as error:
