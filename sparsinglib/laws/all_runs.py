@@ -47,11 +47,12 @@ class Posterior:
     points: pd.DataFrame
 
     def limits(self, level: float = 0.9) -> pd.DataFrame:
-        """The limit of each run: run, a0 (median), low, high, identified, against.
+        """The limit of each run: run, a0 (median), low, high, identified, against, beyond.
 
         Fractions; ``level`` is the interval's. ``identified``: the interval ends inside (0, 1), is narrower than what
-        the run moved past the warm-up, and the run's last ``LAST`` points do not stand beyond it, where no law that
-        nears its limit can be. ``against``: the run moves against its law, which then says nothing.
+        the run moved past the warm-up, and neither of these: ``against``, the run moves against its law, which then
+        says nothing; ``beyond``, its last ``LAST`` points stand beyond the interval, where no law that nears its limit
+        can be.
         """
         rows, sign, level = [], law(self.kind).sign, fraction("level", level)
         for run, table in self.draws.items():
@@ -61,8 +62,8 @@ class Posterior:
             against, end = sign * moved < -error, ratio[-LAST:].mean()
             inside = low > 1e-3 and high < 1 - 1e-3 and high - low < np.ptp(ratio)
             beyond = end < low if sign < 0 else end > high
-            rows.append((run, middle, low, high, inside and not against and not beyond, against))
-        return pd.DataFrame(rows, columns=["run", "a0", "low", "high", "identified", "against"])
+            rows.append((run, middle, low, high, inside and not against and not beyond, against, beyond))
+        return pd.DataFrame(rows, columns=["run", "a0", "low", "high", "identified", "against", "beyond"])
 
     def curves(self, run: str, tokens: ArrayLike) -> Array:
         """The laws of a run's draws at ``tokens`` (m,), in the points' unit: draws × m activation ratios."""
@@ -177,11 +178,13 @@ def _by_run(kind: str, points: pd.DataFrame) -> dict[str, pd.DataFrame]:
     if lacking or points.empty:
         raise ValueError(f"points must be a table with rows and the columns {', '.join(needed)}; lacking: {lacking}")
     parts = {}
-    for run, part in points.assign(at=points.get("tokens_per_param", points.d)).groupby(points.run.map(str)):
+    for run, part in points.groupby(points.run.map(str)):
         try:
-            columns(d=part.d, tokens_per_param=part["at"])
-            parts[run] = part.assign(run=run).sort_values("d")
-            checked(kind, parts[run].d, parts[run].activation_ratio)
+            given = {name: part[name] for name in ("d", "activation_ratio", "tokens_per_param") if name in part}
+            numbers = dict(zip(given, columns(**given), strict=True))
+            mine = part.assign(run=run, **numbers).sort_values("d")
+            checked(kind, mine.d, mine.activation_ratio)
+            parts[run] = mine.assign(at=mine.get("tokens_per_param", mine.d))
         except ValueError as error:
             raise ValueError(f"{run}: {error}") from None
     return parts

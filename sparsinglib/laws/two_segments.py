@@ -99,9 +99,11 @@ def ahead_of_line(ratio: ArrayLike, y: ArrayLike, error: ArrayLike, draws: int =
 
     Half the difference of chi-square, less ln(n) / 2 for the coefficient that the segments have more; both with the
     errors and the scatter of ``fit``, on points drawn anew about what was measured. Positive where the segments are
-    ahead. Raises ValueError as ``fit`` does.
+    ahead. Raises ValueError as ``fit`` does, and for a ratio that is not positive.
     """
     x, y, error, draws = *_checked(ratio, y, error), whole("draws", draws, 1)
+    if (x <= 0).any():
+        raise ValueError("ratio must be positive: the line is one in its logarithm")
     size = np.hypot(error, fit(x, y, error, draws=1).scatter)
     drawn = y + size * np.random.default_rng(0).normal(size=(draws, len(x)))
     _, bent = _Segments(x).solve(drawn, size)

@@ -25,7 +25,7 @@ def claims_forest(recorded: pd.DataFrame) -> style.Picture:
         fig, (ax,) = style.axes(1, 1, height=0.29 * len(ids) + 0.9)
         ax.axvspan(0, 2 * FURTHEST, color="#009E73", alpha=0.08, lw=0)
         ax.axvspan(-2 * FURTHEST, 0, color=style.ALARM, alpha=0.08, lw=0)
-        clear = measured.dropna(subset=["margin"]).sort_values("margin", key=abs, kind="stable")
+        clear = measured.dropna(subset=["margin"]).sort_values("margin", kind="stable")
         for row in clear.drop_duplicates(["id", "evidence"]).itertuples():
             y = ids.index(row.id) + 0.36 * (list(LOOKS).index(row.evidence) - 0.5)
             face = "white" if row.verdict == Verdict.INCONCLUSIVE else LOOKS[row.evidence]["color"]
@@ -40,7 +40,7 @@ def claims_forest(recorded: pd.DataFrame) -> style.Picture:
         ax.set(xlim=(-1.3 * FURTHEST, 1.3 * FURTHEST), ylim=(len(ids) - 0.4, -0.6))
         ax.set_xlabel(
             "how far the interval stays clear of the claim's bound, in its half widths\n"
-            "(left: fails, right: holds, 0: the interval begins to contain the bound)"
+            "(left: fails, right: holds, 0: the interval contains the bound)"
         )
         kinds = [kind for kind in LOOKS if kind in set(measured.evidence)]
         keys = [Line2D([], [], ls="", **LOOKS[kind], label=kind) for kind in kinds]
@@ -50,7 +50,7 @@ def claims_forest(recorded: pd.DataFrame) -> style.Picture:
             f"{ON[kind]} {row[Verdict.HOLDS]} hold, {row[Verdict.FAILS]} fail, {row[Verdict.INCONCLUSIVE]} inconclusive"
             for kind, row in counts.iterrows()
         )
-        opposed = scoreboard.in_disagreement(measured).index
+        opposed = scoreboard.in_disagreement(measured[measured.evidence.isin(("paper", "ladder"))]).index
         return fig.says(
             f"{len(ids)} claims: {summary or 'none is measured yet'}"
             + f"; paper and ladder disagree on {', '.join(opposed)}" * bool(len(opposed)),

@@ -243,9 +243,9 @@ def label_lines(ax: Axes, ends: Iterable[tuple[float, float, str, Any]], size: f
     ``ends``: the end (data), name, colour. Call it when the axes have their final limits.
     """
     point, ways = ax.figure.dpi / 72, []
-    for line in ax.lines:  # places in pixels, and what each weighs: a mark 0.2; those of a line 1 together (0 each)
+    for line in ax.lines:  # places in pixels, and what each weighs (``_hidden``)
         path, marks = line.get_transform().transform_path(line.get_path()), line.get_linestyle() == "None"
-        path = path if marks else path.interpolated(1 + 500 // len(path))
+        path = path if marks else path.interpolated(1 + 500 // max(len(path), 1))
         ways.append((np.asarray(path.vertices, dtype=float), 0.2 * marks))
     corners = ax.transAxes.transform([(0, 0), (1, 1)])
     for x, y, text, colour in ends:
@@ -262,7 +262,7 @@ def label_lines(ax: Axes, ends: Iterable[tuple[float, float, str, Any]], size: f
 
 
 def _hidden(low: np.ndarray, high: np.ndarray, ways: Iterable[tuple[np.ndarray, float]]) -> float:
-    """How much of ``ways`` a box from corner to corner hides."""
+    """How much of ``ways`` a box hides: each point its weight; of weight 0, a line, 1 however many are hidden."""
     hits = [(np.all((low - 3 < way) & (way < high + 3), axis=1).sum(), each) for way, each in ways]
     return sum(each * count if each else float(count > 0) for count, each in hits)
 

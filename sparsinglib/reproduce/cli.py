@@ -24,7 +24,6 @@ from filelock import FileLock, Timeout
 
 from .. import suites
 from ..core import arguments, checkpoints
-from ..core.arguments import A_PATH
 from ..files import NOTEBOOKS, ROOT
 from ..studies.decoding_speed.numbers import THREAD_VARIABLES
 from ..suites.suite import hint
@@ -112,14 +111,11 @@ def plan(notebooks: Sequence[Path], settings: Sequence[str], suite: str, out: Pa
 
 
 def own_folder(suite: str, settings: Sequence[str]) -> Path:
-    """Folder of the runs with these parameters, and of no others: a name to know it by and a digest."""
+    """Folder of the runs with these parameters, given here, and of no others: a name to know it by and a digest."""
     given = {"--suite": suite} if suite else {}
     given = dict(sorted((given | dict(setting.partition("=")[::2] for setting in settings)).items()))
-    # What looks like a path is one from here, whether it is there by now or not.
-    paths = {name: value for name, value in given.items() if A_PATH.fullmatch(value)}
-    placed = given | {name: os.path.abspath(os.path.expanduser(value)) for name, value in paths.items()}
     said = re.sub(r"[^\w.=]+", "-", " ".join(f"{name}={value}" for name, value in given.items()))[:60].strip("-")
-    return OUT / "own" / f"{said}-{joblib.hash(placed)[:8]}"
+    return OUT / "own" / f"{said}-{joblib.hash((given, os.getcwd()))[:8]}"
 
 
 def kernel_environment(jobs: int, dask: str) -> dict[str, str]:

@@ -81,7 +81,7 @@ class Key(NamedTuple):
 
 def measure(
     suite: Suite,
-    rules: Mapping[str, Rule | PPLIncrease],
+    rules: Mapping[str, Rule | CETT | PPLIncrease | str | os.PathLike[str]],
     *,
     checkpoints: Iterable[Checkpoint] | None = None,
     tokens: int | None = None,
@@ -89,7 +89,8 @@ def measure(
 ) -> dict[Key, Measurement]:
     """Measure checkpoints of a suite under each rule on each corpus; what was measured before is read from disk.
 
-    ``checkpoints`` and ``tokens`` (2 or more) default to the suite's. Raises ValueError for what is no rule or number,
+    ``rules``: by name, a rise of perplexity or what ``sparsinglib.measure`` takes. ``checkpoints`` and ``tokens`` (2 or
+    more) default to the suite's. Raises ValueError for what is no rule or number,
     and what loading and measuring raise; tasks done until then are kept.
     """
     if not isinstance(suite, Suite) or not isinstance(rules, Mapping):

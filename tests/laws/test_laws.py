@@ -177,7 +177,7 @@ CALLS = {
         lambda: laws.posterior("relu", None),
     ],
     r"points must be a table with rows .*lacking: \[\]": [lambda: laws.posterior("relu", TABLE[:0])],
-    "^a: d and tokens_per_param must be": [lambda: laws.posterior("relu", TABLE.assign(tokens_per_param=np.nan))],
+    "^a: d and activation_ratio and tokens_per_param must be": [lambda: laws.posterior("relu", TABLE.assign(tokens_per_param=np.nan))],
     "^a: tokens_per_param must be numbers": [lambda: laws.posterior("relu", TABLE.assign(tokens_per_param="many"))],
     "draws must be a whole number of at least 1": [
         lambda: laws.posterior("relu", TABLE, draws=0), lambda: laws.posterior("relu", TABLE, draws=2.5),
@@ -200,6 +200,7 @@ CALLS = {
     "x and y and error must be": [lambda: laws.line([0, 1, 2], [1, 2], [1, 1]),
                                   lambda: laws.line([0, 1], [1, np.inf], [1, 1]),
                                   lambda: two_segments.fit(range(9), range(8), [1] * 8)],
+    "ratio must be positive": [lambda: two_segments.ahead_of_line(range(9), range(9), [1] * 9)],
     "values must be numbers, got 0 a 1 b": [lambda: laws.pooled(pd.Series(["a", "b"]), [0, 0])],
     "y must be numbers": [lambda: laws.mean(["a", "b"], [1, 1])],
     "y and error must be": [lambda: laws.mean([1, 2], 0.1)],
@@ -383,6 +384,12 @@ def test_every_law_has_a_simulated_truth_and_the_coefficients_it_names():
         coverage.study("gelu", "even", 0)
     with pytest.raises(ValueError, match="design must be one of even, log-spaced, got 'odd'"):
         coverage.study("relu", "odd", 0)
+
+
+def test_numbers_may_be_written_as_text():
+    table = points({"a": (D, noisy())})
+    found = laws.posterior("silu", table.astype({"d": str, "activation_ratio": str}), draws=50).limits()
+    pd.testing.assert_frame_equal(found, laws.posterior("silu", table, draws=50).limits())
 
 
 def test_runs_may_have_numbers_for_names():

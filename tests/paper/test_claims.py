@@ -4,6 +4,7 @@ import json
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -257,5 +258,9 @@ def test_the_margin_is_recorded_and_drawn(tmp_path):
     known = len(published.claims())
     assert figure.message == f"{known} claims: on our ladder 1 hold, 1 fail, 0 inconclusive"
     marks = [line for line in figure.axes[0].lines if line.get_ls() == "None"]
-    assert [line.get_xdata()[0] for line in marks] == pytest.approx([1, -2])
+    assert sorted(line.get_xdata()[0] for line in marks) == pytest.approx([-2, 1])
+    worse = recorded[recorded.id == "C02"].assign(evidence="ladder", id="C01")  # a second row of one claim, that fails
+    figure = figures.claims_forest(pd.concat([recorded, worse]))
+    marks = [line for line in figure.axes[0].lines if line.get_ls() == "None"]
+    assert [line.get_xdata()[0] for line in marks] == pytest.approx([-2, -2])
     assert len(figure.axes[0].texts) == known - 2

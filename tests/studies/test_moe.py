@@ -343,7 +343,7 @@ def test_figure_12():
         other.varied[1] = moe.CETT_ALIKE
     picture = moe_figures.figure_12(found, moe.gaps(found), (0.01, 5), chosen, moe.gaps(chosen))
     assert "(seeds: ± 2.9 %)" in picture.message  # sqrt(2) · 0.01 · 2.015, t of five
-    assert "with CETT 0.1 inside their experts too, -18.1 to -18.1 % at" in picture.message
+    assert "with CETT 0.1 inside their experts too, 18.1 to 18.1 % less at" in picture.message
     left, right = picture.axes
     assert [t.get_text() for t in left.get_legend().get_texts()] == [
         "vanilla, cut by CETT", "16 experts", "30 experts", "60 experts", "and CETT within the experts",

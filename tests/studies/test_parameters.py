@@ -17,7 +17,7 @@ WRONG_KIND = {
     "tokens": lambda: frequency.validate_parameters(LADDER, "4k", 1.0),
     "ppl_increase_pct": lambda: frequency.validate_parameters(LADDER, 0, "1%"),
     "top_share": lambda: frequency.validate_parameters(LADDER, 0, 1.0, "10%"),
-    "jobs": lambda: frequency.validate_parameters(LADDER, 0, 1.0, jobs="two"),
+    "jobs": lambda: frequency.measure_frequencies(LADDER, jobs="two"),
     "min_occurrences": lambda: tokens.validate_parameters("ten", 14),
     "shown": lambda: tokens.validate_parameters(10, 0),
     "p_values": lambda: scores.validate_parameters(["1%"], 150, 75, 8192),

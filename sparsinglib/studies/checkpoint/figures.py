@@ -118,19 +118,22 @@ def layers_by_p(table: pd.DataFrame) -> style.Picture:
     height = 0.55 + 0.2 * min(table.layer.nunique() + 3, 20)
     with style.context():
         fig, panels = style.axes(1, len(models), height=height)
-        words = []
+        words, every = [], True
         for ax, (series, part) in zip(panels, models, strict=True):
             name, cells = style.name(str(series)), part.pivot(index="layer", columns="p_pct", values="activation_ratio")
             style.matrix(ax, 100 * cells, fmt=".0f", **look)
             ax.set_xticklabels([f"{p:g}" for p in cells.columns], rotation=0)
             ax.set(title=name, xlabel="allowed rise p of perplexity (%)", ylabel="layer")
-            shed = (100 * cells).round().iloc[:, [0, -1]].diff(axis=1).iloc[:, -1].abs()  # as it is written
+            shed = -(100 * cells).round().iloc[:, [0, -1]].diff(axis=1).iloc[:, -1]  # as it is written
             most = [str(layer) for layer in shed.index[shed == shed.max()]]
             layers = f"layer{'s' if len(most) > 1 else ''} {' and '.join(most)}"
-            words.append(f"{layers} of {name} most (by {shed.max():.0f} points)")
+            words.append(f"{layers} of {name} ({shed.max():.0f} points)")
+            every = every and bool((shed > 0).all())
         ends = f"From p = {table.p_pct.min():g} to {table.p_pct.max():g} %"
         note = "Neurons active (%). Thresholds are found and measured on the beginning of the text alone."
-        return fig.says(f"{ends} each layer sheds neurons, {' and '.join(words)}", note)
+        return fig.says(
+            f"{ends} {'each layer sheds' if every else 'layers shed'} neurons, most: {', '.join(words)}", note
+        )
 
 
 def figure_1(taken: FFNOutput, piece: str) -> style.Picture:

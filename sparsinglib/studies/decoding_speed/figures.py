@@ -41,9 +41,9 @@ def speed_up(table: pd.DataFrame) -> style.Picture:
         return fig.says(
             f"At {100 * rows.a.min():g} % active neurons an FFN runs {_by_case(few, 'over_kernel')} times as fast as "
             "the same kernel with all neurons active",
-            "One FFN of the 2.4B shape, random weights, imposed activity. Colour: over our kernel with all neurons "
-            "active (bars: lower quartile of one's times over the other's upper); grey: over dense torch, which reads "
-            "memory more slowly (bars: quartiles of the rounds' ratios). Bounds at "
+            "One FFN of the 2.4B shape, random weights, imposed activity. Title: geometric means over threads. Colour: "
+            "over our kernel with all neurons active (bars: lower quartile of one's times over the other's upper); "
+            "grey: over dense torch, which reads memory more slowly (bars: quartiles of the rounds' ratios). Bounds at "
             f"{100 * rows.a.min():g} %: {_by_case(few, 'bound')}.",
         )
 
@@ -100,8 +100,8 @@ def shapes(table: pd.DataFrame) -> style.Picture:
         return fig.says(
             f"At the paper's limits an FFN runs {words} times as fast as the same kernel with all neurons active",
             "Marks: over our own dense kernel (bars: lower quartile of one's times over the other's upper); pale: over "
-            "dense torch (quartiles of the rounds' ratios). Random weights, imposed activity. Last: geometric mean "
-            "over sizes, ends of bars too.",
+            "dense torch (quartiles of the rounds' ratios). Random weights, imposed activity. Last: geometric "
+            "mean over sizes, ends of bars too; title: over all panels.",
         )
 
 
@@ -153,9 +153,9 @@ def tokens_per_second(table: pd.DataFrame) -> style.Picture:
         sparse, printed = rows[rows.variant == "sparse"].speedup, engines.decode_tokens_per_s
         read, predicted = most_gain()["whole model"]
         return fig.says(
-            f"The paper's {printed.max() / printed.min():.1f} times (2.4B) compares two engines; in one, skipping "
-            f"its neurons gives at most {read:.2f}; with our sparse kernel whole models run at {sparse.min():.2f} to "
-            f"{sparse.max():.2f} times dense torch",
+            f"The paper's {printed.max() / printed.min():.1f} times (2.4B) compares two engines; in one that reads "
+            f"the gate whole, skipping neurons makes it at most {read:.2f} times as fast; with our sparse kernel whole "
+            f"models run at {sparse.min():.2f} to {sparse.max():.2f} times dense torch",
             "Marks: median of the rounds' ratios with quartiles; under each axis: tokens a second of dense torch. "
             "Black: the most our kernel can gain over itself, FFNs alone; a mark, against torch, may lie above it. "
             "The paper's two numbers (2.4B ReLU) compare two engines and have no spread. With a free and perfect "
@@ -166,14 +166,12 @@ def tokens_per_second(table: pd.DataFrame) -> style.Picture:
 def _ratios(ax: Axes, rows: pd.DataFrame) -> None:
     groups = list(dict.fromkeys(zip(rows.dtype, rows.threads, strict=True)))
     parts = {v: rows[rows.variant == v].set_index(["dtype", "threads"]).loc[groups] for v in VARIANTS}
+    places = np.arange(len(groups))
     for k, variant in enumerate(("masked", "sparse")):
         part, look = parts[variant], style.other(k) | {"color": VARIANT_COLOURS[variant], "ls": "", "ms": 5}
         bars = style.error_bars(part.speedup_low, part.speedup, part.speedup_high)
-        ax.errorbar(
-            np.arange(len(groups)) + 0.2 * k - 0.1, part.speedup, bars, capsize=2, label=VARIANTS[variant], **look
-        )
+        ax.errorbar(places + 0.2 * k - 0.1, part.speedup, bars, capsize=2, label=VARIANTS[variant], **look)
     ax.axhline(1, color="0.5", lw=0.8, ls=":", label=VARIANTS["dense"])
-    places = np.arange(len(groups))
     ax.hlines(parts["sparse"].bound, places - 0.3, places + 0.3, color="k", lw=1, label="bound by FFN weights read")
     short = {"float32": "f32", "bfloat16": "bf16"}
     rates = (1 / parts["dense"].seconds).map("{:.3g}/s".format)

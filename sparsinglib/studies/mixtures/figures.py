@@ -43,22 +43,30 @@ def figure_12(
         right.set_xlim(0, None)
         low, high = here.gap_pct.min(), here.gap_pct.max()
         return fig.says(
-            f"Against an equally sparse vanilla model mixtures as trained have {low:+.1f} to {high:+.1f} % perplexity "
-            f"(seeds: ± {_by_seeds(seeds):.1f} %); {_turned(within)}",
+            f"Against an equally sparse vanilla model mixtures as trained have {_more(low, high)} perplexity "
+            f"(seeds: ± {_by_seeds(seeds):.1f} %); {_within_experts(within)}",
             "Vanilla: one FFN without experts, cut by CETT. Large marks: the number of experts that a mixture was "
             "trained with. Dashed: those experts, and CETT leaves out neurons of theirs too. Left of the dotted line: "
             "the range of the paper's axis.",
         )
 
 
-def _turned(within: pd.DataFrame) -> str:
+def _within_experts(within: pd.DataFrame) -> str:
     """What the comparison says where CETT cuts mixture and vanilla model alike, as the end of a sentence."""
     rows = within[within["cett"] == CETT_ALIKE]
     gaps, shares = rows.gap_pct, 100 * rows.activation_ratio
     return (
-        f"with CETT {CETT_ALIKE} inside their experts too, {gaps.min():+.1f} to {gaps.max():+.1f} % at "
+        f"with CETT {CETT_ALIKE} inside their experts too, {_more(gaps.min(), gaps.max())} at "
         f"{shares.min():.0f} to {shares.max():.0f} % active"
     )
+
+
+def _more(low: float, high: float) -> str:
+    """A range of percents as more or less; with its signs where it has both."""
+    if low < 0 < high:
+        return f"{low:+.1f} to {high:+.1f} %".replace("-", "\N{MINUS SIGN}")
+    first, last = sorted((abs(low), abs(high)))
+    return f"{first:.1f} to {last:.1f} % {'more' if low >= 0 else 'less'}"
 
 
 def _by_seeds(seeds: tuple[float, int]) -> float:

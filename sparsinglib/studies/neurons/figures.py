@@ -197,7 +197,7 @@ def _least_shared(table: pd.DataFrame) -> str:
     alike, both = _from_to(pairs.pop((a, b))), f"{_name(a)} and {_name(b)}"
     of = "of their most active neurons"
     if pairs:
-        return f"Two corpora share {_from_to(pd.concat(pairs.values()))} {of} ({both}: {alike}; {words})"
+        return f"{both.capitalize()} share {alike} {of}, other pairs {_from_to(pd.concat(pairs.values()))} ({words})"
     return f"{both} share {alike} {of} ({words})"
 
 
@@ -278,7 +278,8 @@ def _ends(rows: pd.DataFrame) -> str:
     """The kinds (index) that need most and fewest neurons, with those whose interval contains the end's mean."""
     words = []
     for word, end in (("most", rows.activation_ratio.max()), ("fewest", rows.activation_ratio.min())):
-        alike = rows[(rows.low <= end) & (end <= rows.high)].activation_ratio
+        held = (rows.low <= end) & (end <= rows.high) | (rows.activation_ratio == end)  # of one entry no interval
+        alike = rows[held].activation_ratio
         values = dict.fromkeys(f"{100 * value:.0f}" for value in (alike.min(), alike.max()))
         kinds = " and ".join(f"“{kind}”" for kind in alike.index)
         words.append(f"{word} for {kinds} ({' to '.join(values)} %)")

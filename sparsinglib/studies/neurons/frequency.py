@@ -42,16 +42,13 @@ class NeuronActivity:
     halves: tuple[Measurement, ...] = ()
 
 
-def validate_parameters(
-    suite: Suite, tokens: int, ppl_increase_pct: float, top_share: float = TOP, jobs: int = 1
-) -> None:
+def validate_parameters(suite: Suite, tokens: int, ppl_increase_pct: float, top_share: float = TOP) -> None:
     """Raise ValueError for sizes that make no sense, before anything is loaded; ``tokens`` 0 means the suite's."""
     length = suite.sequence_length
     if 0 < arguments.whole("tokens", tokens, 0) < length:
         raise ValueError(f"tokens is {tokens}: give at least one window of {length}, or 0 for the suite's.")
     arguments.number("ppl_increase_pct", ppl_increase_pct, "a rise in percent, above 0", lambda p: 0 < p <= 1000)
     arguments.number("top_share", top_share, "a share above 0, at most 1", lambda share: 0 < share <= 1)
-    arguments.whole("jobs", jobs, 1)
 
 
 def measure_frequencies(

@@ -86,23 +86,17 @@ def figure_4(trend: pd.DataFrame, laws: Laws, limits: pd.DataFrame) -> style.Pic
         return fig.says(
             f"With more data the activation ratio of {_which_way(trend)}",
             "Line: law. Pale: warm-up, left out of the fit. Right of each panel the limits: bars are our 90 % "
-            "intervals from one joint fit of all runs, hollow where the points do not fix the limit (a triangle at "
-            "the edge: it lies beyond); black diamonds are the limits printed in Table 2. Darker: larger."
-            f"{_drifted(trend, limits)}",
+            "intervals from one joint fit of a panel's runs, hollow where the points do not fix the limit (a triangle "
+            "at the edge: it lies beyond); black diamonds are the limits printed in Table 2. Darker: larger."
+            f"{_drifted(limits)}",
         )
 
 
-def _drifted(trend: pd.DataFrame, limits: pd.DataFrame) -> str:
+def _drifted(limits: pd.DataFrame) -> str:
     """Sentences that name the runs whose end lies beyond the interval of their limit, or that go against their law."""
-    end = limits.run.map(trend.sort_values("d").groupby("run").activation_ratio.apply(lambda ratio: ratio[-5:].mean()))
-    falls = limits.activation.map(lambda activation: curve.law(activation).sign < 0)
-    beyond = np.where(falls, end < limits.low, end > limits.high)
-    said = {
-        "The last points lie beyond the law's limit": beyond,
-        "On the whole against its law": limits.against,
-    }
+    said = {"The last points lie beyond the limit's interval": "beyond", "On the whole against its law": "against"}
     return "".join(
-        f" {words}: {', '.join(map(style.name, limits.run[which.astype(bool)]))}." * bool(which.any())
+        f" {words}: {', '.join(map(style.name, limits.run[limits[which].astype(bool)]))}." * bool(limits[which].any())
         for words, which in said.items()
     )
 
@@ -176,7 +170,7 @@ def figure_11(trend: pd.DataFrame, laws: Laws, model: Posterior) -> style.Pictur
             f"The published 2.4B points leave the limit open, {limit.low:.1f} to {limit.high:.1f} % active (90 %); "
             f"{theirs:.2f} % is printed, the abstract's {100 - theirs:.2f} % sparsity",
             f"Points: 2.4B ReLU, published, up to {part.d.max():.0f} billion tokens. Band: 90 % of the laws "
-            "through them, from one joint fit of all runs; bar at the right edge: their limits. Table 2's law was "
+            "through them, from one joint fit of a kind's runs; bar at the right edge: their limits. Table 2's law was "
             "not fitted to these points.",
         )
 
@@ -235,7 +229,7 @@ def table_2(table: pd.DataFrame, limits: pd.DataFrame) -> style.Picture:
         and_largest = f", and so does {style.name(LARGEST)}'s, which is open" * bool(inside.get(LARGEST, False))
         return fig.says(
             f"{others.sum()} of Table 2's {len(others)} limits to 1.2B lie within our 90 % interval{and_largest}",
-            "Mark and bar: median and 90 % interval from one joint fit of all runs (hollow: limit not fixed; arrow: "
-            "the bar goes on). Diamond: Table 2, red outside the interval. Grey tick: the plain "
+            "Mark and bar: median and 90 % interval from a joint fit of each panel's runs (hollow: limit not fixed; "
+            "arrow: the bar goes on). Diamond: Table 2, red outside the interval. Grey tick: the plain "
             "fit nearest to the printed row, over the choices of how many first points to drop.",
         )

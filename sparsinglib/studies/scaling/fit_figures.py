@@ -40,7 +40,7 @@ def residuals(trend: pd.DataFrame, laws: Laws) -> style.Picture:
             worst = f", {style.name(run)}'s up to {abs(end):.1f} points {'below' if end < 0 else 'above'}"
         return fig.says(
             f"Median distance from the law after warm-up: {' and '.join(words)} points; in {len(drift)} of {len(laws)} "
-            f"runs the last five lie on one side{worst}",
+            f"runs the last five checkpoints lie on one side of it{worst}",
             "Grey band: warm-up, left out; some of its points lie beyond the axes. One scale for the "
             "paper's runs, one for the ladder's.",
         )
@@ -111,7 +111,7 @@ def coverage(table: pd.DataFrame) -> style.Picture:
         ninety = table[table.level == 0.9].groupby(["quantity", "activation", "design"], sort=False).sum()
         shares, narrow, wide = 100 * ninety.right / ninety.intervals, _off(ninety, "less"), _off(ninety, "greater")
         return fig.says(
-            f"90 % intervals hold the truth in {shares.min():.0f} to {shares.max():.0f} % of simulated runs, "
+            f"90 % intervals hold the truth in {shares.min():.0f} to {shares.max():.0f} % of simulations, "
             f"{f'clearly too seldom for {narrow}' if narrow else 'never clearly too seldom'}",
             "Simulated sets of seven runs with seeds, slow drift and a warm-up; slope: of the limit over scale. Bars: "
             "90 % interval of the share (Jeffreys). Above the dashed line intervals are wider than they need be"

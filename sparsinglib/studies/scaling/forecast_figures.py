@@ -139,6 +139,11 @@ def token_unit(unit: float) -> str:
     return {1e9: "billion tokens", 1e6: "million tokens", 1: "tokens"}.get(unit, f"times {unit:g} tokens")
 
 
+def amount(number: float) -> str:
+    """A number of tokens in any unit, to three digits where it has fewer before the point."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+
+
 def own_run(points: pd.DataFrame, ahead: pd.DataFrame, unit: float, later: pd.DataFrame | None = None) -> style.Picture:
     """One run's points, its law, and what the law says comes next, with the 90 % interval of one checkpoint.
 
@@ -170,7 +175,7 @@ def own_run(points: pd.DataFrame, ahead: pd.DataFrame, unit: float, later: pd.Da
         ax.legend(ncols=2)
         end = ahead.iloc[-1]
         return fig.says(
-            f"From {points.d.max():.0f} {token_unit(unit)} {100 * end.low:.1f} to {100 * end.high:.1f} % active are "
-            f"foretold for {end.tokens:.0f}{words}",
+            f"Fitted up to {amount(points.d.max())}, the law foretells {100 * end.low:.1f} to {100 * end.high:.1f} % "
+            f"active at {amount(end.tokens)} {token_unit(unit)}{words}",
             "The law is fitted to the points left of the dotted line.",
         )

@@ -31,14 +31,14 @@ def printed() -> pd.DataFrame:
 def limits(fitted: Laws) -> pd.DataFrame:
     """The limit of every run: fractions, with 90 % intervals over all that is not known (``laws.posterior``).
 
-    ``identified``: the points fix the limit; ``against``: the run moves against its law. Columns: evidence, run, scale,
-    activation, seed, a0, low, high, identified, against, printed (Table 2's).
+    ``identified``, ``against`` and ``beyond`` are those of ``Posterior.limits``. Columns: evidence, run, scale,
+    activation, seed, a0, low, high, identified, against, beyond, printed (Table 2's).
     """
     parts = [model.points.drop_duplicates("run").merge(model.limits(), on="run") for model in fitted.values()]
     table = pd.concat(parts).sort_values(["evidence", "activation", "run"], ascending=[False, True, True])
     table = table.assign(printed=table.run.map(printed().a0).where(table.evidence == "paper"))
-    names = ["evidence", "run", "scale", "activation", "seed", "a0", "low", "high", "identified", "against", "printed"]
-    return table[names].reset_index(drop=True)
+    names = ["evidence", "run", "scale", "activation", "seed", "a0", "low", "high"]
+    return table[[*names, "identified", "against", "beyond", "printed"]].reset_index(drop=True)
 
 
 def curves(fitted: Laws) -> dict[str, Callable[[np.ndarray], np.ndarray]]:

@@ -118,8 +118,9 @@ def figure_8(derivative: pd.DataFrame) -> style.Picture:
             "The larger a published run, the less it changes per token: {} of {} steps of size{}".format(
                 *_steps(derivative, "paper"), ours
             ),
-            "Steepness |dA/dD| of each law over the tokens that its run covers, without 2.4B; bands: 90 %; pale, "
-            "without a band: the run's limit is open. A step counts where the larger run is lower all along.",
+            "Steepness |dA/dD| of each law where its run has points, within the range that all small models reach or, "
+            "for published runs, the paper's axis; without 2.4B. Bands: 90 %; pale, without a band: the run's limit is "
+            "open. A step counts where the larger run is lower all along.",
         )
 
 

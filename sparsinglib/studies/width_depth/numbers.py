@@ -47,7 +47,7 @@ def shapes() -> pd.DataFrame:
     """The nine shapes, deepest first.
 
     Columns: run, shape, width, layers, ratio (width / layers), times_usual (over the ladder's usual 12), params,
-    million_tokens (trained), checkpoints (measured), state. Raises ValueError that names the shapes which are not
+    million_tokens (trained), checkpoints (measured). Raises ValueError that names the shapes which are not
     trained and measured to their end.
     """
     rows = []
@@ -63,8 +63,8 @@ def shapes() -> pd.DataFrame:
         names = " ".join(table.run[~ended])
         how = " and ".join(f"python -m sparsinglib.ladder.{module} {names}" for module in ("train", "trajectory"))
         raise ValueError(f"not trained and measured to their end: {names}. Run {how}")
-    table = table.assign(million_tokens=table.trained / TOKEN_UNITS["ladder"], state="measured")
-    shown = [*LABELS, "params", "million_tokens", "checkpoints", "state"]
+    table = table.assign(million_tokens=table.trained / TOKEN_UNITS["ladder"])
+    shown = [*LABELS, "params", "million_tokens", "checkpoints"]
     return table[shown].sort_values("ratio", ignore_index=True)
 
 
