@@ -177,7 +177,7 @@ CALLS = {
         lambda: laws.posterior("relu", None),
     ],
     r"points must be a table with rows .*lacking: \[\]": [lambda: laws.posterior("relu", TABLE[:0])],
-    "^a: d and activation_ratio and .* must be": [lambda: laws.posterior("relu", TABLE.assign(tokens_per_param=np.nan))],
+    "^a: d and activation_ratio and": [lambda: laws.posterior("relu", TABLE.assign(tokens_per_param=np.nan))],
     "^a: tokens_per_param must be numbers": [lambda: laws.posterior("relu", TABLE.assign(tokens_per_param="many"))],
     "draws must be a whole number of at least 1": [
         lambda: laws.posterior("relu", TABLE, draws=0), lambda: laws.posterior("relu", TABLE, draws=2.5),
