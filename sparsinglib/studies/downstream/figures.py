@@ -43,7 +43,7 @@ def figure_3(curves: pd.DataFrame) -> style.Picture:
         counts = ", ".join(f"{r.Index} {r.lost:.0f} of {r.of:.0f}" for r in lost.itertuples())
         return fig.says(
             f"At equal sparsity {', '.join(costs)}",
-            f"{style.EVIDENCE_LABELS.get(first.evidence, first.evidence)}; {first.n} examples of each task. Bars: 90 % "
+            f"{style.EVIDENCE_LABELS.get(first.evidence, 'a model outside the study')}; {first.n} examples of each task. Bars: 90 % "
             "interval of the change on the same examples. Costs: mean over models, groups of tasks and sparsities; of "
             f"these comparisons the interval lies below zero in: {counts}. The paper's points are not published.",
         )
