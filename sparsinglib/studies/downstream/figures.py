@@ -41,9 +41,10 @@ def figure_3(curves: pd.DataFrame) -> style.Picture:
         costs = [f"{rule} {round(-100 * mean, 1) + 0.0:.1f}" for rule, mean in lost["mean"].items() if rule in MATCHED]
         costs[0] = costs[0].replace(" ", " costs ") + " points of task score"
         counts = ", ".join(f"{r.Index} {r.lost:.0f} of {r.of:.0f}" for r in lost.itertuples())
+        whose = style.EVIDENCE_LABELS.get(first.evidence, "a model outside the study")
         return fig.says(
             f"At equal sparsity {', '.join(costs)}",
-            f"{style.EVIDENCE_LABELS.get(first.evidence, 'a model outside the study')}; {first.n} examples of each task. Bars: 90 % "
+            f"{whose}; {first.n} examples of each task. Bars: 90 % "
             "interval of the change on the same examples. Costs: mean over models, groups of tasks and sparsities; of "
             f"these comparisons the interval lies below zero in: {counts}. The paper's points are not published.",
         )
