@@ -1,7 +1,6 @@
 """How exactly a model is measured, against computations of its own: hooks beside the library's, products in float64."""
 
 import copy
-import math
 import warnings
 
 import torch
@@ -133,8 +132,3 @@ def _vectors(ffn, values, routing):
     scaled = values.double().view(*chosen.shape, each, 1) * weights.double()[..., None, None] * down[chosen]
     numbers = chosen[..., None] * each + torch.arange(each)
     return numbers.flatten(1), scaled.flatten(1, 2)
-
-
-def worst(results: list[dict[str, float]]) -> dict[str, float]:
-    """The largest of each difference over several models."""
-    return {name: max((r[name] for r in results), default=math.nan) for name in LIMITS}

@@ -164,7 +164,6 @@ class Algorithm1:
 
     def __init__(self, model, ids: torch.Tensor, points: int = 2000):
         self.model, self.ids = model, ids
-        self.norms = [layer.mlp.down_proj.weight.detach().norm(dim=0) for layer in model.model.layers]
         self.grids, self.curves = [], []
         for values, layer in zip(dense_values(model, ids), model.model.layers, strict=True):
             down = layer.mlp.down_proj.weight.detach()

@@ -157,11 +157,6 @@ def test_malformed_entry_is_one_error_that_names_the_file(change, found, tmp_pat
         sl.Thresholds.load(path)
 
 
-def test_as_env_has_full_precision():
-    short = sl.Thresholds((0.1 + 0.2, 1e-7), 0.1, 1.0, None, 0.5)
-    assert short.as_env() == "0.30000000000000004,1e-07"
-
-
 @pytest.mark.parametrize("values", [(), (float("nan"),), (-1.0,), (float("inf"),), ("0.1",), (None,)])
 def test_values_that_make_no_sense(values):
     with pytest.raises(ValueError, match="finite numbers"):

@@ -183,11 +183,6 @@ def test_every_script_is_measured(text, ladder):
     assert "".join(tokenizer.decode(row) for batch in batches for row in batch)[:20] == text[:20]
 
 
-def test_one_token_is_too_few(ladder):
-    with pytest.raises(ValueError, match="at least 2"):
-        sl.token_batches("a", ladder[1])
-
-
 MEMORY = """
 import resource, sys, torch
 import sparsinglib as sl
