@@ -1,6 +1,7 @@
 """What results are kept by: content of files and of code, never times; and one process makes what two need."""
 
 import os
+import shutil
 import threading
 from functools import partial
 from pathlib import PurePosixPath
@@ -89,9 +90,16 @@ def test_a_cache_that_cannot_be_says_what_to_set(tmp_path, monkeypatch):
         files.cache_dir()
 
 
-def test_every_module_that_keeps_results_reads_the_core():
-    for name in ("suites.survey", "tasks.scoring", "studies.tradeoff.sweep"):
-        assert files.code_digest(f"sparsinglib.{name}") != files.code_digest("sparsinglib.files")
+def test_results_of_every_module_that_keeps_them_follow_the_core(tmp_path, monkeypatch):
+    copied = shutil.copytree(files.PACKAGE, tmp_path / "sparsinglib")
+    monkeypatch.setattr(files, "PACKAGE", copied)
+    modules = [f"sparsinglib.{name}" for name in ("suites.survey", "tasks.scoring", "studies.tradeoff.sweep")]
+    digest = files.code_digest.__wrapped__
+    before = [digest(module) for module in modules]
+    with (copied / "core" / "rules.py").open("a") as file:
+        file.write("# changed")
+    for module, old in zip(modules, before, strict=True):
+        assert digest(module) != old, module
 
 
 def test_a_result_is_made_once_and_one_that_cannot_be_read_again(tmp_path):

@@ -93,7 +93,7 @@ def test_slope_is_the_finite_difference(kind):
 
 def test_a_fit_at_a_bound_is_flagged_not_silent():
     fit = laws.fit("relu", D, 0.4 - 0.05 * np.log(D) / np.log(60))  # a logarithm has no limit
-    assert fit.flags and 0 <= fit.a0 <= 1
+    assert "a0 at bound" in fit.flags and 0 <= fit.a0 <= 1
 
 
 rng = np.random.default_rng(1)
@@ -200,6 +200,10 @@ CALLS = {
     "x and y and error must be": [lambda: laws.line([0, 1, 2], [1, 2], [1, 1]),
                                   lambda: laws.line([0, 1], [1, np.inf], [1, 1]),
                                   lambda: two_segments.fit(range(9), range(8), [1] * 8)],
+    "5 points.*needs 6": [lambda: two_segments.fit(range(5), [1] * 5, [1] * 5)],
+    "finite": [lambda: two_segments.fit(range(9), [np.nan] * 9, [1] * 9)],
+    "errors must be positive, and no x may occur twice": [lambda: two_segments.fit(range(9), [1] * 9, [0] * 9),
+                                                          lambda: two_segments.fit([1] * 9, [1] * 9, [1] * 9)],
     "ratio must be positive": [lambda: two_segments.ahead_of_line(range(9), range(9), [1] * 9)],
     "values must be numbers, got 0 a 1 b": [lambda: laws.pooled(pd.Series(["a", "b"]), [0, 0])],
     "y must be numbers": [lambda: laws.mean(["a", "b"], [1, 1])],
@@ -345,7 +349,10 @@ def test_tokens_for_inverts_the_laws(kind):
     model = laws.posterior(kind, points({"a": (D, noisy(kind, 1e-5, c=0.12))}), draws=200)
     ratio = float(np.median(model.curves("a", [30.0])))
     middle, low, high = model.tokens_for("a", ratio)
-    assert middle == pytest.approx(30, rel=1e-3) and low <= middle <= high
+    assert middle == pytest.approx(30, rel=1e-3)
+    at = model.draws["a"]
+    power = (at.b - np.log(ratio - at.a0)) / at.c if kind == "relu" else at.c / (at.a0 - ratio)
+    assert [low, high] == pytest.approx(np.quantile(power ** (1 / at.alpha), [0.05, 0.95]), rel=1e-4)
     beyond = -0.2 if kind == "relu" else 0.2
     assert model.tokens_for("a", float(model.draws["a"].a0.median()) + beyond) == (np.inf,) * 3
     with pytest.raises(ValueError, match="give a fraction"):
@@ -424,6 +431,17 @@ def test_an_estimate_that_is_unsure_counts_for_little():
     assert laws.mean([1.0, 1.1, 0.9, 50.0], [0.1, 0.1, 0.1, 30.0]).value == pytest.approx(1.0, abs=0.4)
 
 
+def test_the_spread_between_runs_is_that_beyond_their_errors():
+    rng = np.random.default_rng(3)
+    assert laws.mean(rng.normal(0, 5, 60), np.full(60, 0.1)).between == pytest.approx(5, rel=0.2)
+
+
+def test_a_pooled_deviation_by_hand():
+    assert laws.pooled(pd.Series([1.0, 3.0, 5.0]), [0, 0, 1]) == (pytest.approx(np.sqrt(2)), 1)
+    alone, freedom = laws.pooled(pd.Series([1.0, 5.0]), [0, 1])
+    assert np.isnan(alone) and freedom == 0
+
+
 # --- simulated studies -----------------------------------------------------------------------------------------------
 
 
@@ -449,7 +467,9 @@ def test_hold_out_prefers_the_law_that_made_the_points():
     table = rivals.hold_out("silu", D, y).set_index("law")
     assert table.mae_ahead.idxmin() == rivals.LAW
     seen = D / D[-1] <= 2 / 3
-    assert table.mae_ahead["last value"] == pytest.approx(np.abs(y[seen][-3:].mean() - y[~seen]).mean())
+    apart = y[seen][-3:].mean() - y
+    by_hand = [np.abs(apart[seen]).mean(), np.abs(apart[~seen]).mean(), apart[~seen].mean()]
+    assert table.loc["last value", ["mae_seen", "mae_ahead", "bias_ahead"]].tolist() == pytest.approx(by_hand)
 
 
 @pytest.mark.parametrize(
@@ -497,3 +517,6 @@ def test_the_change_is_between_thirds_of_the_tokens():
     assert laws.change(tokens, np.where(tokens < 15.5, 0.3, 0.2))[0] == pytest.approx(-0.1)
     ramp = laws.change(tokens, 0.01 * tokens)
     assert ramp[0] == pytest.approx(0.01 * 29 * 2 / 3, rel=0.05) and ramp[1] < 0.01
+    noise = np.random.default_rng(0).normal(0, 1e-3, (300, len(tokens)))
+    moved, error = np.transpose([laws.change(tokens, 0.3 + part) for part in noise])
+    assert error.mean() == pytest.approx(moved.std(), rel=0.15)

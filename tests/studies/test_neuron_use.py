@@ -47,11 +47,11 @@ def curves(measurement):
         ([[0.1], [0.2], [0.3], [0.4]], [[0.25], [0.1], [0.3], [0.4]]),  # the middle of an even number is half of it
         ([[0.2, 0.4]], [[0.4, 0.2]] * 4),
         # Of different width: averaged rank by rank.
-        ([[0.6, 0.2], [0.4, 0.3, 0.2, 0.1]], [[0.5, 0.45, 0.2, 0.15], [0.6, 0.2], [0.4, 0.3, 0.2, 0.1]]),
+        ([[0.6, 0.2], [0.4, 0.3, 0.2, 0.1]], [[0.5, 0.45, 0.2, 0.15], [0.6, 0.2], *[[0.4, 0.3, 0.2, 0.1]] * 2]),
     ],
 )
 def test_curves_by_hand(layers, expected):
-    for curve, by_hand in zip(curves(made_up(*layers)).values(), expected, strict=False):
+    for curve, by_hand in zip(curves(made_up(*layers)).values(), expected, strict=True):
         assert curve.tolist() == pytest.approx(by_hand)
 
 

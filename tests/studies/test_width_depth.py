@@ -129,18 +129,13 @@ def test_a_straight_rise_leaves_the_turn_open_above_and_a_flat_row_has_no_slope(
     assert low < 0 < high
 
 
-@pytest.mark.parametrize(
-    ("x", "y", "error", "message"),
-    [
-        (RATIOS[:5], np.ones(5), np.ones(5), "5 points.*needs 6"),
-        (RATIOS, np.full(9, np.nan), np.ones(9), "finite"),
-        (RATIOS, np.ones(9), np.zeros(9), "positive"),
-        (np.ones(9), np.ones(9), np.ones(9), "twice"),
-    ],
-)
-def test_bad_points_are_one_clear_error(x, y, error, message):
-    with pytest.raises(ValueError, match=message):
-        bend.fit(x, y, error)
+def test_a_turn_at_the_first_points_is_open_below_and_the_level_is_a_mean_of_the_rest():
+    x, error = np.arange(1.0, 26), np.full(25, 0.2)
+    y = 16 - 3 * (x < 2) + np.random.default_rng(0).normal(0, 0.2, 25)
+    found = bend.fit(x, y, error)
+    assert found.turn_open == "low"
+    assert found.level_interval[0] < found.level < found.level_interval[1]
+    assert np.ptp(found.level_interval) == pytest.approx(2 * 1.645 * 0.2 / np.sqrt(24), rel=0.25)
 
 
 # --- shapes ----------------------------------------------------------------------------------------------------------

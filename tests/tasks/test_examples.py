@@ -126,6 +126,14 @@ def test_chance_by_hand():
     assert offline.chance("t", numbers) == {"f1": (1 + 0.5 + 0 + 1) / 4, "acc": 0.25}
 
 
+def test_floors_are_the_chance_of_the_examples_that_were_built(tmp_path, monkeypatch):
+    monkeypatch.setenv("SPARSINGLIB_CACHE", str(tmp_path))
+    monkeypatch.setattr(offline, "make", lambda task: [{"query": task, "choices": ["a", "b"], "gold": 0}] * 3)
+    floors = offline.floors().set_index("task")
+    assert set(floors.index) == set(offline.MAKERS)
+    assert set(floors.itertuples(index=False, name=None)) == {("acc", 3, 0.5, 1.0)}
+
+
 def test_a_damaged_cache_is_written_again_and_one_that_was_moved_points_to_where_it_is(tmp_path, monkeypatch):
     monkeypatch.setattr(offline, "make", lambda task: [{"query": task, "choices": ["a", "b"], "gold": 0}])
     folder = offline.build(offline.build(tmp_path / "before").rename(tmp_path / "after"))
@@ -148,6 +156,7 @@ def test_a_damaged_cache_is_written_again_and_one_that_was_moved_points_to_where
         ("x = bytearray(10**9)", False),
         ("with open('here.txt', 'w') as file:\n    file.write('x' * 10)", False),
         ("import os\nassert not [k for k in os.environ if k != 'LC_CTYPE']", True),
+        ("import os\nassert not os.listdir()", True),
         ("import pandas", False),
         ("x = '\\0'", True),
         ("x = 1\0", False),

@@ -104,6 +104,15 @@ def test_tidy_columns_and_the_same_examples(scored):
     assert set(scored.p.dropna()) == {0.0}  # thresholds for a CETT, not for a p
 
 
+def test_the_rule_of_a_model_behind_lm_eval_holds_until_it_is_closed(model, tokenizer):
+    ids = torch.arange(20)[None]
+    before = model(ids).logits
+    behind = tasks.SparseLM(model, sl.TopK(0.1), tokenizer=tokenizer)
+    assert not torch.equal(model(ids).logits, before)
+    behind.close()
+    assert torch.equal(model(ids).logits, before) and hooks_on(model) == 0
+
+
 def test_a_model_in_training_is_refused_and_stays_so(model, evaluate):
     model.train()
     try:
