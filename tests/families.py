@@ -26,15 +26,15 @@ FAMILIES = {
     "Qwen2": (tf.Qwen2Config, COMMON, "gated"),
     "Qwen3": (tf.Qwen3Config, COMMON | {"head_dim": 8}, "gated"),
     "Mistral": (tf.MistralConfig, COMMON | {"head_dim": 8}, "gated"),
-    "Gemma": (tf.GemmaConfig, COMMON | {"head_dim": 8}, "gated"),
-    "Gemma2": (tf.Gemma2Config, COMMON | {"head_dim": 8}, "gated"),
-    "Gemma3Text": (tf.Gemma3TextConfig, COMMON | {"head_dim": 8}, "gated"),
+    "Gemma": (tf.GemmaConfig, COMMON | {"head_dim": 8, "tie_word_embeddings": False}, "gated"),
+    "Gemma2": (tf.Gemma2Config, COMMON | {"head_dim": 8, "tie_word_embeddings": False}, "gated"),
+    "Gemma3Text": (tf.Gemma3TextConfig, COMMON | {"head_dim": 8, "tie_word_embeddings": False}, "gated"),
     "Granite": (tf.GraniteConfig, COMMON, "gated"),
     "SmolLM3": (tf.SmolLM3Config, COMMON, "gated"),
     "Olmo": (tf.OlmoConfig, COMMON, "gated"),
     "Olmo2": (tf.Olmo2Config, COMMON, "gated"),
     "StableLm": (tf.StableLmConfig, COMMON, "gated"),
-    "Cohere": (tf.CohereConfig, COMMON, "gated"),
+    "Cohere": (tf.CohereConfig, COMMON | {"logit_scale": 1.0}, "gated"),
     "Phi3": (tf.Phi3Config, COMMON, "fused"),
     "Glm": (tf.GlmConfig, COMMON | {"head_dim": 8}, "fused"),
     "Glm4": (tf.Glm4Config, COMMON | {"head_dim": 8}, "fused"),
@@ -90,11 +90,14 @@ MIXTURES = {
 TEXT = torch.tensor([[3, 5, 9, 31, 20, 7, 7, 12, 39, 4, 11, 30], [8, 3, 3, 17, 25, 6, 38, 13, 14, 21, 34, 5]])
 
 
-def build(family):
+def build(family, scale=1.0):
+    """A model and its kind of FFN; ``scale`` of 15 or so makes its loss respond to pruning."""
     config, arguments, kind = FAMILIES[family]
     torch.manual_seed(0)
     model = tf.AutoModelForCausalLM.from_config(config(**arguments)).eval()
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):  # zero at the start, which would hide a bias counted as a neuron
             torch.nn.init.normal_(parameter, std=0.3)
+        if parameter.dim() > 1:
+            parameter.data.mul_(scale)
     return model, kind

@@ -211,17 +211,6 @@ def test_a_gate_that_is_computed_elsewhere_is_not_replaced_by_the_neurons(model)
         logits(model)
 
 
-def test_generate_with_cache_equals_the_whole_text_at_once(model):
-    with sl.sparsify(model, RULES[3]):
-        out = model.generate(
-            IDS, attention_mask=torch.ones_like(IDS), max_new_tokens=8, do_sample=False, pad_token_id=0
-        )
-        with torch.no_grad():
-            logits = model(out).logits
-    assert out.shape == (1, 18)
-    assert torch.equal(logits[0, 9:17].argmax(-1), out[0, 10:])
-
-
 def test_gradients_flow_through_a_sparsified_model(model):
     with sl.sparsify(model, RULES[0]):
         model(IDS, labels=IDS).loss.backward()
