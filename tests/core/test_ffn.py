@@ -49,10 +49,17 @@ def test_family(family):
 @pytest.mark.parametrize("family", ["Llama", "Phi3", "Gemma", "OPT", "Nemotron", "Glm4"])
 def test_gate_rules_run(family):
     model, _ = build(family)
-    for rule in (sl.FAT(1e-3), sl.TopK(0.5)):
-        result = sl.measure(model, [TEXT], rule)
-        assert 0 < result.activation_ratio <= 1
-    if family not in ("OPT", "Nemotron"):  # ReLU can leave fewer than half of the scores nonzero
+    scores = []
+    with sl.hook_ffns(sl.find_ffns(model), lambda ffn, neurons, gate: scores.append(gate.abs().flatten()), gate=True):
+        run(model)
+    # ReLU leaves fewer than half of the scores nonzero: there, the median of those that are.
+    nonzero = torch.cat(scores)
+    nonzero = nonzero[nonzero > 0]
+    half = 0.5 * len(nonzero) / sum(map(len, scores))
+    assert sl.measure(model, [TEXT], sl.FAT(float(nonzero.median()))).activation_ratio == pytest.approx(half, abs=0.01)
+    result = sl.measure(model, [TEXT], sl.TopK(0.5))
+    assert 0 < result.activation_ratio <= 1
+    if family not in ("OPT", "Nemotron"):
         assert result.activation_ratio == pytest.approx(0.5, abs=1e-6)
 
 
@@ -278,9 +285,12 @@ def test_torchs_own_int8_layers_are_measured():
     for name, module in packed.named_modules():
         if type(module).__name__ == "Linear" and callable(module.weight):
             plain.get_submodule(name).weight.data = module.weight().dequantize()
-    one, two = (sl.measure(m, [TEXT], sl.OutputTopK(0.25), kl=False) for m in (plain, packed))
-    assert two.activation_ratio == one.activation_ratio
-    assert two.ppl_ratio == pytest.approx(one.ppl_ratio, rel=0.02)  # int8 rounds what goes in, too
+    for mine, theirs in zip(sl.find_ffns(plain), sl.find_ffns(packed), strict=True):
+        assert torch.allclose(theirs.column_norms, mine.down.weight.norm(dim=0), rtol=1e-5)
+    one, two = (sl.measure(m, [TEXT], sl.CETT(0.1), kl=False) for m in (plain, packed))
+    assert two.by_layer.cett.tolist() == pytest.approx([0.1] * 2, abs=0.01)
+    assert two.activation_ratio == pytest.approx(one.activation_ratio, abs=0.01)  # int8 rounds what goes in, too
+    assert two.ppl_ratio == pytest.approx(one.ppl_ratio, rel=0.02)
 
 
 def test_projection_that_is_never_called_is_named():
