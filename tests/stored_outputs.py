@@ -2,7 +2,8 @@
 
 A number next to its rounding boundary is printed one way on one processor and the other way on another. So a number
 with a decimal point or an exponent may differ by one unit of its last printed digit (of the finer of the two). A cell
-tagged "within-0.7" lets such a number differ by 0.7: of tasks, a few examples change sides on another processor.
+tagged "within-0.7" lets such a number differ by 0.7: on another processor a few examples of tasks change sides, and a
+neuron or two between the most active ones and the others.
 """
 
 import re

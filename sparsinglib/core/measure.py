@@ -180,7 +180,7 @@ def measure(
 
     ``batches`` are token ids (rows × length) or dicts with ``attention_mask``; padding is left out everywhere. ``rule``
     is a rule, thresholds, or the path of a thresholds file. A bare ``CETT`` target is given thresholds on the same text
-    first. ``kl`` and ``cett`` (that of the sparse run) cost 10 to 20 % of the time each and can be left out.
+    first. ``kl`` and ``cett`` (that of the sparse run) cost up to a tenth of the time each and can be left out.
     ``keep_tokens`` asks for (True) or declines (False) the layer × token map, kept by itself for up to 4,096 tokens.
     Raises ValueError if the rule does not fit the model, the text cannot be measured, or a loss is not finite;
     UnsupportedModel if the model cannot be measured (``find_ffns``, ``probe``).
