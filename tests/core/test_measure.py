@@ -269,12 +269,14 @@ def test_map_of_tokens_is_kept_for_short_texts_or_when_asked(setting, monkeypatc
     assert sl.measure(model, [text], sl.FAT(0.1)).token_activation.shape == (2, 210)
 
 
-def test_without_kl(setting):
+def test_without_kl_and_cett(setting):
     model, text = setting
-    result = sl.measure(model, [text], sl.FAT(0.1), kl=False)
-    assert result.kl is None and result.kl_se is None
-    both = result + sl.measure(model, [text], sl.FAT(0.1))
-    assert both.kl is None and both.tokens == 420
+    result = sl.measure(model, [text], sl.FAT(0.1), kl=False, cett=False)
+    assert result.kl is None and result.kl_se is None and result.by_layer.cett.isna().all()
+    whole = sl.measure(model, [text], sl.FAT(0.1))
+    assert result.ppl_ratio == whole.ppl_ratio and whole.by_layer.cett.notna().all()
+    both = result + whole
+    assert both.kl is None and both.tokens == 420 and both.by_layer.cett.isna().all()
 
 
 def test_rule_that_keeps_everything_changes_nothing(setting):

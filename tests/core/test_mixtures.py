@@ -142,6 +142,11 @@ def test_gate_rules_say_what_they_cannot_do(rule):
         sl.measure(mixture("Mixtral"), [TEXT], rule)
 
 
+def test_experts_have_no_gate_scores_to_set_thresholds_on():
+    with pytest.raises(sl.UnsupportedModel, match=r"mlp\.experts holds experts"):
+        sl.gate_thresholds(mixture("Mixtral"), [TEXT], 0.5)
+
+
 def test_eight_experts_offloaded_give_the_same_numbers(quiet):
     plain = mixture("Mixtral", num_local_experts=8)
     offloaded = cpu_offload(copy.deepcopy(plain), execution_device=torch.device("cpu"))

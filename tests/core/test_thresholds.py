@@ -91,6 +91,25 @@ def test_any_artefact_survives_the_disk(tmp_path_factory, values, cett, se, poin
     assert tuple(float(x) for x in artefact.as_env().split(",")) == artefact.values
 
 
+def test_the_card_says_what_was_measured_on_what_and_how_surely(found):
+    sure = {"ppl_increase_pct": 5.0, "ppl_ratio": 1.0512, "ppl_ratio_se": 0.0034, "activation_ratio": 0.25}
+    sure |= {"activation_interval": (0.211, 0.304), "tokens": 12345, "provenance": found.provenance | {"model": "a|b"}}
+    card = dataclasses.replace(found, **sure).card()
+    for part in (
+        "(CETT-PPL-5%)",
+        "| 25.0% (90 %: 21.1% to 30.4%) |",
+        "| 1.0512 ± 0.0034 |",
+        f"| {found.cett:.4f} |",
+        f"| 12,345 tokens, SHA-256 {found.provenance['corpus_sha256'][:12]} |",
+        "| a/b, float32 |",  # a bar would end the cell
+        f"`{found.as_env()}`",
+    ):
+        assert part in card
+    unknown = dataclasses.replace(found, target_met=False, ppl_ratio_se=None, activation_interval=None).card()
+    assert "could not raise perplexity" in unknown and "could not" not in card
+    assert "±" not in unknown and "90 %" not in unknown
+
+
 def test_save_keeps_the_old_file_if_it_fails(found, tmp_path):
     path = tmp_path / "t.json"
     found.save(path)

@@ -185,7 +185,15 @@ def test_a_long_text_in_pieces_gives_the_tokens_of_the_whole(tokenizer, monkeypa
     text = sl.corpora.load("code", "validation")[:60_000]
     whole = token_batches(text, tokenizer, 256, 8)
     monkeypatch.setattr(windows, "PIECE", 7_000)
-    pieces = token_batches(text, tokenizer, 256, 8)
+    given = []
+
+    def noted(piece, **options):
+        given.append(piece)
+        return tokenizer(piece, **options)
+
+    pieces = token_batches(text, noted, 256, 8)
+    given = [piece for piece in given if piece != "a"]  # which only asks for start tokens
+    assert "".join(given) == text and len(given) == 9 and all(piece[0] in " \n" for piece in given[1:])
     flat = [[int(i) for batch in batches for i in batch.reshape(-1)] for batches in (whole, pieces)]
     assert flat[0] != flat[1] and tokenizer.decode(flat[0]) == tokenizer.decode(flat[1]) == text
     assert abs(len(flat[0]) - len(flat[1])) <= 9  # a token or so at each of the nine cuts
