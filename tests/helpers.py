@@ -9,12 +9,14 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import torch
 from transformers import GraniteConfig, GraniteForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import sparsinglib as sl
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
+NO_NUMBERS = (None, True, np.bool_(True), "0.1", [0.1], {}, float("nan"), torch.tensor([1.0, 2.0]), 1j)
 IDS = torch.tensor([[5, 9, 31, 2, 7, 7, 0, 12, 39, 1]])
 
 

@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import IDS, golden_model
+from helpers import IDS, NO_NUMBERS, golden_model
 
 import sparsinglib as sl
 from sparsinglib.core import arguments, forward
 
 TEXT = "The river ran low that summer, and the mill stood still.\n" * 60
-NO_NUMBERS = (None, True, np.bool_(True), "0.1", [0.1], {}, float("nan"), torch.tensor([1.0, 2.0]), 1j)
 HALVES = (0.5, np.float32(0.5), np.float64(0.5), np.array(0.5), torch.tensor(0.5))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import GOLDEN, ForwardCount, dense_values, downs, golden_model, hooks_on
+from helpers import GOLDEN, NO_NUMBERS, ForwardCount, dense_values, downs, golden, golden_model, hooks_on
 
 import sparsinglib as sl
 from sparsinglib.core import crossing, forward, search
@@ -24,7 +24,12 @@ def test_tiny_target_prunes_next_to_nothing(target, ids):
     found = sl.thresholds_for_cett(golden_model("silu"), [ids["tiny64"]], target)
     assert found.activation_ratio > 0.999 and max(found.values) < 1e-6 and found.ppl_ratio == pytest.approx(1, abs=1e-6)
     relu = sl.thresholds_for_cett(golden_model("relu"), [ids["tiny64"]], target)
-    assert relu.activation_ratio == pytest.approx(0.4881836, abs=1e-6)
+    (nonzero,) = [
+        run["activation_ratio"]
+        for run in golden()["tiny_runs"]
+        if (run["model"], run["input"], run["strategy"], run["arg"]) == ("tiny_minicpm_relu", "tiny64", "fat", 0)
+    ]
+    assert relu.activation_ratio == pytest.approx(nonzero, abs=1e-6)
 
 
 def mostly_zero(model, share=0.995):
@@ -170,11 +175,17 @@ def test_words_that_a_model_never_gives_add_nothing_to_kl():
 
 
 @pytest.mark.parametrize(
-    "p", [0, -1, float("nan"), float("inf"), "1", None, True, np.bool_(True), [0.1], {}, torch.tensor([1.0, 2.0]), 1j]
+    ("option", "value", "says"),
+    [
+        *(("ppl_increase_pct", p, "") for p in (0, -1, float("inf"), "1", *NO_NUMBERS)),
+        *(("stop_width", width, "") for width in (0.0, -1e-3, 1.5, *NO_NUMBERS)),
+        ("criterion", "loss", " must be one of"),
+        ("method", "newton", " must be one of"),
+    ],
 )
-def test_increase_that_makes_no_sense(p, ids):
-    with ForwardCount(golden_model("relu")) as counted, pytest.raises(ValueError, match="ppl_increase_pct"):
-        sl.find_thresholds(golden_model("relu"), [ids["tiny64"]], p)
+def test_an_option_that_makes_no_sense_is_refused_at_once(option, value, says, relu, ids):
+    with ForwardCount(relu) as counted, pytest.raises(ValueError, match=option + says):
+        sl.find_thresholds(relu, [ids["tiny64"]], **{option: value})
     assert counted.total == 0
 
 
@@ -211,14 +222,15 @@ def test_no_autograd_graph_is_kept(responsive, quiet):
 
 @pytest.mark.parametrize("dead_layer", [0, 1])
 @pytest.mark.parametrize("cett", [0.0, 0.05])
-def test_zero_output_column_is_never_active_and_changes_nothing_else(cett, dead_layer, own_silu, ids):
+def test_zero_output_column_is_never_active_and_changes_nothing_else(cett, dead_layer, silu, own_silu, ids):
     with torch.no_grad():
         own_silu.model.layers[dead_layer].mlp.down_proj.weight[:, 17] = 0
     result = sl.measure(own_silu, [ids["tiny64"]], sl.CETT(cett))
     assert result.neuron_frequency[dead_layer][17] == 0
     assert np.isfinite(result.by_layer.activation_ratio).all() and math.isfinite(result.ppl_ratio)
-    wanted = 159 / 160 if cett == 0 else 0.577 if dead_layer == 0 else 0.567
-    assert result.by_layer.activation_ratio[dead_layer] == pytest.approx(wanted, abs=0.02)
+    usual = sl.measure(silu, [ids["tiny64"]], sl.CETT(cett))
+    others, before = (np.delete(m.neuron_frequency[dead_layer], 17).mean() for m in (result, usual))
+    assert others == pytest.approx(before, abs=0.003)
 
 
 def test_text_longer_than_the_context_is_refused(relu):
@@ -308,19 +320,6 @@ def test_labels_may_leave_out_what_the_mask_does(relu, ids):
     labelled = batch | {"labels": text.masked_fill(mask == 0, -100), "position_ids": (mask.cumsum(1) - 1) * mask}
     one, other = (sl.measure(relu, [b], sl.FAT(0.1)).ppl_ratio for b in (batch, labelled))
     assert one == other
-
-
-@pytest.mark.parametrize("options", [{"criterion": "loss"}, {"method": "newton"}])
-def test_unknown_names_are_refused_at_once(options, relu, ids):
-    with ForwardCount(relu) as counted, pytest.raises(ValueError, match=f"{next(iter(options))} must be one of"):
-        sl.find_thresholds(relu, [ids["tiny64"]], **options)
-    assert counted.total == 0
-
-
-@pytest.mark.parametrize("width", [0.0, -1e-3, float("nan"), 1.5])
-def test_stop_width_that_would_never_stop(width, relu, ids):
-    with pytest.raises(ValueError, match="stop_width"):
-        sl.find_thresholds(relu, [ids["tiny64"]], method="bisection", stop_width=width)
 
 
 @pytest.mark.parametrize("cett", [-0.1, 1.0, float("nan"), "0.1"])

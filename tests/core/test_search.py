@@ -427,10 +427,14 @@ def test_rows_split_to_save_memory_do_not_matter(responsive, whole, monkeypatch)
     assert counted.total == 4 * 2 + 1  # four pieces, dense and sparse; eight tokens to see if it is causal
 
 
-def test_single_token_rows_among_others(responsive):
+def test_single_token_rows_among_others(responsive, whole):
     model, text = responsive
     found = sl.thresholds_for_cett(model, [text, torch.tensor([[7]])], 0.15)
     assert found.tokens == 481
+    # The row predicts nothing; its token is one of 481 in the activation ratio and in CETT.
+    assert found.ppl_ratio == pytest.approx(whole[0].ppl_ratio, rel=1e-4)
+    assert found.values == pytest.approx(whole[0].values, rel=1 / 480)
+    assert found.activation_ratio == pytest.approx(whole[0].activation_ratio, rel=1 / 480)
 
 
 # The lattice's own rules, on functions whose crossing is known
