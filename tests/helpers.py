@@ -94,6 +94,7 @@ class PlainMLP:
         self.mlps = [layer.mlp for layer in model.model.layers]
         self.keep = keep  # (layer, gate score, neuron values, column norms) -> bool tensor, or None
         self.values: dict[int, list[torch.Tensor]] = {}
+        self.gates: dict[int, list[torch.Tensor]] = {}
         self.active: dict[int, list[torch.Tensor]] = {}
 
     def __enter__(self):
@@ -109,6 +110,7 @@ class PlainMLP:
         gate = mlp.act_fn(x @ mlp.gate_proj.weight.T)
         value = gate * (x @ mlp.up_proj.weight.T)
         self.values.setdefault(layer, []).append(value.detach().reshape(-1, value.shape[-1]))
+        self.gates.setdefault(layer, []).append(gate.detach().reshape(-1, gate.shape[-1]))
         if self.keep is not None:
             kept = self.keep(layer, gate, value, mlp.down_proj.weight.norm(dim=0))
             self.active.setdefault(layer, []).append(kept.reshape(-1, value.shape[-1]))

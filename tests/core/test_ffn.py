@@ -334,22 +334,3 @@ def test_what_a_projection_gives_beside_its_weight_counts():
     for ffn, adapter in zip(sl.find_ffns(model), adapters, strict=True):
         wanted = (adapter.linear.weight + adapter.added).norm(dim=0)
         assert torch.allclose(ffn.column_norms, wanted, rtol=1e-5)
-
-
-COMPILED = ("GPT2", "OPT", "GPTNeo", "GPTBigCode", "Llama", "Bloom", "Mpt")  # compiling takes seconds
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_left_padding_does_not_shift_positions(family):
-    model, _ = build(family)
-    mask = torch.cat([torch.zeros(2, 5, dtype=torch.long), torch.ones_like(TEXT)], dim=1)
-    ids = torch.cat([torch.full((2, 5), 3), TEXT], dim=1)
-    plain = sl.measure(model, [TEXT], sl.CETT(0.1))
-    batch = {"input_ids": ids, "attention_mask": mask}
-    # An outer wrapper whose forward pass names no position ids: of torch's compiler, of an adapter, or of one's own.
-    compiled = [torch.compile(model, backend="eager")] if family in COMPILED else []
-    for wrapped in (model, *compiled):
-        padded = sl.measure(wrapped, [batch], plain.rule)
-        assert padded.tokens == plain.tokens == TEXT.numel()
-        assert padded.dense_ppl == pytest.approx(plain.dense_ppl, rel=1e-6)
-        assert padded.activation_ratio == pytest.approx(plain.activation_ratio, abs=2e-3)

@@ -72,6 +72,12 @@ def test_a_compiled_model_is_sparsified_too(model):
     assert torch.equal(logits(compiled), dense) and traced, "still uncompiled after the last context"
 
 
+def test_a_compiled_model_is_measured_as_the_plain_one(model):
+    plain, compiled = (sl.measure(m, [IDS], RULES[0]) for m in (model, torch.compile(model, backend="eager")))
+    assert (compiled.dense_ppl, compiled.ppl_ratio) == (plain.dense_ppl, plain.ppl_ratio)
+    assert compiled.activation_ratio == plain.activation_ratio
+
+
 def test_two_threads_under_two_rules_each_get_their_own(model):
     def run(rule):
         with sl.sparsify(model, rule):
@@ -190,14 +196,12 @@ def test_gate_score_is_the_activations_output(model):
         sl.find_ffns(model), lambda ffn, neurons, gate: seen.update({ffn.layer: (neurons, gate)}), gate=True
     ):
         logits(model)
-    gates = []
-    with PlainMLP(
-        model, lambda i, gate, value, norm: gates.append((i, gate, value)) or torch.ones_like(value, dtype=bool)
-    ):
+    with PlainMLP(model) as plain:
         logits(model)
-    for layer, gate, value in gates:
-        assert torch.allclose(seen[layer][1], gate, atol=1e-5)
-        assert torch.allclose(seen[layer][0], value, atol=1e-5)
+    for layer, (neurons, gate) in seen.items():
+        assert torch.allclose(gate.reshape(-1, 24), plain.gates[layer][0], atol=1e-5)
+        assert torch.allclose(neurons.reshape(-1, 24), plain.values[layer][0], atol=1e-5)
+    assert len(seen) == 2
 
 
 def test_a_gate_that_is_computed_elsewhere_is_not_replaced_by_the_neurons(model):

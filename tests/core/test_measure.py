@@ -207,12 +207,16 @@ def test_padding_is_left_out_everywhere(before, name, filler, setting):
     assert padded.by_position.tokens.tolist() == plain.by_position.tokens.tolist()
 
 
-@pytest.mark.parametrize("name", ["fat", "relu"])
-def test_counts_do_not_mind_batches_and_padding_at_the_end(name, setting):
+@pytest.mark.parametrize(
+    "rule",
+    [RULES["fat"], RULES["relu"], sl.TopP(0.6), sl.OutputTopK(0.4), sl.GateThresholds((0.1, 0.2))],
+    ids=repr,
+)
+def test_counts_do_not_mind_batches_and_padding_at_the_end(rule, setting):
     model, text = setting
     pad = lambda x: torch.nn.functional.pad(x, (0, 7))  # noqa: E731
     padded = [{"input_ids": pad(text), "attention_mask": pad(torch.ones_like(text))}]
-    one, *others = (sl.measure(model, part, RULES[name], kl=False) for part in ([text], list(text.split(1)), padded))
+    one, *others = (sl.measure(model, part, rule, kl=False) for part in ([text], list(text.split(1)), padded))
     for other in others:
         assert other.tokens == one.tokens
         assert all(map(torch.equal, other.neuron_counts, one.neuron_counts))

@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from helpers import greedy, tiny_llama
+from helpers import PlainMLP, greedy, tiny_llama
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -333,29 +333,14 @@ def gated():
     return model, greedy(model, 20, rows=3)
 
 
-def plain_gate_scores(model, ids):
-    """|Gate scores| by layer from the weights, (tokens, d_ff), on the inputs that each MLP was given."""
-    inputs = {}
-    handles = [
-        layer.mlp.register_forward_pre_hook(lambda _m, args, i=i: inputs.setdefault(i, args[0]))
-        for i, layer in enumerate(model.model.layers)
-    ]
-    with torch.no_grad():
-        model(ids)
-        scores = [
-            (torch.nn.functional.silu(inputs[i] @ layer.mlp.gate_proj.weight.T)).abs().reshape(-1, 24)
-            for i, layer in enumerate(model.model.layers)
-        ]
-    for handle in handles:
-        handle.remove()
-    return scores
-
-
 @pytest.mark.parametrize("share", [0.1, 0.35, 0.8, 1.0])
 def test_gate_thresholds_leave_the_share_asked_for_in_every_layer(gated, share):
     model, ids = gated
     rule = sl.gate_thresholds(model, [ids], share)
-    for threshold, scores in zip(rule.values, plain_gate_scores(model, ids), strict=True):
+    with PlainMLP(model) as plain, torch.no_grad():
+        model(ids)
+    for layer, threshold in enumerate(rule.values):
+        scores = torch.cat(plain.gates[layer]).abs()
         kept = (scores >= threshold * (1 - 1e-5)).float().mean()
         assert float(kept) == pytest.approx(share, abs=1.01 / scores.numel())
 
@@ -377,15 +362,3 @@ def test_gate_thresholds_leave_padding_out_and_do_not_mind_how_a_text_is_batched
 def test_gate_thresholds_refuse_an_impossible_share(gated, share):
     with pytest.raises(ValueError, match="share in"):
         sl.gate_thresholds(gated[0], [gated[1]], share)
-
-
-@pytest.mark.parametrize("rule", [sl.TopP(0.6), sl.OutputTopK(0.4), sl.GateThresholds((0.1, 0.2))], ids=repr)
-def test_measured_with_padding_as_without(gated, rule):
-    model, ids = gated
-    alone = sl.measure(model, [ids[:1, :14], ids[1:2, :9]], rule)
-    padded = {"input_ids": ids[:2, :14].clone(), "attention_mask": torch.ones(2, 14, dtype=torch.long)}
-    padded["attention_mask"][1, 9:] = 0
-    padded["input_ids"][1, 9:] = 3
-    together = sl.measure(model, [padded], rule)
-    assert together.activation_ratio == pytest.approx(alone.activation_ratio, abs=1e-9)
-    assert together.ppl_ratio == pytest.approx(alone.ppl_ratio, rel=1e-5)
