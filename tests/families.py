@@ -90,6 +90,11 @@ MIXTURES = {
 TEXT = torch.tensor([[3, 5, 9, 31, 20, 7, 7, 12, 39, 4, 11, 30], [8, 3, 3, 17, 25, 6, 38, 13, 14, 21, 34, 5]])
 
 
+def logits(model):
+    with torch.no_grad():
+        return model(TEXT).logits
+
+
 def build(family, scale=1.0):
     """A model and its kind of FFN; ``scale`` of 15 or so makes its loss respond to pruning."""
     config, arguments, kind = FAMILIES[family]

@@ -125,6 +125,14 @@ def plain_losses(model, ids: torch.Tensor) -> torch.Tensor:
     return -scores.log_softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
 
 
+def bootstrap(per_token: torch.Tensor, draws: int = 5000, width: int = 32) -> np.ndarray:
+    """Means of a number for each token (rows × length) over blocks of a row, drawn with replacement."""
+    blocks = [row[i : i + width] for row in per_token for i in range(0, len(row), width)]
+    sums = np.array([[float(block.sum()), len(block)] for block in blocks])
+    drawn = sums[np.random.default_rng(0).integers(0, len(sums), (draws, len(sums)))].sum(axis=1)
+    return drawn[:, 0] / drawn[:, 1]
+
+
 def dense_values(model, ids: torch.Tensor) -> list[torch.Tensor]:
     """Neuron values of a dense pass by layer, (tokens, d_ff)."""
     with PlainMLP(model) as seen, torch.no_grad():

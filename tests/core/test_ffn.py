@@ -6,14 +6,9 @@ import entries
 import pytest
 import torch
 import transformers as tf
-from families import COMMON, FAMILIES, NO_KV, TEXT, build
+from families import COMMON, FAMILIES, NO_KV, TEXT, build, logits
 
 import sparsinglib as sl
-
-
-def run(model):
-    with torch.no_grad():
-        return model(TEXT).logits
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -22,7 +17,7 @@ def test_family(family):
     ffns = sl.find_ffns(model)
     assert [f.layer for f in ffns] == [0, 1] and {f.kind for f in ffns} == {kind}
     modules = dict(model.named_modules())
-    dense = run(model)
+    dense = logits(model)
 
     seen = {}
 
@@ -31,7 +26,7 @@ def test_family(family):
 
     outputs = {}
     with sl.hook_ffns(ffns, look, gate=True, on_output=lambda ffn, output: outputs.update({ffn.layer: output.clone()})):
-        assert torch.equal(run(model), dense), "looking must not change the logits"
+        assert torch.equal(logits(model), dense), "looking must not change the logits"
 
     for ffn in ffns:
         neurons, gate = seen[ffn.layer]
@@ -51,7 +46,7 @@ def test_gate_rules_run(family):
     model, _ = build(family)
     scores = []
     with sl.hook_ffns(sl.find_ffns(model), lambda ffn, neurons, gate: scores.append(gate.abs().flatten()), gate=True):
-        run(model)
+        logits(model)
     # ReLU leaves fewer than half of the scores nonzero: there, the median of those that are.
     nonzero = torch.cat(scores)
     nonzero = nonzero[nonzero > 0]

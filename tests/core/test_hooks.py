@@ -102,11 +102,12 @@ def test_two_threads_under_two_rules_each_get_their_own(model):
 
 def test_a_measurement_and_other_threads_leave_each_other_alone(model):
     dense, alone, wrong = logits(model), sl.measure(model, [IDS], RULES[0]), []
-    done = threading.Event()
+    done, served_one = threading.Event(), threading.Semaphore(0)
 
     def serve(run, wanted):
         while not done.is_set():
             wrong.append(not torch.equal(run(), wanted))
+            served_one.release()
 
     def sparse():
         with sl.sparsify(model, RULES[1]):
@@ -117,12 +118,14 @@ def test_a_measurement_and_other_threads_leave_each_other_alone(model):
         done.clear()
         with ThreadPoolExecutor(1) as pool:
             served = pool.submit(serve, run, wanted)
-            found = [sl.measure(model, [IDS], RULES[0]) for _ in range(10)]
+            # Each waits for a pass of the other thread, which goes on meanwhile.
+            found = [sl.measure(model, [IDS], RULES[0]) for _ in range(10) if served_one.acquire(timeout=10)]
             done.set()
             served.result()
+        assert len(found) == 10
         assert {m.ppl_ratio for m in found} == {alone.ppl_ratio}
         assert {m.activation_ratio for m in found} == {alone.activation_ratio}
-    assert not any(wrong) and len(wrong) > 10
+    assert not any(wrong)
 
 
 def test_two_tasks_of_one_event_loop_each_get_their_own(model):
@@ -145,6 +148,18 @@ def test_two_tasks_of_one_event_loop_each_get_their_own(model):
         return await asyncio.gather(serve(0), serve(1))
 
     assert asyncio.run(both()) == [5, 5] and hooks_on(model) == 0
+
+
+def test_a_task_without_a_rule_uses_that_of_the_one_task_that_has_one(model):
+    async def bare():
+        return logits(model)
+
+    async def begun_meanwhile():
+        with sl.sparsify(model, RULES[0]):
+            return logits(model), await asyncio.create_task(bare())
+
+    dense, (wanted, found) = logits(model), asyncio.run(begun_meanwhile())
+    assert torch.equal(found, wanted) and not torch.equal(found, dense)
 
 
 def test_a_thread_without_a_rule_uses_that_of_the_one_thread_that_has_one(model):

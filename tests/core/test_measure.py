@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import PlainMLP, brute_cett, greedy, plain_losses, tiny_llama
+from helpers import PlainMLP, bootstrap, brute_cett, greedy, plain_losses, tiny_llama
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -133,12 +133,8 @@ def test_standard_errors_against_the_definition():
     rise = -q.gather(-1, text[:, 1:, None]).squeeze(-1) - dense
     kl = (p.exp() * (p - q)).sum(-1)
     for per_token, mean, error in ((rise, result.ppl_ratio, result.ppl_ratio_se), (kl, result.kl, result.kl_se)):
-        blocks = [row[i : i + 32] for row in per_token for i in range(0, 69, 32)]
-        rng = np.random.default_rng(1)
-        sums = np.array([[float(b.sum()), len(b)] for b in blocks])
-        draws = sums[rng.integers(0, len(sums), (6000, len(sums)))].sum(axis=1)
-        bootstrap = (draws[:, 0] / draws[:, 1]).std() * (mean if per_token is rise else 1)
-        assert error == pytest.approx(bootstrap, rel=0.15)
+        spread = bootstrap(per_token).std() * (mean if per_token is rise else 1)
+        assert error == pytest.approx(spread, rel=0.15)
 
 
 def equal(a, b):

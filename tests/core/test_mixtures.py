@@ -11,7 +11,7 @@ import transformers as tf
 from accelerate import cpu_offload
 from accelerate.hooks import remove_hook_from_module
 from exactness import exactness, within
-from families import FAMILIES, MIXTURES, MOE, TEXT, build
+from families import FAMILIES, MIXTURES, MOE, TEXT, build, logits
 
 import sparsinglib as sl
 from sparsinglib.core.scan import scan
@@ -27,11 +27,6 @@ def mixture(family="Qwen2Moe", **more):
         if "bias" in name:  # zero at the start, which would hide a bias counted as a neuron
             torch.nn.init.normal_(parameter, std=0.3)
     return model
-
-
-def logits(model):
-    with torch.no_grad():
-        return model(TEXT).logits
 
 
 @pytest.mark.parametrize("family", MIXTURES)

@@ -12,6 +12,7 @@ from helpers import (
     Algorithm1,
     ForwardCount,
     PlainMLP,
+    bootstrap,
     brute_cett,
     dense_values,
     downs,
@@ -306,10 +307,6 @@ def test_held_out_text_is_measured_with_the_same_thresholds(responsive, quiet):
 # How sure the answer is
 
 
-def block_differences(values, width=32):
-    return [row[i : i + width] for row in values for i in range(0, len(row), width)]
-
-
 def test_standard_error_against_a_block_bootstrap(quiet):
     model = tiny_llama(seed=5)
     text = greedy(model, 100, rows=10, seed=2)
@@ -317,13 +314,8 @@ def test_standard_error_against_a_block_bootstrap(quiet):
     dense = plain_losses(model, text)
     with PlainMLP(model, lambda i, gate, value, norm: value.abs() * norm >= found.values[i]):
         rise = plain_losses(model, text) - dense
-    blocks = block_differences(rise)
-    rng = np.random.default_rng(0)
-    sums = np.array([[float(b.sum()), len(b)] for b in blocks])
-    draws = sums[rng.integers(0, len(sums), (4000, len(sums)))].sum(axis=1)
-    bootstrap = np.exp(draws[:, 0] / draws[:, 1]).std()
-    assert len(blocks) == 40
-    assert found.ppl_ratio_se == pytest.approx(bootstrap, rel=0.1)
+    assert rise.shape == (10, 99), "40 blocks"
+    assert found.ppl_ratio_se == pytest.approx(np.exp(bootstrap(rise)).std(), rel=0.1)
     assert found.cett_interval[0] < found.cett < found.cett_interval[1]
     assert found.activation_interval[0] < found.activation_ratio < found.activation_interval[1]
     se = found.ppl_ratio_se / found.ppl_ratio
