@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers import GOLDEN, golden_model, tiny_llama
 from safetensors.torch import load_file, save_file
+from transformers import GraniteForCausalLM
 
 import sparsinglib as sl
 
@@ -248,11 +249,22 @@ def test_a_dtype_may_have_any_of_its_names(dtype):
     ids=str,
 )
 def test_an_argument_at_fault_is_named_and_not_the_checkpoint(options, monkeypatch):
-    monkeypatch.setattr(sl.core.checkpoints, "locate", None)  # it is not even looked for
+    monkeypatch.setattr("sparsinglib.core.checkpoints.locate", None)  # it is not even looked for
     (name,) = options
     with pytest.raises(ValueError, match=name) as error:
         sl.load(GOLDEN / "tiny_minicpm_relu", **options)
     assert not isinstance(error.value, sl.CheckpointError)
+
+
+@pytest.mark.parametrize(("given", "put"), [(None, "cuda"), ("cpu", "cpu")])
+def test_a_model_is_put_on_cuda_unless_told_otherwise(given, put, monkeypatch):
+    def read(*_, device_map, **options):
+        raise ValueError(f"to be put on {device_map}.")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(GraniteForCausalLM, "from_pretrained", read)
+    with pytest.raises(sl.CheckpointError, match=f"to be put on {put}"):
+        sl.load(GOLDEN / "tiny_minicpm_relu", device_map=given)
 
 
 def test_loading_leaves_the_environment_as_it_was(monkeypatch):

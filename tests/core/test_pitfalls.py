@@ -4,9 +4,11 @@ Most were measured on the authors' implementation with the same inputs.
 """
 
 import copy
+import dataclasses
 import math
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -363,3 +365,6 @@ def test_result_says_what_it_was_found_on(responsive, quiet):
     assert other != found.provenance["corpus_sha256"]
     assert [c for c, _ in found.points] == sorted(c for c, _ in found.points)
     assert any(c == found.cett and r == pytest.approx(found.ppl_ratio) for c, r in found.points)
+    assert found.provenance["tokenizer"] is None
+    noted = sl.find_thresholds(model, [text], 5.0, tokenizer=SimpleNamespace(name_or_path="some/tokenizer"))
+    assert noted == dataclasses.replace(found, provenance=found.provenance | {"tokenizer": "some/tokenizer"})

@@ -249,6 +249,9 @@ def test_a_text_whose_neurons_do_not_fit_is_read_once_more(responsive, quiet, mo
     assert counted.total == found.dense_passes + found.sparse_passes + 1
     assert found.dense_passes == 2 and found.sparse_passes == kept.sparse_passes
     assert found.cett == pytest.approx(kept.cett, rel=1e-6) and found.values == pytest.approx(kept.values, rel=0.01)
+    with ForwardCount(model) as counted:
+        found = sl.thresholds_for_cett(model, [text], 0.1)
+    assert (found.dense_passes, found.sparse_passes) == (4, 1) and counted.total == 6
 
 
 @pytest.mark.parametrize(("size", "rows"), [(12, slice(3)), (1, slice(None, None, 4))], ids=["one batch", "many"])
