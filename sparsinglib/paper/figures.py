@@ -33,8 +33,8 @@ def claims_forest(recorded: pd.DataFrame) -> style.Picture:
         for y, claim in enumerate(ids):
             if claim not in set(measured.id):
                 ax.text(0, y, "no data", ha="center", va="center", fontsize=7, color="0.45")
-        labels = [fill(f"{row.id} {row.claim}", 64) for row in known.itertuples()]
-        ax.set_yticks(range(len(ids)), labels, fontsize=7.5)
+        labels = [fill(f"{row.id} {row.claim}", 70) for row in known.itertuples()]
+        ax.set_yticks(range(len(ids)), labels, fontsize=7)
         ax.set_xscale("symlog", linthresh=1)
         ax.xaxis.set_major_formatter("{x:g}")
         ax.set(xlim=(-1.3 * FURTHEST, 1.3 * FURTHEST), ylim=(len(ids) - 0.4, -0.6))
