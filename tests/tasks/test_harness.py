@@ -129,13 +129,16 @@ def test_the_model_is_left_as_it_was(model, thresholds, evaluate):
     assert same_weights(model, before) and hooks_on(model) == 0
 
 
-def test_a_summary_has_the_promised_columns(scored):
+def test_a_summary_has_the_promised_columns(scored, thresholds):
     table = statistics.summarise(scored)
     assert {"model", "rule", "p", "task", "metric", "value", "standard_error", "n"} <= set(table.columns)
-    row = table[(table.rule == tasks.DENSE) & (table.metric == "f1")].iloc[0]
-    values = scored[(scored.rule == tasks.DENSE) & (scored.metric == "f1")].score
-    assert row.value == pytest.approx(sum(values) / N)
-    assert row.standard_error == pytest.approx(values.std() / math.sqrt(N))
+    assert set(scored.model) == {"tiny"}
+    own = scored[scored.task == "offline_word_order"].pivot(index="example", columns="rule", values="score")
+    dense, sparse = own[tasks.DENSE], own[tasks.rule_name(thresholds)]
+    row = table[(table.rule != tasks.DENSE) & (table.task == "offline_word_order")].iloc[0]
+    assert 0 < sparse.mean() < 1 and row.value == pytest.approx(sparse.mean())
+    assert row.standard_error == pytest.approx(sparse.std() / math.sqrt(N))
+    assert row.p_value == statistics.mcnemar(dense, sparse)
     assert (table[table.rule == tasks.DENSE][["difference", "difference_low", "difference_high"]] == 0).all().all()
 
 
