@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import version
+from importlib.util import resolve_name
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -90,22 +91,19 @@ def replacing(path: Path) -> Iterator[Path]:
 
     So nobody ever sees half of it, neither a reader nor the run that goes on after one that was killed.
     """
-    partial = None
-    try:
-        with naming(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-            os.close(handle)
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        try:
             yield Path(partial)
             os.chmod(partial, 0o644)
             os.replace(partial, path)
-        if notes := os.environ.get(WRITTEN):
-            with open(notes, "a", encoding="utf-8") as file:
-                file.write(f"{path.absolute()}\n")
-    except BaseException:
-        if partial:
+        finally:
             Path(partial).unlink(missing_ok=True)
-        raise
+    if notes := os.environ.get(WRITTEN):
+        with open(notes, "a", encoding="utf-8") as file:
+            file.write(f"{path.absolute()}\n")
 
 
 @contextmanager
@@ -119,9 +117,8 @@ def replacing_directory(path: Path) -> Iterator[Path]:
             yield partial
             shutil.rmtree(path, ignore_errors=True)
             partial.rename(path)
-    except BaseException:
+    finally:
         shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -207,13 +204,12 @@ def code_digest(module: str) -> str:
             continue
         seen[name] = source
         todo.append(name.rpartition(".")[0])
-        parents = name.split(".") if path.is_dir() else name.split(".")[:-1]
+        package = name if path.is_dir() else name.rpartition(".")[0]
         for node in ast.walk(ast.parse(source.read_bytes())):
             if isinstance(node, ast.Import):
                 todo += [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom):
-                start = parents[: len(parents) + 1 - node.level] if node.level else []
-                base = ".".join([*start, *([node.module] if node.module else [])])
+                base = resolve_name("." * node.level + (node.module or ""), package)
                 todo += [base, *(f"{base}.{alias.name}" for alias in node.names)]
     for name in sorted(seen):
         digest.update(name.encode() + seen[name].read_bytes())

@@ -1,7 +1,6 @@
 """How exactly a model is measured, against computations of its own: hooks beside the library's, products in float64."""
 
 import copy
-import warnings
 
 import torch
 from torch import nn
@@ -13,13 +12,6 @@ from sparsinglib.core.layout import _is_projection, find_ffns
 PAD = 5
 
 
-def exactness(model, ids: torch.Tensor) -> dict[str, float]:
-    """Largest differences; each should be zero but for rounding: see ``LIMITS``."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return _exactness(model, ids)
-
-
 LIMITS = {"looking": 0.0, "thresholds of zero": 0.0, "all masked": 0.0, "missed": 0.0}
 LIMITS |= {"counts": 0.0, "cett": 1e-7, "padding": 1e-6}
 
@@ -29,7 +21,8 @@ def within(found: dict[str, float]) -> list[str]:
     return [f"{name} {value:.3g}" for name, value in found.items() if not value <= LIMITS[name]]
 
 
-def _exactness(model, ids: torch.Tensor) -> dict[str, float]:
+def exactness(model, ids: torch.Tensor) -> dict[str, float]:
+    """Largest differences; each should be zero but for rounding: see ``LIMITS``."""
     ffns = find_ffns(model)
     found, dense = {}, _run(model, ids)
     with sl.hook_ffns(ffns, lambda ffn, neurons, gate: None):

@@ -74,25 +74,19 @@ FAMILIES = {
 
 MOE = COMMON | {"num_experts_per_tok": 2}
 MIXTURES = {
-    "Mixtral": (tf.MixtralConfig, MOE | {"num_local_experts": 4}, []),
-    "GraniteMoe": (tf.GraniteMoeConfig, MOE | {"num_local_experts": 4}, []),
+    "Mixtral": (tf.MixtralConfig, MOE | {"num_local_experts": 4}),
+    "GraniteMoe": (tf.GraniteMoeConfig, MOE | {"num_local_experts": 4}),
     "Qwen2Moe": (
         tf.Qwen2MoeConfig,
         MOE
         | {"num_experts": 4, "num_hidden_layers": 3, "mlp_only_layers": [1], "moe_intermediate_size": 8}
         | {"shared_expert_intermediate_size": 8},
-        ["model.layers.1"],
     ),
-    "Qwen3Moe": (tf.Qwen3MoeConfig, MOE | {"num_experts": 4, "moe_intermediate_size": 8, "head_dim": 8}, []),
-    "Olmoe": (tf.OlmoeConfig, MOE | {"num_experts": 4}, []),
-    "GptOss": (tf.GptOssConfig, MOE | {"num_local_experts": 4, "head_dim": 8}, []),
+    "Qwen3Moe": (tf.Qwen3MoeConfig, MOE | {"num_experts": 4, "moe_intermediate_size": 8, "head_dim": 8}),
+    "Olmoe": (tf.OlmoeConfig, MOE | {"num_experts": 4}),
+    "GptOss": (tf.GptOssConfig, MOE | {"num_local_experts": 4, "head_dim": 8}),
 }
 TEXT = torch.tensor([[3, 5, 9, 31, 20, 7, 7, 12, 39, 4, 11, 30], [8, 3, 3, 17, 25, 6, 38, 13, 14, 21, 34, 5]])
-
-
-def logits(model):
-    with torch.no_grad():
-        return model(TEXT).logits
 
 
 def build(family, scale=1.0):

@@ -7,6 +7,7 @@ from the paper's definitions with explicit weights, so that an error in the libr
 import functools
 import json
 import math
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +27,10 @@ def verdict(rows, claim: str, evidence: str = "ladder") -> str:
     return found
 
 
-def logits(model) -> torch.Tensor:
-    """Logits of one forward pass over ``IDS``."""
+def logits(model, ids: torch.Tensor = IDS) -> torch.Tensor:
+    """Logits of one forward pass."""
     with torch.no_grad():
-        return model(IDS).logits
+        return model(ids).logits
 
 
 @functools.cache
@@ -44,35 +45,20 @@ def golden_model(activation: str, attention: str = "eager"):
     return model
 
 
+SIZES = {"hidden_size": 16, "num_attention_heads": 2, "num_key_value_heads": 2}
+
+
 def tiny_llama(seed: int = 0, act: str = "silu", layers: int = 2, d_ff: int = 24, vocab: int = 40, **extra):
     torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=vocab,
-        hidden_size=16,
-        intermediate_size=d_ff,
-        num_hidden_layers=layers,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        hidden_act=act,
-        max_position_embeddings=128,
-        initializer_range=0.3,
-        **extra,
-    )
-    return LlamaForCausalLM(config).eval()
+    sizes = SIZES | {"vocab_size": vocab, "intermediate_size": d_ff, "num_hidden_layers": layers}
+    sizes |= {"max_position_embeddings": 128, "initializer_range": 0.3}
+    return LlamaForCausalLM(LlamaConfig(**sizes, hidden_act=act, **extra)).eval()
 
 
 def tiny_granite(vocab: int = 40, **extra):
     torch.manual_seed(0)
-    config = GraniteConfig(
-        vocab_size=vocab,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        **extra,
-    )
-    return GraniteForCausalLM(config).eval()
+    sizes = SIZES | {"vocab_size": vocab, "intermediate_size": 24, "num_hidden_layers": 2}
+    return GraniteForCausalLM(GraniteConfig(**sizes, **extra)).eval()
 
 
 def greedy(model, length: int, rows: int = 1, seed: int = 0) -> torch.Tensor:
@@ -85,6 +71,16 @@ def greedy(model, length: int, rows: int = 1, seed: int = 0) -> torch.Tensor:
             probability = model(ids).logits[:, -1].mul(2).softmax(-1)
             ids = torch.cat([ids, torch.multinomial(probability, 1, generator=sampler)], 1)
     return ids
+
+
+def padded(rows, before=None, width: int | None = None, filler: int = 0) -> list[dict[str, torch.Tensor]]:
+    """A batch of rows of any length, each after so much padding; ``filler`` is the id in padding's place."""
+    before = before or [0] * len(rows)
+    ids = torch.full((len(rows), width or max(map(len, rows))), filler)
+    mask = torch.zeros_like(ids)
+    for row, (start, tokens) in enumerate(zip(before, rows, strict=True)):
+        ids[row, start : start + len(tokens)], mask[row, start : start + len(tokens)] = tokens, 1
+    return [{"input_ids": ids, "attention_mask": mask}]
 
 
 class PlainMLP:
@@ -120,9 +116,17 @@ class PlainMLP:
 
 def plain_losses(model, ids: torch.Tensor) -> torch.Tensor:
     """Next-token losses in nats, float64, row by row."""
-    with torch.no_grad():
-        scores = model(ids).logits[:, :-1].double()
-    return -scores.log_softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
+    return losses_of(log_chances(model, ids), ids)
+
+
+def log_chances(model, ids: torch.Tensor) -> torch.Tensor:
+    """Log probabilities of the next token where there is one, (rows, length - 1, vocabulary), float64."""
+    return logits(model, ids)[:, :-1].double().log_softmax(-1)
+
+
+def losses_of(log_chances: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """Losses of the tokens that came, (rows, length - 1)."""
+    return -log_chances.gather(-1, ids[:, 1:, None]).squeeze(-1)
 
 
 def bootstrap(per_token: torch.Tensor, draws: int = 5000, width: int = 32) -> np.ndarray:
@@ -213,21 +217,15 @@ class Algorithm1:
         return (low + high) / 2
 
 
-class ForwardCount:
-    """Forward passes of a whole model, counted from outside."""
-
-    def __init__(self, model):
-        self.total = 0
-        self.handle = model.register_forward_pre_hook(self._count, with_kwargs=True)
-
-    def _count(self, _module, _args, _kwargs):
-        self.total += 1
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.handle.remove()
+@contextmanager
+def noted_passes(model):
+    """A list with an entry for each forward pass of a whole model, seen from outside."""
+    passes = []
+    handle = model.register_forward_pre_hook(lambda *_: passes.append(1))
+    try:
+        yield passes
+    finally:
+        handle.remove()
 
 
 def downs(model) -> list[torch.Tensor]:

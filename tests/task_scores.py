@@ -15,15 +15,13 @@ def two_groups():
     """Scores of two models on two groups of two tasks, of which u2 is at chance; the groups; what is above chance."""
     right, half = [1.0] * 30 + [0.0] * 10, [1.0] * 20 + [0.0] * 20
     worse = [1.0] * 28 + [0.0] * 12
-    cells = {}
-    for model in ("a-relu", "a-silu"):
-        for rule, p, values in (("dense", 0.0, right), ("r", 1.0, worse)):
-            cells |= {(model, rule, p, task, "acc"): values for task in ("t1", "t2")}
-            cells[model, rule, p, "u1", "acc"] = values
-            cells[model, rule, p, "u2", "acc"] = half
-    groups = pd.DataFrame(
-        [("t1", "acc", "T"), ("t2", "acc", "T"), ("u1", "acc", "U"), ("u2", "acc", "U")],
-        columns=["task", "metric", "group"],
+    groups = pd.DataFrame({"task": ["t1", "t2", "u1", "u2"], "metric": "acc", "group": list("TTUU")})
+    examples = scores(
+        {
+            (model, rule, p, task, "acc"): half if task == "u2" else values
+            for model in ("a-relu", "a-silu")
+            for rule, p, values in (("dense", 0.0, right), ("r", 1.0, worse))
+            for task in groups.task
+        }
     )
-    examples = scores(cells)
     return examples, groups, statistics.above_chance(statistics.summarise(examples), groups.assign(chance=0.5))

@@ -53,6 +53,19 @@ def _plain(value: Any) -> int | float | None:
     return value if isinstance(value, float) or abs(value) <= sys.float_info.max else None
 
 
+def share(name: str, value: Any) -> float:
+    """``value`` as a float above 0 and at most 1."""
+    return number(name, value, "a share in (0, 1]", lambda part: 0 < part <= 1)
+
+
+def lengths(name: str, values: Any) -> tuple[float, ...]:
+    """``values`` as thresholds, one for each layer: finite and not negative."""
+    wanted = "finite numbers, one for each layer, none below 0"
+    if isinstance(values, str) or not hasattr(values, "__iter__") or not len(values):
+        raise ValueError(f"{name} must be {wanted}, got {values!r:.100}.")
+    return tuple(number(name, value, wanted, lambda length: 0 <= length < math.inf) for value in values)
+
+
 def flag(name: str, value: Any) -> bool:
     """``value`` as a bool; 0, "no" and the like are refused, since "no" would count as true."""
     if isinstance(value, bool) or type(value).__name__ == "bool":  # numpy's has a class of its own

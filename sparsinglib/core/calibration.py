@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from . import forward
-from .arguments import number
+from . import arguments, forward
+from .cett import Sampler
 from .ffn import FFN
 from .forward import Batches, TokenBatches
 from .hooks import hook_ffns
 from .layout import find_ffns
-from .rules import FAT, GateThresholds, OutputTopK, Rule, TopK, TopP
+from .rules import FAT, GateThresholds, OutputTopK, Rule, TopK, TopP, cumulated
 
 SAMPLED_SCORES = 2**22  # of all layers together, in whole tokens spread evenly over the text
 
@@ -26,7 +26,7 @@ def gate_thresholds(model: PreTrainedModel, batches: Batches, activation_ratio: 
     scores in all. ``batches`` are token ids (rows × length) or dicts with ``attention_mask``. Raises ValueError for a
     ratio outside (0, 1], a text that cannot be measured, or a model without gate scores (UnsupportedModel).
     """
-    share = _share("quantile per layer", activation_ratio)
+    share = arguments.share("activation_ratio", activation_ratio)
     return _quantiles(GateSample.read(model, batches), share)
 
 
@@ -43,31 +43,23 @@ class GateSample:
         TopK(1.0).check(ffns)
         corpus = TokenBatches(model, batches)
         wanted = min(corpus.tokens, max(1, SAMPLED_SCORES // sum(ffn.d_ff for ffn in ffns)))
-        picked = torch.linspace(0, corpus.tokens - 1, wanted).round().long().unique()
-        kept: list[list[Tensor]] = [[] for _ in ffns]
-        rows = forward.Copies(picked)
+        sampler = Sampler(ffns, torch.linspace(0, corpus.tokens - 1, wanted).round().long().unique())
 
         def visit(ffn: FFN, neurons: Tensor, gate: Tensor) -> None:
-            kept[ffn.site].append(gate.reshape(-1, ffn.d_ff).index_select(0, rows.on(gate.device)).abs().float())
+            sampler.keep(ffn, gate.reshape(-1, ffn.d_ff))
 
-        seen = 0
         with hook_ffns(ffns, visit, gate=True):
             for batch in corpus:
-                valid = batch.valid.reshape(-1).nonzero().squeeze(1)
-                rows = forward.Copies(valid[picked[(picked >= seen) & (picked < seen + len(valid))] - seen])
-                seen += len(valid)
+                sampler.start(batch)
                 forward.logits(model, batch)
-                for parts in kept:
-                    parts[-1] = parts[-1].cpu()
-        return cls([torch.cat(parts) for parts in kept])
+        return cls([gates.abs().float().cpu() for (gates,) in sampler.kept])
 
     @cached_property
     def entries(self) -> Tensor:
         """For every score, the p from which top-p keeps it: the share of its token's total that larger ones make up."""
         found = []
         for scores in self.scores:
-            ordered = scores.double().sort(dim=-1).values
-            below = ordered.cumsum(dim=-1)
+            ordered, below = cumulated(scores)
             enters = 1 - below / below[:, -1:].clamp_min(torch.finfo(torch.float64).tiny)
             found.append(torch.where(ordered > 0, enters, torch.ones_like(enters)).reshape(-1))
         return torch.cat(found)
@@ -76,12 +68,7 @@ class GateSample:
         """The rule of a family that leaves about this share active; ValueError for a share outside (0, 1]."""
         if family not in FAMILIES:
             raise ValueError(f"no family of rules called {family!r}: choose from {', '.join(FAMILIES)}.")
-        return FAMILIES[family](self, _share(family, activation_ratio))
-
-
-def _share(family: str, activation_ratio: float) -> float:
-    aimed_at = f"{family}: the activation ratio aimed at"
-    return number(aimed_at, activation_ratio, "a share in (0, 1]", lambda share: 0 < share <= 1)
+        return FAMILIES[family](self, arguments.share(f"{family}: the activation ratio aimed at", activation_ratio))
 
 
 def _value_at(values: Tensor, share: float) -> float:

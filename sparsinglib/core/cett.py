@@ -44,16 +44,11 @@ def layer_cett(ffn: FFN, neurons: Tensor, threshold: float, full: Tensor | None 
 
 
 class Sampler:
-    """Keeps neuron values of a dense pass, (tokens, width) for each FFN: of all tokens, or of some spread evenly."""
+    """Keeps for each FFN what ``wanted`` tokens have there, their places in the text in rising order."""
 
-    def __init__(self, corpus: TokenBatches, ffns: Sequence[FFN], value_bytes: int) -> None:
-        room = KEPT_BYTES // (value_bytes * sum(ffn.d_ff for ffn in ffns))
-        self.whole = corpus.tokens <= room
-        kept = corpus.tokens if self.whole else _sample_size(corpus.tokens)
-        self.wanted = torch.linspace(0, corpus.tokens - 1, kept, dtype=torch.float64).round().long().unique()
-        self.kept: list[list[Tensor]] = [[] for _ in ffns]  # values and, of experts, their routing
-        self.full: list[list[Tensor]] = [[] for _ in ffns]  # lengths of whole outputs, by batch
-        self.seen = 0
+    def __init__(self, ffns: Sequence[FFN], wanted: Tensor) -> None:
+        self.wanted, self.seen = wanted, 0
+        self.kept: list[list[Tensor]] = [[] for _ in ffns]
 
     def start(self, batch: Batch) -> None:
         """Note which of the batch's tokens are wanted; call before its forward pass."""
@@ -62,24 +57,13 @@ class Sampler:
         self.slots, self.picked = forward.Copies(slots), forward.Copies(rows[self.wanted[slots] - self.seen])
         self.seen += len(rows)
 
-    def visit(self, ffn: FFN, neurons: Tensor, gate: Tensor) -> None:
-        """Keep the wanted tokens' values."""
-        parts = [neurons.reshape(-1, ffn.width), *ffn.routing]
+    def keep(self, ffn: FFN, *parts: Tensor) -> None:
+        """Keep the wanted tokens' rows of what all tokens of the batch have, each (tokens, …)."""
         if not self.kept[ffn.site]:
             # Room is taken at once: small tensors kept from amid many forward passes would scatter over the heap.
             self.kept[ffn.site] = [part.new_zeros(len(self.wanted), part.shape[1]) for part in parts]
         for kept, part in zip(self.kept[ffn.site], parts, strict=True):
             kept.index_copy_(0, self.slots.on(kept.device), part.index_select(0, self.picked.on(part.device)))
-
-    def visit_output(self, ffn: FFN, output: Tensor) -> None:
-        """Keep the lengths of what the FFN adds up to for the wanted tokens."""
-        wanted = output.reshape(-1, output.shape[-1]).index_select(0, self.picked.on(output.device))
-        self.full[ffn.site].append(wanted.float().norm(dim=-1))
-
-    def sample(self, ffn: FFN) -> tuple[FFN, Tensor, Tensor]:
-        """An FFN as the kept tokens use it, their values (tokens, width) and their outputs' lengths (tokens,)."""
-        values, *routing = self.kept[ffn.site]
-        return ffn.routed(*routing), values, torch.cat(self.full[ffn.site])
 
 
 def _sample_size(tokens: int) -> int:
@@ -193,18 +177,35 @@ class CettCurves:
         self.dense_losses: list[Tensor] = []
         self.dense_passes, self.sparse_passes = 1, 0
         probe(model, self.ffns, self.corpus)
-        self.sampler = Sampler(self.corpus, self.ffns, model.dtype.itemsize)
-        with hook_ffns(self.ffns, self.sampler.visit, on_output=self.sampler.visit_output):
-            for batch in self.corpus:
-                self.sampler.start(batch)
-                scores = forward.logits(model, batch)
-                self.dense_losses.append(forward.require_finite(forward.losses(scores, batch), "dense loss"))
-        self.samples = [self.sampler.sample(ffn) for ffn in self.ffns]
+        tokens = self.corpus.tokens
+        self.whole = tokens <= KEPT_BYTES // (model.dtype.itemsize * sum(ffn.d_ff for ffn in self.ffns))
+        self.samples = self._dense_pass(tokens if self.whole else _sample_size(tokens))
         self.curves = [LayerCurve(*self._drawn(*sample)) for sample in self.samples]
+
+    def _dense_pass(self, kept: int) -> list[tuple[FFN, Tensor, Tensor]]:
+        """Note losses; give each FFN as tokens spread evenly use it, their values and their outputs' lengths."""
+        spread = torch.linspace(0, self.corpus.tokens - 1, kept, dtype=torch.float64).round().long().unique()
+        sampler = Sampler(self.ffns, spread)
+        full: list[list[Tensor]] = [[] for _ in self.ffns]  # lengths by batch
+
+        def visit(ffn: FFN, neurons: Tensor, gate: Tensor) -> None:
+            sampler.keep(ffn, neurons.reshape(-1, ffn.width), *ffn.routing)
+
+        def visit_output(ffn: FFN, output: Tensor) -> None:
+            wanted = output.reshape(-1, output.shape[-1]).index_select(0, sampler.picked.on(output.device))
+            full[ffn.site].append(wanted.float().norm(dim=-1))
+
+        with hook_ffns(self.ffns, visit, on_output=visit_output):
+            for batch in self.corpus:
+                sampler.start(batch)
+                scores = forward.logits(self.model, batch)
+                self.dense_losses.append(forward.require_finite(forward.losses(scores, batch), "dense loss"))
+        kept_parts = zip(self.ffns, sampler.kept, full, strict=True)
+        return [(ffn.routed(*routing), values, torch.cat(lengths)) for ffn, (values, *routing), lengths in kept_parts]
 
     def _drawn(self, ffn: FFN, values: Tensor, full: Tensor) -> tuple[FFN, Tensor, Tensor]:
         """Tokens spread evenly over those that were kept, as many as a curve is drawn from."""
-        number = _sample_size(len(values)) if self.sampler.whole else len(values)
+        number = _sample_size(len(values)) if self.whole else len(values)
         drawn = torch.linspace(0, len(values) - 1, number).round().long().to(values.device)
         return ffn.at(drawn), values[drawn], full[drawn]
 
@@ -234,7 +235,7 @@ class CettCurves:
             full = ffn.output(flat).float().norm(dim=-1)
             add(ffn, flat, full * valid.on(full.device))  # a token that is padding has no CETT
 
-        if self.sampler.whole:
+        if self.whole:
             for sample in self.samples:
                 add(*sample)
         else:
@@ -244,10 +245,6 @@ class CettCurves:
                     forward.logits(self.model, batch)
             self.dense_passes += 1
         return np.array([torch.stack(layer).sum(dim=0).tolist() for layer in sums]) / self.corpus.tokens
-
-    def evaluate(self, cett: float, one_in: int = 1) -> Point:
-        """One sparse pass at the thresholds of ``cett``, over the text or one in so many of its rows."""
-        return self.measure(cett, self.thresholds(cett), one_in)
 
     def active_share(self, cett: float) -> float:
         """Share of the sampled tokens' neurons, mean over layers, that stay active at ``cett`` in the dense pass."""
@@ -265,8 +262,12 @@ class CettCurves:
         parts = [(batch.rows(0, math.ceil(len(batch.ids) / one_in)), loss) for batch, loss in pieces]
         return [(part, loss[: int(part.targets.sum())]) for part, loss in parts]
 
-    def measure(self, cett: float, thresholds: Sequence[float], one_in: int = 1) -> Point:
-        """One sparse pass at given thresholds (``cett`` is only noted); with KL, a dense one beside it."""
+    def evaluate(self, cett: float, one_in: int = 1) -> Point:
+        """One sparse pass at the thresholds of ``cett``, over the text or one in so many of its rows.
+
+        With KL, a dense one beside it.
+        """
+        thresholds = self.thresholds(cett)
         rule = Thresholds(tuple(thresholds), cett, math.nan, None, math.nan)
         batches, losses = zip(*self._pieces(one_in), strict=True)
         found = scan_batches(self.model, self.ffns, batches, [rule], self.with_kl, losses)
@@ -277,4 +278,4 @@ class CettCurves:
         blocks = (found.kl or found.rises)[0]
         rise, error = forward.mean_and_error(blocks)
         kl = rise if self.with_kl else None
-        return Point(cett, log_ratio, se, kl, float(found.activation_ratio[0]), list(thresholds), blocks, rise, error)
+        return Point(cett, log_ratio, se, kl, float(found.activation_ratio[0]), thresholds, blocks, rise, error)

@@ -8,6 +8,10 @@ from typing import Any
 
 from transformers import GraniteConfig
 
+SAME: tuple[str, ...] = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+SAME += ("hidden_act", "max_position_embeddings", "rms_norm_eps")
+USUAL = {"initializer_range": 0.1, "attention_bias": False, "tie_word_embeddings": True}  # where they are not named
+
 
 def granite_config(raw: dict[str, Any]) -> GraniteConfig:
     """Translate a MiniCPM ``config.json``; ValueError for another attention or FFN, or with entries missing."""
@@ -17,24 +21,15 @@ def granite_config(raw: dict[str, Any]) -> GraniteConfig:
             "plain layout of the Sparsing Law checkpoints."
         )
     try:
+        same = {name: raw[name] for name in SAME} | {name: raw.get(name, usual) for name, usual in USUAL.items()}
         hidden, layers, heads = (raw[k] for k in ("hidden_size", "num_hidden_layers", "num_attention_heads"))
+        rope = {"rope_theta": raw.get("rope_theta", 10000.0)} | (raw.get("rope_scaling") or {"rope_type": "default"})
         return GraniteConfig(
-            vocab_size=raw["vocab_size"],
-            hidden_size=hidden,
-            intermediate_size=raw["intermediate_size"],
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-            num_key_value_heads=raw.get("num_key_value_heads") or heads,
-            hidden_act=raw["hidden_act"],
-            max_position_embeddings=raw["max_position_embeddings"],
-            rms_norm_eps=raw["rms_norm_eps"],
-            initializer_range=raw.get("initializer_range", 0.1),
-            attention_bias=raw.get("attention_bias", False),
-            rope_parameters={"rope_theta": raw.get("rope_theta", 10000.0)}
-            | (raw.get("rope_scaling") or {"rope_type": "default"}),
-            tie_word_embeddings=raw.get("tie_word_embeddings", True),
+            **same,
             bos_token_id=raw.get("bos_token_id"),
             eos_token_id=raw.get("eos_token_id"),
+            num_key_value_heads=raw.get("num_key_value_heads") or heads,
+            rope_parameters=rope,
             embedding_multiplier=float(raw["scale_emb"]),
             residual_multiplier=raw["scale_depth"] / math.sqrt(layers),
             logits_scaling=hidden / raw["dim_model_base"],

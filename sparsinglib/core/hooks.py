@@ -28,8 +28,8 @@ OnOutput = Callable[[FFN, Tensor], None]
 SEEN = "sparsinglib"  # the name of ``_seen_experts`` among transformers' ways to compute experts
 _lock = threading.Lock()
 _open: list["_Context"] = []
-_watched: WeakKeyDictionary[nn.Module, list["_Site"]] = WeakKeyDictionary()  # experts seen in open contexts
-_removal: WeakKeyDictionary[nn.Module, Callable[[], None]] = WeakKeyDictionary()
+# Experts seen in open contexts, and what has them seen no longer.
+_watched: WeakKeyDictionary[nn.Module, tuple[list["_Site"], Callable[[], None]]] = WeakKeyDictionary()
 _stance = ExitStack()  # keeps models uncompiled while a context is open
 
 
@@ -135,16 +135,12 @@ def hook_ffns(
     with ExitStack() as stack:
         for ffn in ffns:
             _attach(stack, _Site(ffn, context))
-        _enter(context)
+        with _lock:
+            if not _open:
+                _stance.enter_context(torch.compiler.set_stance("force_eager"))
+            _open.append(context)
         stack.callback(_leave, context)
         yield
-
-
-def _enter(context: _Context) -> None:
-    with _lock:
-        if not _open:
-            _stance.enter_context(torch.compiler.set_stance("force_eager"))
-        _open.append(context)
 
 
 def _leave(context: _Context) -> None:
@@ -171,9 +167,9 @@ def _watch(site: _Site) -> Callable[[], None]:
     """Have one layer's experts seen, in this context and others; gives what undoes it."""
     module: Any = site.ffn.down
     with _lock:
-        sites = _watched.setdefault(module, [])
-        if not sites:
-            _removal[module] = _llama4_hook(module) if is_llama4(module) else _own_config(module)
+        if module not in _watched:
+            _watched[module] = [], _llama4_hook(module) if is_llama4(module) else _own_config(module)
+        sites, remove = _watched[module]
         sites.append(site)
 
     def undo() -> None:
@@ -181,7 +177,7 @@ def _watch(site: _Site) -> Callable[[], None]:
             sites.remove(site)
             if not sites:
                 del _watched[module]
-                _removal.pop(module)()
+                remove()
 
     return undo
 
@@ -245,14 +241,8 @@ def _shown(module: nn.Module, routing: tuple[Tensor, ...], output: Tensor) -> No
 
 
 def _here(module: nn.Module) -> list[_Site]:
-    return [site for site in list(_watched.get(module, [])) if site.context.holds(module)]
-
-
-@contextmanager
-def as_seen(ffns: Sequence[FFN]) -> Iterator[None]:
-    """Run dense, whatever other threads do, with experts computed as under a rule."""
-    with hook_ffns(ffns, lambda ffn, neurons, gate: None):
-        yield
+    sites, _ = _watched.get(module, ([], None))
+    return [site for site in list(sites) if site.context.holds(module)]
 
 
 def marks(rule: Rule, ffn: FFN, neurons: Tensor, gate: Tensor, valid: Tensor | None = None) -> Tensor:

@@ -4,14 +4,15 @@ Each is a small value object with ``active(ffn, neurons, gate, valid=None) -> bo
 rule ranks by (gate score or output vector) must be nonzero for a neuron to be active.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
-from .arguments import number, one_of
+from .arguments import lengths, number, one_of, share
 from .ffn import FFN, UnsupportedModel
 
 
@@ -37,14 +38,6 @@ class Rule(Protocol):
         """Mark the active neurons, shape of ``neurons``; ``valid`` (tokens,) leaves padding out where it matters."""
 
 
-def _share(name: str, value: Any, of: str) -> float:
-    return number(name, value, f"the share of {of} kept, in (0, 1]", lambda share: 0 < share <= 1)
-
-
-def _not_negative(name: str, value: Any) -> float:
-    return number(name, value, "zero or positive", lambda size: 0 <= size < float("inf"))
-
-
 def _at_least(size: Tensor, least: float) -> Tensor:
     """Mark sizes that are nonzero and at least ``least``."""
     # In float32: torch would round the limit to the scores' type, and bfloat16 has steps of 0.4 %.
@@ -52,10 +45,19 @@ def _at_least(size: Tensor, least: float) -> Tensor:
     return (size >= least) & (size > 0)
 
 
-def _largest(size: Tensor, share: float, of: int) -> Tensor:
-    """Mark a share of ``of`` neurons, those of the largest sizes in the last dimension and those tied with the last."""
-    kept = min(max(1, round(share * of)), size.shape[-1])
+def _largest(size: Tensor, k: float, of: int) -> Tensor:
+    """Mark the share k of ``of`` neurons, those of the largest sizes in the last dimension and those tied with them."""
+    kept = min(max(1, round(k * of)), size.shape[-1])
     return (size >= torch.topk(size, kept, dim=-1).values[..., -1:]) & (size > 0)
+
+
+def cumulated(sizes: Tensor) -> tuple[Tensor, Tensor]:
+    """Each token's sizes in rising order, and their sums up to each, in float64.
+
+    From the smallest, so that rounding loses none that is not zero: top-p of 1 keeps them all.
+    """
+    ordered = sizes.double().sort(dim=-1).values
+    return ordered, ordered.cumsum(dim=-1)
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,8 @@ class FAT(Rule):
     eps: float
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "eps", _not_negative("FAT: eps", self.eps))
+        wanted = "zero or positive"
+        object.__setattr__(self, "eps", number("FAT: eps", self.eps, wanted, lambda eps: 0 <= eps < math.inf))
 
     def active(self, ffn: FFN, neurons: Tensor, gate: Tensor, valid: Tensor | None = None) -> Tensor:
         """Mark neurons whose gate score is nonzero and at least eps in size."""
@@ -104,7 +107,7 @@ class TopK(Rule):
     over: str = "token"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "k", _share("TopK: k", self.k, "neurons"))
+        object.__setattr__(self, "k", share("TopK: k", self.k))
         one_of("TopK: over", self.over, ("token", "layer"))
 
     def active(self, ffn: FFN, neurons: Tensor, gate: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -130,7 +133,7 @@ class OutputTopK(Rule):
     uses_gate: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "k", _share("OutputTopK: k", self.k, "neurons"))
+        object.__setattr__(self, "k", share("OutputTopK: k", self.k))
 
     def active(self, ffn: FFN, neurons: Tensor, gate: Tensor, valid: Tensor | None = None) -> Tensor:
         """Mark each token's neurons with the longest output vectors."""
@@ -147,14 +150,12 @@ class TopP(Rule):
     p: float
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "p", _share("TopP: p", self.p, "the total score"))
+        object.__setattr__(self, "p", share("TopP: p", self.p))
 
     def active(self, ffn: FFN, neurons: Tensor, gate: Tensor, valid: Tensor | None = None) -> Tensor:
         """Mark each token's largest scores until they reach the share."""
         size = gate.abs().double()
-        ordered = size.sort(dim=-1).values
-        # Summed from the smallest, so that at p = 1 rounding loses none of the nonzero ones.
-        below = ordered.cumsum(dim=-1)
+        ordered, below = cumulated(size)
         weak = (below <= below[..., -1:] * (1 - self.p)).sum(dim=-1, keepdim=True).clamp_max(size.shape[-1] - 1)
         return (size >= ordered.gather(-1, weak)) & (size > 0)
 
@@ -169,10 +170,7 @@ class GateThresholds(Rule):
     values: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if isinstance(self.values, str) or not hasattr(self.values, "__iter__") or not len(self.values):
-            raise ValueError(f"GateThresholds: values must be numbers, one for each layer; got {self.values!r:.100}.")
-        values = tuple(_not_negative("GateThresholds: a threshold", value) for value in self.values)
-        object.__setattr__(self, "values", values)
+        object.__setattr__(self, "values", lengths("GateThresholds: values", self.values))
 
     def check(self, ffns: Sequence[FFN]) -> None:
         """Raise ValueError if a gate score cannot be read or the model has another number of layers."""

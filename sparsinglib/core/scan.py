@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from . import forward
 from .ffn import FFN, mean_ratio
 from .forward import Batch, Batches, TokenBatches
-from .hooks import as_seen, sparse_logits
+from .hooks import hook_ffns, sparse_logits
 from .layout import find_ffns
 from .rules import Rule
 from .thresholds import as_rule
@@ -89,7 +89,8 @@ def compare(
     divergences: list[list[Tensor]] = [[] for _ in runs if kl]
     for index, batch in enumerate(batches):
         if kl or known is None:
-            with as_seen(ffns):
+            # A context of its own: dense whatever other threads do, and experts computed as under a rule.
+            with hook_ffns(ffns, lambda ffn, neurons, gate: None):
                 dense = forward.logits(model, batch)
         loss = forward.losses(dense, batch) if known is None else known[index]
         dense_sums.append(forward.block_sums(forward.require_finite(loss, "dense loss"), batch))

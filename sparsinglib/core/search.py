@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
@@ -33,6 +33,7 @@ from .crossing import (
 )
 from .forward import Z90, Batches, TokenBatches, as_list, mean_and_error
 from .rules import CETT
+from .scan import scan_batches
 from .thresholds import Thresholds
 
 LEAST_TOLERANCE, UNKNOWN_TOLERANCE = 0.02, 0.1  # of the target; the second where no curve tells
@@ -45,6 +46,12 @@ LAYERS = 6  # up to so many FFNs raise the loss by about CETT², twice as many b
 STEPS = (1.4, 1.05, 1.005)
 WIDE_GRID = np.geomspace(0.003, 0.95, 48)  # 13 % apart: wider, and CETT between two points is off by 3 %
 Z99 = 2.576  # standard errors to either end of a 99 % interval
+
+
+class SearchWarning(UserWarning):
+    """A doubt about a search; ``found`` is its result, which is not lost where warnings are made errors."""
+
+    found: Thresholds
 
 
 def find_thresholds(
@@ -71,25 +78,22 @@ def find_thresholds(
     Raises ValueError for an increase that is not positive, a text that cannot be measured, or a loss that is not
     finite; UnsupportedModel for a model whose FFNs cannot be found. Warns if the target cannot be met, or is missed by
     more than ``tolerance`` or a twentieth of p, the ratio is not monotone on this text, or the text is too short to
-    resolve p.
+    resolve p; each such warning has the result as ``found``, for those who make warnings errors.
     """
     target = _checked_target(ppl_increase_pct, criterion, method, stop_width)
-    held_out = None if held_out is None else as_list(held_out)
-    if held_out is not None:
-        TokenBatches(model, held_out)  # refused before the search, not after it
+    other = None if held_out is None else TokenBatches(model, held_out)  # refused before the search, not after it
     curves = CettCurves(model, batches, with_kl=criterion == "kl")
     answer, runs, fit = _solve([curves], target, method, stop_width)
     asked = {"ppl_increase_pct": float(ppl_increase_pct), "criterion": criterion}
     found = _artefact(curves, answer, tokenizer, **asked, **_judged(curves, answer, runs, fit, target))
-    if held_out is not None:
-        judge = CettCurves(model, held_out)
-        judged = judge.measure(found.cett, found.values)
-        ratio = math.exp(judged.log_ratio)
+    if other is not None:
+        judged = scan_batches(model, curves.ffns, other, [found], kl=False)
+        log_ratio, error = mean_and_error(judged.rises[0])
         report = {
-            "ppl_ratio": ratio,
-            "ppl_ratio_se": None if judged.se is None else ratio * judged.se,
-            "activation_ratio": judged.activation_ratio,
-            "tokens": judge.corpus.tokens,
+            "ppl_ratio": math.exp(log_ratio),
+            "ppl_ratio_se": None if error is None else math.exp(log_ratio) * error,
+            "activation_ratio": float(judged.activation_ratio[0]),
+            "tokens": other.tokens,
         }
         found = replace(found, held_out=report)
     _warn(found)
@@ -174,7 +178,7 @@ class _Runs:
     def at_lattice(self, index: int) -> tuple[float, float]:
         """Rise and its standard error at a lattice point, thresholds exact there."""
         if index not in self.exact:
-            whole = all(each.sampler.whole for each in self.curves)
+            whole = all(each.whole for each in self.curves)
             wanted = [index] if whole else [i for i in range(index - 2, index + 3) if i <= 0 and i not in self.exact]
             for each in self.curves:
                 each.refine([lattice(i) for i in wanted])
@@ -192,22 +196,15 @@ def _solve(
     if method == "bisection":
         for each in curves:
             each.refine(WIDE_GRID)
-        cett = _bisection(lambda cett: runs.at(cett)[1], target, stop_width)
+        low, high = 0.0, 1.0
+        while high - low > stop_width:
+            middle = (low + high) / 2
+            low, high = (middle, high) if runs.at(middle)[1] < target else (low, middle)
+        cett = (low + high) / 2
     else:
         fit = find_crossing(runs.at_lattice, target, reach_of(curves[0].corpus.targets), _start(runs, target))
         cett = min(math.exp(fit.log_cett), LARGEST_CETT)
     return runs.at(cett)[0][0], runs, fit
-
-
-def _bisection(rise: Callable[[float], float], target: float, stop_width: float) -> float:
-    low, high = 0.0, 1.0
-    while high - low > stop_width:
-        middle = (low + high) / 2
-        if rise(middle) < target:
-            low = middle
-        else:
-            high = middle
-    return (low + high) / 2
 
 
 def _mean_error(points: Sequence[Point]) -> float:
@@ -316,7 +313,7 @@ def _artefact(curves: CettCurves, answer: Point, tokenizer: object | None, **jud
 def _warn(found: Thresholds) -> None:
     p, kl, said = found.ppl_increase_pct or 0.0, found.criterion == "kl", []
     rise = found.kl or 0.0 if kl else math.log(found.ppl_ratio)
-    what = f"exp(KL) is {math.exp(found.kl or 0.0):.4f}" if kl else f"the perplexity ratio is {found.ppl_ratio:.4f}"
+    what = f"{'exp(KL)' if kl else 'the perplexity ratio'} is {math.exp(rise):.4f}"
     if not found.target_met:
         said.append(
             f"{'KL' if kl else 'Perplexity'} was not raised by {p:g} % on this text by any CETT "
@@ -331,7 +328,7 @@ def _warn(found: Thresholds) -> None:
         )
     if not found.monotone:
         said.append(
-            f"{'KL' if kl else 'The perplexity ratio'} is not monotone in CETT on this text; see Thresholds.points."
+            f"The {'KL' if kl else 'perplexity ratio'} is not monotone in CETT on this text; see Thresholds.points."
         )
     what = "KL" if kl else "ratio"
     if found.tokens_needed is None:
@@ -345,4 +342,6 @@ def _warn(found: Thresholds) -> None:
                 f"About {found.tokens_needed} tokens resolve p to a tenth."
             )
     for text in said:
-        warnings.warn(text, stacklevel=3)
+        warning = SearchWarning(text)
+        warning.found = found
+        warnings.warn(warning, stacklevel=3)

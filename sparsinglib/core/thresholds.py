@@ -14,7 +14,6 @@ from torch import Tensor
 
 from ..files import write_atomically
 from . import arguments
-from .arguments import number
 from .ffn import FFN
 from .rules import CETT, Rule, above_threshold
 
@@ -30,7 +29,7 @@ class Thresholds:
     fractions; ``ppl_ratio`` is sparse over dense perplexity, measured with these thresholds on the text given to the
     search, ``ppl_ratio_se`` its standard error (None: too little text to tell). ``tolerance`` is how far the log of
     the ratio (or KL) may lie from log(1 + p) in the scatter of this text, ``converged`` whether it does not lie further
-    off. Intervals are 90 %.
+    off. ``layers`` and ``column_norms`` have d_ff and the mean ||W_out[:, i]|| of each layer. Intervals are 90 %.
     """
 
     values: tuple[float, ...]
@@ -61,15 +60,10 @@ class Thresholds:
     uses_gate: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        name, wanted = "Thresholds: values", "finite numbers ≥ 0, one for each layer"
-        if isinstance(self.values, str) or not hasattr(self.values, "__iter__") or not len(self.values):
-            raise ValueError(f"{name} must be {wanted}.")
-        values = tuple(number(name, v, wanted, lambda length: 0 <= length < math.inf) for v in self.values)
-        object.__setattr__(self, "values", values)
+        object.__setattr__(self, "values", arguments.lengths("Thresholds: values", self.values))
         for name in ("layers", "column_norms"):
             if len(getattr(self, name)) not in (0, len(self.values)):
                 raise ValueError(f"Thresholds: {len(self.values)} values, but {len(getattr(self, name))} {name}.")
-
         for name, most in {"activation_ratio": 1.0, "ppl_ratio": math.inf}.items():
             if getattr(self, name) < 0 or getattr(self, name) > most:  # what was not measured is NaN
                 raise ValueError(f"Thresholds: {name} must be from 0 to {most:g}, got {getattr(self, name):g}.")
@@ -170,7 +164,7 @@ def _typed(name: str, hint: Any, value: Any) -> Any:
     if get_origin(hint) is dict and isinstance(value, dict):
         return {key: _typed(f"{name}: {key}", kinds[1], item) for key, item in value.items()}
     if hint is float:
-        return number(name, value)
+        return arguments.number(name, value)
     if type(value) is not hint:
         raise ValueError(f"{name} holds {short(value)}, which is not {getattr(hint, '__name__', hint)}.")
     return value

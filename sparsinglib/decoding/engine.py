@@ -201,7 +201,6 @@ def _why_dense(ffn: FFN, x: Tensor) -> str | None:
 
 
 def _checked_threads(threads: int | None) -> int:
-    # numba sets the attributes of its config at run time, so mypy knows none of them.
     cores: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
     if threads is None:
         return min(torch.get_num_threads(), cores) if kernel.tbb() else 1

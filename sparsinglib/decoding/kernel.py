@@ -21,7 +21,7 @@ from numba.extending import overload
 from ..files import cache_dir
 
 # By itself numba keeps compiled code in the module's folder, which may be read-only or shared. Set while the functions
-# below are declared, so that others' stay where they are.
+# below are declared, so that others' stay where they are. (mypy knows none of what numba's config sets at run time.)
 _ELSEWHERE = numba.config.CACHE_DIR  # type: ignore[attr-defined]
 numba.config.CACHE_DIR = _ELSEWHERE or str(cache_dir() / "numba")  # type: ignore[attr-defined]
 
@@ -40,7 +40,6 @@ def tbb() -> bool:
         with suppress(OSError):
             loaded = loaded or bool(ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL))
     if "NUMBA_THREADING_LAYER" not in os.environ:
-        # numba sets the attributes of its config at run time, so mypy knows none of them.
         numba.config.THREADING_LAYER = "tbb" if loaded else "workqueue"  # type: ignore[attr-defined]
     return loaded
 

@@ -40,7 +40,7 @@ def read_off(snapshot: pd.DataFrame, criterion: str, p_pct: float) -> tuple[floa
     The rise goes with a power of CETT, which KL tells more surely than perplexity; by it the rise's error over the text
     becomes one of CETT.
     """
-    cett, x = snapshots.shared_cett(snapshot, p_pct, criterion), np.log(snapshot["cett"])
+    cett, x = snapshots.cett_at_rise(snapshot, p_pct, criterion), np.log(snapshot["cett"])
     power = np.interp(np.log(cett), x, np.gradient(np.log(snapshot["kl"]), x))
     error = np.interp(np.log(cett), x, snapshot[{"kl": "kl_se", "ppl": "log_ppl_ratio_se"}[criterion]])
     share = Z90 * error / np.log1p(p_pct / 100) / power
@@ -52,10 +52,12 @@ def read_off(snapshot: pd.DataFrame, criterion: str, p_pct: float) -> tuple[floa
 def measure_ends(runs: list[Run], max_tokens: int = snapshots.TOKENS) -> pd.DataFrame:
     """One row for each run, criterion and p: CETT and activation ratio with their 90 % intervals (``COLUMNS``).
 
-    Written after each run; the length of text belongs to what is compared, so rows of another length are replaced.
+    Written after each run; the length of text belongs to what is compared, so rows of another length are replaced, and
+    a long run's take the place of those of the shorter one.
     """
     table = pd.read_csv(TARGET) if TARGET.is_file() else pd.DataFrame(columns=COLUMNS)
-    table = table[table["tokens"] == max_tokens]
+    replaced = [run.name.removesuffix("-long") for run in runs if run.snapshots]
+    table = table[(table["tokens"] == max_tokens) & ~table["run"].isin(replaced)]
     batches = validation_batches(max_tokens)
     for run in runs:
         if run.name in set(table["run"]):

@@ -14,8 +14,6 @@ VOCABULARY = 2048
 CONTEXT = 256
 BASE_WIDTH = 16
 HEAD_SIZE = 16
-LEARNING_RATE = 0.01
-WEIGHT_DECAY = 0.1
 BETAS = (0.9, 0.95)
 INITIAL_DEVIATION = 0.1
 EMBEDDING_SCALE = 12.0
@@ -40,8 +38,8 @@ class Run:
     heads: int
     seed: int = 1  # of the initial weights and of the order of the data
     warmup_tokens: int = 300_000  # fixed for a run, so that its target can be raised
-    learning_rate: float = LEARNING_RATE
-    weight_decay: float = WEIGHT_DECAY
+    learning_rate: float = 0.01
+    weight_decay: float = 0.1
     snapshots: bool = False  # measured while it trains, as a run too long to keep its checkpoints is
 
     @property

@@ -1,7 +1,7 @@
 """Measurements of a model while it trains: at twelve CETT values, so that no checkpoint has to be kept for later.
 
 Neighbouring snapshots differ by chance, so they come in groups whose mean counts. A CETT that is found later, such as
-the one that the last five groups share (``shared_cett``), is looked up by interpolation (``at_cett``).
+the one that the last five groups share (``cett_at_rise``), is looked up by interpolation (``at_cett``).
 """
 
 import copy
@@ -90,11 +90,8 @@ def measure_snapshot(
 def _dense(
     model: PreTrainedModel, ffns: list[FFN], corpus: forward.TokenBatches, first: Tensor, grid: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """Thresholds of each CETT, (layers, grid), the share of neurons above them, mean of layers, (grid,), and the loss.
-
-    A sample of the text says roughly where the thresholds lie, and the whole text what CETT they give; from there to
-    the grid it is a small step.
-    """
+    """Thresholds of each CETT, (layers, grid); the share of neurons above them, mean of layers, (grid,); the loss."""
+    # A sample says roughly where the thresholds lie, and the whole text what CETT they give: a small step to the grid.
     thresholds, sums = np.zeros((len(ffns), len(grid))), np.zeros((2, len(ffns), len(grid)))
     margin = np.ones(len(grid))
     margin[[0, -1]] = 0.97, 1.03  # so that the grid lies within what is tried
@@ -159,7 +156,7 @@ def _between(rows: pd.DataFrame, column: str, cett: float) -> float:
     return float(CubicSpline(np.log(rows["cett"]), rows[column])(math.log(cett)))
 
 
-def shared_cett(table: pd.DataFrame, ppl_increase_pct: float = 1.0, criterion: str = "kl") -> float:
+def cett_at_rise(table: pd.DataFrame, ppl_increase_pct: float = 1.0, criterion: str = "kl") -> float:
     """The CETT at which exp(KL), or the perplexity ratio (``"ppl"``), is up by p %, mean of a run's last five groups.
 
     Raises ValueError where no CETT that was measured reaches it.

@@ -168,9 +168,8 @@ def save(model: PreTrainedModel, directory: Path) -> None:
 def _history(checkpoint: Path) -> pd.DataFrame:
     """The Trainer's log up to a checkpoint, one row for each logged loss."""
     state = json.loads((checkpoint / "trainer_state.json").read_text())
-    return pd.DataFrame(
-        [row for row in state["log_history"] if "loss" in row], columns=["step", "loss", "seconds", "bf16"]
-    )
+    rows = [row for row in state["log_history"] if "loss" in row]
+    return pd.DataFrame(rows, columns=["step", "loss", "seconds", "bf16"])
 
 
 def loss_log(run: Run, checkpoint: Path) -> pd.DataFrame:

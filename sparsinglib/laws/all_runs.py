@@ -231,11 +231,8 @@ class _Grid:
         inside = special.ndtr((1 - self.a0) / error) - special.ndtr(-self.a0 / error)
         inside *= special.ndtr(-self.sign * self.move / moved)
         log = -0.5 * np.log(det) - self.freedom / 2 * np.log(self.rest * np.pi) + special.gammaln(self.freedom / 2)
-        log += (
-            np.log(np.maximum(inside, 1e-300))
-            - log_size[:, None]
-            + _warm_up(ratio, (~keep).sum(), int((part["at"] <= early).sum()))
-        )
+        warm_up = _warm_up(ratio, (~keep).sum(), int((part["at"] <= early).sum()))
+        log += np.log(np.maximum(inside, 1e-300)) - log_size[:, None] + warm_up
         shape = (len(law(kind).alphas), len(law(kind).slopes))
         self.log = log.reshape(len(WANDERS), *shape) + np.log(_volume(tail.reshape(*shape, len(y))))
 

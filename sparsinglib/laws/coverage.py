@@ -82,8 +82,7 @@ def coverage(kind: str, design: str, studies: int = STUDIES, draws: int = 500) -
             rows += [("limit", level, hit, width) for hit, width in zip(inside, ends.high - ends.low, strict=True)]
             trend = line(truth.sizes, limits.a0, error, level)
             rows.append(("slope", level, trend.low <= truth.slope <= trend.high, trend.high - trend.low))
-    table = pd.DataFrame(rows, columns=["quantity", "level", "right", "width"])
-    table = table.assign(design=design, activation=kind)
+    table = pd.DataFrame(rows, columns=["quantity", "level", "right", "width"]).assign(design=design, activation=kind)
     counted = {"intervals": ("right", "size"), "right": ("right", "sum"), "width": ("width", "median")}
     return table.groupby(["design", "activation", "quantity", "level"], as_index=False).agg(**counted)
 

@@ -142,9 +142,7 @@ def checked(kind: str, tokens: ArrayLike, activation_ratio: ArrayLike, drop: int
     d, y = columns(tokens=tokens, activation_ratio=activation_ratio)
     drop = whole("drop, the leading points to leave out,", drop, 0)
     if (d <= 0).any() or (np.diff(d) <= 0).any():
-        raise ValueError(
-            "tokens must be positive and increase strictly; sort the rows and keep one for each checkpoint"
-        )
+        raise ValueError("tokens must be positive and increase strictly; sort the rows, one for each checkpoint")
     if (y < 0).any() or (y > 1).any():
         percent = " These look like percent: divide by 100." if y.min() >= 0 and 1 < y.max() <= 100 else ""
         raise ValueError(f"activation_ratio must be fractions in [0, 1], found {y.min():g} to {y.max():g}.{percent}")

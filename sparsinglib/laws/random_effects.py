@@ -47,11 +47,9 @@ def pooled(values: pd.Series, groups: Any) -> tuple[float, int]:
 
 
 def _first(terms: Array, points: list[Array], level: float = 0.9) -> Line:
-    """The first coefficient of y over ``terms`` (n × k); ``points`` are y and error.
-
-    Estimates differ by their own errors and by a spread between runs (seeds, and whatever else one run cannot know of
-    itself), which has a flat prior up to the range of y and is integrated over.
-    """
+    """The first coefficient of y over ``terms`` (n × k); ``points`` are y and error."""
+    # Estimates differ by their own errors and by a spread between runs (seeds, and whatever else one run cannot know of
+    # itself), which has a flat prior up to the range of y and is integrated over.
     (y, error), level = points, fraction("level", level)
     if (error < 0).any():
         raise ValueError("error must be standard errors, 0 or more")

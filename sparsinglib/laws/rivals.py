@@ -37,13 +37,6 @@ def rivals(tokens: Array) -> dict[str, tuple[Shapes, int]]:
     }
 
 
-def _nearest(columns: Array, y: Array) -> Callable[[Array], Array]:
-    """The least-squares member of a family at ``columns``, to be applied to its columns at other tokens."""
-    found = np.einsum("kcn,n->kc", np.linalg.pinv(columns).transpose(0, 2, 1), y)
-    best = int(((np.einsum("kcn,kc->kn", columns, found) - y) ** 2).sum(1).argmin())
-    return lambda other: np.asarray(found[best] @ other[best])
-
-
 def hold_out(kind: str, tokens: ArrayLike, activation_ratio: ArrayLike) -> pd.DataFrame:
     """Fit the first two thirds of a run's tokens by the law and its rivals, and measure each on what comes after.
 
@@ -56,7 +49,10 @@ def hold_out(kind: str, tokens: ArrayLike, activation_ratio: ArrayLike) -> pd.Da
     curves = {LAW: nearest(kind, d[:seen], y[:seen]).predict(d)}
     for name, (shapes, _) in rivals(d[:seen]).items():
         last = slice(seen - 3, seen) if name == "last value" else slice(seen)
-        curves[name] = _nearest(shapes(d[last]), y[last])(shapes(d))
+        columns = shapes(d[last])
+        found = np.einsum("kcn,n->kc", np.linalg.pinv(columns).transpose(0, 2, 1), y[last])
+        best = ((np.einsum("kcn,kc->kn", columns, found) - y[last]) ** 2).sum(1).argmin()
+        curves[name] = found[best] @ shapes(d)[best]
     apart = pd.DataFrame(curves).rename_axis(columns="law").sub(y, axis=0)
     errors = {"mae_seen": apart[:seen].abs().mean(), "mae_ahead": apart[seen:].abs().mean()}
     return pd.DataFrame({**errors, "bias_ahead": apart[seen:].mean()}).reset_index()

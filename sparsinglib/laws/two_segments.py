@@ -38,21 +38,15 @@ class Bend:
         return self.level + self.slope * np.minimum(np.asarray(x, dtype=float) - self.turn, 0)
 
 
-class _Segments:
-    """Weighted least squares over a grid of turns, for many sets of y at once."""
-
-    def __init__(self, x: Array) -> None:
-        self.x = x
-        self.turns = np.unique([np.linspace(a, b, _NODES // len(x)) for a, b in pairwise(x[1:-1])])
-        self.ramp = np.minimum(x - self.turns[:, None], 0)
-
-    def solve(self, y: Array, error: Array) -> tuple[Array, Array]:
-        """Turn, slope, level (draws × 3) of lowest chi-square, and that chi-square, for ``y`` (draws × points)."""
-        weighted = np.stack([np.broadcast_to(1 / error, self.ramp.shape), self.ramp / error], axis=-1)
-        found = np.einsum("kin,bn->bki", np.linalg.pinv(weighted), y / error)
-        misfit = ((np.einsum("kni,bki->bkn", weighted, found) - (y / error)[:, None]) ** 2).sum(-1)
-        best, each = misfit.argmin(1), np.arange(len(y))
-        return np.column_stack([self.turns[best], found[each, best][:, ::-1]]), misfit[each, best]
+def _nearest(x: Array, y: Array, error: Array) -> tuple[Array, Array]:
+    """Turn, slope, level (draws × 3) of lowest chi-square, and that chi-square, for ``y`` (draws × points)."""
+    turns = np.unique([np.linspace(a, b, _NODES // len(x)) for a, b in pairwise(x[1:-1])])
+    ramp = np.minimum(x - turns[:, None], 0)
+    weighted = np.stack([np.broadcast_to(1 / error, ramp.shape), ramp / error], axis=-1)
+    found = np.einsum("kin,bn->bki", np.linalg.pinv(weighted), y / error)
+    misfit = ((np.einsum("kni,bki->bkn", weighted, found) - (y / error)[:, None]) ** 2).sum(-1)
+    best, each = misfit.argmin(1), np.arange(len(y))
+    return np.column_stack([turns[best], found[each, best][:, ::-1]]), misfit[each, best]
 
 
 def fit(x: ArrayLike, y: ArrayLike, error: ArrayLike, draws: int = 1000) -> Bend:
@@ -63,21 +57,20 @@ def fit(x: ArrayLike, y: ArrayLike, error: ArrayLike, draws: int = 1000) -> Bend
     fits each draw again. Raises ValueError on bad input.
     """
     x, y, error, draws = *_checked(x, y, error), whole("draws", draws, 1)
-    segments = _Segments(x)
 
     def excess(scatter: float) -> float:
-        return float(segments.solve(y[None], np.hypot(error, scatter))[1][0]) - (len(x) - 3)
+        return float(_nearest(x, y[None], np.hypot(error, scatter))[1][0]) - (len(x) - 3)
 
     scatter = optimize.brentq(excess, 0, 10 * np.ptp(y)) if excess(0) > 0 else 0.0
     size = np.hypot(error, scatter)
-    (best,), _ = segments.solve(y[None], size)
+    (best,), _ = _nearest(x, y[None], size)
     mean = best[2] + best[1] * np.minimum(x - best[0], 0)
     generator = np.random.default_rng(0)
     # A scatter estimated from so few points is itself unsure: without this the intervals hold the truth too rarely.
     unsure = np.sqrt((len(x) - 3) / generator.chisquare(len(x) - 3, (draws, 1))) if scatter > 0 else 1.0
-    drawn, _ = segments.solve(mean + size * unsure * generator.normal(size=(draws, len(x))), size)
+    drawn, _ = _nearest(x, mean + size * unsure * generator.normal(size=(draws, len(x))), size)
     low, high = np.quantile(drawn, [0.05, 0.95], axis=0)
-    ends = (low[0] <= segments.turns[0] * (1 + 1e-9), high[0] >= segments.turns[-1] * (1 - 1e-9))
+    ends = (low[0] <= x[1] * (1 + 1e-9), high[0] >= x[-2] * (1 - 1e-9))
     side = {(False, False): "", (True, False): "low", (False, True): "high", (True, True): "both"}[ends]
     turn, slope, level = zip(low, high, strict=True)
     return Bend(best[0], turn, side, best[1], slope, best[2], level, float(scatter), len(x))
@@ -106,7 +99,7 @@ def ahead_of_line(ratio: ArrayLike, y: ArrayLike, error: ArrayLike, draws: int =
         raise ValueError("ratio must be positive: the line is one in its logarithm")
     size = np.hypot(error, fit(x, y, error, draws=1).scatter)
     drawn = y + size * np.random.default_rng(0).normal(size=(draws, len(x)))
-    _, bent = _Segments(x).solve(drawn, size)
+    _, bent = _nearest(x, drawn, size)
     columns = np.stack([np.ones_like(x), np.log(x)], axis=1) / size[:, None]
     found = np.linalg.lstsq(columns, (drawn / size).T, rcond=None)[0]
     straight = (((drawn / size).T - columns @ found) ** 2).sum(0)

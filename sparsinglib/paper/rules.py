@@ -51,7 +51,7 @@ class Estimate:
         # Two digits of the half width, three of an exact number.
         shown, places = (half, 1) if 0 < half < math.inf else (size, 2)
         digits = max(0, places - math.floor(math.log10(shown))) if shown else 0
-        value, low, high = (f"{number:.{digits}f}" for number in (self.value, self.low, self.high))
+        value, low, high = (f"{number:z.{digits}f}" for number in (self.value, self.low, self.high))
         ends = f"({low} to {high})" if self.low != self.high else ""
         return " ".join(filter(None, (self.note, value, ends, self.unit)))
 
@@ -152,8 +152,10 @@ def _bound(rule: str, text: str) -> Bound:
             found = Bound(text, partial(share, bound=100.0, side="<"), (100.0,))
         case ["share", number, "%", "inside", *_]:
             found = Bound(text, partial(share, bound=float(number), side="="), (float(number),))
-        case ["share", number, "%", *case]:
-            found = Bound(text, partial(share, bound=float(number)), (float(number),), _case(case))
+        case ["share", number, "%", ("within" | "not") as asked, *case]:  # "not worse by 1 point": of each case
+            rule = "not worse" if asked == "not" else "matches" if case == ["rounding"] else "equivalent"
+            each = _bound(rule, " ".join(case).removeprefix("worse by "))
+            found = Bound(text, partial(share, bound=float(number)), (float(number),), each)
         case ["matches", "printed" | "as", *_]:
             found = Bound(text, matches)
         case ["matches", "rounding"]:
@@ -165,18 +167,6 @@ def _bound(rule: str, text: str) -> Bound:
         case _:
             raise ValueError(f"the bound {text!r} of the rule {rule!r} cannot be read")
     return found
-
-
-def _case(words: Sequence[str]) -> Bound:
-    """What each case of a share has to meet."""
-    match words:
-        case ["not", "worse", "by", number, *_]:
-            return _bound("not worse", number)
-        case ["within", "rounding"]:
-            return _bound("matches", "rounding")
-        case ["within", number, *_]:
-            return _bound("equivalent", number)
-    raise ValueError(f"a share of cases {' '.join(words)!r} cannot be read")
 
 
 def share_of(cases: Sequence[Estimate], bound: Bound) -> Estimate:

@@ -13,8 +13,8 @@ from textwrap import shorten
 import pandas as pd
 
 from ..core import arguments
-from ..files import FIGURES, ROOT, output_dir, replacing, write_atomically
-from . import published
+from ..files import FIGURES, ROOT, output_dir, write_atomically
+from . import published, style
 from .claims import COLUMNS, Row
 from .markdown import markdown
 from .published import EVIDENCE
@@ -81,10 +81,7 @@ def read(path: Path = FIGURES / "claims.csv") -> pd.DataFrame:
 
 def save(claims: pd.DataFrame, folder: Path | None = None) -> Path:
     """Write ``claims.csv`` into ``folder`` (default: ``output_dir()``); gives its path."""
-    path = (folder or output_dir()) / "claims.csv"
-    with replacing(path) as file:
-        claims.to_csv(file, index=False, lineterminator="\n")
-    return path
+    return style.save_table(claims, "claims", folder)
 
 
 def verdicts(claims: pd.DataFrame, evidence: Sequence[str] = EVIDENCE) -> pd.DataFrame:

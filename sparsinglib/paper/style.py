@@ -329,7 +329,7 @@ def rounded(table: pd.DataFrame) -> pd.DataFrame:
     def cut(column: pd.Series) -> pd.Series:
         if column.dtype.kind != "f" or (column[np.isfinite(column)] % 1 == 0).all():
             return column
-        return column.map(lambda value: float(f"{value:.4g}"), na_action="ignore")
+        return column.map(lambda value: float(f"{value:z.4g}"), na_action="ignore")
 
     return table.apply(cut)
 

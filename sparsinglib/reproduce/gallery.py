@@ -60,14 +60,13 @@ def write(out: Path, figures: Path = FIGURES, notebooks: Path = NOTEBOOKS) -> Pa
     that of the stored ``notebooks``, and its records say how each notebook ended.
     """
     folder = out / "gallery"
-    files = sorted(notebooks.glob("[0-9]*.ipynb"))
     shown = folder / "figures"
     shutil.rmtree(shown, ignore_errors=True)
     for source in (figures, out / "figures"):
         if source.is_dir():
             shutil.copytree(source, shown, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
     shown_notebooks = {}
-    for path in files:
+    for path in sorted(notebooks.glob("[0-9]*.ipynb")):
         run = load(out / "notebooks" / "state", path.stem)
         copy = out / "notebooks" / path.name
         shown_notebooks[path.stem] = {"title": _convert(copy if copy.is_file() else path, folder), "run": run}
@@ -178,7 +177,7 @@ def _claims(figures: Path) -> dict[str, Any]:
     claims = scoreboard.read(figures / "claims.csv")
     notebook = {}
     for path in sorted((figures / "results").glob("*.json")):
-        for row in json.loads(path.read_text(encoding="utf-8")).get("verdicts", []):
+        for row in json.loads(path.read_text(encoding="utf-8"))["verdicts"]:
             notebook[row["id"], row["evidence"]] = path.stem
     claims["notebook"] = [notebook.get(key, "") for key in zip(claims.id, claims.evidence, strict=True)]
     claims["css"] = claims.verdict.map(lambda said: CLASSES.get(said, "faint"))
@@ -226,7 +225,7 @@ def _playable(states: pd.DataFrame) -> list[dict[str, Any]]:
         models = []
         for name, tokens in of_p.groupby("model", sort=False):
             first = tokens.iloc[0]
-            rise = f" · perplexity {first.ppl_increase_pct:+.2f} ± {first.increase_se_pct:.2f} %" if p else ""
+            rise = f" · perplexity {first.ppl_increase_pct:+z.2f} ± {first.increase_se_pct:.2f} %" if p else ""
             numbers = f"{100 * first.activation_ratio:.1f} % of neurons active{rise} · CETT {first.cett:.3f}"
             models.append({"name": name, "numbers": numbers, "text": style.text_html(tokens.piece, tokens.share, most)})
         label = f"{p:g} %" if p else "nothing (only exact zeros are left out)"

@@ -70,7 +70,7 @@ class Job:
         self.last = self.name.endswith("_claims")  # the claims notebook reads the results of the others
         cells = [(cell.cell_type, cell.source) for cell in nbformat.read(self.notebook, as_version=4).cells]
         named = [_content(name) for name in _named(self.parameters.values())]
-        made_from = json.dumps([cells, sorted(self.parameters.items()), named, _shipped()])
+        made_from = json.dumps([cells, sorted(self.parameters.items()), named, shipped()])
         self._digest = hashlib.sha256(made_from.encode()).hexdigest()
         self.before = load(self.state, self.name)
 
@@ -124,7 +124,7 @@ def _named(values: Any) -> Iterator[str]:
 
 
 @cache
-def _shipped() -> list[str]:
+def shipped() -> list[str]:
     """Digests of the library's code and of the data, and versions of the required packages."""
     installed = {d.name: d.version for d in metadata.distributions()}
     required = {re.split(r"[^\w.-]", line)[0] for line in metadata.requires("sparsinglib") or []}

@@ -121,9 +121,8 @@ def read(suite: str | Path) -> Suite:
     path = arguments.path("suite", suite)
     if path.is_dir():
         released = _parse(SUITES / "released.yaml")
-        placed = [os.path.abspath(path / c.source.rpartition("/")[2]) for c in released.checkpoints]
-        there = zip(released.checkpoints, placed, strict=True)
-        return _present(replace(released, checkpoints=tuple(replace(c, source=where) for c, where in there)))
+        there = (replace(c, source=os.path.abspath(path / Path(c.source).name)) for c in released.checkpoints)
+        return _present(replace(released, checkpoints=tuple(there)))
     if path.suffix not in (".yaml", ".yml"):
         path = SUITES / f"{suite}.yaml"
     if not path.is_file():

@@ -90,8 +90,8 @@ def measure(
     """Measure checkpoints of a suite under each rule on each corpus; what was measured before is read from disk.
 
     ``rules``: by name, a rise of perplexity or what ``sparsinglib.measure`` takes. ``checkpoints`` and ``tokens`` (2 or
-    more) default to the suite's. Raises ValueError for what is no rule or number,
-    and what loading and measuring raise; tasks done until then are kept.
+    more) default to the suite's. Raises ValueError for what is no rule or number, and what loading and measuring raise;
+    tasks done until then are kept.
     """
     if not isinstance(suite, Suite) or not isinstance(rules, Mapping):
         raise ValueError("measure takes a suite, as suites.read(name) gives it, and a dict of rules by name.")
@@ -110,7 +110,7 @@ def measure(
 
 
 def table(measurements: Mapping[Key, Measurement]) -> pd.DataFrame:
-    """Tidy: checkpoint, rule, corpus, activation_ratio, dense_ppl, sparse_ppl, ppl_ratio, ppl_ratio_se, kl, tokens."""
+    """Tidy: checkpoint, rule, corpus, activation_ratio, dense_ppl, sparse_ppl, ppl_ratio and kl with _se, tokens."""
     names = ("activation_ratio", "dense_ppl", "sparse_ppl", "ppl_ratio", "ppl_ratio_se", "kl", "kl_se", "tokens")
     return pd.DataFrame([{**key._asdict(), **{n: getattr(m, n) for n in names}} for key, m in measurements.items()])
 

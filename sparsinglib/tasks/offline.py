@@ -5,7 +5,6 @@ What lm-eval reads (one JSONL and one YAML file a task) is written to the cache 
 """
 
 import ast
-import hashlib
 import itertools
 import json
 import random
@@ -17,10 +16,11 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, TypeGuard
 
+import joblib
 import pandas as pd
 import yaml
 
-from ..files import DATA, SUITES, cache_dir, write_atomically
+from ..files import DATA, SUITES, cache_dir, content_digest, write_atomically
 from ..texts import corpora
 from . import offline_scoring as scoring
 
@@ -229,39 +229,27 @@ def build(folder: Path | None = None) -> Path:
     What is there already is kept if its hashes are the recorded ones and it was not moved. Raises ModuleNotFoundError,
     as ``corpora`` does, if a package that holds the text is not installed.
     """
-    folder = folder or cache_dir() / "tasks" / _recipe()[:16]
+    # What all examples follow from: this code, the templates and the texts.
+    recipe = content_digest(Path(__file__), *TEMPLATES.glob("*.yaml")), [corpora.SHA256[c] for c in corpora.SHARES]
+    folder = folder or cache_dir() / "tasks" / joblib.hash(recipe)[:16]
     if not _complete(folder):
-        record = {task: _write(folder, task) for task in MAKERS}
+        record = {}
+        for task in MAKERS:
+            examples, data = make(task), folder / f"{task}.jsonl"
+            write_atomically(data, "".join(json.dumps(example, ensure_ascii=False) + "\n" for example in examples))
+            write_atomically(folder / f"{task}.yaml", _yaml(folder, task))
+            record[task] = {"hash": content_digest(data), "n": len(examples), "chance": chance(examples)}
         write_atomically(folder / RECORD, json.dumps(record, indent=1))
     return folder
-
-
-def _recipe() -> str:
-    """Hash of everything that the examples follow from."""
-    parts = [path.read_bytes() for path in (Path(__file__), *sorted(TEMPLATES.glob("*.yaml")))]
-    read = {name: corpora.SHA256[name] for name in corpora.SHARES}
-    return hashlib.sha256(b"\0".join([*parts, json.dumps(read).encode()])).hexdigest()
 
 
 def _complete(folder: Path) -> bool:
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        same = all(_sha256(folder / f"{task}.jsonl") == entry["sha256"] for task, entry in record.items())
+        same = all(content_digest(folder / f"{task}.jsonl") == entry["hash"] for task, entry in record.items())
         return same and all((folder / f"{t}.yaml").read_text(encoding="utf-8") == _yaml(folder, t) for t in MAKERS)
     except (OSError, ValueError):
         return False
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _write(folder: Path, task: str) -> dict[str, Any]:
-    examples, data = make(task), folder / f"{task}.jsonl"
-    lines = "".join(json.dumps(example, ensure_ascii=False) + "\n" for example in examples)
-    write_atomically(data, lines)
-    write_atomically(folder / f"{task}.yaml", _yaml(folder, task))
-    return {"sha256": _sha256(data), "n": len(examples), "chance": chance(task, examples)}
 
 
 def _yaml(folder: Path, task: str) -> str:
@@ -271,7 +259,7 @@ def _yaml(folder: Path, task: str) -> str:
     return f"{shipped.read_text(encoding='utf-8')}dataset_kwargs: {place}\n"
 
 
-def chance(task: str, examples: Sequence[Example]) -> dict[str, float]:
+def chance(examples: Sequence[Example]) -> dict[str, float]:
     """Score (0 to 1) by metric of a reader who knows the form of the answers and not the text: see benchmarks.yaml."""
     if "choices" in examples[0]:
         return {"acc": mean(1 / len(example["choices"]) for example in examples)}

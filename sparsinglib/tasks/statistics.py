@@ -86,14 +86,19 @@ def group_means(examples: pd.DataFrame, groups: pd.DataFrame, testable: pd.DataF
     kept = testable[testable.testable][["model", "task", "metric"]]
     paired = with_dense(examples).merge(groups[["task", "metric", "group"]], on=["task", "metric"])
     used = paired.merge(kept, on=["model", "task", "metric"])
-    rows = []
+    rows: list[tuple] = []
     for (model, group), everything in paired.groupby(["model", "group"], sort=False):
         for (rule, p), _ in everything.groupby(["rule", "p"], sort=False, dropna=False):
             part = used[(used.model == model) & (used.group == group) & (used.rule == rule)]
             rows.append((model, rule, p, group, part.task.nunique(), *_mean_change(part)))
     names = ["model", "rule", "p", "group", "tasks", "value", "difference", "difference_low", "difference_high"]
     table = pd.DataFrame(rows, columns=names)
-    return pd.concat([table, *_over_models(table, used)], ignore_index=True)
+    by_rule = table.dropna(subset="value").groupby(["rule", "p", "group"], sort=False, dropna=False)
+    for (rule, p, group), part in by_rule:
+        if part.model.nunique() == table.model.nunique() > 1:
+            cells = used[(used.rule == rule) & (used.group == group)]
+            rows.append(("mean", rule, p, group, cells.task.nunique(), *_mean_change(cells)))
+    return pd.DataFrame(rows, columns=names)
 
 
 def _mean_change(part: pd.DataFrame) -> tuple[float, float, float, float]:
@@ -109,13 +114,3 @@ def _mean_change(part: pd.DataFrame) -> tuple[float, float, float, float]:
     samples = [task.change.to_numpy() for _, task in by_example.groupby("task", sort=False)]
     level = sum(task.level.mean() for _, task in by_example.groupby("task", sort=False))
     return (float(level), *interval(samples))
-
-
-def _over_models(table: pd.DataFrame, used: pd.DataFrame) -> list[pd.DataFrame]:
-    rows = []
-    by_rule = table.dropna(subset="value").groupby(["rule", "p", "group"], sort=False, dropna=False)
-    for (rule, p, group), part in by_rule:
-        if part.model.nunique() == table.model.nunique() > 1:
-            cells = used[(used.rule == rule) & (used.group == group)]
-            rows.append(("mean", rule, p, group, cells.task.nunique(), *_mean_change(cells)))
-    return [pd.DataFrame(rows, columns=table.columns)] if rows else []

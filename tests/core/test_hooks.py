@@ -14,6 +14,11 @@ import sparsinglib as sl
 RULES = [sl.FAT(0.2), sl.TopK(0.3), sl.TopK(0.3, over="layer"), sl.Thresholds((0.3, 0.3), 0.1, 1.0, None, 0.5)]
 
 
+def sparse_logits(model, rule):
+    with sl.sparsify(model, rule):
+        return logits(model)
+
+
 @pytest.mark.parametrize("rule", [*RULES, sl.StraightforwardReLU()], ids=lambda r: type(r).__name__)
 def test_model_is_bit_identical_afterwards(model, rule):
     dense, state, hooks = logits(model), copy.deepcopy(model.state_dict()), hooks_on(model)
@@ -21,13 +26,9 @@ def test_model_is_bit_identical_afterwards(model, rule):
         assert same is model
         sparse = logits(model)
     assert torch.equal(logits(model), dense)
-    with sl.sparsify(model, rule):
-        assert torch.equal(logits(model), sparse)
+    assert torch.equal(sparse_logits(model, rule), sparse)
     assert same_weights(model, state) and hooks_on(model) == hooks
-    if isinstance(rule, sl.StraightforwardReLU):
-        assert torch.equal(sparse, dense)
-    else:
-        assert not torch.equal(sparse, dense)
+    assert torch.equal(sparse, dense) == isinstance(rule, sl.StraightforwardReLU)
 
 
 def test_nested_use_masks_with_both_rules(model):
@@ -79,29 +80,22 @@ def test_a_compiled_model_is_measured_as_the_plain_one(model):
 
 
 def test_two_threads_under_two_rules_each_get_their_own(model):
-    def run(rule):
-        with sl.sparsify(model, rule):
-            return logits(model)
-
-    dense, wanted = logits(model), [run(rule) for rule in RULES[:2]]
+    dense, wanted = logits(model), [sparse_logits(model, rule) for rule in RULES[:2]]
     right, barrier = [0, 0], threading.Barrier(2)
 
     def serve(index):
         barrier.wait()
         for _ in range(40):
-            right[index] += torch.equal(run(RULES[index]), wanted[index])
+            right[index] += torch.equal(sparse_logits(model, RULES[index]), wanted[index])
 
-    threads = [threading.Thread(target=serve, args=(index,)) for index in (0, 1)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(serve, (0, 1)))
     assert right == [40, 40]
     assert torch.equal(logits(model), dense) and hooks_on(model) == 0
 
 
 def test_a_measurement_and_other_threads_leave_each_other_alone(model):
-    dense, alone, wrong = logits(model), sl.measure(model, [IDS], RULES[0]), []
+    alone, wrong = sl.measure(model, [IDS], RULES[0]), []
     done, served_one = threading.Event(), threading.Semaphore(0)
 
     def serve(run, wanted):
@@ -109,12 +103,8 @@ def test_a_measurement_and_other_threads_leave_each_other_alone(model):
             wrong.append(not torch.equal(run(), wanted))
             served_one.release()
 
-    def sparse():
-        with sl.sparsify(model, RULES[1]):
-            return logits(model)
-
-    for run in (lambda: logits(model), sparse):
-        wanted = dense if run is not sparse else sparse()
+    for run in (lambda: logits(model), lambda: sparse_logits(model, RULES[1])):
+        wanted = run()
         done.clear()
         with ThreadPoolExecutor(1) as pool:
             served = pool.submit(serve, run, wanted)
@@ -129,11 +119,7 @@ def test_a_measurement_and_other_threads_leave_each_other_alone(model):
 
 
 def test_two_tasks_of_one_event_loop_each_get_their_own(model):
-    def run(rule):
-        with sl.sparsify(model, rule):
-            return logits(model)
-
-    wanted = [run(rule) for rule in RULES[:2]]
+    wanted = [sparse_logits(model, rule) for rule in RULES[:2]]
 
     async def serve(index):
         right = 0
@@ -207,9 +193,8 @@ def test_other_peoples_hooks_stay(model):
 
 def test_gate_score_is_the_activations_output(model):
     seen = {}
-    with sl.hook_ffns(
-        sl.find_ffns(model), lambda ffn, neurons, gate: seen.update({ffn.layer: (neurons, gate)}), gate=True
-    ):
+    note = lambda ffn, neurons, gate: seen.update({ffn.layer: (neurons, gate)})  # noqa: E731
+    with sl.hook_ffns(sl.find_ffns(model), note, gate=True):
         logits(model)
     with PlainMLP(model) as plain:
         logits(model)

@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import sparsinglib as sl
-from sparsinglib.core import calibration, cett, hooks, measure, probe
+from sparsinglib.core import calibration, cett, hooks, measure, probe, scan
 
 WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2")  # what a GPU has to be waited for
 MOVES = ("cpu", "numpy", "tolist")
@@ -50,7 +50,7 @@ def noted(monkeypatch):
         with real(ffns, watched(visit), on_output=watched(on_output), **more):
             yield
 
-    for module in (calibration, cett, hooks, measure, probe):
+    for module in (calibration, cett, hooks, measure, probe, scan):
         monkeypatch.setattr(module, "hook_ffns", hook_ffns)
     for name in MOVES:
         plain = getattr(torch.Tensor, name)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import PlainMLP, bootstrap, brute_cett, greedy, plain_losses, tiny_llama
+from helpers import PlainMLP, bootstrap, brute_cett, greedy, log_chances, losses_of, noted_passes, padded, tiny_llama
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -47,21 +47,19 @@ def setting():
 
 @pytest.fixture(scope="module", params=RULES)
 def case(request, setting):
-    """Our measurement, and the plain model's dense losses, sparse losses, active masks and values."""
+    """Our measurement, and the plain model's dense and sparse log probabilities, active masks and values."""
     model, text = setting
     result = sl.measure(model, [text[:3], text[3:5], text[5:]], RULES[request.param])
-    with PlainMLP(model, keep_of(request.param)) as plain, torch.no_grad():
-        sparse_logits = model(text).logits[:, :-1].double().log_softmax(-1)
-    with torch.no_grad():
-        dense_logits = model(text).logits[:, :-1].double().log_softmax(-1)
+    with PlainMLP(model, keep_of(request.param)) as plain:
+        sparse = log_chances(model, text)
     active = torch.stack([torch.cat(plain.active[i]) for i in range(2)]).reshape(2, *text.shape, 24)
     values = [torch.cat(plain.values[i]) for i in range(2)]
-    return model, text, result, dense_logits, sparse_logits, active.double(), values
+    return model, text, result, log_chances(model, text), sparse, active.double(), values
 
 
 def test_perplexities(case):
     _, text, result, dense, sparse, _, _ = case
-    losses = [-x.gather(-1, text[:, 1:, None]).squeeze(-1) for x in (dense, sparse)]
+    losses = [losses_of(x, text) for x in (dense, sparse)]
     assert result.dense_ppl == pytest.approx(math.exp(losses[0].mean()), rel=1e-5)
     assert result.sparse_ppl == pytest.approx(math.exp(losses[1].mean()), rel=1e-5)
     assert result.ppl_ratio == pytest.approx(math.exp((losses[1] - losses[0]).mean()), rel=1e-5)
@@ -85,10 +83,7 @@ def test_activation_ratio_by_layer_position_neuron_and_token(case):
     assert table.neurons.tolist() == [24, 24] and table.layer.tolist() == [0, 1]
     assert result.by_position.activation_ratio.tolist() == pytest.approx(active.mean(dim=(0, 1, 3)).tolist(), rel=1e-12)
     assert result.by_position.tokens.tolist() == [7] * 30
-    for layer in range(2):
-        assert result.neuron_frequency[layer].tolist() == pytest.approx(
-            active[layer].mean(dim=(0, 1)).tolist(), rel=1e-6
-        )
+    assert np.allclose(result.neuron_frequency, active.mean(dim=(1, 2)).numpy(), rtol=1e-6, atol=0)
     assert np.allclose(result.token_activation, active.mean(-1).reshape(2, -1).numpy(), rtol=1e-12)
 
 
@@ -125,12 +120,10 @@ def test_standard_errors_against_the_definition():
     model = tiny_llama(seed=3)
     text = greedy(model, 70, rows=6)
     result = sl.measure(model, [text], sl.FAT(0.2))
-    dense = plain_losses(model, text)
-    with torch.no_grad():
-        p = model(text).logits[:, :-1].double().log_softmax(-1)
-        with PlainMLP(model, lambda i, gate, value, norm: gate.abs() >= 0.2):
-            q = model(text).logits[:, :-1].double().log_softmax(-1)
-    rise = -q.gather(-1, text[:, 1:, None]).squeeze(-1) - dense
+    p = log_chances(model, text)
+    with PlainMLP(model, lambda i, gate, value, norm: gate.abs() >= 0.2):
+        q = log_chances(model, text)
+    rise = losses_of(q, text) - losses_of(p, text)
     kl = (p.exp() * (p - q)).sum(-1)
     for per_token, mean, error in ((rise, result.ppl_ratio, result.ppl_ratio_se), (kl, result.kl, result.kl_se)):
         spread = bootstrap(per_token).std() * (mean if per_token is rise else 1)
@@ -171,13 +164,10 @@ def test_what_does_not_add_up(setting):
     a = sl.measure(model, [text[:2]], sl.FAT(0.1))
     with pytest.raises(ValueError, match="one rule"):
         a + sl.measure(model, [text[:2]], sl.FAT(0.2))
-    with pytest.raises(ValueError, match="one model"):
-        a + sl.measure(tiny_llama(d_ff=32), [text[:2]], sl.FAT(0.1))
-    with pytest.raises(ValueError, match="one model"):
-        a + sl.measure(tiny_llama(vocab=48), [text[:2]], sl.FAT(0.1))
+    for other in (tiny_llama(d_ff=32), tiny_llama(vocab=48), tiny_llama(seed=99)):  # the last of the same shape
+        with pytest.raises(ValueError, match="one model"):
+            a + sl.measure(other, [text[:2]], sl.FAT(0.1))
     assert (a + dataclasses.replace(a, column_norms=tuple(1.00001 * n for n in a.column_norms))).tokens == 2 * a.tokens
-    with pytest.raises(ValueError, match="one model"):  # of the same shape, with other weights
-        a + sl.measure(tiny_llama(seed=99, vocab=40), [text[:2]], sl.FAT(0.1))
 
 
 @settings(max_examples=12)
@@ -188,19 +178,14 @@ def test_what_does_not_add_up(setting):
 )
 def test_padding_is_left_out_everywhere(before, name, filler, setting):
     model, text = setting
-    ids, mask = torch.full((7, 36), filler), torch.zeros(7, 36, dtype=torch.long)
-    for row, start in enumerate(before):
-        ids[row, start : start + 30] = text[row]
-        mask[row, start : start + 30] = 1
-    padded = sl.measure(model, [{"input_ids": ids, "attention_mask": mask}], RULES[name])
+    found = sl.measure(model, padded(text, before, 36, filler), RULES[name])
     plain = sl.measure(model, [text], RULES[name])
-    assert padded.tokens == plain.tokens == 210
-    assert all(map(torch.equal, padded.neuron_counts, plain.neuron_counts))
-    assert torch.equal(padded.vocabulary_counts, plain.vocabulary_counts)
-    assert padded.dense_ppl == pytest.approx(plain.dense_ppl, rel=1e-6)
-    assert padded.ppl_ratio == pytest.approx(plain.ppl_ratio, rel=1e-6)
-    assert padded.by_vocabulary.tokens.tolist() == plain.by_vocabulary.tokens.tolist()
-    assert padded.by_position.tokens.tolist() == plain.by_position.tokens.tolist()
+    assert found.tokens == plain.tokens == 210
+    assert all(map(torch.equal, found.neuron_counts, plain.neuron_counts))
+    assert torch.equal(found.vocabulary_counts, plain.vocabulary_counts)
+    assert (found.dense_ppl, found.ppl_ratio) == pytest.approx((plain.dense_ppl, plain.ppl_ratio), rel=1e-6)
+    assert found.by_vocabulary.tokens.tolist() == plain.by_vocabulary.tokens.tolist()
+    assert found.by_position.tokens.tolist() == plain.by_position.tokens.tolist()
 
 
 @pytest.mark.parametrize(
@@ -210,9 +195,8 @@ def test_padding_is_left_out_everywhere(before, name, filler, setting):
 )
 def test_counts_do_not_mind_batches_and_padding_at_the_end(rule, setting):
     model, text = setting
-    pad = lambda x: torch.nn.functional.pad(x, (0, 7))  # noqa: E731
-    padded = [{"input_ids": pad(text), "attention_mask": pad(torch.ones_like(text))}]
-    one, *others = (sl.measure(model, part, rule, kl=False) for part in ([text], list(text.split(1)), padded))
+    ways = ([text], list(text.split(1)), padded(text, width=37))
+    one, *others = (sl.measure(model, batches, rule, kl=False) for batches in ways)
     for other in others:
         assert other.tokens == one.tokens
         assert all(map(torch.equal, other.neuron_counts, one.neuron_counts))
@@ -222,25 +206,19 @@ def test_counts_do_not_mind_batches_and_padding_at_the_end(rule, setting):
 def test_topk_over_a_layer_ignores_padding(setting):
     model, text = setting
     rule = sl.TopK(0.25, over="layer")
-    plain = sl.measure(model, [text[:1]], rule)
-    ids = torch.cat([text[:1], torch.full((1, 10), 3)], dim=1)
-    mask = torch.tensor([[1] * 30 + [0] * 10])
-    padded = sl.measure(model, [{"input_ids": ids, "attention_mask": mask}], rule)
-    assert padded.by_layer.activation_ratio.tolist() == pytest.approx(
-        plain.by_layer.activation_ratio.tolist(), abs=3e-3
-    )
+    plain, found = (sl.measure(model, b, rule).by_layer for b in ([text[:1]], padded(text[:1], width=40, filler=3)))
+    assert found.activation_ratio.tolist() == pytest.approx(plain.activation_ratio.tolist(), abs=3e-3)
 
 
 @pytest.mark.parametrize("rule", [*RULES.values(), sl.TopK(0.25, over="layer")], ids=str)
 def test_a_row_of_nothing_but_padding(rule, setting, monkeypatch):
     model, text = setting
     monkeypatch.setattr("sparsinglib.core.forward.LOGIT_BUDGET", 1)  # one row at a time, as with large vocabularies
-    ids, mask = torch.cat([text[:2], torch.full((1, 30), 3)]), torch.tensor([[1] * 30, [1] * 30, [0] * 30])
-    padded = sl.measure(model, [{"input_ids": ids, "attention_mask": mask}], rule)
+    found = sl.measure(model, padded([*text[:2], text[0, :0]], filler=3), rule)
     plain = sl.measure(model, [text[:2]], rule)
-    assert padded.tokens == plain.tokens
-    assert padded.ppl_ratio == pytest.approx(plain.ppl_ratio, rel=1e-6)
-    assert padded.by_layer.activation_ratio.tolist() == pytest.approx(plain.by_layer.activation_ratio.tolist())
+    assert found.tokens == plain.tokens
+    assert found.ppl_ratio == pytest.approx(plain.ppl_ratio, rel=1e-6)
+    assert found.by_layer.activation_ratio.tolist() == pytest.approx(plain.by_layer.activation_ratio.tolist())
 
 
 def test_topk_over_a_token_does_not_depend_on_its_neighbours(setting):
@@ -260,13 +238,12 @@ def test_bare_cett_gets_its_thresholds_on_the_text(setting):
 
 def test_map_of_tokens_is_kept_for_short_texts_or_when_asked(setting, monkeypatch):
     model, text = setting
-    assert sl.measure(model, [text], sl.FAT(0.1), keep_tokens=False).token_activation is None
-
+    kept = lambda **asked: sl.measure(model, [text], sl.FAT(0.1), **asked).token_activation  # noqa: E731
+    assert kept(keep_tokens=False) is None
     monkeypatch.setattr(sys.modules["sparsinglib.core.measure"], "MOST_KEPT_TOKENS", 209)
-    assert sl.measure(model, [text], sl.FAT(0.1)).token_activation is None
-    assert sl.measure(model, [text], sl.FAT(0.1), keep_tokens=True).token_activation.shape == (2, 210)
+    assert kept() is None and kept(keep_tokens=True).shape == (2, 210)
     monkeypatch.setattr(sys.modules["sparsinglib.core.measure"], "MOST_KEPT_TOKENS", 210)
-    assert sl.measure(model, [text], sl.FAT(0.1)).token_activation.shape == (2, 210)
+    assert kept().shape == (2, 210)
 
 
 def test_without_kl_and_cett(setting):
@@ -300,10 +277,8 @@ def test_output_bias_is_no_neuron():
 
 def test_rule_that_does_not_fit_is_refused_before_any_pass(setting):
     model, text = tiny_llama(act="silu"), setting[1]
-    calls = []
-    model.register_forward_pre_hook(lambda *_: calls.append(1))
-    with pytest.raises(ValueError, match="exact zeros"):
-        sl.measure(model, [text], sl.StraightforwardReLU())
-    with pytest.raises(ValueError, match="3 layers"):
-        sl.measure(model, [text], sl.Thresholds((0.1, 0.1, 0.1), 0.1, 1.0, None, 0.5))
-    assert not calls
+    three = sl.Thresholds((0.1, 0.1, 0.1), 0.1, 1.0, None, 0.5)
+    for rule, says in ((sl.StraightforwardReLU(), "exact zeros"), (three, "3 layers")):
+        with noted_passes(model) as passes, pytest.raises(ValueError, match=says):
+            sl.measure(model, [text], rule)
+        assert not passes

@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from helpers import PlainMLP, greedy, tiny_llama
+from helpers import PlainMLP, greedy, padded, tiny_llama
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -42,9 +42,8 @@ def active(rule, scores, where=UNIT5, dtype=torch.float32):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_straightforward_relu_by_hand(dtype):
-    assert active(sl.StraightforwardReLU(), [[0.0, 2.0, 0.0, 1e-4, -0.0]], dtype=dtype) == [
-        [False, True, False, True, False]
-    ]
+    scores = [[0.0, 2.0, 0.0, 1e-4, -0.0]]
+    assert active(sl.StraightforwardReLU(), scores, dtype=dtype) == [[False, True, False, True, False]]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -145,9 +144,7 @@ def test_threshold_is_on_the_length_of_the_output_vector(dtype):
 
 def test_rules_are_values():
     assert sl.TopK(0.5) == sl.TopK(0.5) != sl.TopK(0.5, over="layer")
-    assert sl.FAT(0.1) == sl.FAT(0.1) != sl.FAT(0.2)
-    assert sl.StraightforwardReLU() == sl.StraightforwardReLU()
-    assert sl.FAT(0.1) != sl.CETT(0.1)
+    assert sl.CETT(0.1) != sl.FAT(0.1) == sl.FAT(0.1) != sl.FAT(0.2)
     rules = {sl.TopK(0.5), sl.TopK(0.5), sl.FAT(0.5), sl.CETT(0.5), sl.StraightforwardReLU(), sl.StraightforwardReLU()}
     assert len(rules) == 4
     names = {name: getattr(sl, name) for name in sl.__all__}
@@ -160,10 +157,7 @@ def test_rules_are_values():
 @pytest.mark.parametrize(
     ("make", "word"),
     [
-        (lambda: sl.TopK(0), "TopK"),
-        (lambda: sl.TopK(1.5), r"TopK.*1\.5"),
-        (lambda: sl.TopK(5), "TopK.*5"),
-        (lambda: sl.TopK(-0.5), r"TopK.*-0\.5"),
+        *((lambda k=k: sl.TopK(k), f"TopK.*{k}") for k in (0, 1.5, 5, -0.5)),
         (lambda: sl.TopK(0.5, over="batch"), "TopK.*batch"),
         (lambda: sl.FAT(-0.1), r"FAT.*-0\.1"),
         (lambda: sl.FAT(float("inf")), "FAT.*inf"),
@@ -199,11 +193,7 @@ def test_check_names_what_does_not_fit():
 
 @pytest.mark.parametrize(
     ("gives", "says"),
-    [
-        (lambda n: n.abs(), "float32"),
-        (lambda n: (n != 0)[..., :1], r"shape of neurons.*, 1\)"),
-        (lambda n: [], "got list"),
-    ],
+    [(torch.abs, "float32"), (lambda n: (n != 0)[..., :1], r"shape of neurons.*, 1\)"), (lambda n: [], "got list")],
 )
 def test_a_rule_of_ones_own_gives_booleans_for_each_neuron(gives, says):
     class Own(sl.FAT):
@@ -247,11 +237,8 @@ def test_the_three_other_rules_by_hand(dtype):
     # Output vectors of length 5, 4, 0 and 4 (see the test of thresholds): the largest value has no output at all.
     where = ffn([[3.0, 1, 0, 0], [4.0, 0, 0, 2]])
     neurons = torch.tensor([[1.0, 4.0, 9.0, -2.0]], dtype=dtype)
-    for k, expected in [
-        (0.25, [True, False, False, False]),
-        (0.5, [True, True, False, True]),
-        (1, [True, True, False, True]),
-    ]:
+    two = [True, True, False, True]
+    for k, expected in [(0.25, [True, False, False, False]), (0.5, two), (1, two)]:
         assert sl.OutputTopK(k).active(where, neurons, torch.zeros_like(neurons)).tolist() == [expected]
 
 
@@ -268,8 +255,9 @@ def test_top_p_of_one_keeps_every_nonzero_score_however_small():
     assert sl.TopP(1.0).active(UNIT5, gate, gate).tolist() == [[True, True, True, False, True]]
 
 
+NORMS = [1.0, 2.0, 0.0, 3.0, 0.5, 1.0]
+SIX = ffn([NORMS])
 SCORES = st.lists(st.lists(st.integers(-12, 12), min_size=6, max_size=6), min_size=1, max_size=4)
-SIX = ffn([[1.0, 2.0, 0.0, 3.0, 0.5, 1.0]])
 PARTS = st.integers(1, 64).map(lambda n: n / 64)
 
 
@@ -285,42 +273,33 @@ def plain_top_p(row, p):
     return [abs(v) > 0 and abs(v) >= min(kept) for v in row] if kept else [False] * len(row)
 
 
-def plain_output_top_k(row, k, norms=(1.0, 2.0, 0.0, 3.0, 0.5, 1.0)):
-    lengths = [abs(v) * norm for v, norm in zip(row, norms, strict=True)]
+def plain_output_top_k(row, k):
+    lengths = [abs(v) * norm for v, norm in zip(row, NORMS, strict=True)]
     last = sorted(lengths, reverse=True)[max(1, round(k * len(row))) - 1]
     return [length > 0 and length >= last for length in lengths]
 
 
 @given(SCORES, PARTS)
-def test_top_p_against_exact_sums(rows, p):
-    gate = torch.tensor(rows, dtype=torch.float32)
-    assert sl.TopP(p).active(SIX, gate, gate).tolist() == [plain_top_p(row, p) for row in rows]
-
-
-@given(SCORES, PARTS)
-def test_top_k_of_outputs_against_sorted_lengths(rows, k):
-    neurons = torch.tensor(rows, dtype=torch.float32)
-    expected = [plain_output_top_k(row, k) for row in rows]
-    assert sl.OutputTopK(k).active(SIX, neurons, torch.zeros_like(neurons)).tolist() == expected
+def test_top_p_and_top_k_of_outputs_against_plain_python(rows, share):
+    values = torch.tensor(rows, dtype=torch.float32)
+    assert sl.TopP(share).active(SIX, values, values).tolist() == [plain_top_p(row, share) for row in rows]
+    expected = [plain_output_top_k(row, share) for row in rows]
+    assert sl.OutputTopK(share).active(SIX, values, torch.zeros_like(values)).tolist() == expected
 
 
 @given(SCORES, PARTS, PARTS)
 def test_a_larger_parameter_keeps_all_that_a_smaller_one_keeps(rows, a, b):
     gate = torch.tensor(rows, dtype=torch.float32)
     low, high = sorted((a, b))
-    for less, more in [
-        (sl.TopP(low), sl.TopP(high)),
-        (sl.OutputTopK(low), sl.OutputTopK(high)),
-        (sl.GateThresholds((12 * high,)), sl.GateThresholds((12 * low,))),
-    ]:
-        kept, more_kept = (rule.active(SIX, gate, gate) for rule in (less, more))
+    for make in (sl.TopP, sl.OutputTopK, lambda share: sl.GateThresholds((12 * (1 - share),))):
+        kept, more_kept = (make(share).active(SIX, gate, gate) for share in (low, high))
         assert not (kept & ~more_kept).any()
 
 
 @given(SCORES, PARTS, st.permutations(range(6)))
 def test_neither_the_order_of_neurons_nor_neighbouring_tokens_matter(rows, share, order):
     gate = torch.tensor(rows, dtype=torch.float32)
-    shuffled = ffn([[[1.0, 2.0, 0.0, 3.0, 0.5, 1.0][i] for i in order]])
+    shuffled = ffn([[NORMS[i] for i in order]])
     for rule in (sl.TopP(share), sl.OutputTopK(share), sl.GateThresholds((12 * share,))):
         whole = rule.active(SIX, gate, gate)
         assert torch.equal(whole, torch.cat([rule.active(SIX, row[None], row[None]) for row in gate]))
@@ -349,11 +328,7 @@ def test_gate_thresholds_leave_padding_out_and_do_not_mind_how_a_text_is_batched
     model, ids = gated
     rows = [ids[0, :20], ids[1, :13], ids[2, :7]]
     alone = sl.gate_thresholds(model, [row[None] for row in rows], 0.3)
-    padded = torch.full((3, 20), 7)
-    mask = torch.zeros(3, 20, dtype=torch.long)
-    for i, row in enumerate(rows):
-        padded[i, : len(row)], mask[i, : len(row)] = row, 1
-    together = sl.gate_thresholds(model, [{"input_ids": padded, "attention_mask": mask}], 0.3)
+    together = sl.gate_thresholds(model, padded(rows, filler=7), 0.3)
     assert together.values == pytest.approx(alone.values, rel=1e-5)
     assert sl.gate_thresholds(model, [ids], 0.3).values != pytest.approx(alone.values, rel=1e-3)
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 from helpers import (
     Algorithm1,
-    ForwardCount,
     PlainMLP,
     bootstrap,
     brute_cett,
@@ -21,6 +20,8 @@ from helpers import (
     greedy,
     grid_cett,
     hooks_on,
+    noted_passes,
+    padded,
     plain_losses,
     tiny_llama,
 )
@@ -33,17 +34,13 @@ from sparsinglib.core.cett import layer_cett
 from sparsinglib.texts import corpora
 
 CETTS = [0.01, 0.05, 0.1, 0.2, 0.5]
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:sparsinglib")
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
 def split(ids, sizes):
     """The rows of a tensor in batches of the given sizes, over and over."""
-    out, start, turn = [], 0, itertools.cycle(sizes)
-    while start < len(ids):
-        size = next(turn)
-        out.append(ids[start : start + size])
-        start += size
-    return out
+    rows, turn = iter(ids), itertools.cycle(sizes)
+    return [torch.stack(batch) for batch in iter(lambda: list(itertools.islice(rows, next(turn))), [])]
 
 
 # Thresholds for a CETT
@@ -73,7 +70,7 @@ def reached_cett(model, text, found):
 
 @pytest.mark.parametrize("method", ["lattice", "bisection"])
 @pytest.mark.parametrize("p", [1.0, 10.0, 50.0])
-def test_layers_share_the_cett_that_the_search_reports(method, p, responsive, quiet):
+def test_layers_share_the_cett_that_the_search_reports(method, p, responsive):
     model, text = responsive
     found = sl.find_thresholds(model, [text], p, method=method)
     # CETT of 480 tokens with 24 neurons is a coarse staircase, and the search itself stops at 1 %.
@@ -160,7 +157,7 @@ def smooth_crossing(curve, p):
 
 
 @pytest.mark.parametrize("p", [1.0, 5.0, 10.0, 50.0])
-def test_same_answer_as_a_plain_algorithm_1(p, oracle, curve, responsive, quiet):
+def test_same_answer_as_a_plain_algorithm_1(p, oracle, curve, responsive):
     model, text = responsive
     found = sl.find_thresholds(model, [text], p)
     assert found.target_met and found.converged
@@ -200,12 +197,12 @@ def test_a_miss_that_the_scatter_explains_is_said_too():
         assert sl.shared_cett([model], batches, 1.0) == found.cett
 
 
-@pytest.mark.parametrize(("activation", "p"), [("relu", 5.0), ("silu", 5.0)])
-def test_same_answer_on_the_golden_inputs(activation, p, ids, quiet):
+@pytest.mark.parametrize("activation", ["relu", "silu"])
+def test_same_answer_on_the_golden_inputs(activation, ids):
     model, text = golden_model(activation), ids[f"greedy64_{activation}"]
     plain = Algorithm1(model, text)
-    theirs = plain.search(p)
-    found = sl.find_thresholds(model, [text], p)
+    theirs = plain.search(5.0)
+    found = sl.find_thresholds(model, [text], 5.0)
     # 63 targets: the ratio jumps by half a percent, so CETT is compared within the jumps' width.
     assert found.cett == pytest.approx(theirs, rel=0.15)
     assert found.activation_ratio == pytest.approx(plain.run(theirs)[1], abs=0.03)
@@ -213,7 +210,7 @@ def test_same_answer_on_the_golden_inputs(activation, p, ids, quiet):
 
 @pytest.mark.parametrize("p", [1.0, 10.0])
 @pytest.mark.parametrize("criterion", ["ppl", "kl"])
-def test_lattice_and_bisection_agree(criterion, p, responsive, quiet):
+def test_lattice_and_bisection_agree(criterion, p, responsive):
     model, text = responsive
     fast = sl.find_thresholds(model, [text], p, criterion=criterion)
     plain = sl.find_thresholds(model, [text], p, criterion=criterion, method="bisection", stop_width=1e-4)
@@ -223,35 +220,35 @@ def test_lattice_and_bisection_agree(criterion, p, responsive, quiet):
     assert fast.sparse_passes <= 6 < plain.sparse_passes
 
 
-def test_bisection_halves_to_the_stop_width(responsive, quiet):
+def test_bisection_halves_to_the_stop_width(responsive):
     model, text = responsive
     found = sl.find_thresholds(model, [text], 5.0, method="bisection", stop_width=1e-3)
     assert found.sparse_passes == 10 + 1  # 2**-10 < 1e-3, and the middle of the last interval
     assert found.points[-1][0] == 0.5 or any(c == 0.5 for c, _ in found.points)
 
 
-def test_passes_and_forward_calls_counted_from_outside(responsive, quiet):
+def test_passes_and_forward_calls_counted_from_outside(responsive):
     model, text = responsive
-    with ForwardCount(model) as counted:
+    with noted_passes(model) as counted:
         found = sl.find_thresholds(model, [text], 5.0)
-    assert counted.total == found.dense_passes + found.sparse_passes + 1  # on eight tokens: is it causal?
+    assert len(counted) == found.dense_passes + found.sparse_passes + 1  # on eight tokens: is it causal?
     assert found.sparse_passes <= 5 and found.dense_passes == 1
     assert hooks_on(model) == 0
 
 
-def test_a_text_whose_neurons_do_not_fit_is_read_once_more(responsive, quiet, monkeypatch):
+def test_a_text_whose_neurons_do_not_fit_is_read_once_more(responsive, monkeypatch):
     model, text = responsive
     kept = sl.find_thresholds(model, [text], 5.0)
     monkeypatch.setattr(cett, "KEPT_BYTES", 480 * 2 * 24 * 4 - 1)
     monkeypatch.setattr(cett, "SAMPLE_TOKENS", (64, 64))
-    with ForwardCount(model) as counted:
+    with noted_passes(model) as counted:
         found = sl.find_thresholds(model, [text], 5.0)
-    assert counted.total == found.dense_passes + found.sparse_passes + 1
+    assert len(counted) == found.dense_passes + found.sparse_passes + 1
     assert found.dense_passes == 2 and found.sparse_passes == kept.sparse_passes
     assert found.cett == pytest.approx(kept.cett, rel=1e-6) and found.values == pytest.approx(kept.values, rel=0.01)
-    with ForwardCount(model) as counted:
+    with noted_passes(model) as counted:
         found = sl.thresholds_for_cett(model, [text], 0.1)
-    assert (found.dense_passes, found.sparse_passes) == (4, 1) and counted.total == 6
+    assert (found.dense_passes, found.sparse_passes) == (4, 1) and len(counted) == 6
 
 
 @pytest.mark.parametrize(("size", "rows"), [(12, slice(3)), (1, slice(None, None, 4))], ids=["one batch", "many"])
@@ -259,13 +256,13 @@ def test_a_first_look_is_at_some_of_the_rows(size, rows, responsive):
     model, text = responsive
     curves = cett.CettCurves(model, text.split(size))
     seen = curves.evaluate(0.2, one_in=4)
-    alone = cett.CettCurves(model, [text[rows]]).measure(0.2, seen.thresholds)
-    assert seen.log_ratio == pytest.approx(alone.log_ratio, rel=1e-4)
+    alone = sl.measure(model, [text[rows]], sl.Thresholds(seen.thresholds, 0.2, 1.0, None, 0.5))
+    assert seen.log_ratio == pytest.approx(math.log(alone.ppl_ratio), rel=1e-4)
     assert seen.activation_ratio == pytest.approx(alone.activation_ratio)
     assert curves.sparse_passes == 0
 
 
-def test_kl_criterion_meets_its_target(responsive, quiet):
+def test_kl_criterion_meets_its_target(responsive):
     model, text = responsive
     found = sl.find_thresholds(model, [text], 2.0, criterion="kl")
     assert found.criterion == "kl" and found.converged
@@ -278,7 +275,7 @@ def test_kl_criterion_meets_its_target(responsive, quiet):
     assert found.tokens_needed == math.ceil(text.numel() * (result.kl_se / (0.1 * math.log(1.02))) ** 2)
 
 
-def test_shared_cett_meets_the_mean_ratio(responsive, quiet):
+def test_shared_cett_meets_the_mean_ratio(responsive):
     first, text = responsive
     other = copy.deepcopy(first)
     with torch.no_grad():
@@ -295,7 +292,7 @@ def test_shared_cett_meets_the_mean_ratio(responsive, quiet):
     assert sl.shared_cett([first, first], iter([text]), 5.0) == pytest.approx(alone, rel=1e-6)
 
 
-def test_held_out_text_is_measured_with_the_same_thresholds(responsive, quiet):
+def test_held_out_text_is_measured_with_the_same_thresholds(responsive):
     model, text = responsive
     found = sl.find_thresholds(model, [text[:8]], 5.0, held_out=iter([text[8:]]))
     alone = sl.find_thresholds(model, [text[:8]], 5.0)
@@ -310,7 +307,7 @@ def test_held_out_text_is_measured_with_the_same_thresholds(responsive, quiet):
 # How sure the answer is
 
 
-def test_standard_error_against_a_block_bootstrap(quiet):
+def test_standard_error_against_a_block_bootstrap():
     model = tiny_llama(seed=5)
     text = greedy(model, 100, rows=10, seed=2)
     found = sl.find_thresholds(model, [text], 10.0)
@@ -368,9 +365,7 @@ def same(a, b, rel=2e-5):
 @pytest.fixture(scope="module")
 def whole(responsive):
     model, text = responsive
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return sl.thresholds_for_cett(model, [text], 0.15), sl.find_thresholds(model, [text], 10.0)
+    return sl.thresholds_for_cett(model, [text], 0.15), sl.find_thresholds(model, [text], 10.0)
 
 
 @settings(max_examples=8)
@@ -378,9 +373,7 @@ def whole(responsive):
 def test_how_the_rows_are_batched_does_not_matter(sizes, responsive, whole):
     model, text = responsive
     same(sl.thresholds_for_cett(model, split(text, sizes), 0.15), whole[0])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        parts = sl.find_thresholds(model, split(text, sizes), 10.0)
+    parts = sl.find_thresholds(model, split(text, sizes), 10.0)
     same(parts, whole[1], rel=1e-4)
     assert parts.provenance["corpus_sha256"] == whole[1].provenance["corpus_sha256"]
     assert parts.ppl_ratio_se == pytest.approx(whole[1].ppl_ratio_se, rel=1e-3)
@@ -394,32 +387,22 @@ def test_how_the_rows_are_batched_does_not_matter(sizes, responsive, whole):
 )
 def test_padding_does_not_matter(left, right, filler, responsive, whole):
     model, text = responsive
-    width = 40 + max(left) + right
-    ids = torch.full((12, width), filler)
-    mask = torch.zeros(12, width, dtype=torch.long)
-    for row, before in enumerate(left):
-        ids[row, before : before + 40] = text[row]
-        mask[row, before : before + 40] = 1
-    padded = [{"input_ids": ids, "attention_mask": mask}]
-    found = sl.thresholds_for_cett(model, padded, 0.15)
+    found = sl.thresholds_for_cett(model, padded(text, left, 40 + max(left) + right, filler), 0.15)
     same(found, whole[0], rel=2e-4)
     assert found.provenance["corpus_sha256"] == whole[0].provenance["corpus_sha256"]
 
 
 def test_rows_of_nothing_but_padding_do_not_matter(responsive, whole):
     model, text = responsive
-    ids = torch.cat([text, torch.zeros(2, 40, dtype=torch.long)])
-    mask = torch.ones_like(ids)
-    mask[12:] = 0
-    same(sl.thresholds_for_cett(model, [{"input_ids": ids, "attention_mask": mask}], 0.15), whole[0], rel=2e-4)
+    same(sl.thresholds_for_cett(model, padded([*text, *text[:2, :0]]), 0.15), whole[0], rel=2e-4)
 
 
 def test_rows_split_to_save_memory_do_not_matter(responsive, whole, monkeypatch):
     model, text = responsive
     monkeypatch.setattr(forward, "LOGIT_BUDGET", 40 * 40 * 3)
-    with ForwardCount(model) as counted:
+    with noted_passes(model) as counted:
         same(sl.thresholds_for_cett(model, [text], 0.15), whole[0])
-    assert counted.total == 4 * 2 + 1  # four pieces, dense and sparse; eight tokens to see if it is causal
+    assert len(counted) == 4 * 2 + 1  # four pieces, dense and sparse; eight tokens to see if it is causal
 
 
 def test_single_token_rows_among_others(responsive, whole):
@@ -436,11 +419,15 @@ def test_single_token_rows_among_others(responsive, whole):
 
 
 def searched(rise, target, start=-2.0, reach=1.25 * crossing.STEP):
-    """Fit and lattice points asked for, in their order."""
+    """Fit and lattice points asked for, in their order; ``rise`` takes a CETT and how many steps it lies below 1."""
     asked = []
-    return crossing.find_crossing(
-        lambda i: asked.append(i) or (rise(crossing.lattice(i)), 0.0), target, reach, start
-    ), asked
+    noted = lambda i: asked.append(i) or (rise(crossing.lattice(i), -i), 0.0)  # noqa: E731
+    return crossing.find_crossing(noted, target, reach, start), asked
+
+
+def scattered(seed, size):
+    """A factor near 1 for each lattice point."""
+    return 1 + size * np.random.default_rng(seed).uniform(-1, 1, 200)
 
 
 @settings(max_examples=60)
@@ -455,10 +442,9 @@ def searched(rise, target, start=-2.0, reach=1.25 * crossing.STEP):
 )
 @example(18.0, 1.5, 0.001, 0.0, -0.5, 2.5, 0)  # as far from the start as can be: ten points
 def test_the_crossing_of_a_noisy_power_law(scale, power, target, noise, start, reach, seed):
-    scatter = 1 + noise * np.random.default_rng(seed).uniform(-1, 1, 200)
-    fit, asked = searched(
-        lambda c: scale * c**power * scatter[round(-math.log(c) / crossing.STEP)], target, start, reach * crossing.STEP
-    )
+    scatter = scattered(seed, noise)
+    rise = lambda c, steps: scale * c**power * scatter[steps]  # noqa: E731
+    fit, asked = searched(rise, target, start, reach * crossing.STEP)
     true = math.log(target / scale) / power
     assert len(set(asked)) == len(asked) <= crossing.MOST_POINTS and max(asked) <= 0
     if true < math.log(0.5):
@@ -473,28 +459,21 @@ def test_the_crossing_of_a_noisy_power_law(scale, power, target, noise, start, r
 )
 def test_where_the_search_begins_and_a_seventh_digit_do_not_matter(true, starts, seed):
     """Also where the crossing lies on, or between, lattice points: other points are asked for, with the same answer."""
-    rng = np.random.default_rng(seed)
-    scatter, digits = 1 + 0.03 * rng.uniform(-1, 1, 200), 1 + 1e-6 * rng.uniform(-1, 1, 200)
-
-    def rise(changed):
-        def at(c):
-            index = round(-math.log(c) / crossing.STEP)
-            return 0.01 * math.exp(2.2 * (math.log(c) - true)) * scatter[index] * (digits[index] if changed else 1)
-
-        return at
-
-    answers = [searched(rise(changed), 0.01, start)[0].log_cett for changed in (False, True) for start in starts]
+    scatter, digits = scattered(seed, 0.03), scattered(seed + 100, 1e-6)
+    rise = lambda c, steps: 0.01 * math.exp(2.2 * (math.log(c) - true)) * scatter[steps]  # noqa: E731
+    changed = lambda c, steps: rise(c, steps) * digits[steps]  # noqa: E731
+    answers = [searched(one, 0.01, start)[0].log_cett for one in (rise, changed) for start in starts]
     assert answers == pytest.approx([answers[0]] * 4, abs=1e-5)
 
 
 @settings(max_examples=40)
 @given(edge=st.integers(-12, -4), side=st.sampled_from([-1.25, -0.25, 0.0, 0.25, 0.5, 1.25]), seed=st.integers(0, 99))
 def test_a_point_enters_and_leaves_without_a_jump(edge, side, seed):
-    scatter = 1 + 0.03 * np.random.default_rng(seed).uniform(-1, 1, 200)
+    scatter = scattered(seed, 0.03)
 
     def answer(shift):
         true = (edge + side) * crossing.STEP + shift
-        rise = lambda c: math.exp(2 * (math.log(c) - true)) * scatter[round(-math.log(c) / crossing.STEP)]  # noqa: E731
+        rise = lambda c, steps: math.exp(2 * (math.log(c) - true)) * scatter[steps]  # noqa: E731
         return searched(rise, 1.0)[0].log_cett - true
 
     offs = [answer(shift) for shift in np.linspace(-0.02, 0.02, 41)]
@@ -504,13 +483,13 @@ def test_a_point_enters_and_leaves_without_a_jump(edge, side, seed):
 @settings(max_examples=40)
 @given(targets=st.lists(st.floats(1e-3, 0.3), min_size=2, max_size=5, unique=True), seed=st.integers(0, 99))
 def test_a_higher_target_has_a_higher_crossing(targets, seed):
-    scatter = 1 + 0.05 * np.random.default_rng(seed).uniform(-1, 1, 200)
-    rise = lambda c: c**2 * scatter[round(-math.log(c) / crossing.STEP)]  # noqa: E731
+    scatter = scattered(seed, 0.05)
+    rise = lambda c, steps: c**2 * scatter[steps]  # noqa: E731
     found = [searched(rise, target)[0].log_cett for target in sorted(targets)]
     assert (np.diff(found) > -1e-7).all()
 
 
-def test_a_standard_error_of_cett_that_a_bootstrap_confirms(quiet):
+def test_a_standard_error_of_cett_that_a_bootstrap_confirms():
     model = tiny_llama(seed=5)
     text = greedy(model, 100, rows=20, seed=2)
     curves = cett.CettCurves(model, [text])

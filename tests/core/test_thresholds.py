@@ -1,6 +1,5 @@
 """The artefact of a search survives the disk, the authors' format and the wrong model."""
 
-import copy
 import dataclasses
 import json
 import math
@@ -19,10 +18,6 @@ def found(ids):
     return sl.thresholds_for_cett(golden_model("silu"), [ids["tiny64"]], 0.1)
 
 
-def tiny_found(model):
-    return sl.thresholds_for_cett(model, [IDS], 0.1)
-
-
 @pytest.mark.parametrize(
     ("other", "word"),
     [
@@ -34,8 +29,7 @@ def tiny_found(model):
     ids=["layers", "d_ff", "weights", "family"],
 )
 def test_refuses_another_model(other, word):
-    thresholds = tiny_found(tiny_llama())
-    model = other()
+    thresholds, model = sl.thresholds_for_cett(tiny_llama(), [IDS], 0.1), other()
     with pytest.raises(ValueError, match=word), sl.sparsify(model, thresholds):
         pass
     with pytest.raises(ValueError, match=word):
@@ -45,8 +39,8 @@ def test_refuses_another_model(other, word):
 
 def test_takes_the_same_model_in_another_dtype():
     model = tiny_llama()
-    thresholds = tiny_found(model)
-    with sl.sparsify(copy.deepcopy(model).to(torch.bfloat16), thresholds) as half:
+    thresholds = sl.thresholds_for_cett(model, [IDS], 0.1)
+    with sl.sparsify(model.to(torch.bfloat16), thresholds) as half:
         logits(half)
 
 
@@ -55,9 +49,7 @@ def test_json_round_trip_is_exact(found, tmp_path):
     found.save(path)
     back = sl.Thresholds.load(path)
     assert back == found and hash(back) == hash(found)
-    assert [type(getattr(back, f.name)) for f in dataclasses.fields(back)] == [
-        type(getattr(found, f.name)) for f in dataclasses.fields(found)
-    ]
+    assert [*map(type, vars(back).values())] == [*map(type, vars(found).values())]
     assert [p.name for p in tmp_path.iterdir()] == ["thresholds.json"]
     document = json.loads(path.read_text())
     assert document["tokens"] == 64 and document["layers"] == [160, 160]
@@ -76,16 +68,8 @@ positive = st.floats(0, 1e30, allow_subnormal=False)
 )
 def test_any_artefact_survives_the_disk(tmp_path_factory, values, cett, se, points, interval):
     path = tmp_path_factory.mktemp("t") / "a.json"
-    artefact = sl.Thresholds(
-        tuple(values),
-        cett,
-        1 / 3,
-        se,
-        math.pi / 4,
-        points=tuple(points),
-        cett_interval=interval,
-        provenance={"model": "é"},
-    )
+    more = {"points": tuple(points), "cett_interval": interval, "provenance": {"model": "é"}}
+    artefact = sl.Thresholds(tuple(values), cett, 1 / 3, se, math.pi / 4, **more)
     artefact.save(path)
     assert sl.Thresholds.load(path) == artefact
     assert tuple(float(x) for x in artefact.as_env().split(",")) == artefact.values
@@ -119,14 +103,14 @@ def test_save_keeps_the_old_file_if_it_fails(found, tmp_path):
 
 
 BROKEN = {
-    "nothing": "",
-    "cut short": '{"format": "sparsinglib thresholds 1", "values": [0.1',
-    "not json": "0.1,0.2",
-    "a list": "[0.1, 0.2]",
-    "other format": '{"values": [0.1]}',
+    "nothing": b"",
+    "cut short": b'{"format": "sparsinglib thresholds 1", "values": [0.1',
+    "not json": b"0.1,0.2",
+    "a list": b"[0.1, 0.2]",
+    "other format": b'{"values": [0.1]}',
     "binary": b"\xff\xfe\x00",
     "missing": None,
-    "deep": "[" * 100000,
+    "deep": b"[" * 100000,
 }
 CHANGES = {
     "no values": {"values": []},
@@ -161,7 +145,7 @@ CHANGES = {
 def test_unreadable_file_is_one_error_that_names_it(content, tmp_path):
     path = tmp_path / "bad.json"
     if content is not None:
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        path.write_bytes(content)
     with pytest.raises(ValueError, match=r"bad\.json"):
         sl.Thresholds.load(path)
 

@@ -18,18 +18,17 @@ from sparsinglib.core.token_batches import token_batches
 TEXT = "The river ran low that summer, and the mill stood still.\n" * 40
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def tokenizer():
     return AutoTokenizer.from_pretrained(LADDER_TOKENIZER, trust_remote_code=False)
 
 
 @pytest.fixture
-def marked():
+def marked(tokenizer):
     """The ladder's tokenizer, told to begin each text with a start token, id 0."""
-    own = AutoTokenizer.from_pretrained(LADDER_TOKENIZER, trust_remote_code=False)
     start = TemplateProcessing(single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)])
-    own.backend_tokenizer.post_processor = start
-    return own
+    tokenizer.backend_tokenizer.post_processor = start
+    return tokenizer
 
 
 class Words:

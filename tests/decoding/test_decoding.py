@@ -9,11 +9,12 @@ import numba
 import numpy as np
 import pytest
 import torch
+from families import MIXTURES, build
 from helpers import PlainMLP, hooks_on, same_weights, tiny_granite, tiny_llama
 from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel, MixtralConfig, MixtralForCausalLM, Phi3Config, Phi3ForCausalLM
+from transformers import MixtralConfig, MixtralForCausalLM
 
 import sparsinglib as sl
 from sparsinglib.decoding import engine, kernel
@@ -236,11 +237,7 @@ def test_thresholds_mark_what_sparsify_marks(responsive):
 
 
 def test_fused_gate_and_up():
-    torch.manual_seed(0)
-    more = {"num_key_value_heads": 2, "initializer_range": 0.3, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-    config = Phi3Config(**SMALL, num_hidden_layers=2, **more)
-    model = Phi3ForCausalLM(config).eval()
-    report = decoded_as_masked(model, sl.Thresholds((0.3, 0.3), 0.1, 1.0, None, 0.5))
+    report = decoded_as_masked(build("Phi3", scale=15)[0], sl.Thresholds((0.3, 0.3), 0.1, 1.0, None, 0.5))
     assert report.sparse_steps > 0 and report.skipped_before_down > 0
 
 
@@ -306,16 +303,11 @@ def of_another_formula():
     return model
 
 
-SMALL = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2}
-UNGATED = GPT2Config(vocab_size=40, n_embd=16, n_layer=1, n_head=2)
-EXPERTS = MixtralConfig(**SMALL, num_hidden_layers=1, num_key_value_heads=2, num_local_experts=2)
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: GPT2LMHeadModel(UNGATED), r"h\.0\.mlp is not gated"),
-        (lambda: MixtralForCausalLM(EXPERTS), "mixture of experts"),
+        (lambda: build("GPT2")[0], r"h\.0\.mlp is not gated"),
+        (lambda: MixtralForCausalLM(MixtralConfig(**MIXTURES["Mixtral"][1])), "mixture of experts"),
         (lambda: with_weights(lambda w: (64 * w).to(torch.int8)), r"layers\.1\.mlp.*torch.int8.*the model unquantised"),
         (lambda: with_weights(torch.Tensor.half), r"layers\.1\.mlp.*torch.float16.*load the model unquantised"),
         (lambda: with_weights(lambda w: w.as_subclass(Packed)), "unquantised"),

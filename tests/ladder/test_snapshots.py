@@ -73,7 +73,7 @@ def test_on_the_grid_errors_and_loss_are_those_of_a_measurement(measured):
 
 def test_shared_experts_are_pooled_with_their_layers_routed_ones():
     torch.manual_seed(0)
-    config, arguments, _ = MIXTURES["Qwen2Moe"]
+    config, arguments = MIXTURES["Qwen2Moe"]
     model = tf.AutoModelForCausalLM.from_config(config(**arguments)).eval()
     text = [torch.randint(3, 40, (16, 64), generator=torch.Generator().manual_seed(0))]
     row = snapshots.measure_snapshot(model, text).iloc[6]
@@ -87,9 +87,9 @@ def test_shared_experts_are_pooled_with_their_layers_routed_ones():
 def test_the_shared_cett_is_that_of_a_search(measured):
     model, held_out, table = measured
     found = sl.find_thresholds(model, held_out, 5.0, criterion="kl")
-    assert snapshots.shared_cett(table, 5.0) == pytest.approx(found.cett, rel=0.02)
+    assert snapshots.cett_at_rise(table, 5.0) == pytest.approx(found.cett, rel=0.02)
     with pytest.raises(ValueError, match="reached by no CETT"):
-        snapshots.shared_cett(table, 1e-4)
+        snapshots.cett_at_rise(table, 1e-4)
     with pytest.raises(ValueError, match="outside what was measured"):
         snapshots.at_cett(table, 0.5)
 

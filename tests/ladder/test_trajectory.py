@@ -13,16 +13,17 @@ from sparsinglib.files import LADDER
 from sparsinglib.ladder import recipe, trajectory
 from sparsinglib.ladder.recipe import RUNS
 
+RUN = RUNS["0.1m-relu"]
+
 
 def test_a_trajectory_is_resumed_and_holds_what_the_library_measures(tmp_path, monkeypatch):
-    run = RUNS["0.1m-relu"]
-    shipped = sorted((LADDER / run.name / "steps").iterdir())[-5:]
+    shipped = sorted((LADDER / RUN.name / "steps").iterdir())[-5:]
     for path in shipped:
-        shutil.copytree(path, tmp_path / run.name / "steps" / path.name)
+        shutil.copytree(path, tmp_path / RUN.name / "steps" / path.name)
     monkeypatch.setattr(trajectory, "LADDER", tmp_path)
     monkeypatch.setattr(trajectory, "WORK", tmp_path / "none")
     monkeypatch.setattr(trajectory, "INCREASES", (1.0,))  # the other two take as long again each
-    table = trajectory.measure_run(run, 2048)
+    table = trajectory.measure_run(RUN, 2048)
     assert set(table["step"]) == {int(path.name[5:]) for path in shipped}
     assert set(table["p_pct"].dropna()) == {1.0}
     last = table[table["step"] == max(table["step"])].set_index("metric")["value"]
@@ -36,11 +37,12 @@ def test_a_trajectory_is_resumed_and_holds_what_the_library_measures(tmp_path, m
     zeros = sl.measure(models[-1], batches, sl.StraightforwardReLU())
     assert last["relu_nonzero_ratio"] == pytest.approx(zeros.activation_ratio)
     monkeypatch.setattr(trajectory, "measure_checkpoint", lambda *_, **__: pytest.fail("measured again"))
-    assert len(trajectory.measure_run(run, 2048)) == len(table)
+    assert len(trajectory.measure_run(RUN, 2048)) == len(table)
 
 
-def stubbed(monkeypatch, tmp_path, run, cett):
-    """Measures of a run's kept checkpoints made up, all but the bookkeeping; returns the steps that were measured."""
+@pytest.fixture
+def stubbed(monkeypatch, tmp_path):
+    """Measures of runs' kept checkpoints made up, all but the bookkeeping; returns the steps that were measured."""
     measured = []
 
     def rows(path, batches, cett, relu):
@@ -52,57 +54,58 @@ def stubbed(monkeypatch, tmp_path, run, cett):
     monkeypatch.setattr(trajectory, "WORK", tmp_path / "work")
     monkeypatch.setattr(trajectory, "validation_batches", lambda _: [])
     monkeypatch.setattr(trajectory, "open_model", lambda path: None)
-    monkeypatch.setattr(trajectory, "shared_cett", lambda models, batches, p: cett * p)
     monkeypatch.setattr(trajectory, "measure_checkpoint", rows)
-    for step in recipe.kept_steps(run)[-6:]:
-        (tmp_path / "work" / run.name / f"step_{step:07d}").mkdir(parents=True)
-    return measured
+
+    def stub(cett, *runs):
+        monkeypatch.setattr(trajectory, "shared_cett", lambda models, batches, p: cett * p)
+        for run in runs:
+            for step in recipe.kept_steps(run)[-6:]:
+                (tmp_path / "work" / run.name / f"step_{step:07d}").mkdir(parents=True)
+        return measured
+
+    return stub
 
 
 @pytest.mark.parametrize("cett", [0.0123456789012345, 0.2345678901234567])
-def test_what_was_measured_at_this_shared_cett_is_kept(tmp_path, monkeypatch, cett):
-    run = RUNS["0.1m-relu"]
-    measured = stubbed(monkeypatch, tmp_path, run, cett)
-    table = trajectory.measure_run(run, 2048)
+def test_what_was_measured_at_this_shared_cett_is_kept(stubbed, cett):
+    measured = stubbed(cett, RUN)
+    table = trajectory.measure_run(RUN, 2048)
     assert sorted(measured) == sorted(set(table["step"])) and len(measured) > 4
     measured.clear()
-    trajectory.measure_run(run, 2048)
+    trajectory.measure_run(RUN, 2048)
     assert not measured
-    monkeypatch.setattr(trajectory, "shared_cett", lambda models, batches, p: (cett + 1e-6) * p)
-    trajectory.measure_run(run, 2048)
+    stubbed(cett + 1e-6)
+    trajectory.measure_run(RUN, 2048)
     assert sorted(measured) == sorted(set(table["step"]))
 
 
 @pytest.mark.parametrize("missing", ["another p", "its own CETT"])
-def test_an_incomplete_checkpoint_is_measured_again(tmp_path, monkeypatch, missing):
-    run = RUNS["0.1m-relu"]
-    measured = stubbed(monkeypatch, tmp_path, run, 0.1)
-    whole = trajectory.measure_run(run, 2048)
+def test_an_incomplete_checkpoint_is_measured_again(stubbed, missing):
+    measured = stubbed(0.1, RUN)
+    whole = trajectory.measure_run(RUN, 2048)
     step = whole["step"].iloc[0]
     gone = (whole["p_pct"] == 5.0) if missing == "another p" else (whole["metric"] == "cett_searched")
-    whole[~gone | (whole["step"] != step)].to_csv(trajectory.LADDER / run.name / "trajectory.csv", index=False)
+    whole[~gone | (whole["step"] != step)].to_csv(trajectory.LADDER / RUN.name / "trajectory.csv", index=False)
     measured.clear()
-    again = trajectory.measure_run(run, 2048)
+    again = trajectory.measure_run(RUN, 2048)
     assert measured == [step]
     assert len(again) == len(whole) and not again.duplicated(["step", "metric", "p_pct"]).any()
 
 
-def test_measurements_whose_checkpoints_are_gone_are_not_thrown_away(tmp_path, monkeypatch):
-    run = RUNS["0.1m-relu"]
-    stubbed(monkeypatch, tmp_path, run, 0.1)
-    trajectory.measure_run(run, 2048)
-    kept = (tmp_path / "shipped" / run.name / "trajectory.csv").read_bytes()
-    shutil.rmtree(min((tmp_path / "work" / run.name).iterdir()))
-    monkeypatch.setattr(trajectory, "shared_cett", lambda models, batches, p: 0.2 * p)
+def test_measurements_whose_checkpoints_are_gone_are_not_thrown_away(tmp_path, stubbed):
+    stubbed(0.1, RUN)
+    trajectory.measure_run(RUN, 2048)
+    kept = (tmp_path / "shipped" / RUN.name / "trajectory.csv").read_bytes()
+    shutil.rmtree(min((tmp_path / "work" / RUN.name).iterdir()))
+    stubbed(0.2)
     with pytest.raises(ValueError, match="checkpoints are gone"):
-        trajectory.measure_run(run, 2048)
-    assert (tmp_path / "shipped" / run.name / "trajectory.csv").read_bytes() == kept
+        trajectory.measure_run(RUN, 2048)
+    assert (tmp_path / "shipped" / RUN.name / "trajectory.csv").read_bytes() == kept
 
 
-def test_all_measures_finished_runs_once(tmp_path, monkeypatch):
+def test_all_measures_finished_runs_once(tmp_path, stubbed):
     shape, whole, mixture = RUNS["0.1m-relu-w24x16"], RUNS["0.1m-silu"], RUNS["moe-16"]
-    for run in (shape, whole, mixture):
-        measured = stubbed(monkeypatch, tmp_path, run, 0.1)
+    measured = stubbed(0.1, shape, whole, mixture)
     for run, finished in ((shape, True), (whole, False), (mixture, True), (RUNS["0.4m-relu"], True)):
         facts = tmp_path / "shipped" / run.name / "run.json"
         facts.parent.mkdir(parents=True)

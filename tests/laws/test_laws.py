@@ -91,9 +91,17 @@ def test_slope_is_the_finite_difference(kind):
     assert curve.slope(kind, at, D) == pytest.approx(apart / (2 * step), rel=1e-4)
 
 
-def test_a_fit_at_a_bound_is_flagged_not_silent():
-    fit = laws.fit("relu", D, 0.4 - 0.05 * np.log(D) / np.log(60))  # a logarithm has no limit
-    assert "a0 at bound" in fit.flags and 0 <= fit.a0 <= 1
+@pytest.mark.parametrize(
+    ("kind", "y", "flag"),
+    [
+        ("relu", 0.4 - 0.05 * np.log(D) / np.log(60), "a0 at bound"),  # a logarithm has no limit
+        ("silu", 0.3 - 0.2 / D**9, "alpha at bound"),  # steeper than a fit may be
+        ("silu", noisy("silu", 5e-3)[:8], "a0 not identified"),  # of few points, and those unsure
+    ],
+)
+def test_what_keeps_a_fit_from_being_trusted_is_named(kind, y, flag):
+    fit = laws.fit(kind, D[: len(y)], y)
+    assert fit.flags == (flag,) and 0 <= fit.a0 <= 1
 
 
 rng = np.random.default_rng(1)

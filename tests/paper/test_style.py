@@ -1,5 +1,6 @@
 """The palette can be told apart, the message fits above the panels, and what is saved carries it."""
 
+import re
 import subprocess
 import sys
 
@@ -7,21 +8,19 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from colours import contrast, linear
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sparsinglib.files import PACKAGE
 from sparsinglib.paper import published, style
+from sparsinglib.paper.rules import Estimate
 
 # Machado, Oliveira and Fernandes (2009), no green receptors; of linear RGB.
 DEUTERANOPIA = np.array(
     [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]]
 )
 TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
-
-
-def linear(colour):
-    rgb = np.array(mpl.colors.to_rgb(colour))
-    return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
 
 
 def lab(rgb):
@@ -129,10 +128,13 @@ def test_a_place_without_a_number_stays_empty_in_a_table(tmp_path):
     assert style.save_table(table, "t", tmp_path).read_text() == "a,b\n0.1235,\n,2.5\n"
 
 
-def contrast(one, other):
-    """WCAG 2.2's contrast ratio."""
-    dark, bright = sorted(float(linear(colour) @ (0.2126, 0.7152, 0.0722)) for colour in (one, other))
-    return (bright + 0.05) / (dark + 0.05)
+def test_no_number_is_written_as_minus_zero(tmp_path):
+    """Signed numbers of fixed digits all carry "z", which drops the sign of what rounds to nothing."""
+    code = {path.name: path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py")}
+    assert [name for name, text in code.items() if re.search(r":\+\.\d", text)] == []
+    assert str(Estimate(-0.001, -0.3, 0.3, "points")) == "0.00 (-0.30 to 0.30) points"
+    table = pd.DataFrame({"a": [-0.0, 0.5]})
+    assert style.save_table(table, "t", tmp_path).read_text() == "a\n0\n0.5\n"
 
 
 def test_ink_can_be_read_on_every_ground():

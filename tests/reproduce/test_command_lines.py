@@ -11,7 +11,7 @@ from sparsinglib.ladder import ends, train, trajectory
 from sparsinglib.ladder.recipe import RUNS
 from sparsinglib.reproduce import cli
 
-PROGRAMS = {"reproduce": cli, "ladder.train": train, "ladder.trajectory": trajectory, "ladder.ends": ends}  # fmt: skip
+PROGRAMS = {"reproduce": cli, "ladder.train": train, "ladder.trajectory": trajectory, "ladder.ends": ends}
 FIRST = str(NOTEBOOKS / "00_measure_one_checkpoint.ipynb")
 
 

@@ -11,6 +11,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from colours import contrast
 from fontTools.ttLib import TTFont
 
 from sparsinglib import laws, paper, suites
@@ -72,8 +73,7 @@ def states():
             for position, piece in enumerate(["The", "·<b>", "ship⏎"]):
                 share = active / (1 + p) + position / 100
                 rows.append([model, p, p / 10, active / (1 + p), p + 0.01, 0.1, position, piece, share])
-    columns = ["model", "p_pct", "cett", "activation_ratio", "ppl_increase_pct", "increase_se_pct"]
-    return pd.DataFrame(rows, columns=[*columns, "position", "piece", "share"])
+    return pd.DataFrame(rows, columns=gallery.EXHIBIT)
 
 
 def published():
@@ -118,6 +118,11 @@ def made(tmp_path_factory):
         return gallery.write(out, shipped, notebooks)
 
 
+@pytest.fixture
+def html(made):
+    return made.read_text(encoding="utf-8")
+
+
 def test_every_link_leads_to_something_beside_the_page(made):
     assert broken_links(made) == []
     assert any(link.endswith("figure_04.svg") for link in Page(made).links)
@@ -155,19 +160,17 @@ def test_every_picture_says_what_it_is(made):
     assert Page(made.parent / "notebooks" / "02_two.html").images == ["What is drawn"]
 
 
-def test_provenance_claims_and_failures_are_shown(made):
+def test_provenance_claims_and_failures_are_shown(made, html):
     text = " ".join(" ".join(Page(made).text).split())
     assert "notebook 02_two · x = 5 · commit abc+ · 2026-01-02T03:04:05Z" in text
     assert "Table 2: the laws' coefficients" in text and "0.06141" in text and "0.061412" not in text
     assert "Unknown name" in text and "not drawn by a run recorded here" in text
     assert "failed : ZeroDivisionError: <division>" in text
-    html = made.read_text(encoding="utf-8")
     assert "<script>alert" not in html and "&lt;script&gt;alert" in html and "<b>" not in html
     assert str(made.parent) not in html
 
 
-def test_claims_can_be_filtered_by_what_each_row_carries(made):
-    html = made.read_text(encoding="utf-8")
+def test_claims_can_be_filtered_by_what_each_row_carries(made, html):
     selects = dict(re.findall(r'<select name="(\w+)">(.*?)</select>', html))
     choices = {name: re.findall(r"<option>([^<]*)", body) for name, body in selects.items()}
     assert choices["verdict"] == ["holds", "fails", "inconclusive", "no data"] and len(choices) == 3
@@ -183,8 +186,7 @@ def test_claims_can_be_filtered_by_what_each_row_carries(made):
     assert set(re.findall(r'ById\("(\w+)"\)', script)) <= Page(made).ids
 
 
-def test_the_laws_on_the_page_are_the_fits_of_the_published_points(made):
-    html = made.read_text(encoding="utf-8")
+def test_the_laws_on_the_page_are_the_fits_of_the_published_points(html):
     runs = json.loads(re.search(r'id="runs">(.*?)</script>', html, re.DOTALL)[1])
     named = {kind: [run["name"] for run in mine] for kind, mine in runs.items()}
     assert named == {"ReLU": ["0.1B ReLU"], "SiLU": ["1.2B SiLU"]}
@@ -200,21 +202,8 @@ def test_the_laws_on_the_page_are_the_fits_of_the_published_points(made):
     assert f'id="drop" min="0" max="{most}" value="0"' in html
 
 
-def luminance(colour):
-    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-    return np.dot(linear, (0.2126, 0.7152, 0.0722))
-
-
-def contrast(one, other):
-    """WCAG 2.2's contrast ratio."""
-    dark, light = sorted((luminance(one), luminance(other)))
-    return (light + 0.05) / (dark + 0.05)
-
-
-def test_the_slider_shows_the_states_that_were_measured_and_every_token_can_be_read(made):
+def test_the_slider_shows_the_states_that_were_measured_and_every_token_can_be_read(html):
     """One block for each p, of which the script shows one: nothing is computed in the browser."""
-    html = made.read_text(encoding="utf-8")
     blocks = re.findall(r'<div class="state" data-label="([^"]*)"( hidden)?>(.*?)</p>\s*</div>', html, re.DOTALL)
     assert [label for label, *_ in blocks] == ["nothing (only exact zeros are left out)", "0.5 %", "1 %", "5 %"]
     assert [not hidden for _, hidden, _ in blocks] == [False, False, True, False]
@@ -229,8 +218,7 @@ def test_the_slider_shows_the_states_that_were_measured_and_every_token_can_be_r
 
 
 @pytest.mark.parametrize("room", ["light", "dark"])
-def test_texts_of_the_page_can_be_read(made, room):
-    html = made.read_text(encoding="utf-8")
+def test_texts_of_the_page_can_be_read(html, room):
     blocks = re.findall(r":root \{(.*?)\}", html, re.DOTALL)
     light, dark = (dict(re.findall(r"--(\w+): (#\w{6})", block)) for block in blocks)
     colours = light | (dark if room == "dark" else {})

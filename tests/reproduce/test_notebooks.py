@@ -16,22 +16,29 @@ FILES = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
 
 
 @pytest.fixture(params=FILES, ids=lambda path: path.stem)
-def notebook(request):
-    return nbformat.read(request.param, as_version=4)
+def path(request):
+    return request.param
+
+
+@pytest.fixture
+def notebook(path):
+    return nbformat.read(path, as_version=4)
 
 
 def code(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def test_they_are_numbered_without_a_gap_and_have_checks_and_something_to_try():
+def test_they_are_numbered_without_a_gap():
     assert [path.name[:2] for path in FILES] == [f"{number:02d}" for number in range(max(12, len(FILES)))]
-    for path in FILES:
-        cells = nbformat.read(path, as_version=4).cells
-        titles = {line for c in cells if c.cell_type == "markdown" for line in c.source.splitlines()}
-        assert titles >= {"## Checks", "## Your turn"}, path.stem
-        last = max(i for i, c in enumerate(cells) if "## Your turn" in c.source)
-        assert any(c.cell_type == "code" for c in cells[last:]), f"{path.stem}: nothing to run under Your turn"
+
+
+def test_each_has_checks_and_something_to_try(notebook):
+    cells = notebook.cells
+    titles = {line for c in cells if c.cell_type == "markdown" for line in c.source.splitlines()}
+    assert titles >= {"## Checks", "## Your turn"}
+    last = max(i for i, c in enumerate(cells) if "## Your turn" in c.source)
+    assert any(c.cell_type == "code" for c in cells[last:]), "nothing to run under Your turn"
 
 
 def test_each_opens_with_why_what_it_found_and_three_terms(notebook):
@@ -42,11 +49,13 @@ def test_each_opens_with_why_what_it_found_and_three_terms(notebook):
     assert re.search(r": [^`]*\d", findings.LINE.search(first)[0]), "a number"
 
 
-def test_outputs_are_there_in_order_and_without_errors(notebook):
+def test_cells_are_short_and_their_outputs_there_in_order_and_without_errors_and_warnings(notebook):
     cells = code(notebook)
+    assert max(len(cell.source.splitlines()) for cell in cells) <= 15
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
-    assert any(cell.outputs for cell in cells)
-    assert not [out for cell in cells for out in cell.outputs if out.output_type == "error"]
+    outputs = [out for cell in cells for out in cell.outputs]
+    assert outputs and not [out for out in outputs if out.output_type == "error"]
+    assert [out["text"][:300] for out in outputs if out.get("name") == "stderr"] == []
 
 
 def test_no_machine_path_and_no_run_metadata(notebook):
@@ -57,18 +66,7 @@ def test_no_machine_path_and_no_run_metadata(notebook):
     assert not [cell for cell in notebook.cells if {"papermill", "execution"} & set(cell.metadata)]
 
 
-def test_no_warning_was_stored(notebook):
-    stored = [out for cell in code(notebook) for out in cell.outputs if out.get("name") == "stderr"]
-    assert not stored, stored[0]["text"][:300]
-
-
-def test_cells_are_short(notebook):
-    assert max(len(cell.source.splitlines()) for cell in code(notebook)) <= 15
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_one_parameters_cell_that_papermill_reads(path):
-    notebook = nbformat.read(path, as_version=4)
+def test_one_parameters_cell_that_papermill_reads(path, notebook):
     assert sum("parameters" in cell.metadata.get("tags", []) for cell in code(notebook)) == 1
     parameters = papermill.inspect_notebook(str(path))
     assert parameters

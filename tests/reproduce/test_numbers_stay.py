@@ -55,9 +55,8 @@ def same(path, expected):
 
 def test_plain_python_in_another_folder(expected, run_there):
     target = run_there / "numbers.json"
-    environment = os.environ | {"PYTHONHASHSEED": "5"}
     call = [sys.executable, "-c", f"{CODE}\ntarget = {str(target)!r}\n{WRITE}"]
-    subprocess.run(call, cwd=run_there, env=environment, check=True)
+    subprocess.run(call, cwd=run_there, env=os.environ | {"PYTHONHASHSEED": "5"}, check=True)
     assert same(target, expected)
 
 

@@ -13,15 +13,8 @@ from sparsinglib.reproduce import cli as reproduce
 from sparsinglib.studies.downstream import scores as downstream
 from sparsinglib.suites import suite
 
-SMALL = {
-    "tokens": 8192,
-    "corpora_tokens": 1024,
-    "points": 4,
-    "max_tokens": 4096,
-    "examples": 10,
-    "figure_3_examples": 10,
-    "slider_mode": "picture",
-}
+SMALL = {"tokens": 8192, "corpora_tokens": 1024, "points": 4, "max_tokens": 4096}
+SMALL |= {"examples": 10, "figure_3_examples": 10, "slider_mode": "picture"}
 FED = {"00", "01", "06", "07", "08"}  # by final checkpoints
 
 
@@ -53,8 +46,7 @@ def state(folder):
 
 def verdicts(out, notebook):
     (file,) = (out / "figures" / "results").glob(f"{notebook}_*.json")
-    recorded = json.loads(file.read_text(encoding="utf-8"))
-    return recorded.get("verdicts") or recorded["checks"]
+    return json.loads(file.read_text(encoding="utf-8"))["verdicts"]
 
 
 def said(out, notebook):

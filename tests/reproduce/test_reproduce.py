@@ -22,15 +22,15 @@ from sparsinglib.reproduce import cli, runner
 from sparsinglib.suites import survey
 
 
-def count_runs(path):
-    return f"with open({str(path)!r}, 'a') as file: print(x, file=file)"
-
-
 def until(condition, seconds=90):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited too long"
         time.sleep(0.05)
+
+
+def digest(path, **parameters):
+    return runner.Job(path, parameters, path.parent).inputs
 
 
 @pytest.fixture
@@ -40,11 +40,12 @@ def out(tmp_path):
 
 def test_killed_and_started_again_it_goes_on_and_repeats_only_what_changed(tmp_path, out, capsys):
     ran, go, pid = tmp_path / "ran", tmp_path / "go", tmp_path / "pid"
+    count = f"with open({str(ran)!r}, 'a') as file: print(x, file=file)"
     wait = "import os, time, pathlib\n"
     wait += f"pathlib.Path({str(pid)!r}).write_text(str(os.getpid()))\n"
     wait += f"while not pathlib.Path({str(go)!r}).exists(): time.sleep(0.05)"
-    first = write_notebook(tmp_path / "01_first.ipynb", count_runs(ran))
-    second = write_notebook(tmp_path / "02_second.ipynb", wait, count_runs(ran))
+    first = write_notebook(tmp_path / "01_first.ipynb", count)
+    second = write_notebook(tmp_path / "02_second.ipynb", wait, count)
     options = [str(first), str(second), "--out", str(out), "--jobs", "1"]
     process = subprocess.Popen([sys.executable, "-m", "sparsinglib.reproduce", *options], stdout=subprocess.DEVNULL)
     until(lambda: pid.is_file() and pid.read_text())
@@ -63,21 +64,20 @@ def test_killed_and_started_again_it_goes_on_and_repeats_only_what_changed(tmp_p
     assert ran.read_text() == "1\n1\n"
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.ipynb")} == before
 
-    other = cli.plan([first], ["x=5"], "", out)[0]
-    assert not other.current
+    assert not cli.plan([first], ["x=5"], "", out)[0].current
 
 
-def test_a_branch_of_the_hub_that_moved_makes_its_notebook_old(tmp_path, out, monkeypatch):
-    first = write_notebook(tmp_path / "01_first.ipynb", "print(x)", parameters='x: str = ""')
+def test_a_branch_of_the_hub_that_moved_makes_its_notebook_old(tmp_path, monkeypatch):
+    first = write_notebook(tmp_path / "01_first.ipynb")
     commit = ["a" * 40]
     monkeypatch.setattr(survey, "hub_commit", lambda name: f"{name} {commit[0]}")
     suite = tmp_path / "mine.yaml"
     suite.write_text("checkpoints:\n- {name: mine, source: owner/name, scale: 1B, activation: relu}\n")
-    for value in ("x=owner/name", f"x={suite}", "x=released"):
-        before = cli.plan([first], [value], "", out)[0].inputs
-        assert cli.plan([first], [value], "", out)[0].inputs == before
+    for value in ("owner/name", str(suite), "released"):
+        before = digest(first, x=value)
+        assert digest(first, x=value) == before
         commit[0] = chr(ord(commit[0][0]) + 1) * 40
-        assert cli.plan([first], [value], "", out)[0].inputs != before
+        assert digest(first, x=value) != before
 
 
 def test_a_failure_keeps_the_others_and_the_claims_come_last(tmp_path, out):
@@ -136,13 +136,6 @@ def test_a_suite_goes_to_the_notebooks_that_have_one_and_changes_only_those(tmp_
     assert planned(str(file))[0].inputs != after[0].inputs  # the suite counts with its content
 
 
-def test_two_notebooks_of_one_name_are_refused(tmp_path):
-    (tmp_path / "b").mkdir()
-    paths = [write_notebook(tmp_path / "01_a.ipynb"), write_notebook(tmp_path / "b" / "01_a.ipynb")]
-    with pytest.raises(ValueError, match="01_a"):
-        cli.find_notebooks(paths, [])
-
-
 def test_a_second_run_beside_the_first_is_refused(tmp_path, out, capsys):
     (out / "notebooks").mkdir(parents=True)
     path = write_notebook(tmp_path / "01_a.ipynb")
@@ -152,15 +145,15 @@ def test_a_second_run_beside_the_first_is_refused(tmp_path, out, capsys):
     assert "another run is at work on 01_a" in capsys.readouterr().err
 
 
-def test_numbers_name_notebooks():
+def test_numbers_name_notebooks_and_two_of_one_name_are_refused(tmp_path):
     one = cli.find_notebooks([], ["2"])
     assert one == cli.find_notebooks([], ["02"]) == cli.find_notebooks([], ["02_data_scaling"])
     assert [path.stem for path in one] == ["02_data_scaling"]
     assert set(one) < set(cli.find_notebooks([], []))
-
-
-def digest(path, **parameters):
-    return runner.Job(path, parameters, path.parent).inputs
+    (tmp_path / "b").mkdir()
+    paths = [write_notebook(tmp_path / "01_a.ipynb"), write_notebook(tmp_path / "b" / "01_a.ipynb")]
+    with pytest.raises(ValueError, match="01_a"):
+        cli.find_notebooks(paths, [])
 
 
 def test_the_digest_follows_cells_parameters_and_files_but_not_outputs(tmp_path, monkeypatch):
@@ -185,7 +178,8 @@ def test_the_digest_follows_cells_parameters_and_files_but_not_outputs(tmp_path,
     assert digest(path, file="text.txt") not in (before, changed)
 
 
-def test_the_digest_follows_what_a_suite_names(tmp_path):
+def test_the_digest_follows_what_a_suite_names_and_a_model_below_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
     path = write_notebook(tmp_path / "01_a.ipynb", "print(x)")
     suite, text, model = tmp_path / "mine.yaml", tmp_path / "text.txt", tmp_path / "model"
     entry = "{name: mine, source: model, scale: a, activation: relu}"
@@ -193,24 +187,13 @@ def test_the_digest_follows_what_a_suite_names(tmp_path):
     model.mkdir()
     text.write_text("one")
     (model / "gone").symlink_to(tmp_path / "nowhere")
-    seen = [digest(path, suite=str(suite))]
+    seen, alone = [digest(path, suite=str(suite))], digest(path, model="~/model")
     assert digest(path, suite=str(suite)) == seen[0]
     text.write_text("two")
     seen.append(digest(path, suite=str(suite)))
     (model / "model.safetensors").write_text("weights")
     seen.append(digest(path, suite=str(suite)))
-    assert len(set(seen)) == 3
-
-
-def test_the_digest_follows_a_model_below_the_home_folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    path = write_notebook(tmp_path / "01_a.ipynb", "print(x)")
-    weights = tmp_path / "ck" / "model.safetensors"
-    weights.parent.mkdir()
-    weights.write_text("one")
-    before = digest(path, model="~/ck")
-    weights.write_text("two")
-    assert digest(path, model="~/ck") != before
+    assert len(set(seen)) == 3 and digest(path, model="~/model") != alone
 
 
 def test_the_digest_of_the_claims_follows_the_results_of_the_others(tmp_path):
@@ -241,10 +224,9 @@ def test_the_longest_is_started_first_and_the_claims_last(tmp_path, monkeypatch)
 
 
 def test_a_record_that_was_not_written_whole_counts_as_none(tmp_path):
-    (tmp_path / "01_a.json").write_text('{"notebook": "01_a"')
-    assert runner.load(tmp_path, "01_a") is None
-    (tmp_path / "01_a.json").write_text(json.dumps({"notebook": "01_a", "new_field": 1}))
-    assert runner.load(tmp_path, "01_a") is None
+    for text in ('{"notebook": "01_a"', '{"notebook": "01_a", "new_field": 1}'):
+        (tmp_path / "01_a.json").write_text(text)
+        assert runner.load(tmp_path, "01_a") is None
 
 
 DRAW = """

@@ -1,6 +1,7 @@
 """The paper's tables of tasks: what they say, where they disagree with themselves, and ours beside them."""
 
 import math
+import re
 
 import pandas as pd
 import pytest
@@ -25,8 +26,9 @@ def test_the_papers_inconsistencies_are_found():
 
 
 def test_verdicts_on_the_printed_tables():
-    found = {row.id: str(row.verdict) for row in claims.paper_verdicts()}
-    assert found == {
+    found = {row.id: row for row in claims.paper_verdicts()}
+    assert found["C05"].our_value.startswith("145 of 148 hold")  # all of Tables 1, 4 and 5 but three
+    assert {claim: str(row.verdict) for claim, row in found.items()} == {
         "C02": "no data", "C04": "holds", "C05": "fails", "C13": "holds", "C14": "holds", "C22": "holds",
         "C77": "inconclusive", "C79": "fails",
     }  # fmt: skip
@@ -51,10 +53,9 @@ def test_figure_3_says_what_it_cannot_show():
     curves = pd.DataFrame(rows, columns=names).assign(evidence="ladder", n=75, p=math.nan, rule="r", tasks=3)
     figure = figures.figure_3(curves)
     left, right = figure.axes
-    assert figure.message == "At equal sparsity CETT costs 10.0 points of task score, Top-k 10.0, FAT-ε 10.0"
-    assert ", ".join(f"{family} 0 of 2" for family in figures.RULES) in figure.note
-    assert figure.note.startswith("ladder") and "75 examples of each task" in figure.note
-    assert "90 % interval of the change" in figure.note
+    assert re.findall(r"[\d.]+", figure.message) == ["10.0"] * 3
+    assert all(f"{family} 0 of 2" in figure.note for family in figures.RULES)
+    assert figure.note.startswith("ladder") and {"75", "90"} < set(re.findall(r"\d+", figure.note))
     saved = figures.in_percent(curves.assign(difference=-8.67e-19))
     assert set(saved.change) == {0} and saved.score_pct[0] == 60 and saved.sparsity_pct[1] == 80
     assert [bars.get_label() for bars in left.containers] == list(figures.RULES)

@@ -1,6 +1,7 @@
 """Pictures of a checkpoint: any token can be drawn, sizes stay bounded, data saved beside them are the measured."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -59,6 +60,11 @@ def test_a_measurement_without_a_map_is_refused(ladder, batches):
     result = sl.measure(ladder[0], batches, sl.FAT(0.1), keep_tokens=False)
     with pytest.raises(ValueError, match="keep_tokens=True"):
         figures.token_table({"FAT": result}, ladder[1])
+
+
+def test_layers_that_shed_nothing_are_not_said_to_shed_minus_zero():
+    table = pd.DataFrame({"series": "0.4m-relu", "p_pct": [1, 5], "layer": 0, "activation_ratio": [0.201, 0.2]})
+    assert figures.layers_by_p(table).message.endswith("layer 0 of 0.4M ReLU (0 points)")
 
 
 @pytest.mark.filterwarnings("ignore:Glyph")

@@ -42,15 +42,13 @@ def mixture_by_hand(block, x: torch.Tensor, count: int) -> torch.Tensor:
     """Token by token, expert by expert: the ``count`` experts of largest router score, weighted by their softmax."""
     out = torch.zeros_like(x)
     gates, ups = block.experts.gate_up_proj.chunk(2, dim=1)
-    for row in range(x.shape[0]):
-        for place in range(x.shape[1]):
-            token = x[row, place]
-            scores = [float(token @ w) for w in block.router.weight]
-            best = sorted(range(len(scores)), key=lambda e: -scores[e])[:count]
-            total = sum(math.exp(scores[e]) for e in best)
-            for e in best:
-                neurons = (gates[e] @ token).clamp(min=0) * (ups[e] @ token)
-                out[row, place] += math.exp(scores[e]) / total * (block.experts.down_proj[e] @ neurons)
+    for place in np.ndindex(x.shape[:2]):
+        scores = [float(x[place] @ w) for w in block.router.weight]
+        best = sorted(range(len(scores)), key=lambda e: -scores[e])[:count]
+        total = sum(math.exp(scores[e]) for e in best)
+        for e in best:
+            neurons = (gates[e] @ x[place]).clamp(min=0) * (ups[e] @ x[place])
+            out[place] += math.exp(scores[e]) / total * (block.experts.down_proj[e] @ neurons)
     return out
 
 

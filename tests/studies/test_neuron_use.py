@@ -9,31 +9,27 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from neuron_uses import activity, measurement, suite_of
 
-import sparsinglib as sl
-from sparsinglib.core.measure import Measurement
 from sparsinglib.paper import style
 from sparsinglib.studies.neurons import claims, figures
 from sparsinglib.studies.neurons import frequency as neuron_use
-from sparsinglib.studies.neurons.frequency import NeuronActivity
 from sparsinglib.suites import survey
-from sparsinglib.suites.suite import Checkpoint, Suite
 
 
 def made_up(*layers):
     """A measurement on 1,000 tokens with given activation frequencies of each layer's neurons."""
     counts = [(torch.tensor(layer, dtype=torch.float64) * 1000).round().long() for layer in layers]
-    sums, blocks = torch.stack([layer.sum() for layer in counts])[:, None], torch.ones(4, 2)
-    number, read = len(layers), torch.tensor([1000])
-    return Measurement(
-        sl.FAT(0.05), tuple(range(number)), (), counts, [torch.zeros(0)] * number, torch.zeros(number), sums, read,
-        sums, torch.zeros(1), read, blocks, blocks, None, None,
-    )  # fmt: skip
+    return measurement(
+        layers=tuple(range(len(layers))),
+        neuron_counts=counts,
+        position_counts=torch.stack([layer.sum() for layer in counts])[:, None],
+        position_tokens=torch.tensor([1000]),
+    )
 
 
-def use(name, *layers, scale="0.1M", activation="relu", corpus="code", halves=()):
-    checkpoint = Checkpoint(name, name, scale, activation)
-    return NeuronActivity(checkpoint, corpus, made_up(*layers), tuple(made_up(*h) for h in halves))
+def use(name, *layers, halves=(), **options):
+    return activity(name, made_up(*layers), [made_up(*half) for half in halves], **options)
 
 
 def curves(measurement):
@@ -119,11 +115,6 @@ def test_dead_and_specialised_neurons_by_hand():
     assert row["dead"] == pytest.approx(100 * 1 / 5)  # 0.05 % of all tokens; the fourth fires on 0.25 %
     assert row["only code"] == pytest.approx(100 * 2 / 5)  # five times as often, or on nothing else; the fourth is rare
     assert row["only math"] == 0
-
-
-def suite_of(*names):
-    checkpoints = tuple(Checkpoint(name, name, "0.1M", "relu") for name in names)
-    return Suite("mine", "own", ("code", "math"), 16, 32, checkpoints)
 
 
 def judged(uses):

@@ -57,10 +57,13 @@ def test_a_finished_long_run_stands_for_the_shorter_one(monkeypatch, tmp_path):
     facts = {"run": folder.name, "log_ppl_ratio": 0.0, "kl": np.log(1.01) * (cett / 0.2) ** 2, "cett": cett}
     ratio = {step: 0.1 + 0.2 * cett / step for step in steps}  # 0.1 + 0.04 / step at CETT 0.2
     rows = [
-        pd.DataFrame(facts | {"step": s, "group": s, "tokens": s * 1000, "dense_ratio": r, "activation_ratio": r})
+        pd.DataFrame(
+            facts | dict.fromkeys(("step", "group"), s) | dict.fromkeys(("dense_ratio", "activation_ratio"), r)
+        )
         for s, r in ratio.items()
     ]
-    pd.concat(rows).to_csv(folder / "snapshots.csv", index=False)
+    table = pd.concat(rows).assign(tokens=lambda t: 1000 * t.step, validation_loss=lambda t: 3 - t.step / 1e4)
+    table.to_csv(folder / "snapshots.csv", index=False)
     monkeypatch.setattr(trends, "LADDER", tmp_path)
     (folder / "run.json").write_text('{"finished": false}')
     pd.testing.assert_frame_equal(trends.activation("ladder"), short)
@@ -69,28 +72,32 @@ def test_a_finished_long_run_stands_for_the_shorter_one(monkeypatch, tmp_path):
     assert set(short.run) - set(found.run) == {"0.8m-relu"} and set(found.run) - set(short.run) == {folder.name}
     long = found[found.run == folder.name]
     assert long.activation_ratio.tolist() == pytest.approx([0.1 + 0.04 / s for s in steps], rel=1e-4)
+    losses = trends.validation_loss().query("run == @folder.name")
+    assert losses.tokens.tolist() == long.tokens.tolist() == (1000 * steps).tolist()
+    assert losses.value.tolist() == pytest.approx(3 - steps / 1e4)
+    assert "0.8m-relu" not in set(trends.validation_loss().run)
     assert set(long.scale) == {"0.8M"} and not found[trends.COLUMNS].isna().any().any()
 
 
 def run(ratio, activation="relu", scale="0.1M", end=12.0):
     """24 even checkpoints to ``end`` million tokens, with ``ratio`` as a function of million tokens."""
     d = np.linspace(end / 24, end, 24)
-    labels = {"evidence": "ladder", "run": f"{scale.lower()}-{activation}", "scale": scale, "activation": activation}
+    labels = dict(zip(trends.LABELS, ("ladder", f"{scale.lower()}-{activation}", scale, activation, 1), strict=True))
     numbers = {"tokens": 1e6 * d, "d": d, "tokens_per_param": 1e6 * d / PARAMS[scale], "activation_ratio": ratio(d)}
-    return pd.DataFrame({**labels, "seed": 1, **numbers})
+    return pd.DataFrame(labels | numbers)
 
 
 # --- the paper's points ----------------------------------------------------------------------------------------------
 
 
-def change_of_limit(model, activation):
+def change_of_limit(model):
     """From 0.1B to 1.2B, in points: draws."""
-    return 100 * (model.draws[f"1.2b-{activation}"].a0 - model.draws[f"0.1b-{activation}"].a0)
+    return 100 * (model.draws[f"1.2b-{model.kind}"].a0 - model.draws[f"0.1b-{model.kind}"].a0)
 
 
 def test_from_the_smallest_to_the_1_2b_silus_limit_falls_and_relus_rises(fitted):
     """Said in advance of the authors' points: ReLU's rises by 1.2 to 1.7 points, SiLU's falls, surely both."""
-    relu, silu = (change_of_limit(fitted["paper", activation], activation) for activation in ("relu", "silu"))
+    relu, silu = (change_of_limit(fitted["paper", activation]) for activation in ("relu", "silu"))
     assert 1.2 <= relu.median() <= 1.7 and relu.quantile(0.05) > 0
     assert silu.quantile(0.95) < 0
 
@@ -101,7 +108,7 @@ def test_silus_fall_is_that_said_in_advance_where_the_warm_up_ends_later(trend, 
     cuts = fitted["paper", "silu"].cuts
     assert cuts.idxmax() < 6
     for cut in cuts.index[(cuts.index > 10) & (cuts.index < 40)]:
-        change = change_of_limit(laws.posterior("silu", points, cuts=[float(cut)]), "silu")
+        change = change_of_limit(laws.posterior("silu", points, cuts=[float(cut)]))
         assert -3.4 <= change.median() <= -2.2 and change.quantile(0.95) < 0
 
 
@@ -126,14 +133,11 @@ def test_a_swapped_activation_moves_against_its_law(trend):
     assert table.against.all() and not table.identified.any()
 
 
-def test_six_rows_of_table_2_come_back_and_a_seventh_in_all_but_b(table_2):
+def test_six_rows_of_table_2_come_back_a_seventh_in_all_but_b_and_the_others_lie_farther_off(table_2, trend):
     rows = limits.table_2_rows(table_2).set_index("run").status
     assert (rows == "back").sum() == 6 and rows["0.1b-relu"] == "all but b"
     for run, part in table_2.groupby("run"):  # "back" recomputed from the two columns that a reader compares
         assert (rows[run] == "back") == np.isclose(part.refit, part.printed, rtol=0.01, atol=0).all()
-
-
-def test_a_row_that_does_not_come_back_lies_farther_from_the_points(table_2, trend):
     table = limits.why_not_back(table_2, trend).set_index("run")
     assert sorted(table.index) == ["0.4b-relu", "0.8b-silu", "1.2b-silu", "2.4b-relu"]
     assert (table.printed_mse_ratio > 1.1).all()
@@ -286,7 +290,7 @@ def test_spread_between_seeds_of_where_runs_end():
 )
 def test_silu_above_relu_at_the_end_of_training(apart, expected):
     relu = run(lambda d: 0.2 + 0.004 * (-1.0) ** np.arange(24), "relu")
-    silu = run(lambda d: 0.2 + apart + 0.004 * (-1.0) ** np.arange(24), "silu")
+    silu = relu.assign(run="0.1m-silu", activation="silu", activation_ratio=relu.activation_ratio + apart)
     both = pd.concat([relu, silu])
     assert verdict(claims.ends(scales.reached(both), both), "C21") == expected
     assert verdict(claims.ends(scales.reached(relu), relu), "C21") == Verdict.NO_DATA
@@ -356,20 +360,16 @@ def test_sparsity_settles_later_by_runs_as_random_effects(apart, error, expected
     assert verdict(claims.settling(come.iloc[:0].assign(error=error)), "C52") == Verdict.NO_DATA
 
 
-def raw_and_shared(early, later, at_shared):
-    """Three runs: the ratio zigzags by ``early``, then ``later`` pp at their own CETT, by ``at_shared`` at one CETT."""
+@pytest.mark.parametrize(("at_shared", "expected"), [(0.5, Verdict.HOLDS), (3.0, Verdict.FAILS)])
+def test_early_jumps_are_set_beside_those_at_the_shared_cett(at_shared, expected):
+    """Three runs: the ratio zigzags by 2, then 1 pp at their own CETT, by ``at_shared`` at one CETT."""
     tokens, sign = np.logspace(0, 2, 24), (-1.0) ** np.arange(24)
-    own = 0.3 + sign * np.where(tokens <= 10, early, later) / 100
-    columns = {"tokens": tokens, "value": own, "activation_ratio": 0.2 + sign * at_shared / 100}
-    table = pd.concat([pd.DataFrame({"run": name, **columns}) for name in "abc"])
-    return table[["run", "tokens", "value"]], table[["run", "tokens", "activation_ratio"]]
-
-
-@pytest.mark.parametrize(("sizes", "expected"), [((2.0, 1.0, 0.5), Verdict.HOLDS), ((2.0, 1.0, 3.0), Verdict.FAILS)])
-def test_early_jumps_are_set_beside_those_at_the_shared_cett(sizes, expected):
-    table = scales.early_jumps(*raw_and_shared(*sizes))
-    assert (table.own / table.shared).to_numpy() == pytest.approx(sizes[0] / sizes[2], rel=0.1)
-    assert (table.own / table.later).to_numpy() == pytest.approx(sizes[0] / sizes[1], rel=0.15)  # one lies between
+    own = pd.DataFrame({"tokens": tokens, "value": 0.3 + sign * np.where(tokens <= 10, 2, 1) / 100})
+    own = own.merge(pd.Series(list("abc"), name="run"), how="cross")
+    shared = own[["run", "tokens"]].assign(value=0.2 + np.repeat(sign, 3) * at_shared / 100)
+    table = scales.early_jumps(own, shared)
+    assert (table.own / table.shared).to_numpy() == pytest.approx(2 / at_shared, rel=0.1)
+    assert (table.own / table.later).to_numpy() == pytest.approx(2, rel=0.15)  # one lies between
     assert verdict(claims.jumps(table), "C80") == expected
 
 
@@ -409,13 +409,12 @@ def test_gaps_of_loss_know_their_seeds():
 
 
 def test_loss_limit_of_an_exact_power_law():
-    rng, tokens, frames = np.random.default_rng(0), np.linspace(1e5, 5e7, 600), []
-    for i, scale in enumerate(("0.1M", "0.2M", "0.4M")):
-        loss = 2.2 + 0.1 * i + 3.0 * (tokens / 1e6) ** -0.5 + rng.normal(0, 1e-3, 600)
-        labels = {"run": f"{scale.lower()}-relu", "scale": scale, "activation": "relu", "seed": 1}
-        numbers = {"tokens": tokens, "d": tokens / 1e6, "tokens_per_param": 1.0, "loss": loss}
-        frames.append(pd.DataFrame({**labels, **numbers}))
-    table = scales.loss_limits(pd.concat(frames))
+    rng, d, frames = np.random.default_rng(0), np.linspace(0.1, 50, 600), []
+    for i, run in enumerate(("0.1m-relu", "0.2m-relu", "0.4m-relu")):
+        numbers = {"tokens": 1e6 * d, "d": d, "loss": 2.2 + 0.1 * i + 3.0 * d**-0.5 + rng.normal(0, 1e-3, 600)}
+        scale, activation, seed = trends.split_run(run)
+        frames.append(pd.DataFrame({"run": run, "scale": scale, "activation": activation, "seed": seed, **numbers}))
+    table = scales.loss_limits(pd.concat(frames).assign(tokens_per_param=1.0))
     assert table.limit.to_numpy() == pytest.approx([2.2, 2.3, 2.4], abs=0.03)
     assert ((table.low < table.limit) & (table.limit < table.high)).all() and table.fixed.all()
 

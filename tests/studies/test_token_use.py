@@ -10,15 +10,14 @@ import torch
 from helpers import greedy, tiny_llama
 from hypothesis import given
 from hypothesis import strategies as st
+from neuron_uses import activity, measurement, suite_of
 from scipy.stats import spearmanr
 
 import sparsinglib as sl
-from sparsinglib.core.measure import Measurement
 from sparsinglib.studies.neurons import claims
 from sparsinglib.studies.neurons import tokens as token_use
-from sparsinglib.studies.neurons.frequency import NeuronActivity, pairs
+from sparsinglib.studies.neurons.frequency import pairs
 from sparsinglib.suites import survey
-from sparsinglib.suites.suite import Checkpoint, Suite
 
 WIDTH, APART = 1000, 0.05
 
@@ -32,16 +31,19 @@ def made_up(entries, vocabulary=2048):
     counts, tokens = torch.zeros(1, vocabulary, dtype=torch.long), torch.zeros(vocabulary, dtype=torch.long)
     for i, (ratio, times) in entries.items():
         counts[0, i], tokens[i], squares[i] = round(ratio * WIDTH * times), times, times * (ratio**2 + APART**2)
-    total, blocks = int(tokens.sum()), torch.ones(4, 2)
-    return Measurement(
-        sl.FAT(0.05), (0,), (), [torch.zeros(WIDTH, dtype=torch.long)], [torch.zeros(0)], torch.zeros(1),
-        torch.zeros(1, 1, dtype=torch.long), torch.tensor([total]), counts, squares, tokens, blocks, blocks, None, None,
-    )  # fmt: skip
+    return measurement(
+        neuron_counts=[torch.zeros(WIDTH, dtype=torch.long)],
+        position_counts=torch.zeros(1, 1, dtype=torch.long),
+        position_tokens=tokens.sum()[None],
+        vocabulary_counts=counts,
+        vocabulary_squares=squares,
+        vocabulary_tokens=tokens,
+    )
 
 
-def use(name, entries, scale="0.1M", activation="relu", corpus="code", halves=(), vocabulary=2048):
-    whole, checkpoint = made_up(entries, vocabulary), Checkpoint(name, name, scale, activation)
-    return NeuronActivity(checkpoint, corpus, whole, tuple(made_up(h) for h in halves))
+def use(name, entries, scale="0.1M", activation="relu", halves=(), vocabulary=2048, **options):
+    whole = made_up(entries, vocabulary)
+    return activity(name, whole, map(made_up, halves), scale, activation, **options)
 
 
 @pytest.fixture
@@ -186,8 +188,7 @@ def pair_of(*ratios):
 
 
 def judged(uses):
-    suite = Suite("mine", "own", ("code",), 16, 32, tuple(u.checkpoint for u in uses))
-    (row,) = claims.token_verdicts(suite, uses, 1)
+    (row,) = claims.token_verdicts(suite_of("any"), uses, 1)
     return row
 
 
@@ -221,8 +222,8 @@ def test_the_correlation_beyond_shuffles_by_hand():
 def test_a_shuffle_keeps_levels_and_loses_pairs():
     a = pd.Series(LEVELS)
     apart = token_use.within(a, a.sample(frac=1, random_state=0, ignore_index=True))
-    assert apart <= token_use.shuffled_near(a, a) < 0.6
-    assert token_use.shuffled_near(a * 0 + 0.3, a * 0 + 0.31) == 1
+    assert apart <= token_use.shuffled(token_use.within, a, a) < 0.6
+    assert token_use.shuffled(token_use.within, a * 0 + 0.3, a * 0 + 0.31) == 1
 
 
 def test_one_checkpoint_has_no_pair():

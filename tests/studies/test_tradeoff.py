@@ -179,9 +179,10 @@ def test_on_other_corpora_the_spread_between_corpora_counts(away, verdict):
     assert verdicts(CLEAR, pd.DataFrame(rows, columns=MATRIX))["C81"].verdict == verdict
 
 
-def test_the_matrix_of_corpora_is_drawn_as_it_is_measured():
-    rows = [("m", a, b, 1.01 + 0.02 * (a != b), 0.002, 0.2) for a in ("code", "math") for b in ("code", "math")]
+@pytest.mark.parametrize(("away", "written"), [(1.03, "+3.0"), (0.9997, "+0.0")])  # what rounds to nothing has no minus
+def test_the_matrix_of_corpora_is_drawn_as_it_is_measured(away, written):
+    rows = [("m", a, b, 1.01 if a == b else away, 0.002, 0.2) for a in ("code", "math") for b in ("code", "math")]
     figure = figures.corpora_matrix(pd.DataFrame(rows, columns=MATRIX))
-    texts = [text.get_text() for text in figure.axes[0].texts]
-    assert texts == ["+1.0\n± 0.2", "+3.0\n± 0.2", "+3.0\n± 0.2", "+1.0\n± 0.2"]
-    assert "+3.0 to +3.0 %" in figure.message
+    texts = [text.get_text().partition("\n") for text in figure.axes[0].texts]
+    assert texts == [(rise, "\n", "± 0.2") for rise in ("+1.0", written, written, "+1.0")]
+    assert f"cost {written} to {written} %" in figure.message

@@ -1,5 +1,7 @@
 """Figures on neurons and tokens show the numbers of their table: panels, places, labels, ends of axes."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,21 +15,16 @@ CORPORA = ("code", "wikipedia")
 
 
 def test_distances_have_a_mark_for_each_kind_and_position():
-    kinds = ("scales", "halves")
-    rows = [(a, c, p, k, 1.0) for a in style.ACTIVATIONS for c in CORPORA for p in POSITIONS for k in kinds]
-    rows += [("both", c, p, "activations", 8.0) for c in CORPORA for p in POSITIONS]
-    table = pd.DataFrame(rows, columns=["activation", "corpus", "position", "kind", "distance_pp"])
-    figure = use_figures.distances(table.assign(distance_pp=np.arange(len(table)) + 1.0), POSITIONS)
-    table = table.assign(distance_pp=np.arange(len(table)) + 1.0)
-    (ax,) = figure.axes
     drawn = [(kind, a) for kind in ("halves", "scales") for a in style.ACTIVATIONS] + [("activations", "both")]
-    first = []
-    for bar, (kind, activation) in zip(ax.containers, drawn, strict=True):
-        rows = table[(table.kind == kind) & (table.activation == activation)]
-        expected = rows.groupby("position").distance_pp.median().reindex(POSITIONS).tolist()
-        assert bar.lines[0].get_ydata().tolist() == expected
-        first.append(f"{expected[0]:.0f}")
-    assert figure.message == f"Sizes differ by {first[2]} to {first[3]} points, ReLU and SiLU by {first[4]}"
+    rows = [(*kind, c, p) for kind in drawn[2:] + drawn[:2] for c in CORPORA for p in POSITIONS]
+    table = pd.DataFrame(rows, columns=["kind", "activation", "corpus", "position"])
+    table = table.assign(distance_pp=np.arange(len(table)) + 1.0)
+    figure = use_figures.distances(table, POSITIONS)
+    (ax,) = figure.axes
+    medians = table.groupby(["kind", "activation", "position"]).distance_pp.median()
+    for bar, kind in zip(ax.containers, drawn, strict=True):
+        assert bar.lines[0].get_ydata().tolist() == medians[kind].reindex(POSITIONS).tolist()
+    assert re.findall(r"\d+", figure.message) == [f"{medians[(*kind, POSITIONS[0])]:.0f}" for kind in drawn[2:]]
     keys = figure.legends[0].legend_handles
     assert [key.get_label() for key in keys][-1] == "ReLU against SiLU" and len(keys) == 5
     assert [(key.get_color(), key.get_markerfacecolor()) for key in keys] == [
@@ -48,27 +45,20 @@ def test_overlap_is_written_into_both_halves_of_a_symmetric_matrix(models):
     assert [ax.get_title("left") for ax in shown] == names
     for ax in shown:
         assert sorted(text.get_text() for text in ax.texts if text.get_text()) == ["25", "25", "90"]
-    assert figure.message == (
-        "code and wikipedia share 25 to 25 % of their most active neurons (chance: 10 %; two halves of one corpus: 90 "
-        "to 90 %)"
-    )
+    assert re.findall(r"\d+", figure.message) == ["25", "25", "10", "90", "90"]
 
 
 def test_pairs_lie_around_the_line_of_equality():
-    rng = np.random.default_rng(0)
-    parts = []
-    for activation, names in (("relu", ("0.1m-relu", "0.4m-relu")), ("silu", ("0.1m-silu", "0.4m-silu"))):
-        ratio = rng.uniform(0.1, 0.3, 50)
-        parts.append(pd.DataFrame({"activation": activation, "a": names[0], "b": names[1], "ratio_a": ratio,
-                                   "ratio_b": ratio}))  # fmt: skip
-    columns = ["activation", "a", "b", "share_near", "rank_correlation", "halves_correlation", "shuffled_near"]
-    pairs = pd.DataFrame([(p.activation[0], p.a[0], p.b[0], 1.0, 0.5 + i / 4, 0.95, 0.9) for i, p in enumerate(parts)],
-                         columns=columns)  # fmt: skip
-    figure = use_figures.figure_10(pd.concat(parts), pairs)
-    shown = [ax for ax in figure.axes if ax.lines]
-    titles = [f"rank corr. {r}\nnear 100 %\nshuffled 90 %" for r in ("0.50", "0.75")]
-    assert [ax.get_title("left") for ax in shown] == titles
-    for ax, part in zip(shown, parts, strict=True):
+    ratio = np.random.default_rng(0).uniform(0.1, 0.3, 100)
+    table = pd.DataFrame({"activation": np.repeat(style.ACTIVATIONS, 50), "ratio_a": ratio, "ratio_b": ratio})
+    table = table.assign(a="0.1m-" + table.activation, b="0.4m-" + table.activation)
+    pairs = table.drop_duplicates("activation").assign(
+        share_near=1.0, rank_correlation=[0.5, 0.75], halves_correlation=0.95, shuffled_near=0.9
+    )
+    shown = [ax for ax in use_figures.figure_10(table, pairs).axes if ax.lines]
+    parts = table.groupby("activation")
+    for ax, (_, part), correlation in zip(shown, parts, ("0.50", "0.75"), strict=True):
+        assert re.findall(r"[\d.]*\d", ax.get_title("left")) == [correlation, "100", "90"]
         assert ax.get_xlim() == ax.get_ylim()
         low, high = ax.get_xlim()
         assert low < 100 * part.ratio_a.min() and 100 * part.ratio_a.max() < high
@@ -91,8 +81,8 @@ def test_kinds_are_marks_at_their_ratio_in_the_given_order():
         at = {order[round(y)]: x for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)}
         expected = table[table.corpus == corpus].set_index("kind").activation_ratio
         assert at == pytest.approx({k: 100 * expected[k] for k in kinds})
-    said = f"most for “{order[0]}” and “{order[1]}” (21 %), fewest for “{order[2]}” (11 %)"
-    assert said in figure.message  # the two whose intervals hold the end
+    most = [f"“{order[0]}”", f"“{order[1]}”", "21 %"]  # the two whose intervals hold the end
+    assert re.findall(r"“.+?”|\d+ %", figure.message) == [*most, f"“{order[2]}”", "11 %"]
 
 
 def test_extremes_are_ranked_with_a_gap_between_the_ends():

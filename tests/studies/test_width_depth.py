@@ -210,10 +210,8 @@ def test_a_line_and_a_turn_are_told_apart():
 
 
 def test_loss_reached_and_difference_by_hand(measured):
-    by_hand = {}
-    for name in numbers.SHAPES:
-        rows = pd.read_csv(trends.LADDER / name / "training.csv")
-        by_hand[name] = rows.loss[rows.tokens > 0.9 * 12_000_000].mean()
+    rows = {name: pd.read_csv(trends.LADDER / name / "training.csv") for name in numbers.SHAPES}
+    by_hand = {name: run.loss[run.tokens > 0.9 * 12_000_000].mean() for name, run in rows.items()}
     for row in measured[2].itertuples():
         assert row.reached == pytest.approx(by_hand[row.run])
         assert row.above == pytest.approx(by_hand[row.run] - min(by_hand.values()))
@@ -275,14 +273,14 @@ def test_thirteen_configured_shapes_by_hand():
 
 
 def test_translations_by_hand():
-    table = numbers.translation().set_index(["quantity", "reading"]).ratio
-    assert table["bottleneck", "same ratio"] == 114
-    assert table["bottleneck", "same multiple of the usual ratio"] == pytest.approx(114 / 48 * 12)
+    table = numbers.translation().set_index(["quantity", "reading"])
+    ratio, layers = table.ratio, table.layers
+    assert ratio["bottleneck", "same ratio"] == 114
+    assert ratio["bottleneck", "same multiple of the usual ratio"] == pytest.approx(114 / 48 * 12)
     # 1024 × 9 has ratio 113.8; nine layers of the ladder's size are 32 wide.
-    assert table["bottleneck", "same number of layers"] == pytest.approx(32 / 9, rel=0.01)
-    rows = numbers.translation().set_index(["quantity", "reading"]).layers
-    assert rows["best, lower end", "same number of layers"] == pytest.approx(12, rel=0.02)
-    assert rows["best, upper end", "same multiple of the usual ratio"] / 4 == pytest.approx(5 / 16, rel=0.02)
+    assert ratio["bottleneck", "same number of layers"] == pytest.approx(32 / 9, rel=0.01)
+    assert layers["best, lower end", "same number of layers"] == pytest.approx(12, rel=0.02)
+    assert layers["best, upper end", "same multiple of the usual ratio"] / 4 == pytest.approx(5 / 16, rel=0.02)
 
 
 def test_cost_grows_with_layers_by_the_planted_power(measured):

@@ -36,7 +36,6 @@ def text_file(tmp_path):
 def cached(tmp_path, monkeypatch):
     """A cache of its own, in which the corpora need not be prepared again because only a text file is read."""
     monkeypatch.setenv("SPARSINGLIB_CACHE", str(tmp_path / "cache"))
-    yield tmp_path / "cache"
 
 
 def suite_of(text_file, name="0.4m-relu", tokens=512):
@@ -50,10 +49,19 @@ class Mine(Rule):
     uses_gate = False
 
 
-def counted(monkeypatch):
+@pytest.fixture
+def calls(cached, monkeypatch):
+    """One entry for each model that was measured."""
     calls = []
     monkeypatch.setattr(survey, "measure_model", lambda *a, **k: calls.append(1) or sl.measure(*a, **k))
     return calls
+
+
+FAT = {"fat": sl.FAT(0.1)}
+
+
+def table_of(suite, rules=FAT, **options):
+    return survey.table(survey.measure(suite, rules, **options))
 
 
 def test_shipped_suites_are_read():
@@ -64,24 +72,18 @@ def test_shipped_suites_are_read():
     }
     assert len(suites.read("released").checkpoints) == 10
     assert suites.read("example").evidence == "own"
-
-
-def test_pick_by_scale_and_activation():
-    assert [c.name for c in suites.read("ladder").pick("0.4M", "silu")] == ["0.4m-silu"]
+    assert [c.name for c in ladder.pick("0.4M", "silu")] == ["0.4m-silu"]
 
 
 def test_a_directory_of_downloads_takes_the_place_of_the_hub(tmp_path):
+    with pytest.raises(SuiteError, match="none of its checkpoints"):
+        suites.read(tmp_path)
     (tmp_path / "sparsing-law-0.1b-relu").mkdir()
     found = suites.read(tmp_path)
     assert [c.name for c in found.checkpoints] == ["0.1b-relu"]
     assert found.checkpoints[0].source == str(tmp_path / "sparsing-law-0.1b-relu")
     assert len(found.missing) == 9
     assert "1.2b-silu" in found.gaps()
-
-
-def test_an_empty_directory_is_refused(tmp_path):
-    with pytest.raises(SuiteError, match="none of its checkpoints"):
-        suites.read(tmp_path)
 
 
 GOOD = 'evidence: own\ncheckpoints:\n  - {name: 0.4m-relu, scale: "0.4M", activation: relu}\n'
@@ -104,10 +106,7 @@ GOOD = 'evidence: own\ncheckpoints:\n  - {name: 0.4m-relu, scale: "0.4M", activa
         (GOOD.replace("name:", "nmae:"), "did you mean name"),
         (GOOD + '  - {name: 0.4m-relu, scale: "0.4M", activation: relu}\n', "two checkpoints are called"),
         (GOOD.replace("0.4m-relu", "no-such-model"), "none of its checkpoints"),
-        (
-            GOOD.replace("activation: relu", "activation: relu, revision: main"),
-            "only a model on the hub has a revision",
-        ),
+        (GOOD.replace("relu}", "relu, revision: main}"), "only a model on the hub has a revision"),
     ],
 )
 def test_a_bad_suite_is_named(tmp_path, text, message):
@@ -141,15 +140,12 @@ def test_a_path_from_another_folder_is_not_there(tmp_path, monkeypatch):
         suites.read(path)
 
 
-def test_an_unknown_suite_lists_the_known():
+def test_an_unknown_suite_lists_the_known_and_what_is_no_name_is_no_suite():
     with pytest.raises(SuiteError, match="ladder, released"):
         suites.read("leader")
-
-
-@pytest.mark.parametrize("given", [None, 3, "", " "])
-def test_what_is_no_name_is_no_suite(given):
-    with pytest.raises(ValueError, match="suite must be a path, got"):
-        suites.read(given)
+    for given in (None, 3, "", " "):
+        with pytest.raises(ValueError, match="suite must be a path, got"):
+            suites.read(given)
 
 
 @pytest.mark.parametrize(("options", "said"), [({"tokens": 0}, "tokens must be a whole number of at least 2, got 0"),
@@ -162,14 +158,13 @@ def test_what_is_no_name_is_no_suite(given):
 def test_what_cannot_be_measured_is_said_before_a_model_is_loaded(options, said, text_file, monkeypatch):
     monkeypatch.setattr(survey, "loaded", None)
     with pytest.raises(ValueError, match=said):
-        survey.measure(**{"suite": suite_of(text_file), "rules": {"fat": sl.FAT(0.1)}} | options)
+        survey.measure(**{"suite": suite_of(text_file), "rules": FAT} | options)
 
 
 def test_a_measurement_equals_the_library_s(cached, text_file):
-    found = survey.measure(suite_of(text_file), {"fat": sl.FAT(0.1)})
+    (result,) = survey.measure(suite_of(text_file), FAT).values()
     model, tokenizer = sl.load("0.4m-relu")
     direct = sl.measure(model, sl.token_batches(TEXT, tokenizer, 64, 8, 512), sl.FAT(0.1), kl=False)
-    (result,) = found.values()
     assert result.activation_ratio == pytest.approx(direct.activation_ratio, abs=1e-12)
     assert result.ppl_ratio == pytest.approx(direct.ppl_ratio, rel=1e-6)
 
@@ -179,14 +174,11 @@ def test_a_cett_is_given_thresholds_on_the_text(cached, text_file):
     assert isinstance(result.rule, sl.Thresholds) and result.rule.cett == 0.2
 
 
-def test_what_was_measured_is_not_measured_again(cached, text_file, monkeypatch):
-    calls = counted(monkeypatch)
+def test_what_was_measured_is_not_measured_again(calls, text_file):
     suite = suite_of(text_file)
-    first = survey.measure(suite, {"fat": sl.FAT(0.1)})
-    second = survey.measure(suite, {"fat": sl.FAT(0.1)})
+    (first,), (second,) = (survey.measure(suite, FAT).values() for _ in range(2))
     assert len(calls) == 1
-    key = next(iter(first))
-    assert torch.equal(first[key].neuron_counts[0], second[key].neuron_counts[0])
+    assert torch.equal(first.neuron_counts[0], second.neuron_counts[0])
     survey.measure(suite, {"fat": sl.FAT(0.2)})
     assert len(calls) == 2
 
@@ -196,31 +188,30 @@ def test_a_rule_of_the_readers_own_is_measured_each_time(cached, text_file, monk
     suite, ratios = suite_of(text_file), []
     for share in (1, 0):
         monkeypatch.setattr(Mine, "active", lambda self, ffn, neurons, gate, valid=None: neurons.abs() * share > 0)  # noqa: B023
-        ratios += survey.table(survey.measure(suite, {"mine": Mine()})).activation_ratio.tolist()
+        ratios += table_of(suite, {"mine": Mine()}).activation_ratio.tolist()
     assert ratios[0] > ratios[1] == 0
 
 
-def test_another_text_or_checkpoint_of_the_same_name_is_measured_anew(cached, text_file, tmp_path, monkeypatch):
+def test_another_text_or_checkpoint_of_the_same_name_is_measured_anew(calls, text_file, tmp_path):
     """In one session, and whatever the files' times say."""
-    calls = counted(monkeypatch)
     copy = tmp_path / "copy"
     shutil.copytree(checkpoints.locate("0.4m-relu")[0], copy, ignore=shutil.ignore_patterns("*.csv", "*.json"))
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         source = checkpoints.LADDER_TOKENIZER if name.startswith("token") else checkpoints.LADDER / "0.4m-relu"
         shutil.copy(source / name, copy)
     suite = suite_of(text_file, str(copy))
-    before = survey.table(survey.measure(suite, {"fat": sl.FAT(0.1)}))
+    before = table_of(suite)
     weights = copy / "model.safetensors"
     times = weights.stat().st_atime_ns, weights.stat().st_mtime_ns
     shutil.copy(checkpoints.LADDER / "0.4m-silu" / "model.safetensors", copy)
     os.utime(weights, ns=times)
-    after = survey.table(survey.measure(suite, {"fat": sl.FAT(0.1)}))
+    after = table_of(suite)
     assert len(calls) == 2
     twin = shutil.copytree(copy, tmp_path / "twin")
-    alone = survey.table(survey.measure(suite_of(text_file, str(twin)), {"fat": sl.FAT(0.1)}))
+    alone = table_of(suite_of(text_file, str(twin)))
     assert before.dense_ppl[0] != after.dense_ppl[0] == alone.dense_ppl[0]
     Path(text_file).write_text(TEXT.replace("One", "Two"))  # of the same length
-    survey.measure(suite, {"fat": sl.FAT(0.1)})
+    survey.measure(suite, FAT)
     assert len(calls) == 4
 
 
@@ -278,13 +269,11 @@ def test_a_text_too_short_for_its_parts_says_what_to_do(cached, text_file):
         in_parts(text_file, 4 * survey.BATCH_TOKENS, 4)
 
 
-def test_two_processes_give_what_one_gives(cached, text_file, monkeypatch):
-    suite = suite_of(text_file)
-    rules = {"fat": sl.FAT(0.1), "relu": sl.StraightforwardReLU()}
-    one = survey.table(survey.measure(suite, rules))
-    monkeypatch.setenv("SPARSINGLIB_CACHE", str(cached) + "-other")
-    two = survey.table(survey.measure(suite, rules, jobs=2))
-    assert one.equals(two)
+def test_two_processes_give_what_one_gives(cached, text_file, tmp_path, monkeypatch):
+    suite, rules = suite_of(text_file), FAT | {"relu": sl.StraightforwardReLU()}
+    one = table_of(suite, rules)
+    monkeypatch.setenv("SPARSINGLIB_CACHE", str(tmp_path / "other"))
+    assert table_of(suite, rules, jobs=2).equals(one)
 
 
 def test_thresholds_of_a_perplexity_increase(cached, text_file):
@@ -297,7 +286,7 @@ def test_thresholds_of_a_perplexity_increase(cached, text_file):
 
 def test_windows_are_no_longer_than_the_model_s_context(cached, text_file):
     suite = dataclasses.replace(suite_of(text_file), sequence_length=4096)
-    (result,) = survey.measure(suite, {"fat": sl.FAT(0.1)}).values()
+    (result,) = survey.measure(suite, FAT).values()
     assert result.by_position.position.max() == 255
     assert result.tokens == 512
 
@@ -306,7 +295,7 @@ def test_no_scheduler_at_the_address(cached, text_file, monkeypatch):
     pytest.importorskip("distributed")
     monkeypatch.setenv(survey.DASK, "tcp://127.0.0.1:1")
     with pytest.raises(ValueError, match="no dask scheduler"):
-        survey.measure(suite_of(text_file), {"fat": sl.FAT(0.1)})
+        survey.measure(suite_of(text_file), FAT)
 
 
 def start(*arguments):
@@ -333,12 +322,12 @@ def kill_when_busy(address, worker, killed):
             time.sleep(0.05)
 
 
-def test_a_killed_worker_changes_nothing(cached, text_file, monkeypatch):
+def test_a_killed_worker_changes_nothing(cached, text_file, tmp_path, monkeypatch):
     distributed = pytest.importorskip("distributed")
     suite = suite_of(text_file, tokens=1024)
     rules = {f"top {k}": sl.TopK(k / 20) for k in range(1, 13)}
-    alone = survey.table(survey.measure(suite, rules))
-    monkeypatch.setenv("SPARSINGLIB_CACHE", str(cached) + "-cluster")
+    alone = table_of(suite, rules)
+    monkeypatch.setenv("SPARSINGLIB_CACHE", str(tmp_path / "cluster"))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
@@ -351,7 +340,7 @@ def test_a_killed_worker_changes_nothing(cached, text_file, monkeypatch):
         thread = threading.Thread(target=kill_when_busy, args=(address, workers[0], killed))
         thread.start()
         monkeypatch.setenv(survey.DASK, address)
-        together = survey.table(survey.measure(suite, rules))
+        together = table_of(suite, rules)
         thread.join()
         assert killed == [-signal.SIGKILL]
         assert together.equals(alone)

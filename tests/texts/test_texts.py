@@ -27,22 +27,20 @@ def write(path, text=TEXT):
 def test_plain_file_and_directory(tmp_path):
     folder = tmp_path / "texts"
     (folder / "deep").mkdir(parents=True)
-    write(folder / "b.txt", "second")
-    write(folder / "a.md", "first")
-    write(folder / "deep" / "c.py", "third")
+    for name, text in {"b.txt": "second", "a.md": "first", "deep/c.py": "third"}.items():
+        write(folder / name, text)
     assert corpora.load(folder) == "first\n\nsecond\n\nthird"
     assert corpora.load(folder / "b.txt") == "second"
 
 
 def test_jsonl_parquet_and_dataset(tmp_path):
     datasets = pytest.importorskip("datasets")
-    rows = ["one", None, TEXT]
-    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps({"text": r}) for r in rows), encoding="utf-8")
-    pd.DataFrame({"text": rows}).to_parquet(tmp_path / "rows.parquet")
-    datasets.Dataset.from_dict({"text": rows}).save_to_disk(tmp_path / "dataset")
     expected = f"one\n\n{TEXT}".strip()
-    assert {corpora.load(tmp_path / name) for name in ("rows.jsonl", "rows.parquet", "dataset")} == {expected}
     held = datasets.Dataset.from_dict({"text": ["one", None, TEXT], "other": [1, 2, 3]})
+    held.to_json(tmp_path / "rows.jsonl")
+    held.to_parquet(tmp_path / "rows.parquet")
+    held.save_to_disk(tmp_path / "dataset")
+    assert {corpora.load(tmp_path / name) for name in ("rows.jsonl", "rows.parquet", "dataset")} == {expected}
     assert corpora.load(held.filter(lambda row: row["text"])["text"]) == expected
     assert corpora.load(held) == corpora.load(held.to_iterable_dataset()) == expected
     for other in (held.remove_columns("text"), held.remove_columns("text").to_iterable_dataset()):
@@ -62,8 +60,8 @@ ROWS = ["Grüße aus Köln.", "第二行。", 'say "so",\u2028twice']
 JOINED = "\n\n".join(ROWS)
 
 
-def as_lines(rows=ROWS, **others):
-    return "\n".join(json.dumps({"text": row, **others}, ensure_ascii=False) for row in rows)
+def as_lines(**others):
+    return "\n".join(json.dumps({"text": row, **others}, ensure_ascii=False) for row in ROWS)
 
 
 @pytest.mark.parametrize(
@@ -203,13 +201,10 @@ print(sum(b.numel() for b in batches), resource.getrusage(resource.RUSAGE_SELF).
 @pytest.mark.slow
 def test_memory_hardly_grows_with_the_text():
     def run(thousands):
-        done = subprocess.run(
-            [sys.executable, "-c", MEMORY, str(thousands)], capture_output=True, text=True, check=True
-        )
+        done = subprocess.run([sys.executable, "-c", MEMORY, thousands], capture_output=True, text=True, check=True)
         return map(int, done.stdout.split()[-2:])
 
-    few, little = run(100)
-    many, much = run(10_000)
+    (few, little), (many, much) = map(run, ("100", "10000"))
     assert few == 100_000 and many == 10_000_000
     # Text and token ids stay: 40 MB of characters and 8 bytes a token, twice while they are put together.
     assert much - little < 600
@@ -241,9 +236,8 @@ def test_one_json_value_in_a_file_of_any_name_and_as_pandas_writes_it(tmp_path):
 
 def test_a_row_longer_than_the_header_is_refused(tmp_path):
     for body, line in (("text\nGrü,ße aus Köln.\n第二行。\n", 2), ("text\nfine\nnot, fine\n", 3)):
-        with pytest.raises(
-            ValueError, match=rf"a\.csv, line {line}: 2 fields, but the header names 1; .*double quotes"
-        ):
+        said = rf"a\.csv, line {line}: 2 fields, but the header names 1; .*double quotes"
+        with pytest.raises(ValueError, match=said):
             corpora.load(write(tmp_path / "a.csv", body))
     assert corpora.load(write(tmp_path / "a.csv", 'text\n"Grü,ße"\nzwei\n')) == "Grü,ße\n\nzwei"
 
@@ -258,15 +252,8 @@ PATHS = (
     "~/x",
 )
 PATHS += ("data/texts", r"C:\texts\a b.txt", "../x", "a.jsonl\n")
-SENTENCES = (
-    "The cat sat.",
-    "Yes",
-    "He and/or she went.",
-    "See https://a.org for more.",
-    "1/2 + 1/2 = 1",
-    "3.14",
-    "Is it e.g. so?",
-)
+SENTENCES = ("The cat sat.", "Yes", "He and/or she went.", "See https://a.org for more.", "1/2 + 1/2 = 1", "3.14")
+SENTENCES += ("Is it e.g. so?",)
 
 
 @pytest.mark.parametrize("given", PATHS)

@@ -27,8 +27,7 @@ def _at_one_percent(of: Measured) -> Estimate | None:
 
 
 def _zeros(of: Measured, relu: Measured | None) -> Row:
-    ratio = _at_one_percent(relu) if relu else None
-    if relu is None or relu.zeros is None or ratio is None:
+    if not relu or not relu.zeros or not (ratio := _at_one_percent(relu)):
         missing = "Needs a ReLU model, strategy pplp with 1.01, and enough text for an interval"
         return judge("C03", evidence(of.name), missing)
     nonzero = 100 * relu.zeros.activation_ratio

@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -21,8 +21,6 @@ from .ffn_output import FFNOutput
 MOST_TOKENS_DRAWN = 44  # of a heat map: more are not legible in a README
 MOST_TOKENS_WRITTEN = 320
 LINE_WIDTH = 100  # characters
-_NEEDS_BY_LAYER = "{} needs {:.0f} % of its neurons (single layers {:.0f} to {:.0f} %)"
-_NEEDS_BY_TOKEN = "{} needs {:.0f} % of the neurons on a short text (single tokens {:.0f} to {:.0f} %)"
 
 
 def token_table(results: Mapping[str, Measurement], tokenizer: PreTrainedTokenizerBase | None) -> pd.DataFrame:
@@ -61,9 +59,8 @@ def heat_map(table: pd.DataFrame, results: Mapping[str, Measurement]) -> style.P
             ax.set_ylabel("layer")
             ax.set_yticks(range(0, layers, max(1, layers // 6)))
             ax.grid(False)
-        panels[-1].set_xticks(range(len(pieces)), pieces, rotation=90, fontsize=8, family=style.monospace())
-        for label in panels[-1].get_xticklabels():
-            label.set_parse_math(False)
+        look: style.Look = {"rotation": 90, "fontsize": 8, "family": style.monospace(), "parse_math": False}
+        panels[-1].set_xticks(range(len(pieces)), pieces, **look)
         fig.colorbar(panels[0].images[0], ax=panels, label="neurons active (%)", fraction=0.025, pad=0.01)
         first = next(iter(results))
         spread = np.ptp(100 * table[table.rule == first].groupby("position").activation_ratio.mean())
@@ -97,13 +94,12 @@ def layer_profile(table: pd.DataFrame, subject: str) -> style.Picture:
             ax.set(xlabel="layer", ylabel=label, ylim=(0, None))
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
             style.label_lines(ax, ends)
-        words: list[str] = []
+        shares = {}
         for name, rows in models:
             share, mean = 100 * rows.activation_ratio, 100 * np.average(rows.activation_ratio, weights=rows.neurons)
-            needs = "{} {:.0f} % ({:.0f} to {:.0f} %)" if words else _NEEDS_BY_LAYER
-            words.append(needs.format(style.name(name), mean, share.min(), share.max()))
+            shares[name] = (mean, share.min(), share.max())
         return fig.says(
-            f"{_under(subject)} {', '.join(words)}",
+            _needs(subject, "{} needs {:.0f} % of its neurons (single layers {:.0f} to {:.0f} %)", shares),
             "Means over tokens. CETT: length of the output that is skipped, over that of the full output.",
         )
 
@@ -124,7 +120,8 @@ def layers_by_p(table: pd.DataFrame) -> style.Picture:
             style.matrix(ax, 100 * cells, fmt=".0f", **look)
             ax.set_xticklabels([f"{p:g}" for p in cells.columns], rotation=0)
             ax.set(title=name, xlabel="allowed rise p of perplexity (%)", ylabel="layer")
-            shed = -(100 * cells).round().iloc[:, [0, -1]].diff(axis=1).iloc[:, -1]  # as it is written
+            written = (100 * cells).round()
+            shed = written.iloc[:, 0] - written.iloc[:, -1]
             most = [str(layer) for layer in shed.index[shed == shed.max()]]
             layers = f"layer{'s' if len(most) > 1 else ''} {' and '.join(most)}"
             words.append(f"{layers} of {name} ({shed.max():.0f} points)")
@@ -165,15 +162,12 @@ def coloured_text(table: pd.DataFrame, subject: str, titles: Mapping[str, str] |
     ``table`` is ``token_table``, one text for each of its rules or models, above which stands its title (default: its
     name and mean); ``subject`` is the rule or model that all have in common.
     """
-    parts, means = {}, {}
-    words: list[str] = []
+    parts, shares = {}, {}
     for rule, part in table.groupby("rule", sort=False):
         need = part.groupby("position").agg(token=("token", "first"), share=("activation_ratio", "mean"))
         parts[rule] = need.assign(place=_places(need.token.tolist()), wide=need.token.map(_columns))
-        name, (low, mean, high) = style.name(str(rule)), 100 * need.share.agg(["min", "mean", "max"])
-        means[rule] = f"{name}: {mean:.1f} % active"
-        word = "{} {:.0f} % ({:.0f} to {:.0f} %)" if len(parts) > 1 else _NEEDS_BY_TOKEN
-        words.append(word.format(name, mean, low, high))
+        shares[str(rule)] = 100 * need.share.agg(["mean", "min", "max"])
+    titles = titles or {rule: f"{style.name(rule)}: {share['mean']:.1f} % active" for rule, share in shares.items()}
     lines = [1 + max(line for line, _ in part.place) for part in parts.values()]
     used = max((part.place.str[1] + part.wide).max() for part in parts.values())
     norm = Normalize(0, 100 * max(part.share.max() for part in parts.values()))
@@ -183,19 +177,23 @@ def coloured_text(table: pd.DataFrame, subject: str, titles: Mapping[str, str] |
         for ax, (rule, part), count in zip(panels, parts.items(), lines, strict=True):
             ax.set(xlim=(0, used), ylim=(count, 0))
             ax.set_axis_off()
-            ax.set_title((titles or means)[rule], parse_math=False)
+            ax.set_title(titles[str(rule)], parse_math=False)
             _write_tokens(ax, part, norm, min(9.5, 750 / used))
         bar: style.Look = {"orientation": "horizontal", "fraction": 0.05, "aspect": 60, "pad": 0.02}
         scale = fig.colorbar(ScalarMappable(norm, style.TEXT_COLOURS), ax=panels, **bar)
         scale.set_label("neurons active (%), mean over layers")
         scale.outline.set_visible(False)
-        return fig.says(f"{_under(subject)} {', '.join(words)}")
+        first = "{} needs {:.0f} % of the neurons on a short text (single tokens {:.0f} to {:.0f} %)"
+        return fig.says(_needs(subject, first, shares))
 
 
-def _under(subject: str) -> str:
-    """How a message begins that is about this rule or model."""
+def _needs(subject: str, first: str, shares: Mapping[str, Iterable[float]]) -> str:
+    """A message about a rule or model: names with their mean, least and most share (%), the ``first`` in more words."""
     known = re.fullmatch(r"CETT-PPL-(\S+)%", subject)
-    return f"For {known[1]} % more perplexity" if known else f"{subject}:"
+    under = f"For {known[1]} % more perplexity" if known else f"{subject}:"
+    forms = [first] + ["{} {:.0f} % ({:.0f} to {:.0f} %)"] * (len(shares) - 1)
+    words = [form.format(style.name(n), *share) for form, (n, share) in zip(forms, shares.items(), strict=True)]
+    return f"{under} {', '.join(words)}"
 
 
 def _columns(piece: str) -> float:

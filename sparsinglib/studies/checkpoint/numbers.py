@@ -98,13 +98,12 @@ def validate_parameters(
 
 def validate_strategy(strategy: str, argument: float) -> None:
     """Raise ValueError for an unknown strategy or an argument out of range."""
-    if strategy not in STRATEGIES:
-        raise ValueError(f"strategy must be one of {', '.join(STRATEGIES)}, got {strategy!r}.")
+    arguments.one_of("strategy", strategy, STRATEGIES)
     if strategy != "pplp":
         RULES[strategy](argument)
-    elif not 1 < float(argument) < 2:
-        allowed = "the allowed perplexity ratio, 1.01 for one percent (between 1 and 2)"
-        raise ValueError(f"strategy pplp takes {allowed}, got {argument}.")
+    else:
+        allowed = "the allowed perplexity ratio with pplp, 1.01 for one percent (between 1 and 2)"
+        arguments.number("argument", argument, allowed, lambda ratio: 1 < ratio < 2)
 
 
 def find_rule(

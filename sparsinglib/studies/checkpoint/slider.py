@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from ...core import arguments
 from ...core.measure import measure
 from ...core.search import thresholds_for_cett
 from ...core.thresholds import Thresholds
@@ -27,16 +28,14 @@ if TYPE_CHECKING:
 
 STEPS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 DRAWN = (0.05, 0.2, 0.5)
-MODES = ("auto", "slider", "picture")
 FITTED_ON = 2048  # tokens of the mixture on which each step's thresholds are found
 MOST_TOKENS = 320
 
 
 def validate_parameters(suite: Suite, checkpoint: str, text: str, mode: str) -> None:
     """Raise ValueError for a checkpoint the suite has not, a text of white space or an unknown mode."""
-    names = [c.name for c in suite.checkpoints]
-    if checkpoint and checkpoint not in names:
-        raise ValueError(f"checkpoint {checkpoint!r} is not in the suite {suite.name}; there are: {', '.join(names)}.")
+    if checkpoint:
+        arguments.one_of("checkpoint", checkpoint, [c.name for c in suite.checkpoints])
     if text and not text.strip():
         raise ValueError("the text is empty: write some words, or leave it at '' for the shipped sample.")
     live(mode)
@@ -48,8 +47,7 @@ def live(mode: str) -> bool:
     papermill, nbval and nbconvert start the kernel by themselves; only a server names the notebook's session. Raises
     ValueError for an unknown mode.
     """
-    if mode not in MODES:
-        raise ValueError(f"mode must be one of {', '.join(MODES)}; got {mode!r}.")
+    arguments.one_of("mode", mode, ("auto", "slider", "picture"))
     return mode == "slider" or (mode == "auto" and bool(os.environ.get("JPY_SESSION_NAME")))
 
 
@@ -103,8 +101,8 @@ def page(found: pd.DataFrame, cett: float) -> str:
     head = (
         f"<b>{html.escape(style.name(first.model))}, CETT {cett:.2f}</b>: "
         f"{100 * first.activation_ratio:.1f} % of neurons active; perplexity of this text "
-        f"{first.dense_ppl:.2f} → {first.sparse_ppl:.2f} ({first.ppl_increase_pct:+.1f} %), "
-        f"of the mixture {first.mixture_increase_pct:+.1f} %"
+        f"{first.dense_ppl:.2f} → {first.sparse_ppl:.2f} ({first.ppl_increase_pct:+z.1f} %), "
+        f"of the mixture {first.mixture_increase_pct:+z.1f} %"
     )
     ends = f"dark: none of its neurons; yellow: {100 * most:.0f} % of them or more (hold the mouse over a token)"
     text = style.text_html(tokens.piece, tokens.share, most)
@@ -130,7 +128,7 @@ def picture(found: pd.DataFrame) -> style.Picture:
     shown = shown.assign(rule=shown.cett.map("CETT {:.2f}".format))
     titles = {
         r.rule: f"{r.rule}: {100 * r.activation_ratio:.1f} % active, perplexity of the mixture "
-        f"{r.mixture_increase_pct:+.1f} %"
+        f"{r.mixture_increase_pct:+z.1f} %"
         for r in shown.drop_duplicates("rule").itertuples()
     }
     tokens = shown.drop(columns="activation_ratio").rename(columns={"piece": "token", "share": "activation_ratio"})

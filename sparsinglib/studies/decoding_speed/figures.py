@@ -1,5 +1,7 @@
 """Figures of the decoding speed (Appendix L): the table of ``numbers.recorded`` in, a Picture out."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -18,11 +20,7 @@ VARIANT_COLOURS = dict(zip(VARIANTS, ("0.65", style.OTHERS[3], style.OTHERS[1]),
 
 
 def speed_up(table: pd.DataFrame) -> style.Picture:
-    """Speed-up of one FFN of the 2.4B shape against imposed activity, over torch and over itself, with the bound.
-
-    Columns: part, case, threads, a and r (shares of active neurons and nonzero gates), speedup with its quartiles
-    speedup_low and speedup_high, over_kernel.
-    """
+    """Speed-up of one FFN of the 2.4B shape against imposed activity, over torch and over itself, with the bound."""
     rows = table[(table.part == "curve") & table.case.isin(CASES)]
     with style.context():
         fig, panels = style.axes(1, 3, height=3.0, sharey=True)
@@ -61,12 +59,15 @@ def _curve(ax: Axes, rows: pd.DataFrame, case: str) -> None:
     ax.plot(100 * a, 3 / (1 + nonzero + a), color="k", lw=1)
     for threads, part in rows.sort_values("a").groupby("threads"):
         look = THREADS[int(str(threads))] | {"ms": 4, "lw": 1}
-        bars = style.error_bars(part.speedup_low, part.speedup, part.speedup_high)
-        ax.errorbar(100 * part.a, part.speedup, bars, color="0.7", capsize=2, **look)
-        bars = style.error_bars(part.over_kernel_low, part.over_kernel, part.over_kernel_high)
-        ax.errorbar(100 * part.a, part.over_kernel, bars, color=CASE_LOOKS[case]["color"], capsize=2, **look)
+        _ratio(ax, 100 * part.a, part, "speedup", color="0.7", **look)
+        _ratio(ax, 100 * part.a, part, "over_kernel", color=CASE_LOOKS[case]["color"], **look)
     ax.axhline(1, color="0.5", lw=0.8, ls=":")
     ax.set_xlabel("active neurons (%)")
+
+
+def _ratio(ax: Axes, x: Any, rows: pd.DataFrame, ratio: str, **look: Any) -> None:
+    low, value, high = (rows[f"{ratio}{end}"] for end in ("_low", "", "_high"))
+    ax.errorbar(x, value, style.error_bars(low, value, high), capsize=2, **look)
 
 
 def _ratio_axis(ax: Axes, rows: pd.DataFrame) -> None:
@@ -78,10 +79,7 @@ def _ratio_axis(ax: Axes, rows: pd.DataFrame) -> None:
 
 
 def shapes(table: pd.DataFrame) -> style.Picture:
-    """The paper's FFN shapes at their limits: speed-up over the own dense kernel and over torch, the bound, the mean.
-
-    Columns: part, model (the scale), case, dtype, threads, speedup with its quartiles, over_kernel, bound.
-    """
+    """The paper's FFN shapes at their limits: speed-up over our dense kernel and over torch, the bound, the mean."""
     rows = table[(table.part == "shapes") & table.case.isin(CASES)]
     settings = [(dtype, threads) for dtype in ("float32", "bfloat16") for threads in sorted(rows.threads.unique())]
     with style.context():
@@ -92,7 +90,7 @@ def shapes(table: pd.DataFrame) -> style.Picture:
         for ax in panels[::2]:
             ax.set_ylabel("speed-up of the FFN")
         _ratio_axis(panels[0], rows)
-        keys = [Line2D([], [], ls="", **_mark(case), ms=5, label=CASES[case].split(":")[0]) for case in CASES]
+        keys = [Line2D([], [], **_mark(case), label=CASES[case].split(":")[0]) for case in CASES]
         keys += [Line2D([], [], ls="", marker="_", color="0.7", ms=6, mew=1.5, label="same, over dense torch")]
         keys += [Line2D([], [], color="k", lw=1, label="bound by weights read")]
         fig.legend(handles=keys, loc="outside lower center", ncols=5)
@@ -106,21 +104,18 @@ def shapes(table: pd.DataFrame) -> style.Picture:
 
 
 def _mark(case: str) -> style.Look:
-    return {key: value for key, value in CASE_LOOKS[case].items() if key != "ls"}
+    return CASE_LOOKS[case] | {"ls": "", "ms": 5}
 
 
 def _points(ax: Axes, part: pd.DataFrame) -> None:
     scales = list(dict.fromkeys(part.model))
     for k, case in enumerate(CASES):
         rows = part[part.case == case].set_index("model").reindex(scales)
-        columns = [f"{ratio}{end}" for ratio in ("speedup", "over_kernel") for end in ("", "_low", "_high")]
-        columns += ["bound"]
+        columns = ["bound", *(f"{ratio}{end}" for ratio in ("speedup", "over_kernel") for end in ("", "_low", "_high"))]
         rows.loc["mean", columns] = np.exp(np.log(rows[columns].astype(float)).mean())
         x = np.arange(len(rows)) + 0.27 * (k - 1)
-        bars = style.error_bars(rows.speedup_low, rows.speedup, rows.speedup_high)
-        ax.errorbar(x, rows.speedup, bars, ls="", marker="_", ms=6, lw=1, color="0.7", capsize=2)
-        bars = style.error_bars(rows.over_kernel_low, rows.over_kernel, rows.over_kernel_high)
-        ax.errorbar(x, rows.over_kernel, bars, ls="", **_mark(case), ms=5, lw=1, capsize=2)
+        _ratio(ax, x, rows, "speedup", ls="", marker="_", ms=6, lw=1, color="0.7")
+        _ratio(ax, x, rows, "over_kernel", lw=1, **_mark(case))
         ax.hlines(rows.bound, x - 0.13, x + 0.13, color="k", lw=1)
     ax.set_xticks(range(len(scales) + 1), [*scales, "mean"])
     ax.axvline(len(scales) - 0.5, color="0.7", lw=0.8)
@@ -129,10 +124,7 @@ def _points(ax: Axes, part: pd.DataFrame) -> None:
 
 
 def tokens_per_second(table: pd.DataFrame) -> style.Picture:
-    """Speed of whole models over dense torch, each panel one model; the paper's two engines beside them.
-
-    Columns: kind, model, variant, dtype, threads, seconds for a token, speedup over dense torch with its quartiles.
-    """
+    """Speed of whole models over dense torch, each panel one model; the paper's two engines beside them."""
     rows = table[table.kind == "model"]
     names = list(dict.fromkeys(rows.model))
     engines = published.read("appendix_l_decode_speed")
@@ -169,8 +161,7 @@ def _ratios(ax: Axes, rows: pd.DataFrame) -> None:
     places = np.arange(len(groups))
     for k, variant in enumerate(("masked", "sparse")):
         part, look = parts[variant], style.other(k) | {"color": VARIANT_COLOURS[variant], "ls": "", "ms": 5}
-        bars = style.error_bars(part.speedup_low, part.speedup, part.speedup_high)
-        ax.errorbar(places + 0.2 * k - 0.1, part.speedup, bars, capsize=2, label=VARIANTS[variant], **look)
+        _ratio(ax, places + 0.2 * k - 0.1, part, "speedup", label=VARIANTS[variant], **look)
     ax.axhline(1, color="0.5", lw=0.8, ls=":", label=VARIANTS["dense"])
     ax.hlines(parts["sparse"].bound, places - 0.3, places + 0.3, color="k", lw=1, label="bound by FFN weights read")
     short = {"float32": "f32", "bfloat16": "bf16"}

@@ -1,13 +1,13 @@
 """Tables of the decoding speed (Appendix L) from recorded timings, and what skipping neurons can gain at all.
 
 Nothing here measures, so the same recording gives the same tables. Times are seconds for each token, of one FFN (kind
-"ffn") or a whole model (kind "model"); speed-ups are medians of the rounds' ratios, with their quartiles.
+"ffn") or a whole model (kind "model"); ``speedup`` over dense torch is the median of the rounds' ratios, with its
+quartiles (_low, _high); ``a`` and ``r`` are shares of active neurons and nonzero gates.
 """
 
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pandas as pd
 
@@ -35,7 +35,7 @@ def recorded(measure_again: bool = False) -> pd.DataFrame:
     ``over_kernel``, the gain over the same kernel with all neurons active (_low, _high: one's lower quartile of times
     over the other's upper, wider than quartiles of the rounds' ratios); ``of_memory``, the time that reading the
     weights needed takes at the memory's measured speed, over the time taken. Raises RuntimeError, with what the
-    benchmark said, if measuring fails.
+    benchmark said, if measuring fails, and FileNotFoundError without a recording.
     """
     path = RECORDED
     if measure_again:
@@ -46,11 +46,6 @@ def recorded(measure_again: bool = False) -> pd.DataFrame:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"benchmarks/decoding.py failed:\n{done.stderr[-2000:]}")
-    return prepared(path)
-
-
-def prepared(path: Path) -> pd.DataFrame:
-    """Read a recording; raises FileNotFoundError that names the remedy."""
     if not path.is_file():
         raise FileNotFoundError(f"{path.name} is missing: run python benchmarks/decoding.py.")
     table = pd.read_csv(path)
@@ -88,15 +83,14 @@ def memory_table(table: pd.DataFrame) -> pd.DataFrame:
 
 def model_table(table: pd.DataFrame) -> pd.DataFrame:
     """Greedy decoding of whole models under their own thresholds, tokens/s, and how many tokens agree with masking."""
-    rows = table[table.kind == "model"].copy()
+    rows = table[table.kind == "model"]
     keys = ["model", "dtype", "threads"]
-    rate = (1 / rows.set_index([*keys, "variant"]).seconds).unstack().rename(columns=VARIANTS)
+    rate = (1 / rows.set_index([*keys, "variant"]).seconds).unstack().map("{:.3g}".format)
     sparse = rows[rows.variant == "sparse"].set_index(keys)
-    rate = rate.map("{:.3g}".format)
     gain = [f"{r.speedup:.2f} ({r.speedup_low:.2f}–{r.speedup_high:.2f})" for r in sparse.itertuples()]
     same = [f"{r.agree:.0f} of {r.tokens:.0f}" for r in sparse.itertuples()]
     found = {"over dense torch": gain, "bound of FFNs": sparse.bound.round(2), "same tokens": same}
-    units = {name: f"{name} (tokens/s)" for name in VARIANTS.values()}
+    units = {variant: f"{name} (tokens/s)" for variant, name in VARIANTS.items()}
     return rate.loc[sparse.index, list(units)].rename(columns=units).assign(**found).reset_index()
 
 

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import pandas as pd
 
 from ...paper import published
-from ...paper.claims import Estimate, Part, Row, exact, judge, mean_of
+from ...paper.claims import Estimate, Part, Row, judge, mean_of
 from ...tasks import offline
 from ...tasks.statistics import DENSE, interval, with_dense
-from .tables import COMMONSENSE, COMPLEX, MODEL, READING, ROUNDING, averages, changes, mean_changes
+from .tables import COMMONSENSE, COMPLEX, READING, ROUNDING, averages, changes, comparisons, short
 
 GROUPS = (COMMONSENSE, READING)
 CHANCE = {"humaneval": 0.0, "mbpp": 0.0, "gsm8k": 0.0, "mmlu": 25.0}  # percent; not known for AGIEval and BBH
@@ -27,7 +27,7 @@ def paper_verdicts() -> list[Row]:
     change = changes().pivot(index=["p_pct", "scale", "activation"], columns="group", values="change")
     dense = averages().query("p_pct == 0 and group != @COMPLEX", local_dict={"COMPLEX": COMPLEX})
     by_activation = dense.pivot(index=["scale", "group"], columns="activation", values="recomputed_pct")
-    groups = [mean_of(change.loc[1, group], "points", f"{_short(group)}:") for group in GROUPS]
+    groups = [mean_of(change.loc[1, group], "points", f"{short(group)}:") for group in GROUPS]
     scores = pd.concat([published.table(4), published.table(5)])
     wide = scores.pivot(index=["scale", "activation", "benchmark"], columns="p_pct", values="score_pct")
     single = [mean_of(part, "points", f"{name}:") for name, part in (wide[1] - wide[0]).groupby("benchmark")]
@@ -45,38 +45,18 @@ def paper_verdicts() -> list[Row]:
 
 
 def printed_averages() -> list[Estimate]:
-    """Every average of Tables 1, 4 and 5 computed from the printed scores (percent, points), beside the printed one.
+    """What Tables 1, 4 and 5 print, computed again from other printed numbers (percent, points).
 
     Means of Table 1 have two printed digits and come from scores with one: what that rounding can hide is their
     interval.
     """
-    table = averages().query("group != @COMPLEX", local_dict={"COMPLEX": COMPLEX})
     found = []
-    for r in table.itertuples():
-        note = f"{r.scale} {r.activation} {_short(r.group)}, p = {r.p_pct}:"
-        found.append(exact(r.recomputed_pct, "%", note, f"{r.printed_pct:.1f}"))
-    average = table.set_index([*MODEL, "group"]).printed_pct
-    for row in published.table(1).query("p_pct > 0").itertuples():
-        for group in GROUPS:
-            key = row.scale, row.activation
-            change = average[*key, row.p_pct, group] - average[*key, 0, group]
-            printed = f"{getattr(row, f'{group}_delta_printed_pct'):.1f}"
-            note = f"change of {_short(group)}, {row.scale} {row.activation}, p = {row.p_pct}:"
-            found.append(exact(change, "points", note, printed))
-    overall = published.read("table1_overall_average").set_index(["group", "p_pct"])
-    means = mean_changes().set_index(["group", "p_pct"]).change
-    for group in GROUPS:
-        dense = table[(table.group == group) & (table.p_pct == 0)].recomputed_pct.mean()
-        values = {0: dense} | {p: means[group, p] for p in (1, 5, 10)}
-        for p, value in values.items():
-            printed = overall.loc[(group, p), "mean_delta_vs_dense_pct" if p else "dense_mean_score_pct"]
-            note = f"mean of {_short(group)}, p = {p}:"
-            found.append(Estimate(value, value - ROUNDING, value + ROUNDING, "points", note, f"{printed:.2f}"))
+    for r in comparisons().query("table != 6").itertuples():
+        mean = r.where.startswith("Table 1, mean")
+        hidden, digits = (ROUNDING, 2) if mean else (0.0, 1)
+        ends = r.recomputed, r.recomputed - hidden, r.recomputed + hidden
+        found.append(Estimate(*ends, note=f"{r.where}:", printed=f"{r.printed:.{digits}f}"))
     return found
-
-
-def _short(group: str) -> str:
-    return group.partition("_")[0]
 
 
 def _above_chance() -> list[Estimate]:
@@ -129,7 +109,7 @@ def _changes_of(mean: pd.DataFrame, answers: pd.DataFrame, groups: Sequence[str]
         r = mean.loc[(group, p)]
         value, low, high = (100 * x for x in (r.difference, r.difference_low, r.difference_high))
         step = _step(answers[(answers.group == group) & (answers.p == p)])
-        found.append(Estimate(value, low, high, "points", f"{_short(group)}:", step=step))
+        found.append(Estimate(value, low, high, "points", f"{short(group)}:", step=step))
     return found
 
 

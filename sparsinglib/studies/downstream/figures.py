@@ -38,7 +38,7 @@ def figure_3(curves: pd.DataFrame) -> style.Picture:
         lost = judged.assign(lost=judged.difference_high < 0).groupby("family")
         lost = lost.agg(mean=("difference", "mean"), lost=("lost", "sum"), of=("lost", "size")).reindex(list(RULES))
         lost, first = lost.dropna(), curves.iloc[0]
-        costs = [f"{rule} {round(-100 * mean, 1) + 0.0:.1f}" for rule, mean in lost["mean"].items() if rule in MATCHED]
+        costs = [f"{rule} {-100 * mean:z.1f}" for rule, mean in lost["mean"].items() if rule in MATCHED]
         costs[0] = costs[0].replace(" ", " costs ") + " points of task score"
         counts = ", ".join(f"{r.Index} {r.lost:.0f} of {r.of:.0f}" for r in lost.itertuples())
         whose = style.EVIDENCE_LABELS.get(first.evidence, "a model outside the study")

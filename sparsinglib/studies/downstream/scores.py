@@ -124,7 +124,8 @@ def measure_tasks(
     p_values = _rises(p_values)
     scores, sparsities, rivals = [], [], []
     grouped = offline_tasks.table()
-    simple = list(dict.fromkeys(grouped[grouped.group != task_tables.COMPLEX].task))
+    easy = grouped[grouped.group != task_tables.COMPLEX]
+    simple = list(dict.fromkeys(easy.task))
     for name in names:
         model, tokenizer = _load(name)
         found, others = rules(model, _batches(name, tokenizer, tokens), p_values)
@@ -139,7 +140,7 @@ def measure_tasks(
     chance = above_chance(summary, offline_tasks.floors())
     first = scored[scored.task.isin(simple) & (scored.example.str.rpartition("/")[2].astype(int) < figure_3_examples)]
     compared = pd.concat([first[first.rule != DENSE], *rivals], ignore_index=True)
-    curves = group_means(compared, grouped[grouped.group != task_tables.COMPLEX], chance)
+    curves = group_means(compared, easy, chance)
     sparse = pd.DataFrame(sparsities, columns=["model", "rule", "family", "sparsity"])
     curves = curves[curves.model != "mean"].merge(sparse, on=["model", "rule"], how="left")
     curves = curves.assign(family=curves.family.fillna(DENSE), evidence=_evidence(names), n=figure_3_examples)

@@ -42,24 +42,41 @@ def mean_changes() -> pd.DataFrame:
 
 def inconsistencies() -> pd.DataFrame:
     """Where the tables disagree with themselves by more than rounding: where, printed, recomputed, difference."""
-    rows = []
+    table = comparisons()[["where", "printed", "recomputed"]]
+    table = table.assign(difference=table.printed - table.recomputed)
+    return table[table.difference.abs() > ROUNDING + 1e-9].reset_index(drop=True)
+
+
+def comparisons() -> pd.DataFrame:
+    """Averages, changes and means of Tables 1, 4, 5 and 6 beside those that follow from other printed numbers.
+
+    Columns: table, where, printed, recomputed (percent or points).
+    """
+    rows: list[tuple] = []
     table_of = {group: number for number, group in GROUP_OF_TABLE.items()}
     for r in averages().itertuples():
-        where = f"Table {table_of[r.group]}, {r.scale} {r.activation}, p = {r.p_pct}: average"
-        rows.append((where, r.printed_pct, r.recomputed_pct))
+        table = table_of[r.group]
+        where = f"Table {table}, {r.scale} {r.activation}, p = {r.p_pct}: average"
+        rows.append((table, where, r.printed_pct, r.recomputed_pct))
     # Table 1's changes against the differences of the averages that Tables 4 and 5 print; its means against theirs.
     first = published.table(1)
     for group, column in ((COMMONSENSE, "table4"), (READING, "table5")):
         average = first.set_index(MODEL)[f"{group}_{column}_avg_pct"]
         for r in first[first.p_pct > 0].itertuples():
             change = average[r.scale, r.activation, r.p_pct] - average[r.scale, r.activation, 0]
-            where = f"Table 1, {r.scale} {r.activation}, p = {r.p_pct}, {group.partition('_')[0]}: change"
-            rows.append((where, getattr(r, f"{group}_delta_printed_pct"), change))
+            where = f"Table 1, {r.scale} {r.activation}, p = {r.p_pct}, {short(group)}: change"
+            rows.append((1, where, getattr(r, f"{group}_delta_printed_pct"), change))
     for r in mean_changes().dropna(subset="printed").itertuples():
-        rows.append((f"Table 1, mean, p = {r.p_pct}, {r.group.partition('_')[0]}: change", r.printed, r.change))
-    table = pd.DataFrame(rows, columns=["where", "printed", "recomputed"])
-    table = table.assign(difference=table.printed - table.recomputed)
-    return table[table.difference.abs() > ROUNDING + 1e-9].reset_index(drop=True)
+        rows.append((1, f"Table 1, mean, p = {r.p_pct}, {short(r.group)}: change", r.printed, r.change))
+    dense = published.read("table1_overall_average").query("p_pct == 0").set_index("group").dense_mean_score_pct
+    means = averages().query("p_pct == 0").groupby("group").recomputed_pct.mean()
+    rows += [(1, f"Table 1, mean, p = 0, {short(group)}: score", dense[group], means[group]) for group in dense.index]
+    return pd.DataFrame(rows, columns=["table", "where", "printed", "recomputed"])
+
+
+def short(group: str) -> str:
+    """A group of benchmarks in a word."""
+    return group.partition("_")[0]
 
 
 def table_1(means: pd.DataFrame, evidence: str = "ladder") -> pd.DataFrame:
@@ -131,5 +148,5 @@ def _in_words(part: pd.DataFrame) -> dict[str, str]:
     by_p = part.set_index("p_pct")
     if by_p.score_pct.isna()[0]:
         return {"dense": "not testable at this scale"}
-    changes = {f"p = {r.Index:g}": f"{r.change:+.1f} ({r.low:+.1f} to {r.high:+.1f})" for r in by_p.itertuples()}
+    changes = {f"p = {r.Index:g}": f"{r.change:+z.1f} ({r.low:+z.1f} to {r.high:+z.1f})" for r in by_p.itertuples()}
     return {"dense": f"{by_p.score_pct[0]:.1f}"} | {name: said for name, said in changes.items() if name != "p = 0"}

@@ -25,10 +25,9 @@ def figure_12(
 ) -> style.Picture:
     """Perplexity against activation ratio and, beside it, the gap to the vanilla model at equal activation ratio.
 
-    ``gap`` (``numbers.gaps``): series, activation_ratio (a fraction), gap_pct, low_pct, high_pct (90 %), trained_here.
-    ``seeds``: standard deviation of a run's loss (nats) over its seeds and its degrees of freedom; the grey band is
-    where 90 % of the gaps between two runs lie that differ in their seed alone. ``chosen`` and ``within`` are the same
-    by CETT within the chosen experts (``numbers.chosen_neurons``), drawn dashed.
+    ``gap`` is ``numbers.gaps``. ``seeds`` (``claims.seed_error``) gives the grey band, where 90 % of the gaps between
+    two runs lie that differ in their seed alone. ``chosen`` and ``within`` are the same by CETT within the chosen
+    experts (``numbers.chosen_neurons``), drawn dashed.
     """
     with style.context():
         fig, (left, right) = style.axes(1, 2, height=3.6)
@@ -41,30 +40,23 @@ def figure_12(
             ax.axvline(100 * AXIS_END, color="0.5", lw=0.8, ls=":")
             ax.set(xlabel="activation ratio (%)")
         right.set_xlim(0, None)
-        low, high = here.gap_pct.min(), here.gap_pct.max()
+        alike = within[within["cett"] == CETT_ALIKE]
+        shares = 100 * alike.activation_ratio
         return fig.says(
-            f"Against an equally sparse vanilla model mixtures as trained have {_more(low, high)} perplexity "
-            f"(seeds: ± {_by_seeds(seeds):.1f} %); {_within_experts(within)}",
+            f"Against an equally sparse vanilla model mixtures as trained have {_more(here.gap_pct)} perplexity "
+            f"(seeds: ± {_by_seeds(seeds):.1f} %); with CETT {CETT_ALIKE} inside their experts too, "
+            f"{_more(alike.gap_pct)} at {shares.min():.0f} to {shares.max():.0f} % active",
             "Vanilla: one FFN without experts, cut by CETT. Large marks: the number of experts that a mixture was "
             "trained with. Dashed: those experts, and CETT leaves out neurons of theirs too. Left of the dotted line: "
             "the range of the paper's axis.",
         )
 
 
-def _within_experts(within: pd.DataFrame) -> str:
-    """What the comparison says where CETT cuts mixture and vanilla model alike, as the end of a sentence."""
-    rows = within[within["cett"] == CETT_ALIKE]
-    gaps, shares = rows.gap_pct, 100 * rows.activation_ratio
-    return (
-        f"with CETT {CETT_ALIKE} inside their experts too, {_more(gaps.min(), gaps.max())} at "
-        f"{shares.min():.0f} to {shares.max():.0f} % active"
-    )
-
-
-def _more(low: float, high: float) -> str:
-    """A range of percents as more or less; with its signs where it has both."""
+def _more(gaps: pd.Series) -> str:
+    """The range of percents as more or less; with its signs where it has both."""
+    low, high = gaps.min(), gaps.max()
     if low < 0 < high:
-        return f"{low:+.1f} to {high:+.1f} %".replace("-", "\N{MINUS SIGN}")
+        return f"{low:+z.1f} to {high:+z.1f} %".replace("-", "\N{MINUS SIGN}")
     first, last = sorted((abs(low), abs(high)))
     return f"{first:.1f} to {last:.1f} % {'more' if low >= 0 else 'less'}"
 

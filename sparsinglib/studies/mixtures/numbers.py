@@ -197,7 +197,7 @@ def show(frame: pd.DataFrame) -> str:
     """A table as text: ratios with three digits, perplexities and percentages with one."""
     digits = {"activation_ratio": 3, "perplexity": 1, "gap_pct": 1, "low_pct": 1, "high_pct": 1}
     digits |= {"active of all neurons": 3, "of the chosen experts'": 3, "dense perplexity": 2, "sparse perplexity": 2}
-    return frame.round(digits).to_string(index=False, na_rep="–")
+    return frame.round(digits).replace(-0.0, 0.0).to_string(index=False, na_rep="–")
 
 
 def gaps(found: Mapping[str, Curve]) -> pd.DataFrame:

@@ -5,13 +5,13 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy.stats import spearmanr
+import pandas as pd
 
 from ...core.forward import Z90
 from ...paper.claims import Estimate, Row, judge, with_error
 from ...suites.suite import Suite
 from .frequency import FIRST, LAST, MEAN, MIDDLE, POSITIONS, NeuronActivity, by_activation, curves, pairs, stretched
-from .tokens import pair_entries
+from .tokens import correlation, pair_entries, shuffled
 
 DRAWS, SEED = 200, 2411_02335
 GRID = 200  # evenly spaced ranks at which two curves are compared
@@ -51,7 +51,7 @@ def token_verdicts(suite: Suite, uses: Sequence[NeuronActivity], min_occurrences
     names = [(a.name, b.name) for a, b in pairs(uses)]
     table = pair_entries(uses, min_occurrences)
     estimates = [
-        _correlation(part.ratio_a.to_numpy(), part.ratio_b.to_numpy(), f"{a}, {b}:")
+        _correlation(part.ratio_a, part.ratio_b, f"{a}, {b}:")
         for (a, b), part in table.groupby(["a", "b"], sort=False)
         if (a, b) in names and len(part) > 3
     ]
@@ -100,12 +100,9 @@ def _estimate(values: np.ndarray, note: str) -> Estimate:
     return with_error(float(values[0]), float(values[1:].std(ddof=1)), "points", note)
 
 
-def _correlation(a: np.ndarray, b: np.ndarray, note: str) -> Estimate:
+def _correlation(a: pd.Series, b: pd.Series, note: str) -> Estimate:
     """Spearman's correlation with Fisher's interval (Bonett and Wright), less what one shuffle in twenty reaches."""
-    random = np.random.default_rng(SEED)
-    shuffles = [spearmanr(a, random.permutation(b)).statistic for _ in range(DRAWS)]
-    chance = float(np.quantile(shuffles, 0.95))
-    found = float(spearmanr(a, b).statistic)
+    found, chance = correlation(a, b), shuffled(correlation, a, b)
     error = math.sqrt((1 + found**2 / 2) / (len(a) - 3))
     middle = math.atanh(max(-0.999999, min(0.999999, found)))
     low, high = (math.tanh(middle + z * error) for z in (-Z90, Z90))

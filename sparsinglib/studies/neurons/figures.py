@@ -1,6 +1,5 @@
 """Figures on neurons and tokens (9, 10, 16 and our own): tidy frames in, a Picture out."""
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -37,10 +36,8 @@ def figure_9(table: pd.DataFrame, largest: pd.DataFrame) -> style.Picture:
         fig.supxlabel("share of neurons, most frequent first (%)", fontsize=9)
         panels[0].set_ylabel("activation frequency (% of tokens)")
         _keys(panels[-1], table)
-        return fig.says(
-            _alike(largest, str(table.position.iloc[0])),
-            "Distance: mean gap between two sorted curves. Darker: larger.",
-        )
+        note = "Distance: mean gap between two sorted curves. Darker: larger."
+        return fig.says(_alike(largest, str(table.position.iloc[0])), note)
 
 
 def _alike(largest: pd.DataFrame, position: str) -> str:
@@ -50,9 +47,8 @@ def _alike(largest: pd.DataFrame, position: str) -> str:
         return "How often each neuron is active, most frequent first"
     words = " or ".join(f"{r.scales:.0f} ({_label(r.activation)})" for r in rows.itertuples())
     between = rows.activations.min()
-    return f"Sorted curves of two sizes lie at most {words} points apart in the mean" + (
-        "" if np.isnan(between) else f", ReLU and SiLU at least {between:.0f}"
-    )
+    other = "" if np.isnan(between) else f", ReLU and SiLU at least {between:.0f}"
+    return f"Sorted curves of two sizes lie at most {words} points apart in the mean{other}"
 
 
 def _curves(ax: Axes, part: pd.DataFrame) -> None:
@@ -65,11 +61,10 @@ def _curves(ax: Axes, part: pd.DataFrame) -> None:
 def _keys(ax: Axes, table: pd.DataFrame) -> None:
     """Names of the smallest and the largest model of each activation, in its colour and line."""
     keys = []
-    for activation, part in table.groupby("activation", sort=False):
-        scales = sorted(part.scale.unique())
-        for scale in dict.fromkeys((scales[0], scales[-1])):
-            look = style.look(scale, str(activation)) | {"marker": None}
-            keys.append(Line2D([], [], **look, label=f"{scale} {_label(str(activation))}"))
+    for activation, scales in table.groupby("activation", sort=False).scale:
+        for scale in dict.fromkeys((scales.min(), scales.max())):
+            look = style.look(scale, activation) | {"marker": None}
+            keys.append(Line2D([], [], **look, label=f"{scale} {_label(activation)}"))
     ax.legend(handles=keys, loc="upper right")
 
 
@@ -97,17 +92,16 @@ def figure_16(table: pd.DataFrame) -> style.Picture:
         fig.supylabel("activation frequency (% of tokens)", fontsize=9)
         _keys(panels[len(corpora) - 1], table)
         mean = pd.DataFrame(gaps, columns=["position", "activation", "gap"])
-        mean = mean.groupby(["position", "activation"]).gap.mean()
-        words = ", ".join(f"{mean[position].mean():.0f} points in the {position}" for position in positions)
+        mean = mean.groupby(["position", "activation"]).gap.mean().groupby("position").mean()
+        words = ", ".join(f"{mean[position]:.0f} points in the {position}" for position in positions)
         several = bool(table.groupby("activation").checkpoint.nunique().max() > 1)
+        said = f"Smallest and largest model differ by {words}"
+        alone = "How often each neuron is active in the first, middle and last layer"
+        lines = "Lines: smallest and largest model; band: from least to most of all sizes. "
         return fig.says(
-            f"Smallest and largest model differ by {words}"
-            if several
-            else "How often each neuron is active in the first, middle and last layer",
-            "Lines: smallest and largest model; band: from least to most of all sizes. "
-            * several
-            + "In the title: gap between the two, mean over neurons, corpora, ReLU and SiLU. C47 is judged on "
-            "neighbouring sizes, which lie closer together.",
+            said if several else alone,
+            f"{lines if several else ''}In the title: gap between the two, mean over neurons, corpora, ReLU and SiLU. "
+            "C47 is judged on neighbouring sizes, which lie closer together.",
         )
 
 
@@ -194,11 +188,10 @@ def _least_shared(table: pd.DataFrame) -> str:
         return f"The same neurons are active in two halves of a corpus ({words})"
     pairs = {pair: 100 * rows.overlap for pair, rows in apart.groupby(["corpus_a", "corpus_b"])}
     a, b = max(pairs, key=lambda pair: pairs[pair].mean())
-    alike, both = _from_to(pairs.pop((a, b))), f"{_name(a)} and {_name(b)}"
-    of = "of their most active neurons"
+    said = f"{_name(a)} and {_name(b)} share {_from_to(pairs.pop((a, b)))} of their most active neurons"
     if pairs:
-        return f"{both.capitalize()} share {alike} {of}, other pairs {_from_to(pd.concat(pairs.values()))} ({words})"
-    return f"{both} share {alike} {of} ({words})"
+        said = f"{said[:1].upper()}{said[1:]}, other pairs {_from_to(pd.concat(pairs.values()))}"
+    return f"{said} ({words})"
 
 
 def _from_to(values: pd.Series) -> str:
@@ -227,17 +220,17 @@ def figure_10(table: pd.DataFrame, pairs: pd.DataFrame) -> style.Picture:
             ax.locator_params(nbins=4)
             row = numbers.loc[(a, b)]
             near = f"near {100 * row.share_near:.0f} %\nshuffled {100 * row.shuffled_near:.0f} %"
-            ax.set_title(f"rank corr. {row.rank_correlation:.2f}\n{near}", fontsize=8)
+            ax.set_title(f"rank corr. {row.rank_correlation:z.2f}\n{near}", fontsize=8)
         # One colour scale for all panels: cells of one panel are only then comparable with those of another.
         norm = LogNorm(1, max(2, *(int(np.asarray(cells.get_array(), dtype=float).max()) for cells in drawn)))
         for cells in drawn:
             cells.set(norm=norm, cmap="viridis")
         fig.colorbar(ScalarMappable(norm, "viridis"), ax=panels, shrink=0.6, label="entries in a cell", pad=0.01)
         ends = pairs.groupby("activation", sort=False).rank_correlation.agg(["min", "max"])
-        words = [f"{row['min']:.2f} to {row['max']:.2f} ({_label(str(a))})" for a, row in ends.iterrows()]
+        words = [f"{row['min']:z.2f} to {row['max']:z.2f} ({_label(str(a))})" for a, row in ends.iterrows()]
         halves = pairs.halves_correlation.dropna()
         if len(halves):
-            words.append(f"one model on two halves of the text {halves.min():.2f} to {halves.max():.2f}")
+            words.append(f"one model on two halves of the text {halves.min():z.2f} to {halves.max():z.2f}")
         return fig.says(
             f"Tokens that need many neurons in one size tend to in another: rank correlation {', '.join(words)}",
             "Activation ratio (%) of each vocabulary entry, mean over its occurrences. Line: equal. Near: entries "
@@ -319,11 +312,9 @@ def _ranked(ax: Axes, part: pd.DataFrame, inks: dict[str, str]) -> None:
     bars = 100 * style.error_bars(part.low, part.activation_ratio, part.high)
     ax.barh(y, 100 * part.activation_ratio, xerr=bars, color=[inks[k] for k in part.kind], height=0.7, ecolor="0.3")
     # A run of one sign is written as the sign and its count: white space can be as wide as the page.
-    texts = [re.sub(r"(.)\1{3,}", lambda run: f"{run[1]}×{len(run[0])}", token) for token in part.token]
-    texts = [re.sub(r"^<(\d+)>$", r"piece no. \1", text) for text in texts]  # bytes of no character by themselves
-    ax.set_yticks(y, texts, family=style.monospace(), fontsize=8)
-    for label in ax.get_yticklabels():
-        label.set_parse_math(False)
+    texts = part.token.str.replace(r"(.)\1{3,}", lambda run: f"{run[1]}×{len(run[0])}", regex=True)
+    texts = texts.str.replace(r"^<(\d+)>$", r"piece no. \1", regex=True)  # bytes of no character by themselves
+    ax.set_yticks(y, texts, family=style.monospace(), fontsize=8, parse_math=False)
     ax.axhline(most + 0.25, color="0.5", lw=0.8, ls=":")
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)

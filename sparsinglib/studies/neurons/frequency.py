@@ -29,8 +29,6 @@ SPECIALISED = 5  # times as often on one corpus as on any other
 RARE = 0.01  # neurons that fire less often than this on every corpus are not called specialised
 POINTS_DRAWN = 200
 
-Curves = dict[str, np.ndarray]  # by position
-
 
 @dataclass(frozen=True, eq=False)
 class NeuronActivity:
@@ -110,7 +108,7 @@ def summary(uses: Iterable[NeuronActivity]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def curves(frequencies: Sequence[np.ndarray]) -> Curves:
+def curves(frequencies: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
     """The activation frequencies of each layer's neurons, most frequent first, at ``POSITIONS``; middle is L // 2.
 
     The mean over layers is that of the sorted curves, rank by rank; a narrower layer is stretched to the widest.

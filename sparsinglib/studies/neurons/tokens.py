@@ -5,7 +5,7 @@ all corpora of a suite together.
 """
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
 from operator import add
 
@@ -87,10 +87,10 @@ def pair_table(uses: Sequence[NeuronActivity], min_occurrences: int) -> pd.DataF
     groups, rows = by_checkpoint(uses), []
     for (activation, a, b), part in pair_entries(uses, min_occurrences).groupby(["activation", "a", "b"], sort=False):
         halves = [_halves(groups[c], min_occurrences) for c in groups if c.name in (a, b)]
-        correlation, near = (min(values) for values in zip(*halves, strict=True))
-        shuffled, middle = shuffled_near(part.ratio_a, part.ratio_b), float((part.ratio_b / part.ratio_a).median())
-        own = _agreement(part.ratio_a, part.ratio_b)
-        rows.append((activation, a, b, len(part), own[0], correlation, own[1], near, shuffled, middle))
+        worst, nearest = (min(values) for values in zip(*halves, strict=True))
+        ratios, middle = (part.ratio_a, part.ratio_b), float((part.ratio_b / part.ratio_a).median())
+        near = within(*ratios), nearest, shuffled(within, *ratios)
+        rows.append((activation, a, b, len(part), correlation(*ratios), worst, *near, middle))
     return pd.DataFrame(rows, columns=PAIR_COLUMNS)
 
 
@@ -99,11 +99,16 @@ def within(a: pd.Series, b: pd.Series) -> float:
     return float(((b <= NEAR * a) & (a <= NEAR * b)).mean())
 
 
-def shuffled_near(a: pd.Series, b: pd.Series) -> float:
-    """``within`` for entries of ``b`` in random order (fixed seed): what 95 % of the shuffles stay below or reach."""
+def correlation(a: pd.Series, b: pd.Series) -> float:
+    """Spearman's rank correlation."""
+    return float(spearmanr(a, b).statistic)
+
+
+def shuffled(agreement: Callable[[pd.Series, pd.Series], float], a: pd.Series, b: pd.Series) -> float:
+    """Agreement with ``b`` in random order (fixed seed): what 95 % of the shuffles stay below or reach."""
     random = np.random.default_rng(SEED)
-    shares = [within(a, pd.Series(random.permutation(b), index=a.index)) for _ in range(SHUFFLES)]
-    return float(np.quantile(shares, SURE))
+    found = [agreement(a, pd.Series(random.permutation(b), index=a.index)) for _ in range(SHUFFLES)]
+    return float(np.quantile(found, SURE))
 
 
 def _halves(uses: Sequence[NeuronActivity], min_occurrences: int) -> tuple[float, float]:
@@ -114,11 +119,8 @@ def _halves(uses: Sequence[NeuronActivity], min_occurrences: int) -> tuple[float
     joint = joint[joint[["tokens", "tokens_other"]].min(axis=1) >= min_occurrences]
     if len(joint) < 2:
         return np.nan, np.nan
-    return _agreement(joint.activation_ratio, joint.activation_ratio_other)
-
-
-def _agreement(a: pd.Series, b: pd.Series) -> tuple[float, float]:
-    return float(spearmanr(a, b).statistic), within(a, b)
+    ratios = joint.activation_ratio, joint.activation_ratio_other
+    return correlation(*ratios), within(*ratios)
 
 
 def kind(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:

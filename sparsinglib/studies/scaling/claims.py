@@ -103,10 +103,8 @@ def jumps(table: pd.DataFrame) -> list[Row]:
 
 def dependence(limit_slopes: pd.DataFrame) -> list[Row]:
     """C41: the limit's slope over scale (``scales.limit_slopes``), both activations within the bound."""
-    return [
-        judge("C41", str(evidence), _slopes(part, "points a doubling"))
-        for evidence, part in limit_slopes.groupby("evidence")
-    ]
+    slopes = limit_slopes.groupby("evidence")
+    return [judge("C41", kind, _slopes(part, "points a doubling")) for kind, part in slopes]
 
 
 def speed(equal: pd.DataFrame, params: pd.Series) -> list[Row]:
@@ -131,12 +129,12 @@ def losses(table: pd.DataFrame, params: pd.Series) -> list[Row]:
 
     ``table`` is ``scales.loss_limits``.
     """
-    rows = [judge("C67", "paper", NO_LOSSES), judge("C68", "paper", NO_LOSSES)]
     falls = []
     for activation, part in table.groupby("activation"):
         found = laws.line(np.log2(params.loc[part.scale].astype(float)), part.common, np.zeros(len(part)))
         falls.append(Estimate(*found[:3], "nats a doubling", str(activation)))
     gaps = [with_error(r.gap, r.error, "%", r.scale, r.freedom) for r in scales.loss_gaps(table).itertuples()]
+    rows = [judge(claim, "paper", NO_LOSSES) for claim in ("C67", "C68")]
     return [*rows, judge("C67", "ladder", falls), judge("C68", "ladder", gaps)]
 
 

@@ -33,6 +33,11 @@ def by_kind(panels: Sequence[Axes], frame: pd.DataFrame) -> Iterator[tuple[Axes,
             yield ax, evidence, part
 
 
+def kinds_of(table: pd.DataFrame) -> list[str]:
+    """The kinds of evidence in a table, the paper's first."""
+    return [kind for kind in style.EVIDENCE_LABELS if kind in set(table.evidence)]
+
+
 def around(values: pd.Series, room: float) -> tuple[float, float]:
     """The ends of an axis that shows ``values``, with ``room`` (a share of their range) on either side."""
     room *= np.ptp(values)
@@ -74,7 +79,7 @@ def figure_4(trend: pd.DataFrame, laws: Laws, limits: pd.DataFrame) -> style.Pic
             right = beside[left]
             right.set_axis_on()
             mine = limits[limits.run.isin(part.run)]
-            fixed = mine[mine.identified.astype(bool)]
+            fixed = mine[mine.identified]
             theirs = known[known.index.isin(part.run)]
             # An open limit may lie anywhere; it does not stretch the axis.
             shown, names = _curves(left, part, laws)
@@ -96,7 +101,7 @@ def _drifted(limits: pd.DataFrame) -> str:
     """Sentences that name the runs whose end lies beyond the interval of their limit, or that go against their law."""
     said = {"The last points lie beyond the limit's interval": "beyond", "On the whole against its law": "against"}
     return "".join(
-        f" {words}: {', '.join(map(style.name, limits.run[limits[which].astype(bool)]))}." * bool(limits[which].any())
+        f" {words}: {', '.join(map(style.name, limits.run[limits[which]]))}." * bool(limits[which].any())
         for words, which in said.items()
     )
 
@@ -213,7 +218,7 @@ def table_2(table: pd.DataFrame, limits: pd.DataFrame) -> style.Picture:
     with style.context():
         fig, panels = style.axes(1, 2, height=3.0)
         for ax, (_, mine) in zip(panels, rows.groupby("activation"), strict=True):
-            fixed = mine[mine.identified.astype(bool)]
+            fixed = mine[mine.identified]
             ax.set_xlim(around(100 * pd.concat([mine.printed, mine.refit, mine.a0, fixed.low, fixed.high]), 0.08))
             for y, row in enumerate((100 * mine[["low", "high", "a0", "printed", "refit"]]).itertuples()):
                 look, open_limit = style.look_of(row.Index) | {"ls": ""}, row.Index not in fixed.index

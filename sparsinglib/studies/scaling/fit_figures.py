@@ -8,12 +8,12 @@ from matplotlib.axes import Axes
 from scipy import stats
 
 from ...paper import style
-from .figures import Laws, around
+from .figures import Laws, around, kinds_of
 
 
 def residuals(trend: pd.DataFrame, laws: Laws) -> style.Picture:
     """Point less law, in percentage points, along each run, paper above ladder; points left out as warm-up shaded."""
-    kinds, columns, words = [kind for kind in style.EVIDENCE_LABELS if kind in set(trend.evidence)], 6, []
+    kinds, columns, words = kinds_of(trend), 6, []
     drift: dict[str, float] = {}  # of runs whose last five points all lie on one side: that farthest from the law
     runs = {kind: style.by_size(trend[trend.evidence == kind].run) for kind in kinds}
     rows = [kind for kind in kinds for _ in range(-(-len(runs[kind]) // columns))]
@@ -75,7 +75,7 @@ def limit_by_cut(table: pd.DataFrame) -> style.Picture:
                 alpha = 0.35 + 0.65 * row.weight / part.weight.max()
                 ax.plot([row.cut] * 2, [100 * row.low, 100 * row.high], color=ink, alpha=alpha, lw=1.2)
                 ax.plot(row.cut, 100 * row.a0, "o", ms=3.5, color=ink, mfc=ink if row.identified else "white")
-            fixed = part[part.identified.astype(bool)]
+            fixed = part[part.identified]
             shown = fixed if len(fixed) else part
             ax.set_ylim(around(100 * pd.concat([shown.low, shown.high, part.printed]), 0.1))
             ax.axhline(100 * part.printed.iloc[0], color=style.FIT, ls="--", lw=1)

@@ -9,11 +9,7 @@ from matplotlib.axes import Axes
 from scipy import stats
 
 from ...paper import style
-from .figures import ticks_1_2_5
-
-
-def _evidence(table: pd.DataFrame) -> list[str]:
-    return [kind for kind in style.EVIDENCE_LABELS if kind in set(table.evidence)]
+from .figures import kinds_of, ticks_1_2_5
 
 
 def hold_out(table: pd.DataFrame) -> style.Picture:
@@ -21,7 +17,7 @@ def hold_out(table: pd.DataFrame) -> style.Picture:
 
     ``table`` (``forecasts.hold_outs``): law, mae_ahead (a fraction), evidence, run.
     """
-    kinds = _evidence(table)
+    kinds = kinds_of(table)
     laws = table[table.evidence == kinds[0]].groupby("law").mae_ahead.mean().sort_values().index.tolist()
     with style.context():
         fig, panels = style.axes(1, len(kinds), height=2.9, sharey=True)
@@ -64,16 +60,15 @@ def forecast(table: pd.DataFrame) -> style.Picture:
 
     ``table`` (``forecasts.forecasts``): run, evidence, share, predicted, low, high, measured, error, inside, flags.
     """
-    shares, kinds = sorted(table.share.unique()), _evidence(table)
+    shares, kinds = sorted(table.share.unique()), kinds_of(table)
     rows = [table[table.evidence == kind].run.nunique() for kind in kinds]
     with style.context():
         height = 0.19 * sum(rows) / len(rows) + 0.45
         fig, panels = style.axes(len(kinds), len(shares), height=height, height_ratios=[n + 2 for n in rows])
         # Wide enough for every prediction and for most intervals: a few long ones would squeeze all the others.
         far = 100 * table[["low", "high"]].sub(table.measured, axis=0).abs().max(axis=1)
-        far = np.maximum(
-            far.groupby(table.evidence).quantile(0.8), 100 * table.error.abs().groupby(table.evidence).max()
-        )
+        errors = 100 * table.error.abs()
+        far = np.maximum(far.groupby(table.evidence).quantile(0.8), errors.groupby(table.evidence).max())
         for i, ax in enumerate(panels):
             kind, share = kinds[i // len(shares)], shares[i % len(shares)]
             part = table[(table.evidence == kind) & (table.share == share)].set_index("run")
@@ -81,8 +76,7 @@ def forecast(table: pd.DataFrame) -> style.Picture:
             ax.set_title(f"{kind}, {100 * share:.0f} % of the tokens seen: {part.inside.sum()} of {len(part)} inside")
         for ax in panels[-len(shares) :]:
             ax.set_xlabel("predicted − measured end (points)")
-        wide = (table.high - table.low) / table.to_come.abs()
-        wide = wide.groupby([table.evidence, table.share]).median()
+        wide = ((table.high - table.low) / table.to_come.abs()).groupby([table.evidence, table.share]).median()
         return fig.says(
             f"The 90 % interval holds the end of the run in {table.inside.sum()} of {len(table)} forecasts, but is "
             f"{wide.min():.1f} to {wide.max():.1f} times as wide as the change still to come",
@@ -94,17 +88,15 @@ def forecast(table: pd.DataFrame) -> style.Picture:
 
 def _forecast_rows(ax: Axes, part: pd.DataFrame, bare: bool, reach: float) -> None:
     """Intervals about the measured end; an arrow where one runs out of the panel, which goes to ``reach`` points."""
-    ends = 100 * part[["low", "high"]].sub(part.measured, axis=0)
-    middle = 100 * part.error
     for i, (run, row) in enumerate(part.iterrows()):
-        low, high = ends.iloc[i]
+        low, high = 100 * (row[["low", "high"]] - row.measured)
         look = style.look_of(str(run)) | {"ls": ""}
         ink = look["color"] if row.inside else style.ALARM
         ax.plot([max(low, -reach), min(high, reach)], [i, i], color=ink, lw=2, alpha=0.7)
         for off, at, marker in ((low < -reach, -reach, "<"), (high > reach, reach, ">")):
             if off:
                 ax.plot(at, i, marker=marker, color=ink, ms=5, clip_on=False)
-        ax.plot(middle.iloc[i], i, **look | {"color": ink}, ms=4.5, mfc="white" if row["flags"] else ink)
+        ax.plot(100 * row.error, i, **look | {"color": ink}, ms=4.5, mfc="white" if row["flags"] else ink)
     ax.set_yticks(range(len(part)), ["" if bare else style.name(str(run)) for run in part.index])
     ax.set(xlim=(-1.03 * reach, 1.03 * reach), ylim=(len(part) - 0.5, -0.5))
     ax.axvline(0, color="0.4", lw=0.8)

@@ -11,16 +11,17 @@ from ...files import DATA
 from ...ladder import recipe
 from ...laws.fitting import nearest
 from ...paper import published
+from . import trends
 
 Laws = Mapping[tuple[str, str], laws.Posterior]  # (evidence, activation) -> the model of its runs
 TOLERANCE = 0.01
 LARGEST = "2.4b-relu"
+NAMES = list(laws.COEFFICIENTS["relu"])  # of all coefficients; SiLU's law has no b
 
 
 def fit_all(trend: pd.DataFrame) -> Laws:
     """``laws.posterior`` of each evidence and activation in ``trend`` (``trends.activations``)."""
-    groups = trend.groupby(["evidence", "activation"], sort=True)
-    return {(str(e), str(a)): laws.posterior(str(a), part) for (e, a), part in groups}
+    return {key: laws.posterior(key[1], part) for key, part in trend.groupby(["evidence", "activation"])}
 
 
 def printed() -> pd.DataFrame:
@@ -34,11 +35,9 @@ def limits(fitted: Laws) -> pd.DataFrame:
     ``identified``, ``against`` and ``beyond`` are those of ``Posterior.limits``. Columns: evidence, run, scale,
     activation, seed, a0, low, high, identified, against, beyond, printed (Table 2's).
     """
-    parts = [model.points.drop_duplicates("run").merge(model.limits(), on="run") for model in fitted.values()]
-    table = pd.concat(parts).sort_values(["evidence", "activation", "run"], ascending=[False, True, True])
-    table = table.assign(printed=table.run.map(printed().a0).where(table.evidence == "paper"))
-    names = ["evidence", "run", "scale", "activation", "seed", "a0", "low", "high"]
-    return table[[*names, "identified", "against", "beyond", "printed"]].reset_index(drop=True)
+    parts = [model.points.drop_duplicates("run")[trends.LABELS].merge(model.limits()) for model in fitted.values()]
+    table = pd.concat(parts).join(printed().a0.rename("printed"), on="run")
+    return table.sort_values(["evidence", "activation", "run"], ascending=[False, True, True], ignore_index=True)
 
 
 def curves(fitted: Laws) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
@@ -59,11 +58,11 @@ def warm_up(fitted: Laws) -> pd.DataFrame:
 
 def by_cut(fitted: Laws) -> pd.DataFrame:
     """The limits again for each end of warm-up, taken as known: ``limits`` with cut and weight (``warm_up``)."""
-    parts = []
-    for (evidence, activation), model in fitted.items():
-        for cut, weight in model.cuts.items():
-            alone = {(evidence, activation): laws.posterior(activation, model.points, cuts=[float(cut)])}
-            parts.append(limits(alone).assign(cut=cut, weight=weight))
+    parts = [
+        limits({key: laws.posterior(key[1], model.points, cuts=[cut])}).assign(cut=cut, weight=weight)
+        for key, model in fitted.items()
+        for cut, weight in model.cuts.items()
+    ]
     return pd.concat(parts, ignore_index=True)
 
 
@@ -77,14 +76,14 @@ def fits_by_drop(trend: pd.DataFrame) -> pd.DataFrame:
 
     Columns: run, activation, drop, points, and the coefficients alpha, b (ReLU's alone), c, a0.
     """
-    rows = []
-    for run, row in printed().iterrows():
-        part = trend[trend.run == run]
-        for drop in range(len(part) // 3 + 1 if len(part) else 0):  # a trend may lack printed runs
-            fit = nearest(row.activation, part.d, part.activation_ratio, drop)
-            known = {name: fit[name] for name in laws.COEFFICIENTS[row.activation]}
-            rows.append({"run": run, "activation": row.activation, "drop": drop, "points": len(fit.tokens)} | known)
-    return pd.DataFrame(rows, columns=["run", "activation", "drop", "points", *laws.COEFFICIENTS["relu"]])
+    fits = [
+        (run, nearest(row.activation, part.d, part.activation_ratio, drop))
+        for run, row in printed().iterrows()
+        if len(part := trend[trend.run == run])
+        for drop in range(len(part) // 3 + 1)
+    ]
+    rows = [(run, fit.kind, fit.drop, len(fit.tokens), *map(fit.__getitem__, NAMES)) for run, fit in fits]
+    return pd.DataFrame(rows, columns=["run", "activation", "drop", "points", *NAMES])
 
 
 def table_2(fits: pd.DataFrame) -> pd.DataFrame:
@@ -94,17 +93,15 @@ def table_2(fits: pd.DataFrame) -> pd.DataFrame:
     absolute difference: it is an exponent, and printed near zero in one row). Columns: run, drop, points, coefficient,
     printed, refit, difference_pct, back (within 1 %).
     """
-    parts = []
-    for run, part in fits.groupby("run", sort=False):
-        known = list(laws.COEFFICIENTS[part.activation.iloc[0]])
-        row = printed().loc[run, known].astype(float)
-        away = part[known] / row - 1
-        if "b" in known:
-            away["b"] = part.b - row.b
-        near = part.loc[away.abs().max(axis=1).idxmin()]
-        labels = {"run": run, "drop": near["drop"], "points": near.points, "coefficient": known}
-        parts.append(pd.DataFrame({**labels, "printed": row.to_numpy(), "refit": near[known].to_numpy(float)}))
-    table = pd.concat(parts, ignore_index=True)
+    theirs, ours = printed().loc[fits.run, NAMES].set_axis(fits.index), fits[NAMES]
+    away = (ours / theirs - 1).assign(b=ours.b - theirs.b).abs().max(axis=1)
+    near = away.groupby(fits.run, sort=False).idxmin()
+    both = pd.concat({"printed": theirs, "refit": ours}, axis=1).loc[near].stack().dropna()
+    table = (
+        fits[["run", "drop", "points"]]
+        .join(both.rename_axis([None, "coefficient"]).reset_index("coefficient"), how="inner")
+        .reset_index(drop=True)
+    )
     apart = table.refit / table.printed - 1
     return table.assign(difference_pct=100 * apart, back=apart.abs() <= TOLERANCE)
 
@@ -112,8 +109,8 @@ def table_2(fits: pd.DataFrame) -> pd.DataFrame:
 def table_2_rows(table: pd.DataFrame) -> pd.DataFrame:
     """One line for each row of Table 2: run, drop, points, worst_pct, status ("back", "all but b", "not back")."""
     table = table.assign(worst_pct=table.difference_pct.abs(), status=table.coefficient.where(~table.back, ""))
-    rows = table.groupby("run", sort=False)[["drop", "points", "worst_pct", "status"]]
-    found = rows.agg({"drop": "first", "points": "first", "worst_pct": "max", "status": "sum"}).reset_index()
+    how = {"drop": "first", "points": "first", "worst_pct": "max", "status": "sum"}
+    found = table.groupby("run", sort=False, as_index=False).agg(how)
     return found.assign(status=found.status.map({"": "back", "b": "all but b"}).fillna("not back"))
 
 
@@ -165,15 +162,13 @@ def table_3() -> pd.DataFrame:
     Columns: evidence, scale, hidden_size, num_layers, intermediate_size, width_depth_ratio, printed_params,
     computed_params, params_difference_pct, printed_batch_tokens, computed_batch_tokens, batch_difference_pct.
     """
-    paper = published.read("model_architectures").merge(published.table(3), on="scale")
-    attention, ffn = 4 * paper.hidden_size**2, 3 * paper.hidden_size * paper.intermediate_size
-    paper = paper.assign(
-        evidence="paper",
-        printed_params=paper.non_embedding_params,
-        computed_params=paper.num_layers * (attention + ffn),
-        printed_batch_tokens=paper.batch_size_tokens,
-        computed_batch_tokens=paper.batch_sequences * paper.sequence_length,
+    paper = published.read("model_architectures").merge(published.table(3), on="scale").assign(evidence="paper")
+    paper = paper.rename(
+        columns={"non_embedding_params": "printed_params", "batch_size_tokens": "printed_batch_tokens"}
     )
+    attention, ffn = 4 * paper.hidden_size**2, 3 * paper.hidden_size * paper.intermediate_size
+    paper["computed_params"] = paper.num_layers * (attention + ffn)
+    paper["computed_batch_tokens"] = paper.batch_sequences * paper.sequence_length
     runs = [(scale.upper(), recipe.RUNS[f"{scale}-relu"]) for scale in recipe.SCALES]
     ours = [(scale, r.width, r.layers, r.neurons, r.non_embedding_parameters, r.batch_tokens) for scale, r in runs]
     sizes = ["hidden_size", "num_layers", "intermediate_size"]

@@ -96,7 +96,7 @@ def figure_8(derivative: pd.DataFrame) -> style.Picture:
     ``derivative`` (``scales.derivatives``): evidence, run, scale, activation, tokens_per_param, derivative, low, high
     (90 %), inside (the run has points there), identified. Runs whose limit is open are pale and have no band.
     """
-    derivative = derivative[derivative.inside.astype(bool)]
+    derivative = derivative[derivative.inside]
     with style.context():
         fig, panels = style.axes(2, 2, height=2.7)
         for ax, evidence, part in by_kind(panels, derivative):
@@ -202,7 +202,7 @@ def figure_14(losses: pd.DataFrame, params: pd.Series) -> style.Picture:
             means = _means(part.final, part.scale, params)
             ax.plot(means, color=look["color"], ls=look["ls"], lw=1.2, label=style.ACTIVATION_LABELS[str(activation)])
             falls &= means.is_monotonic_decreasing
-            fixed = part[part.fixed.astype(bool)]
+            fixed = part[part.fixed]
             bars = style.error_bars(fixed.low, fixed.limit, fixed.high)
             ax.errorbar(_at(fixed, params), fixed.limit, bars, **look | {"ls": ""}, ms=4, capsize=3)
         _params_axis(ax, params, losses.scale)

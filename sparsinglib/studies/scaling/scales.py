@@ -8,7 +8,7 @@ from ...laws.curve import WITHIN, jumps
 from ...paper import published
 from ...paper.published import TOKEN_UNITS
 from . import trends
-from .limits import LARGEST, Laws
+from .limits import LARGEST, Laws, limits, used
 
 HIGHEST_LOSS = 16.0  # nats per token; any number above all losses serves
 BLOCK = 0.02  # of a run
@@ -17,9 +17,8 @@ LAST = 5  # checkpoints whose mean is where a run ends
 
 def reached(trend: pd.DataFrame) -> pd.DataFrame:
     """Where each run ends: evidence, run, scale, activation, seed, reached (mean of its last activation ratios)."""
-    labels = ["evidence", "run", "scale", "activation", "seed"]
     last = trend.sort_values("tokens").groupby("run").tail(LAST)
-    return last.groupby(labels).activation_ratio.mean().rename("reached").reset_index()
+    return last.groupby(trends.LABELS).activation_ratio.mean().rename("reached").reset_index()
 
 
 def seed_spread(table: pd.DataFrame) -> pd.DataFrame:
@@ -29,14 +28,18 @@ def seed_spread(table: pd.DataFrame) -> pd.DataFrame:
     return spread[spread.seeds > 1]
 
 
-def _past_warm_up(model: laws.Posterior) -> pd.DataFrame:
-    """By run: scale, identified (limit), begin and end (tokens a parameter) of the points that its law is fitted to.
+def _past_warm_up(fitted: Laws) -> pd.DataFrame:
+    """Runs with begin and end (tokens a parameter) of the points that their laws are fitted to, and identified (limit).
 
-    The 2.4B run, of which a part is published, is left out.
+    ``all_begin`` and ``all_end``: where all runs of an evidence and activation have such points. The 2.4B run, of which
+    a part is published, is left out.
     """
-    points = model.points[(model.points.run != LARGEST) & (model.points.used >= 0.5)]
-    ends = points.groupby(["run", "scale"]).tokens_per_param.agg(begin="min", end="max")
-    return ends.reset_index("scale").join(model.limits().set_index("run").identified)
+    points = used(fitted)
+    points = points[(points.run != LARGEST) & (points.used >= 0.5)]
+    ends = points.groupby(["evidence", "activation", "run", "scale"]).tokens_per_param.agg(begin="min", end="max")
+    groups = ends.groupby(["evidence", "activation"])
+    ends = ends.assign(all_begin=groups.begin.transform("max"), all_end=groups.end.transform("min"))
+    return ends.reset_index().merge(limits(fitted)[["run", "identified"]])
 
 
 def at_equal_tokens(fitted: Laws, params: pd.Series) -> pd.DataFrame:
@@ -49,28 +52,23 @@ def at_equal_tokens(fitted: Laws, params: pd.Series) -> pd.DataFrame:
     error (_error) of ratio, a0, log_speed (ln |dA/dD|), log_speed_by_lnd (ln |dA/dlnD|), log_alpha and log_c.
     """
     rows = []
-    for (evidence, activation), model in fitted.items():
-        runs = _past_warm_up(model)
-        shortest = float(runs.end.min())
-        middle_of_all = float(np.sqrt(shortest * runs.begin.max()))
-        for run, scale, *_, fixed in runs.itertuples():
-            unit = float(params[scale]) / TOKEN_UNITS[evidence]
-            d, table = middle_of_all * unit, model.draws[run]
-            speed = np.abs(model.slopes(run, d)[:, 0])
-            of = {
-                "ratio": model.curves(run, shortest * unit)[:, 0],
-                "a0": table.a0,
-                "log_speed": np.log(np.maximum(speed, 1e-300)),
-                "log_speed_by_lnd": np.log(np.maximum(speed * d, 1e-300)),
-                "log_alpha": np.log(table.alpha),
-                "log_c": np.log(table.c),
-            }
-            row = {"evidence": evidence, "activation": activation, "run": run, "scale": scale}
-            row |= {"tokens_per_param": shortest, "speed_at": middle_of_all, "identified": fixed}
-            for name, values in of.items():
-                low, middle, high = np.quantile(values, [(1 - WITHIN) / 2, 0.5, (1 + WITHIN) / 2])
-                row |= {name: middle, f"{name}_error": (high - low) / 2}
-            rows.append(row)
+    for run in _past_warm_up(fitted).itertuples():
+        model, unit = fitted[run.evidence, run.activation], float(params[run.scale]) / TOKEN_UNITS[run.evidence]
+        speed_at, table = np.sqrt(run.all_begin * run.all_end), model.draws[run.run]
+        speed = np.abs(model.slopes(run.run, speed_at * unit)[:, 0])
+        of = {
+            "ratio": model.curves(run.run, run.all_end * unit)[:, 0],
+            "a0": table.a0,
+            "log_speed": np.log(np.maximum(speed, 1e-300)),
+            "log_speed_by_lnd": np.log(np.maximum(speed * (speed_at * unit), 1e-300)),
+            "log_alpha": np.log(table.alpha),
+            "log_c": np.log(table.c),
+        }
+        ends = pd.DataFrame(of).quantile([0.5, (1 - WITHIN) / 2, (1 + WITHIN) / 2])
+        error = (ends.iloc[2] - ends.iloc[1]) / 2
+        row = {"evidence": run.evidence, "activation": run.activation, "run": run.run, "scale": run.scale}
+        row |= {"tokens_per_param": run.all_end, "speed_at": speed_at, "identified": run.identified}
+        rows.append(row | dict(ends.iloc[0]) | dict(error.add_suffix("_error")))
     return pd.DataFrame(rows)
 
 
@@ -134,25 +132,24 @@ def derivatives(fitted: Laws, params: pd.Series) -> pd.DataFrame:
     (between the run's first point past the warm-up and its last), identified (of the limit). D is in the
     evidence's own token unit (1e9 or 1e6); ``params`` maps scale to a parameter count. The 2.4B run is left out.
     """
-    axis, rows = published.read("figure_axes").query("figure == 8").iloc[0], []
-    for (evidence, activation), model in fitted.items():
-        runs = _past_warm_up(model)
-        start = float(axis.x_tick_min) if runs.end.min() > axis.x_tick_min else float(runs.begin.max())
-        ratio = np.linspace(start, float(axis.x_tick_max), 201)
-        for run, scale, begin, end, fixed in runs.itertuples():
-            every = model.slopes(run, ratio * float(params[scale]) / TOKEN_UNITS[evidence])
-            low, middle, high = np.quantile(every, [0.05, 0.5, 0.95], axis=0)
-            named = {"evidence": evidence, "run": run, "scale": scale, "activation": activation}
-            numbers = {"tokens_per_param": ratio, "derivative": middle, "low": low, "high": high}
-            inside = (begin <= ratio) & (ratio <= end)
-            rows.append(pd.DataFrame({**named, **numbers, "inside": inside, "identified": fixed}))
-    return pd.concat(rows, ignore_index=True)
+    axis, parts = published.read("figure_axes").query("figure == 8").iloc[0], []
+    for run in _past_warm_up(fitted).itertuples():
+        start = axis.x_tick_min if run.all_end > axis.x_tick_min else run.all_begin
+        ratio = np.linspace(start, axis.x_tick_max, 201)
+        tokens = ratio * params[run.scale] / TOKEN_UNITS[run.evidence]
+        every = fitted[run.evidence, run.activation].slopes(run.run, tokens)
+        low, middle, high = np.quantile(every, [0.05, 0.5, 0.95], axis=0)
+        named = {"evidence": run.evidence, "run": run.run, "scale": run.scale, "activation": run.activation}
+        numbers = {"tokens_per_param": ratio, "derivative": middle, "low": low, "high": high}
+        inside = (run.begin <= ratio) & (ratio <= run.end)
+        parts.append(pd.DataFrame({**named, **numbers, "inside": inside, "identified": run.identified}))
+    return pd.concat(parts, ignore_index=True)
 
 
 def still_to_come(activation: pd.DataFrame, loss: pd.DataFrame, cuts: pd.Series) -> pd.DataFrame:
     """Of the change after the warm-up, the share still to come at half of the run's tokens: ratio and loss (C52).
 
-    ``activation`` is ``trends.activation("ladder")``, ``loss`` ``trends.trajectory("validation_loss")``: of the same
+    ``activation`` is ``trends.activation("ladder")``, ``loss`` ``trends.validation_loss()``: of the same
     checkpoints on the same text. ``cuts`` maps an activation to the end of warm-up, tokens a parameter. Beginning,
     middle and end are means of three checkpoints (the end: of five). Columns: run, activation, ratio, loss (shares) and
     error, of their difference, from the scatter of checkpoints: large where a ratio hardly changes.
@@ -215,13 +212,13 @@ def loss_gaps(losses: pd.DataFrame) -> pd.DataFrame:
 def early_jumps(own: pd.DataFrame, shared: pd.DataFrame) -> pd.DataFrame:
     """How far checkpoints jump in the first tenth of a run: CETT searched at each, against one CETT for all (C80).
 
-    ``own`` is ``trends.trajectory("activation_ratio_searched_cett")``, ``shared`` ``trends.activation("ladder")``. A
-    jump is the distance from the mean of the two neighbours; root mean square, in points. Columns: run, own, shared,
-    later (own CETT, over the rest of the run).
+    ``own`` is ``trends.trajectory("activation_ratio_searched_cett")``, ``shared`` that of the shared CETT. A jump is
+    the distance from the mean of the two neighbours; root mean square, in points. Columns: run, own, shared, later (own
+    CETT, over the rest of the run).
     """
-    both, rows = shared.merge(own[["run", "tokens", "value"]], on=["run", "tokens"]).sort_values("tokens"), []
+    both, rows = own.merge(shared, on=["run", "tokens"], suffixes=("", "_shared")).sort_values("tokens"), []
     for run, part in both.groupby("run"):
-        squares = jumps(100 * part[["value", "activation_ratio"]].to_numpy(float)) ** 2
+        squares = jumps(100 * part[["value", "value_shared"]].to_numpy(float)) ** 2
         soon = part.tokens.to_numpy()[1:-1] <= 0.1 * part.tokens.max()
         if soon.any() and not soon.all():
             rows.append((run, *np.sqrt(squares[soon].mean(axis=0)), np.sqrt(squares[~soon, 0].mean())))

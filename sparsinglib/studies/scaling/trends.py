@@ -25,7 +25,8 @@ LEAST_POINTS = 12  # a run with fewer checkpoints counts as not measured yet: no
 METRIC = "activation_ratio_shared_cett"  # with the CETT that a run's checkpoints share (Appendix E)
 P_PCT = 1.0  # perplexity tolerance, percent
 SUFFIXES = {"": 1, "%": 0.01, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}  # as people write numbers
-COLUMNS = ["evidence", "run", "scale", "activation", "seed", "tokens", "d", "tokens_per_param"]
+LABELS = ["evidence", "run", "scale", "activation", "seed"]  # of a run, in every table
+COLUMNS = [*LABELS, "tokens", "d", "tokens_per_param"]
 
 
 def split_run(run: str) -> tuple[str, str, int]:
@@ -55,9 +56,8 @@ def read(file: str, names: Iterable[str] | None = None) -> pd.DataFrame:
     frames = []
     for run in runs() if names is None else names:
         if (path := LADDER / run / file).is_file():
-            scale, activation, seed = split_run(run)
             rows = pd.read_csv(path)
-            labels = {"evidence": "ladder", "run": run, "scale": scale, "activation": activation, "seed": seed}
+            labels = dict(zip(LABELS, ("ladder", run, *split_run(run)), strict=True))
             frames.append(rows.assign(**labels, d=rows.tokens / TOKEN_UNITS["ladder"]))
     if not frames:
         raise FileNotFoundError(f"no run of the ladder has a {file} in {LADDER}: get data/ladder back (git restore)")
@@ -87,10 +87,8 @@ def activation(evidence: str = "paper") -> pd.DataFrame:
     run stands for the shorter one that it continues.
     """
     if evidence == "ladder":
-        rows = trajectory(METRIC, P_PCT).rename(columns={"value": "activation_ratio"})
-        longer = _long()
-        rows = rows[(rows.tokens > 0) & ~(rows.run + "-long").isin(longer.run)]
-        rows = pd.concat([rows, longer], ignore_index=True) if len(longer) else rows
+        rows = _with_long(trajectory(METRIC, P_PCT).rename(columns={"value": "activation_ratio"}), "activation_ratio")
+        rows = rows[rows.tokens > 0]
         return rows[rows.groupby("run").run.transform("size") >= LEAST_POINTS].reset_index(drop=True)
     if evidence != "paper":
         raise ValueError(f"evidence {evidence!r} has no trends; choose 'paper' or 'ladder'")
@@ -100,15 +98,26 @@ def activation(evidence: str = "paper") -> pd.DataFrame:
     return _per_param(rows)[[*COLUMNS, "activation_ratio"]]
 
 
-def _long() -> pd.DataFrame:
-    """COLUMNS and activation_ratio of the finished long runs, at the CETT by KL that the last groups of each share."""
-    names = [name for name, run in recipe.RUNS.items() if run.snapshots and record(name).get("finished")]
-    if not names:
-        return pd.DataFrame(columns=[*COLUMNS, "activation_ratio"])
-    rows = read(snapshots.FILE, names)
-    parts = [snapshots.at_cett(part, snapshots.shared_cett(part, P_PCT)) for _, part in rows.groupby("run")]
-    found = pd.concat(parts)[["run", "tokens", "activation_ratio"]]
-    return rows[COLUMNS].drop_duplicates(["run", "tokens"]).merge(found, on=["run", "tokens"])
+def validation_loss() -> pd.DataFrame:
+    """Loss on held-out text along the runs of ``activation("ladder")``: COLUMNS and value, nats per token."""
+    return _with_long(trajectory("validation_loss"), "value")
+
+
+def _with_long(rows: pd.DataFrame, column: str) -> pd.DataFrame:
+    """``rows`` with each finished long run in place of the shorter one.
+
+    A point of it is the mean of a group of snapshots: "activation_ratio" at the CETT by KL that its last groups share,
+    or their loss ("value").
+    """
+    finished = [name for name, run in recipe.RUNS.items() if run.snapshots and record(name).get("finished")]
+    if not finished:
+        return rows
+    measured = read(snapshots.FILE, finished)
+    parts = [snapshots.at_cett(part, snapshots.cett_at_rise(part, P_PCT)) for _, part in measured.groupby("run")]
+    loss = measured.groupby(["run", "group"]).validation_loss.mean().rename("value")
+    found = pd.concat(parts).merge(loss, on=["run", "group"])[["run", "tokens", column]]
+    longer = measured[COLUMNS].drop_duplicates(["run", "tokens"]).merge(found, on=["run", "tokens"])
+    return pd.concat([rows[~(rows.run + "-long").isin(longer.run)], longer])
 
 
 def activations(evidence: str | Sequence[str] = ("paper", "ladder")) -> pd.DataFrame:

@@ -30,8 +30,7 @@ def _name(c: Checkpoint) -> str:
 def figure_2(tradeoffs: Sequence[Tradeoff], needed: pd.DataFrame) -> style.Picture:
     """Rise of perplexity (%) against activation ratio (%), a column a model: the paper's rules, below it the others.
 
-    ``needed`` is ``numbers.needed`` (checkpoint, rule, rise_pct, activation_ratio, low, high). Points beyond +25 % are
-    left to the data.
+    ``needed`` is ``numbers.needed``. Points beyond +25 % are left to the data.
     """
     # One model has its two panels side by side, several have them one above the other.
     n, kinds = len(tradeoffs), {"the paper's rules": PAPER, "CETT and other tools' rules": OTHERS}
@@ -72,19 +71,18 @@ def _fewest(needed: pd.DataFrame) -> str:
     best, others = (wide[ours].idxmin(axis=1) == CETT).sum(), wide.drop(columns=ours)
     rule = others.div(wide[CETT], axis=0).min().idxmin()
     ahead = int((others[rule] < wide[CETT]).sum())
+    further = f" and needs fewer in {ahead}" if ahead else ""
     return (
         f"At +{COMPARED} % perplexity CETT needs fewer neurons than Top-k and FAT-ε in {best} of {len(wide)} models "
-        f"({name}: {first[CETT]:.0f} against {first['Top-k']:.0f} and {first['FAT-ε']:.0f} %); {rule} comes nearest"
-        + f" and needs fewer in {ahead}"
-        * bool(ahead)
+        f"({name}: {first[CETT]:.0f} against {first['Top-k']:.0f} and {first['FAT-ε']:.0f} %); {rule} comes "
+        f"nearest{further}"
     )
 
 
 def active_by_p(needed: pd.DataFrame, corpus: str = "mixture") -> style.Picture:
     """Activation ratio (%) that CETT needs at each rise p of perplexity, a line a model, with 90 % intervals.
 
-    ``needed`` (``numbers.needed``): checkpoint, rule, rise_pct, activation_ratio, low, high (fractions; no interval
-    where some resamples do not reach p).
+    ``needed`` is ``numbers.needed``: no interval where some resamples do not reach p.
     """
     table = needed[needed.rule == CETT].dropna(subset=["activation_ratio"])
     levels = sorted(table.rise_pct.unique())
@@ -92,11 +90,9 @@ def active_by_p(needed: pd.DataFrame, corpus: str = "mixture") -> style.Picture:
         fig, (ax,) = style.axes(1, 1, height=3.2)
         for run in style.by_size(table.checkpoint):
             part = table[table.checkpoint == run].sort_values("rise_pct")
-            look, active = style.look_of(run), 100 * part.activation_ratio
-            bars = 100 * style.error_bars(part.low, part.activation_ratio, part.high)
-            ax.errorbar(
-                part.rise_pct, active, np.nan_to_num(bars), capsize=2, lw=1.2, ms=4, label=style.name(run), **look
-            )
+            look = style.look_of(run) | {"capsize": 2, "lw": 1.2, "ms": 4, "label": style.name(run)}
+            bars = np.nan_to_num(100 * style.error_bars(part.low, part.activation_ratio, part.high))
+            ax.errorbar(part.rise_pct, 100 * part.activation_ratio, bars, **look)
         ax.set(xscale="log", ylim=(0, None), xlabel="allowed rise p of perplexity (%)", ylabel="activation ratio (%)")
         ax.set_xticks(levels, [f"{level:g}" for level in levels])
         ax.xaxis.set_minor_formatter(NullFormatter())
@@ -172,7 +168,7 @@ def figure_15(tradeoffs: Sequence[Tradeoff]) -> style.Picture:
 def ppl_and_kl(tradeoffs: Sequence[Tradeoff], data: pd.DataFrame) -> style.Picture:
     """Rise of perplexity (%) against exp(KL) − 1 (%) along CETT, with standard errors: all of it, and its beginning.
 
-    ``data`` is ``numbers.kl_against_ppl``: checkpoint, ppl_ratio, exp_kl and their standard errors.
+    ``data`` is ``numbers.kl_against_ppl``.
     """
     with style.context():
         fig, panels = style.axes(1, 2, height=3.3)
@@ -200,7 +196,7 @@ def ppl_and_kl(tradeoffs: Sequence[Tradeoff], data: pd.DataFrame) -> style.Pictu
 def corpora_matrix(table: pd.DataFrame) -> style.Picture:
     """Rise of perplexity (%, ± standard error) on each corpus with thresholds found on each, a panel a model.
 
-    ``table`` (``numbers.corpora_table``): checkpoint, found_on, judged_on, ppl_ratio, ppl_ratio_se, activation_ratio.
+    ``table`` is ``numbers.corpora_table``.
     """
     table = table.assign(rise=100 * (table.ppl_ratio - 1))
     models, reach = table.groupby("checkpoint", sort=False), max(1.0, float((table.rise - 1).abs().max()))
@@ -209,9 +205,9 @@ def corpora_matrix(table: pd.DataFrame) -> style.Picture:
         fig, panels = style.axes(1, len(models), height=3.1, width=None if len(models) > 1 else 5.0)
         for ax, (name, rows) in zip(panels, models, strict=True):
             corpora = rows.found_on.unique()
-            cells = rows.assign(text=[f"{r.rise:+.1f}\n± {100 * r.ppl_ratio_se:.1f}" for r in rows.itertuples()])
-            wide = cells.set_index(["found_on", "judged_on"])[["rise", "text"]].unstack()
-            rise, text = (wide[column].loc[corpora, corpora] for column in ("rise", "text"))
+            cells = rows.assign(text=[f"{r.rise:+z.1f}\n± {100 * r.ppl_ratio_se:.1f}" for r in rows.itertuples()])
+            wide = (cells.pivot(index="found_on", columns="judged_on", values=values) for values in ("rise", "text"))
+            rise, text = (each.loc[corpora, corpora] for each in wide)
             active = rows[rows.found_on == rows.judged_on].set_index("found_on").activation_ratio
             labels = [f"{c}\n({100 * active[c]:.0f} % active)" for c in corpora]
             style.matrix(ax, rise, annot=text, yticklabels=labels, **look)
@@ -219,7 +215,7 @@ def corpora_matrix(table: pd.DataFrame) -> style.Picture:
         apart = table[table.found_on != table.judged_on]
         worst = apart.loc[apart.rise.idxmax()]
         return fig.says(
-            f"Thresholds for +1 % on one corpus cost {apart.rise.min():+.1f} to {apart.rise.max():+.1f} % on another; "
-            f"worst from {worst.found_on} to {worst.judged_on} ({style.name(worst.checkpoint)})",
+            f"Thresholds for +1 % on one corpus cost {apart.rise.min():+z.1f} to {apart.rise.max():+z.1f} % on "
+            f"another; worst from {worst.found_on} to {worst.judged_on} ({style.name(worst.checkpoint)})",
             "Rise of perplexity (%) ± standard error; in brackets the activation ratio where they were found.",
         )

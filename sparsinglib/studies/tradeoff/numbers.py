@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from scipy.interpolate import PchipInterpolator
 
+from ...core import arguments
 from ...core.forward import Z90, mean_and_error
 from ...suites import survey
 from ...suites.suite import Checkpoint, Suite
@@ -172,8 +173,7 @@ def corpora_table(suite: Suite, checkpoints: Sequence[Checkpoint], tokens: int, 
     Columns checkpoint, found_on, judged_on, ppl_ratio, ppl_ratio_se, activation_ratio. ``tokens`` below 512 raise
     ValueError: they have no standard error.
     """
-    if tokens < LEAST_TOKENS:
-        raise ValueError(f"corpora_tokens must be 0 (no matrix) or at least {LEAST_TOKENS}, got {tokens}.")
+    arguments.whole("corpora_tokens", tokens, LEAST_TOKENS)
     rules = {corpus: survey.PPLIncrease(1.0, corpus) for corpus in suite.corpora}
     with warnings.catch_warnings():
         # Where a short text cannot be pruned to exactly 1 %, the diagonal shows what was reached and how surely.
@@ -187,8 +187,7 @@ def corpora_table(suite: Suite, checkpoints: Sequence[Checkpoint], tokens: int, 
 def points(tradeoffs: Sequence[Tradeoff], evidence: str) -> pd.DataFrame:
     """All points of the sweeps in one frame, the kind of evidence in the first column."""
     table = pd.concat([t.points for t in tradeoffs], ignore_index=True)
-    table.insert(0, "evidence", evidence)
-    return table
+    return table.assign(evidence=evidence)[["evidence", *table]]
 
 
 def summary(tradeoffs: Sequence[Tradeoff]) -> pd.DataFrame:

@@ -7,6 +7,7 @@ quarters, the end of the paper's axis, and the points lie evenly (in logarithm) 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -108,12 +109,7 @@ def sweep(
     arguments.whole("tokens", tokens, LEAST_TOKENS)  # fewer have no standard error
     corpora.load(corpus, "validation")  # an unknown name is refused before any model is loaded
     text = Text(corpus, tokens, suite.sequence_length)
-    return survey.run(swept, [Task(c, Sweep(points), text) for c in checkpoints], jobs)
-
-
-def swept(task: Task[Sweep]) -> Tradeoff:
-    """The sweep of a task, from disk if it was done before."""
-    return survey.once(_sweep, task)
+    return survey.run(partial(survey.once, _sweep), [Task(c, Sweep(points), text) for c in checkpoints], jobs)
 
 
 def _sweep(task: Task[Sweep]) -> Tradeoff:
@@ -168,12 +164,11 @@ def _crossing(rise: np.ndarray) -> float:
 
 
 def _table(names: Iterable[tuple[str, float]], found: Scan) -> pd.DataFrame:
-    table = pd.DataFrame(list(names), columns=["rule", "parameter"])
     dense_ppl = math.exp(forward.mean_and_error(found.dense)[0])
-    table = table.assign(activation_ratio=found.activation_ratio, dense_ppl=dense_ppl)
-    rises = np.array([forward.mean_and_error(rise) for rise in found.rises], dtype=float)
-    ratio = np.array([math.exp(rise) for rise in rises[:, 0]])
-    table = table.assign(ppl=dense_ppl * ratio, ppl_ratio=ratio, ppl_ratio_se=ratio * rises[:, 1])
+    rises, errors = np.array([forward.mean_and_error(rise) for rise in found.rises], dtype=float).T
+    ratio = np.array([math.exp(rise) for rise in rises])
+    table = pd.DataFrame(list(names), columns=["rule", "parameter"]).assign(activation_ratio=found.activation_ratio)
+    table = table.assign(dense_ppl=dense_ppl, ppl=dense_ppl * ratio, ppl_ratio=ratio, ppl_ratio_se=ratio * errors)
     table[["kl", "kl_se"]] = [forward.mean_and_error(kl) for kl in found.kl] or math.nan
     return table
 

@@ -50,7 +50,7 @@ def figure_5(activation: pd.DataFrame, bend: Bend, main: pd.Series) -> style.Pic
         _ratio_axis(ax, activation, f"ladder, 0.1M ReLU at {MILLIONS} tokens")
         bars = style.error_bars(activation.last_low, activation["last"], activation.last_high)
         ax.errorbar(activation.ratio, activation["last"], bars, capsize=3, zorder=3, **POINT)
-        fixed = activation[activation.identified.astype(bool)]
+        fixed = activation[activation.identified]
         bars = style.error_bars(fixed.low, fixed.limit, fixed.high)
         grey: style.Look = {"color": style.GREY, "marker": "D", "ms": 3.5, "ls": ""}
         ax.errorbar(fixed.ratio * 1.07, fixed.limit, bars, capsize=2, label="limit, where fixed", **grey)
@@ -119,9 +119,8 @@ def figure_6(losses: pd.DataFrame, edge: float) -> style.Picture:
         bars = style.error_bars(losses.above_low, losses.above, losses.above_high)
         ax.errorbar(losses.ratio, losses.above, bars, capsize=3, zorder=3, **POINT)
         ax.axhspan(0, edge, color="0.5", alpha=0.2, lw=0)
-        ax.text(
-            0.01, edge, f"grey: within {edge:.3f} nats of the best", transform=ax.get_yaxis_transform(), va="bottom"
-        )
+        words = f"grey: within {edge:.3f} nats of the best"
+        ax.text(0.01, edge, words, transform=ax.get_yaxis_transform(), va="bottom")
         ax.set_ylabel("loss above the best shape's\n(nats per token)")
         _readings(ax, ("best, lower end", "best, upper end"))
         ax.legend(title=f"paper's best, {low:g} to {high:g}, carried over:", title_fontsize=8, loc="upper right")

@@ -23,6 +23,7 @@ SHAPES = {name: recipe.RUNS[name] for name in recipe.SHAPE_NAMES}
 LAST = 5  # checkpoints at the end of a run, as in Appendix E
 MILLIONS = f"{recipe.SHAPE_TOKENS / TOKEN_UNITS['ladder']:g}M"  # tokens of every shape, in words
 END = 0.1  # share of the run over which the loss reached is averaged
+NAMED = ["bottleneck_ratio", "best_interval_min", "best_interval_max"]  # ratios that the paper's text names
 LABELS = ["run", "shape", "width", "layers", "ratio", "times_usual"]  # of a shape, in every table
 
 
@@ -127,8 +128,8 @@ def sparsity(
     last, error = tail["mean"], np.hypot(tail["std"] / np.sqrt(LAST), seed)
     ends = {"last": last, "last_error": error, "last_low": last - Z90 * error, "last_high": last + Z90 * error}
     out = known.merge(pd.DataFrame(ends), on="run")
-    percent = {name: 100 * out[name].astype(float) for name in ["limit", "low", "high", *ends]}
-    return table[LABELS].merge(out.assign(**percent), on="run")
+    out[["limit", "low", "high", *ends]] *= 100
+    return table[LABELS].merge(out)
 
 
 def losses(table: pd.DataFrame, rows: pd.DataFrame, seeds: Mapping[str, float]) -> pd.DataFrame:
@@ -140,20 +141,20 @@ def losses(table: pd.DataFrame, rows: pd.DataFrame, seeds: Mapping[str, float]) 
     above_high.
     """
     end = rows[rows.tokens.between((1 - END) * recipe.SHAPE_TOKENS, recipe.SHAPE_TOKENS)]
-    each = end.assign(run=end.run.str.partition("-seed")[0]).groupby(["run", "seed"]).loss.mean()
-    found = each.groupby("run").agg(seeds="size", reached="mean").reset_index()
+    each = end.groupby("run").loss.mean().groupby(_without_seed)
+    found = each.agg(seeds="size", reached="mean").reset_index()
     error = seeds["loss"] / np.sqrt(found.seeds)
     best = found.reached.idxmin()
     above = found.reached - found.reached[best]
     half = float(stats.t.ppf(0.95, seeds["loss_freedom"])) * np.hypot(error, error[best])
     half = half.where(found.index != best, 0.0)
     found = found.assign(error=error, above=above, above_low=above - half, above_high=above + half)
-    return table[LABELS].merge(found, on="run")
+    return table[LABELS].merge(found)
 
 
 def bends(activation: pd.DataFrame) -> dict[str, two_segments.Bend]:
     """The rise that turns into a level, against the ratio, in percent: of "last"; of "limit" if enough are fixed."""
-    fixed = activation[activation.identified.astype(bool)]
+    fixed = activation[activation.identified]
     points = {
         "limit": (fixed.ratio, fixed.limit, np.maximum((fixed.high - fixed.low) / (2 * Z90), 1e-6)),
         "last": (activation.ratio, activation["last"], activation.last_error),
@@ -220,8 +221,7 @@ def paper_shapes() -> pd.DataFrame:
     """
     table, said = published.read("width_depth_architectures")[["hidden_size", "num_layers"]], facts()
     ratio = table.hidden_size / table.num_layers
-    named = said[["bottleneck_ratio", "best_interval_min", "best_interval_max"]].to_numpy()
-    near = np.abs(ratio.to_numpy()[:, None] - named).min(axis=1) < 1
+    near = np.abs(ratio.to_numpy()[:, None] - said[NAMED].to_numpy()).min(axis=1) < 1
     known = np.select([near, ratio > said.x_axis_last_tick], ["named in the text", "beyond the axis"], "not said")
     params = parameters(table.hidden_size, table.num_layers) / 1e6
     return table.assign(ratio=ratio, times_usual=ratio / _paper_usual()[0], params=params, in_figures=known)
@@ -244,11 +244,7 @@ def translation() -> pd.DataFrame:
     multiple of the usual ratio" is also "the same share of the usual layers".
     """
     said, (usual, size) = facts(), _paper_usual()
-    quantities = {
-        "bottleneck": said.bottleneck_ratio,
-        "best, lower end": said.best_interval_min,
-        "best, upper end": said.best_interval_max,
-    }
+    quantities = ("bottleneck", "best, lower end", "best, upper end")
     readings = {
         "same ratio": 1.0,
         "same number of layers": np.sqrt(USUAL.non_embedding_parameters / size),
@@ -256,7 +252,7 @@ def translation() -> pd.DataFrame:
     }
     rows = [
         (quantity, paper, reading, paper * factor, layers_at(paper * factor))
-        for quantity, paper in quantities.items()
+        for quantity, paper in zip(quantities, said[NAMED], strict=True)
         for reading, factor in readings.items()
     ]
     return pd.DataFrame(rows, columns=["quantity", "paper", "reading", "ratio", "layers"])
