@@ -76,15 +76,28 @@ def test_the_ends_of_the_sizes():
     assert (table.low < table.activation_ratio).all() and (table.activation_ratio < table.high).all()
     at_one = table[(table.criterion == "kl") & (table.p_pct == 1)].set_index("run").activation_ratio
     for activation, name in (("relu", "ReLU"), ("silu", "SiLU")):
-        said = ", ".join(f"{100 * at_one[f'{scale}-{activation}']:.1f}" for scale in SCALES)
+        sizes = [f"{scale}-{activation}" for scale in SCALES]
+        said = ", ".join(f"{100 * at_one[f'{n}-long' if f'{n}-long' in at_one else n]:.1f}" for n in sizes)
         assert re.search(rf"{name}\s+{said} %", README), said
+
+
+def test_a_long_run_along_its_tokens():
+    table = pd.read_csv(LADDER / "0.8m-relu-long" / snapshots.FILE)
+    cett = snapshots.cett_at_rise(table)
+    ratio = snapshots.at_cett(table, cett).set_index("tokens").activation_ratio
+    said = re.search(r"`0.8m-relu-long` falls (.*) by KL", README)[1]
+    for share, tokens in re.findall(r"([\d.]+) %[a-z ]* at ([\d.]+)M", said):
+        (at,) = ratio.index[(ratio.index / 1e6).round(1) == float(tokens)]
+        assert f"{100 * ratio[at]:.1f}" == share
+    assert len(re.findall("%", said)) == 3 and f"CETT of {cett:.3f}" in said
 
 
 def measured(run):
     """ "in full", "briefly", "not" or, of a run measured in full at some checkpoints only, "in part"."""
     path = LADDER / run / "trajectory.csv"
     if not path.is_file():
-        return "not"
+        along = (LADDER / run / snapshots.FILE).is_file()
+        return "in full" if along and json.loads((LADDER / run / "run.json").read_text())["finished"] else "not"
     table = pd.read_csv(path)
     if set(table.metric) == {"validation_loss"}:
         return "only the loss"
@@ -105,7 +118,7 @@ def test_the_readme_names_what_is_not_measured_in_full(kind):
 
 def test_a_trajectory_holds_the_chosen_checkpoints_and_ends_with_the_run():
     for name in RUNS:
-        if measured(name) == "not":
+        if not (LADDER / name / "trajectory.csv").is_file():
             continue
         steps = sorted(set(pd.read_csv(LADDER / name / "trajectory.csv").step))
         assert steps == measured_steps(steps) and steps[-1] == RUNS[name].steps, name
