@@ -48,7 +48,7 @@ def test_which_way_a_run_should_go_is_said_by_its_law(monkeypatch, trend, fitted
 
 
 def test_a_finished_long_run_stands_for_the_shorter_one(monkeypatch, tmp_path):
-    short, folder = trends.activation("ladder"), tmp_path / "0.8m-relu-long"
+    folder = tmp_path / "0.8m-relu-long"
     for path in trends.LADDER.iterdir():
         if path.name != folder.name:
             (tmp_path / path.name).symlink_to(path)
@@ -66,7 +66,8 @@ def test_a_finished_long_run_stands_for_the_shorter_one(monkeypatch, tmp_path):
     table.to_csv(folder / "snapshots.csv", index=False)
     monkeypatch.setattr(trends, "LADDER", tmp_path)
     (folder / "run.json").write_text('{"finished": false}')
-    pd.testing.assert_frame_equal(trends.activation("ladder"), short)
+    short = trends.activation("ladder")
+    assert "0.8m-relu" in set(short.run) and folder.name not in set(short.run)
     (folder / "run.json").write_text('{"finished": true}')
     found = trends.activation("ladder")
     assert set(short.run) - set(found.run) == {"0.8m-relu"} and set(found.run) - set(short.run) == {folder.name}
