@@ -213,6 +213,9 @@ def test_figures_of_one_checkpoint(swept, tmp_path):
     best = needed[needed.rise_pct == 10].set_index("rule").activation_ratio
     for rule, share in best.dropna().items():
         assert f"{rule} {100 * share:.0f} %" in figure.message
+    assert "nan" not in figure.message
+    without = figures.figure_2([swept], needed.assign(activation_ratio=np.nan))  # as where cutting costs nothing
+    assert "no model's perplexity rises by 10 %" in without.message
     labels = {text.get_text() for text in figure.legends[0].get_texts()}
     assert {CETT, "Top-k", "FAT-ε", ZEROS, "CETT-PPL-1 %", "top-p"} <= labels
     assert [len(ax.containers) for ax in figure.axes] == [4, 4]

@@ -63,9 +63,12 @@ def figure_2(tradeoffs: Sequence[Tradeoff], needed: pd.DataFrame) -> style.Pictu
 def _fewest(needed: pd.DataFrame) -> str:
     """In how many models CETT needs the fewest neurons of the paper's rules, and which other rule comes nearest."""
     wide = needed[needed.rise_pct == COMPARED].pivot(index="checkpoint", columns="rule", values="activation_ratio")
+    wide = wide.dropna(subset=[CETT])
+    if wide.empty:
+        return f"Under CETT no model's perplexity rises by {COMPARED} % at any share that was tried"
     first, name = 100 * wide.iloc[0], style.name(wide.index[0])
     if len(wide) == 1:
-        words = ", ".join(f"{rule} {share:.0f} %" for rule, share in first.sort_values().items())
+        words = ", ".join(f"{rule} {share:.0f} %" for rule, share in first.dropna().sort_values().items())
         return f"At +{COMPARED} % perplexity {name} needs of its neurons, by rule: {words}"
     ours = [rule for rule in PAPER if rule in wide]
     best, others = (wide[ours].idxmin(axis=1) == CETT).sum(), wide.drop(columns=ours)
